@@ -1,0 +1,245 @@
+"""One point of a grid: its settings composed by Hydra into a checked configuration, its signature and its names."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+import rankmatch
+from orchestration.values import GROUPS, check_key, flatten, near_matches, read_value
+from rankmatch.config import NumericsConfig, TrainConfig, short_names
+from rankmatch.hashing import sha256_of
+
+SCHEMA = 1
+SIGNATURE_LENGTH = 12
+MAX_SLUG_LENGTH = 80
+WEIGHTS, WEIGHTS_SHA256 = "execution.backbone.weights", "numerics.backbone.weights_sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One trained model to be: a point of a grid, seed included."""
+
+    config: TrainConfig
+    axes: dict[str, str]
+    """The varied keys in the grid's order, with their values as text: `{"method": "rankmatch", "split": "1_16"}`."""
+    signature: str = field(init=False)
+    slug: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "signature", signature(self.config.numerics))
+        object.__setattr__(self, "slug", _slug(self.config.numerics, self.axes))
+
+    @property
+    def folder_name(self) -> str:
+        """The name of the run folder of a cell that has none yet."""
+        return f"{self.signature}-{self.slug}"
+
+
+def missing_inputs(cell: Cell) -> list[str]:
+    """Name what a cell needs before it can be trained and its configuration does not give, one line each."""
+    numerics, execution = cell.config.numerics, cell.config.execution
+    missing = []
+    if numerics.backbone.pretrained and not execution.backbone.weights:
+        missing.append(
+            f"backbone.weights must be the ImageNet file of {numerics.backbone.name} where backbone.pretrained is true;"
+            " give it, or set backbone.pretrained=false"
+        )
+    if numerics.dataset.name != "synthetic" and not Path(execution.data_root or "/nowhere").is_dir():
+        missing.append(f"data_root must be the folder of {numerics.dataset.name}; got {execution.data_root!r}")
+    if execution.split_root and not Path(execution.split_root).is_dir():
+        missing.append(f"split_root must be the folder of the split lists; got {execution.split_root!r}")
+    return missing
+
+
+def compose(settings: Mapping[str, Any]) -> TrainConfig:
+    """Compose a configuration from group choices and fields (short names, values of the fields' types).
+
+    `{backbone}` in the path of the weights stands for the backbone's name, so that one grid can have several.
+
+    Raises:
+        ValueError: If a key, a choice or a value is not allowed, or the file of the weights is not there.
+    """
+    for key in settings:
+        check_key(key)
+    choices = tuple((group, settings[group]) for group in GROUPS if group in settings)
+    names = short_names_once()
+    chosen = {names[key]: value for key, value in settings.items() if key not in GROUPS}
+    flat = _composed(experiments_folder() / "conf", choices) | chosen
+    flat[WEIGHTS] = flat[WEIGHTS].replace("{backbone}", flat["numerics.backbone.name"])
+    flat[WEIGHTS_SHA256] = _sha256_of_weights(flat[WEIGHTS]) if flat[WEIGHTS] else ""
+    return _config(flat)
+
+
+short_names_once = cache(short_names)
+
+
+def experiments_folder() -> Path:
+    """Return the folder of configurations, grids and published numbers: the checkout's, else the installed one."""
+    package = Path(__file__).resolve().parent
+    for found in (package.parent / "experiments", package / "experiments"):
+        if (found / "conf").is_dir():
+            return found
+    raise ValueError(f"the folder experiments must stand beside {package} or in it; it is in neither place")
+
+
+def choices_of(group: str) -> list[str]:
+    """Return the choices that a group has."""
+    return sorted(path.stem for path in (experiments_folder() / "conf" / group).glob("*.yaml"))
+
+
+def check_choice(group: str, choice: str) -> None:
+    """Refuse a choice that a group does not have.
+
+    Raises:
+        ValueError: Naming the choices that there are.
+    """
+    if choice not in choices_of(group):
+        raise ValueError(f"{group} must be one of {', '.join(choices_of(group))}; got {choice!r}")
+
+
+@lru_cache(maxsize=256)
+def _composed(conf: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    from hydra import compose as hydra_compose  # Hydra takes a third of a second to import
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for group, choice in choices:
+        check_choice(group, choice)
+    ConfigStore.instance().store(name="schema", node=TrainConfig)
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            composed = hydra_compose("config", [f"{group}={choice}" for group, choice in choices])
+            return flatten(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(_one_line(error, conf)) from error
+
+
+def _one_line(error: Exception, conf: Path) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    keys = [line.partition(" ")[2] for line in lines if line.startswith("full_key:")]
+    text = " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_")))
+    near = near_matches(keys[0], short_names_once().values()) if keys and " not in " in text else []
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{conf}: {': '.join([*keys, text])}{hint}"
+
+
+def _config(flat: Mapping[str, Any]) -> TrainConfig:
+    config: TrainConfig = _build(flat, TrainConfig, "")
+    return config
+
+
+def _build(flat: Mapping[str, Any], section: Any, prefix: str) -> Any:  # noqa: ANN401
+    values = {}
+    for name, inner in _parts(section):
+        full = prefix + name
+        values[name] = _build(flat, inner, f"{full}.") if inner else copy(flat[full])  # no two cells share a list
+    return section(**values)
+
+
+@cache
+def _parts(section: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+    factories = [(part.name, part.default_factory) for part in fields(section)]
+    return [(name, factory if is_dataclass(factory) else None) for name, factory in factories]
+
+
+@cache
+def _sha256_of_weights(path: str) -> str:
+    if not Path(path).is_file():
+        raise ValueError(f"backbone.weights must be a file; there is none at {path!r}")
+    return sha256_of(Path(path))
+
+
+def signature(numerics: NumericsConfig) -> str:
+    """Return the identity of a run: 12 hexadecimal digits of the SHA-256 over canonical JSON."""
+    content = {"schema": SCHEMA, "NUMERICS": rankmatch.NUMERICS, "numerics": _identity(numerics)}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE_LENGTH]
+
+
+def _identity(section: Any) -> dict[str, Any]:  # noqa: ANN401
+    content: dict[str, Any] = {}
+    kind: Any = type(section)
+    for name, is_float, neutral in _hashed_fields(kind):
+        value = getattr(section, name)
+        if neutral and value == neutral[0]:
+            continue
+        if is_dataclass(value):
+            inner = _identity(value)
+            content |= {name: inner} if inner else {}  # a later section whose fields are all neutral
+        else:
+            content[name] = float(value) if is_float else value  # JSON tells 1 from 1.0, which are equal numbers
+    return content
+
+
+@cache
+def _hashed_fields(section: Any) -> list[tuple[str, bool, list[Any]]]:  # noqa: ANN401
+    kinds, hashed = get_type_hints(section), []
+    for part in fields(section):
+        neutral = [part.metadata["neutral"]] if "neutral" in part.metadata else []
+        hashed.append((part.name, kinds[part.name] is float, neutral))
+    return hashed
+
+
+def _slug(numerics: NumericsConfig, axes: Mapping[str, str]) -> str:
+    named = axes or {"method": numerics.method.name, "split": numerics.split, "seed": str(numerics.seed)}
+    slug = "-".join(_slug_part(key, text) for key, text in named.items())
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", slug)[:MAX_SLUG_LENGTH]
+
+
+def _slug_part(key: str, text: str) -> str:
+    if key == "seed":
+        return f"s{text}"
+    field_name = key.rpartition(".")[2]
+    return text if key in GROUPS or key == "split" or field_name == "name" else f"{field_name}_{text}"
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """Write a configuration as YAML; `from_yaml` reads back an equal one."""
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def from_yaml(text: str) -> TrainConfig:
+    """Read a configuration; a field that is younger than the text has its neutral value.
+
+    Raises:
+        ValueError: If the text is no mapping, a field is unknown or missing, or a value is not allowed.
+    """
+    tree = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (the base loader makes text only, so 1_16 stays 1_16)
+    if not isinstance(tree, dict):
+        raise ValueError(f"a configuration must be a mapping; got {text[:40]!r}")
+    given, shorts = flatten(tree), {full: short for short, full in short_names_once().items()}
+    for full in given:
+        if full not in shorts:
+            near = near_matches(full, shorts)
+            raise ValueError(f"unknown field {full!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    return _config({full: _read_field(full, short, given) for full, short in shorts.items()})
+
+
+def _read_field(full: str, short: str, given: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    if full not in given:
+        return _value_of_a_younger_field(full)
+    return given[full] if full == WEIGHTS_SHA256 else read_value(short, given[full])
+
+
+def _value_of_a_younger_field(full: str) -> Any:  # noqa: ANN401
+    section: Any = TrainConfig
+    *path, name = full.split(".")
+    for step in path:
+        section = dict(_parts(section))[step]
+    part = next(part for part in fields(section) if part.name == name)
+    if "neutral" in part.metadata:
+        return part.metadata["neutral"]
+    if path[0] == "numerics":
+        raise ValueError(f"field {full} is missing")
+    return part.default if part.default_factory is MISSING else part.default_factory()

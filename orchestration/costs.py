@@ -1,0 +1,156 @@
+"""How many steps a cell takes, and roughly how long, without opening an image.
+
+Rough means rough: the figures come from other people's logs and one CPU, and a factor of two either way is ordinary.
+Where cells of the same grid have been measured, their pace is used instead.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from orchestration.cells import experiments_folder
+from rankmatch.config import NumericsConfig, TrainConfig
+
+ANCHOR_CROP = 321
+VAL_PIXELS = 180_000
+"""Of an image of PASCAL VOC 2012; drawn scenes say their own size."""
+FORWARD = 1 / 3
+"""The work of a forward pass, in forward and backward passes."""
+ANCHOR_IMAGES = 8 * (1 + 3 + FORWARD)
+"""A step of UniMatch with 8 + 8 images, in images that are passed forward and backward."""
+
+SECONDS_PER_ANCHOR_STEP = {
+    # One GPU, mixed precision, ResNet-101: "0.37 s a step" (paper/published_costs.csv, PrevMatch PASCAL crop 321). By
+    # area that makes 27 hours at crop 513, where the same logs say 23 to 29.
+    "cuda": 0.37,
+    # One core of a server (AMD EPYC), float32: from MobileNetV2 cells at crop 193 (width 1: 3.9 s a step of 4 + 4
+    # images) and 129 (width 0.25: 0.40 s), measured 2026-11-23, evaluation included.
+    "cpu": 125.0,
+}
+
+BACKBONE_FACTORS = {"resnet101": 1.0, "resnet50": 0.8, "mobilenet_v2": 0.16}
+"""Time relative to ResNet-101. ResNet-50: 7.6-12.6 and 22-24 hours against 13-22.6 and 23-29 (PrevMatch logs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSize:
+    """How many images a split has; None where it cannot be known here."""
+
+    num_labeled: int
+    num_unlabeled: int | None
+    num_val: int | None = None
+
+
+def split_size(config: TrainConfig) -> SplitSize | None:
+    """Return the size of a cell's split: of drawn scenes, of the lists where they can be read, else as published."""
+    numerics = config.numerics
+    if numerics.dataset.name == "synthetic":
+        return _scene_split_size(numerics)
+    for root in _split_roots(config):
+        if (root / numerics.split / "labeled.txt").is_file():
+            return _read_split_size(root / numerics.split)
+    return _published_split_sizes(experiments_folder() / "paper").get(f"{numerics.dataset.name}/{numerics.split}")
+
+
+def num_steps(config: TrainConfig, size: SplitSize | None = None) -> int | None:
+    """Return how many steps a cell is trained for, None if its split is not known here.
+
+    Raises:
+        ValueError: If an epoch would have no step.
+    """
+    size = size or split_size(config)
+    numerics = config.numerics
+    by_labeled = numerics.method.name == "supervised" and numerics.method.supervised_steps == "authors"
+    kind = "labeled" if by_labeled else "unlabeled"
+    count = None if size is None else size.num_labeled if by_labeled else size.num_unlabeled
+    if count is None:
+        return None
+    batch_size: int = getattr(numerics.trainer, f"{kind}_batch_size")
+    if count < batch_size:
+        raise ValueError(
+            f"trainer.{kind}_batch_size must be at most {count}, the {kind} images of split {numerics.split}; "
+            f"got {batch_size}"
+        )
+    return count // batch_size * numerics.trainer.epochs
+
+
+def seconds_per_step(config: TrainConfig, device: str, measured: Mapping[str, float] | None = None) -> float:
+    """Return roughly how long a step takes on `cpu` or `cuda`, its share of the epoch's evaluation included.
+
+    Args:
+        config: The cell's configuration.
+        device: What kind of device each worker has.
+        measured: Seconds a step of cells of the same grid, by method.
+    """
+    numerics = config.numerics
+    if measured and numerics.method.name in measured:
+        return measured[numerics.method.name]
+    pixels = _images_per_step(numerics) * numerics.augment.crop_size**2 + _val_pixels_per_step(config)
+    factor = (
+        BACKBONE_FACTORS[numerics.backbone.name]
+        * numerics.backbone.width
+        * (4 if numerics.backbone.output_stride == 8 else 1)
+    )
+    pace = SECONDS_PER_ANCHOR_STEP[device] / (ANCHOR_IMAGES * ANCHOR_CROP**2)
+    return pace * pixels * factor / config.execution.trainer.num_workers
+
+
+def _val_pixels_per_step(config: TrainConfig) -> float:
+    size, numerics = split_size(config), config.numerics
+    if size is None or size.num_val is None or not (steps := num_steps(config, size)):
+        return 0.0
+    is_drawn = numerics.dataset.name == "synthetic"
+    pixels = numerics.dataset.scenes.size**2 if is_drawn else VAL_PIXELS
+    return FORWARD * size.num_val * pixels * numerics.trainer.epochs / steps
+
+
+def _images_per_step(numerics: NumericsConfig) -> float:
+    labeled, unlabeled = numerics.trainer.labeled_batch_size, numerics.trainer.unlabeled_batch_size
+    num_views = {"supervised": 0, "fixmatch": 2, "unimatch": 3, "rankmatch": 3}[numerics.method.name]
+    partners = FORWARD * unlabeled if num_views else 0
+    return labeled + num_views * unlabeled + partners
+
+
+def _scene_split_size(numerics: NumericsConfig) -> SplitSize | None:
+    if not numerics.split.isdecimal():
+        return None
+    num_labeled = int(numerics.split)
+    scenes = numerics.dataset.scenes
+    return SplitSize(num_labeled, max(0, scenes.num_train - num_labeled), scenes.num_val)
+
+
+def _split_roots(config: TrainConfig) -> list[Path]:
+    execution = config.execution
+    if execution.split_root:
+        return [Path(execution.split_root)]
+    root = Path(execution.data_root)
+    return [root / "splits", root.parent / "splits" / config.numerics.dataset.name] if execution.data_root else []
+
+
+@cache
+def _read_split_size(folder: Path) -> SplitSize:
+    num_labeled, num_unlabeled = _count_lines(folder / "labeled.txt"), _count_lines(folder / "unlabeled.txt")
+    num_train = _count_lines(folder.parent / "train.txt")
+    if num_unlabeled is None and num_train is not None:
+        num_unlabeled = num_train - (num_labeled or 0)
+    return SplitSize(num_labeled or 0, num_unlabeled, _count_lines(folder.parent / "val.txt"))
+
+
+def _count_lines(path: Path) -> int | None:
+    if not path.is_file():
+        return None
+    return sum(bool(line.strip()) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+@cache
+def _published_split_sizes(paper: Path) -> dict[str, SplitSize]:
+    with (paper / "splits_manifest.csv").open(encoding="utf-8", newline="") as file:
+        counts = {row["path"]: int(row["num_samples"]) for row in csv.DictReader(file)}
+    sizes = {}
+    for path in [path for path in counts if path.endswith("/labeled.txt")]:
+        name = path.removesuffix("/labeled.txt")
+        num_val = counts.get(f"{name.partition('/')[0]}/val.txt")
+        sizes[name] = SplitSize(counts[path], counts.get(f"{name}/unlabeled.txt"), num_val)
+    return sizes

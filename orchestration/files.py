@@ -1,0 +1,128 @@
+"""Files that other processes read while they are written: renamed or linked into place, or appended to in one write."""
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_TAIL_BYTES = 1 << 16  # holds many times the longest line, an epoch with 255 classes
+SHORT_TEMP = Path("/tmp")  # Ray's sockets need a path of at most 40 characters; TMPDIR is often longer
+_PREFIX = "rankmatch-"
+
+
+def process_folder(pid: int) -> Path:
+    """Name the folder that the Ray of a process keeps its sockets and logs in."""
+    return SHORT_TEMP / f"{_PREFIX}{pid}"
+
+
+def abandoned_process_folders() -> list[Path]:
+    """Return the folders of this user's processes that have ended."""
+    found = []
+    for path in SHORT_TEMP.glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_PREFIX)
+        with suppress(FileNotFoundError):  # another launch removes its own
+            if pid.isdigit() and path.stat().st_uid == os.getuid() and not Path("/proc", pid).exists():
+                found.append(path)
+    return found
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it there."""
+    with _draft(path, text) as draft:
+        draft.replace(path)
+
+
+def publish(path: Path, text: str) -> None:
+    """Put a file in its place, complete and only if none is there.
+
+    Raises:
+        FileExistsError: There is one.
+    """
+    with _draft(path, text) as draft:
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            if not path.samefile(draft):  # NFS repeats a link whose answer was lost, and then finds its own
+                raise
+
+
+def append(path: Path, content: bytes) -> None:
+    """Append in one write and wait for the disk; if that fails, leave the file as it was."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        try:
+            while content:  # once, but on a disk that fills up: there the second write tells the error
+                content = content[os.write(handle, content) :]
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)
+
+
+def to_line(row: Mapping[str, Any]) -> bytes:
+    """Write a row as a line of JSON; NaN and infinities, which JSON has not, become null."""
+    return (json.dumps(_finite(row), allow_nan=False) + "\n").encode()
+
+
+def to_text(content: Mapping[str, Any]) -> str:
+    """Write a JSON file; NaN and infinities become null."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must hold JSON; it is damaged: {error}") from None
+    return content
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read rows; none where there is no file, and without a last one whose line was torn."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in content.split(b"\n")[:-1]]
+
+
+def read_last_line(path: Path) -> dict[str, Any] | None:
+    """Read the last row without the rest of a long file; None where there is no whole line."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+            file.seek(start)
+            lines = file.read().split(b"\n")[1 if start else 0 : -1]
+    except FileNotFoundError:
+        return None
+    row: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
+    return row
+
+
+@contextmanager
+def _draft(path: Path, text: str) -> Iterator[Path]:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with draft.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 (a JSON value)
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,297 @@
+"""A grid file and what the command line changes in it -> checked cells, before any job."""
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestration.cells import Cell, check_choice, compose, experiments_folder
+from orchestration.values import (
+    GROUPS,
+    Node,
+    Value,
+    check_key,
+    format_value,
+    is_axis,
+    parse,
+    read_axis,
+    read_value,
+)
+
+KEYS = ("set", "axes", "exclude", "baseline", "table")
+PLACES = ("rows", "columns", "over")
+
+
+@dataclass(frozen=True, slots=True)
+class TableLayout:
+    """Where each axis of a grid stands in its table."""
+
+    rows: list[str]
+    columns: list[str]
+    over: list[str]
+    """The axes that a place of the table gives mean and spread over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A checked grid: every cell composed, no two of them the same."""
+
+    name: str
+    cells: list[Cell]
+    axes: dict[str, list[str]]
+    """The varied keys in order, with their values as text."""
+    baseline: dict[str, str]
+    """The axis values of the entries that others are compared with."""
+    table: TableLayout
+    text: str
+    """The grid as resolved; loading it gives the same cells."""
+
+
+@dataclass(slots=True)
+class _Spec:
+    """A grid file with values read, changed by the command line before it is expanded."""
+
+    fixed: dict[str, Value] = field(default_factory=dict)
+    axes: dict[str, list[Value]] = field(default_factory=dict)
+    exclude: list[dict[str, list[Value]]] = field(default_factory=list)
+    baseline: dict[str, Value] = field(default_factory=dict)
+    table: dict[str, list[str]] = field(default_factory=dict)
+
+
+def load(name_or_file: str, overrides: Sequence[str] = ()) -> Grid:
+    """Read a grid by name or file, change it by `key=value` overrides, and compose every cell.
+
+    Raises:
+        ValueError: If the file, a key, a value, a choice or a cell is not allowed, or two cells are the same.
+    """
+    path = find(name_or_file)
+    try:
+        spec = _read_spec(_read_yaml(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    _apply(spec, overrides)
+    cells = _compose_all(spec)
+    axes = {key: [format_value(value) for value in values] for key, values in spec.axes.items()}
+    baseline = {key: format_value(value) for key, value in _baseline_within(spec).items()}
+    layout = _layout(spec)
+    return Grid(path.stem, cells, axes, baseline, layout, _resolved_text(path.stem, spec, layout))
+
+
+def available() -> list[str]:
+    """Return the names of the grids that come with the project."""
+    return sorted(path.stem for path in (experiments_folder() / "grids").glob("*.yaml"))
+
+
+def find(name_or_file: str) -> Path:
+    """Return the file of a grid, given by its path (with a folder or `.yaml` in it) or by its name.
+
+    Raises:
+        ValueError: If there is no such file or name, or the name cannot be a folder's.
+    """
+    is_file = "/" in name_or_file or name_or_file.endswith((".yaml", ".yml"))
+    path = Path(name_or_file).expanduser() if is_file else experiments_folder() / "grids" / f"{name_or_file}.yaml"
+    if not path.is_file():
+        raise ValueError(f"grid must be a YAML file or one of {', '.join(available())}; got {name_or_file!r}")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", path.stem):
+        raise ValueError(f"the name of a grid file must consist of letters, digits and . _ -; got {path.stem!r}")
+    return path
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Keeps every scalar as text, so that 1_16 stays 1_16, and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} stands twice, the second time after line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}  # noqa: S506 (makes text only)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError("cannot be read as YAML: " + " ".join(str(error).split())) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"a grid must be a mapping with the keys {', '.join(KEYS)}; got {content!r}")
+    return content
+
+
+def _read_spec(content: Mapping[str, Any]) -> _Spec:
+    for key in content:
+        if key not in KEYS:
+            raise ValueError(f"a grid may have the keys {', '.join(KEYS)}; got {key!r}")
+    spec = _Spec()
+    for key, node in _mapping("set", content).items():
+        spec.fixed[key] = _read_fixed(key, node)
+    for key, nodes in _mapping("axes", content).items():
+        check_key(key)
+        if not isinstance(nodes, list):
+            raise ValueError(f"axes: {key} must be a list of values; got {nodes!r}")
+        if key in spec.fixed:
+            raise ValueError(f"{key} must stand in set or in axes; it stands in both")
+        spec.axes[key] = read_axis(key, nodes)
+    spec.exclude = [_read_point("exclude", spec, point) for point in _list("exclude", content)]
+    spec.baseline = {key: values[0] for key, values in _read_point("baseline", spec, content.get("baseline")).items()}
+    spec.table = _read_table(_mapping("table", content), spec.axes)
+    return spec
+
+
+def _mapping(key: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    value = content.get(key) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must be a mapping; got {value!r}")
+    return value
+
+
+def _list(key: str, content: Mapping[str, Any]) -> list[Any]:
+    value = content.get(key) or []
+    if not isinstance(value, list):
+        raise ValueError(f"{key} must be a list; got {value!r}")
+    return value
+
+
+def _read_fixed(key: str, node: Node) -> Value:
+    check_key(key)
+    if isinstance(node, list) and is_axis(key, node):
+        raise ValueError(f"set: {key} must be one value; got {node!r} (several values stand in axes)")
+    return read_value(key, node)
+
+
+def _read_point(name: str, spec: _Spec, point: Any) -> dict[str, list[Value]]:  # noqa: ANN401
+    if point is not None and not isinstance(point, dict):
+        raise ValueError(f"{name} must map axes to values; got {point!r}")
+    values: dict[str, list[Value]] = {}
+    for key, node in (point or {}).items():
+        if key not in spec.axes:
+            raise ValueError(f"{name} may name the axes {', '.join(spec.axes) or '(none)'}; got {key!r}")
+        several = name == "exclude" and is_axis(key, node)
+        values[key] = read_axis(key, node) if several else [read_value(key, node)]
+        for value in values[key]:
+            if value not in spec.axes[key]:
+                allowed = ", ".join(map(format_value, spec.axes[key]))
+                raise ValueError(f"{name}: {key} must be one of {allowed}; got {format_value(value)}")
+    return values
+
+
+def _read_table(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, list[str]]:
+    places: dict[str, list[str]] = {}
+    for place, value in table.items():
+        if place not in PLACES:
+            raise ValueError(f"table may have the keys {', '.join(PLACES)}; got {place!r}")
+        places[place] = [value] if isinstance(value, str) else value
+        if not isinstance(value, str | list) or not all(isinstance(key, str) for key in places[place]):
+            raise ValueError(f"table: {place} must be an axis or a list of axes; got {value!r}")
+        for key in places[place]:
+            if key not in axes:
+                raise ValueError(f"table: {place} may name the axes {', '.join(axes) or '(none)'}; got {key!r}")
+    named = list(itertools.chain(*places.values()))
+    for key in named:
+        if named.count(key) > 1:
+            raise ValueError(f"table must name an axis once; {key} stands twice")
+    return places
+
+
+def _apply(spec: _Spec, overrides: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for override in overrides:
+        key, mark, text = override.partition("=")
+        if not mark:
+            raise ValueError(f"an override must be key=value; got {override!r}")
+        check_key(key)
+        if key in seen:
+            raise ValueError(f"{key} must be given once; it is given twice")
+        seen.add(key)
+        _apply_one(spec, key, parse(key, text))
+
+
+def _apply_one(spec: _Spec, key: str, node: Node) -> None:
+    if isinstance(node, list) and is_axis(key, node):
+        spec.fixed.pop(key, None)
+        spec.axes[key] = read_axis(key, node)
+    elif key in spec.axes:
+        spec.axes[key] = [read_value(key, node)]
+    else:
+        spec.fixed[key] = read_value(key, node)
+
+
+def _compose_all(spec: _Spec) -> list[Cell]:
+    _check_choices(spec)
+    cells: dict[str, Cell] = {}
+    for values in itertools.product(*spec.axes.values()):
+        point = dict(zip(spec.axes, values, strict=True))
+        if any(all(point[key] in dropped for key, dropped in rule.items()) for rule in spec.exclude):
+            continue
+        cell = _compose_one(spec, point)
+        if other := cells.get(cell.signature):
+            raise ValueError(
+                f"cells {_describe(other.axes)} and {_describe(cell.axes)} are the same run: "
+                "an axis has no effect on what is trained"
+            )
+        cells[cell.signature] = cell
+    if not cells:
+        raise ValueError("a grid must have at least one cell; exclude drops all of them")
+    return list(cells.values())
+
+
+def _check_choices(spec: _Spec) -> None:
+    for group in GROUPS:
+        for choice in spec.axes.get(group, [spec.fixed[group]] if group in spec.fixed else []):
+            check_choice(group, choice)
+
+
+def _compose_one(spec: _Spec, point: dict[str, Value]) -> Cell:
+    text = {key: format_value(value) for key, value in point.items()}
+    try:
+        return Cell(compose(spec.fixed | point), text)
+    except ValueError as error:
+        raise ValueError(f"cell {_describe(text)}: {error}" if text else str(error)) from error
+
+
+def _describe(axes: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={text}" for key, text in axes.items())
+
+
+def _layout(spec: _Spec) -> TableLayout:
+    table = spec.table
+    over = table.get("over", [key for key in ("seed",) if key in spec.axes and not _is_named(key, table)])
+    named = {*over, *table.get("rows", []), *table.get("columns", [])}
+    free = [key for key in spec.axes if key not in named]
+    rows = table.get("rows", [key for key in free if key == "method"] or free[:1])
+    columns = table.get("columns", [key for key in free if key not in rows])
+    # An axis that the command line adds has no place in the file: it gets rows of its own.
+    return TableLayout([*rows, *(key for key in free if key not in rows and key not in columns)], columns, over)
+
+
+def _is_named(key: str, table: Mapping[str, list[str]]) -> bool:
+    return any(key in names for names in table.values())
+
+
+def _resolved_text(name: str, spec: _Spec, layout: TableLayout) -> str:
+    content = {
+        "set": spec.fixed,
+        "axes": spec.axes,
+        "exclude": _rules_within(spec),
+        "baseline": _baseline_within(spec),
+        "table": {"rows": layout.rows, "columns": layout.columns, "over": layout.over},
+    }
+    body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return f"# Grid {name} as it was launched, command line included.\n{body}"
+
+
+def _baseline_within(spec: _Spec) -> dict[str, Value]:
+    is_there = all(value in spec.axes[key] for key, value in spec.baseline.items())
+    return spec.baseline if is_there else {}  # the command line has taken it out
+
+
+def _rules_within(spec: _Spec) -> list[dict[str, list[Value]]]:
+    kept = []
+    for rule in spec.exclude:
+        within = {key: [value for value in values if value in spec.axes[key]] for key, values in rule.items()}
+        kept += [within] if all(within.values()) else []
+    return kept

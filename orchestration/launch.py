@@ -1,0 +1,302 @@
+"""A launch: plan, then commit. The plan is pure; the commit checks the data, makes run folders and hands over jobs."""
+
+import datetime
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import filelock
+from rich.console import Console
+
+from orchestration import cells, costs, files, grid, plan, preflight, provenance, report, results, tables
+from orchestration.grid import Grid
+from orchestration.plan import Plan
+from orchestration.progress import Progress, Snapshot
+from orchestration.run_cell import launcher
+from orchestration.run_folder import FolderState, RunFolder, folders
+from orchestration.schedulers import CellJob, Jobs, Scheduler
+from orchestration.tracking import MirroredCell, MirrorThread
+from rankmatch.config import one_of
+
+CLUSTERS = ("local", "inline")
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    grid: str = "demo"
+    overrides: Sequence[str] = ()
+    cluster: str = "local"
+    runs: Path = field(default_factory=lambda: Path("runs"))
+    dry_run: bool = False
+    max_concurrent: int | None = None
+    num_cpus_per_worker: int = 1
+    num_gpus_per_worker: float = 1.0
+    tracking_uri: str = ""
+    """Empty: SQLite in the runs folder."""
+
+    def __post_init__(self) -> None:
+        one_of("--cluster", self.cluster, CLUSTERS)
+        if self.cluster == "inline" and (self.max_concurrent or 1) > 1:
+            raise ValueError(f"--max-concurrent must be 1 with --cluster inline; got {self.max_concurrent}")
+
+
+def launch(options: Options, console: Console) -> int:
+    """Bring a grid to its table; return the exit code: 0 all cells done, 1 some failed or were stopped.
+
+    Raises:
+        ValueError: Something the user can mend, before any training.
+    """
+    loaded = grid.load(options.grid, options.overrides)
+    grid_dir = options.runs.resolve() / loaded.name
+    planned = make_plan(loaded, grid_dir, options)
+    console.print("\n".join(plan.summary(planned)), highlight=False, markup=False, soft_wrap=True)
+    if options.dry_run:
+        for line in dict.fromkeys(line for cell in loaded.cells for line in cells.missing_inputs(cell)):
+            console.print(f"needed before launching: {line}", highlight=False, markup=False, soft_wrap=True)
+        return 0
+    grid_dir.mkdir(parents=True, exist_ok=True)
+    with _only_launch_of(grid_dir):
+        return _commit(loaded, grid_dir, options, console)
+
+
+def make_plan(
+    loaded: Grid,
+    grid_dir: Path,
+    options: Options,
+    identities: Mapping[str, preflight.DataIdentity] | None = None,
+) -> Plan:
+    """Compare a grid with its run folders; touches nothing."""
+    found = folders(grid_dir)
+    states = {signature: folder.state() for signature, folder in found.items()}
+    measured = _measured_pace(loaded, found, states)
+    device = _device(loaded)
+    return plan.make_plan(
+        loaded.cells,
+        states,
+        num_steps={cell.signature: costs.num_steps(cell.config) for cell in loaded.cells},
+        seconds_per_step={
+            cell.signature: costs.seconds_per_step(cell.config, device, measured) for cell in loaded.cells
+        },
+        provenance={signature: identity.as_dict() for signature, identity in (identities or {}).items()},
+        commit=provenance.commit(),
+        max_concurrent=options.max_concurrent or _num_concurrent(loaded, options),
+    )
+
+
+def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
+    """Collect the results, print the table and write the report; return the files that were written."""
+    records = results.collect(grid_dir, loaded.cells).to_pylist()
+    table = tables.build(records, loaded.table, baseline=loaded.baseline)
+    console.print()
+    console.print(tables.to_rich(table))
+    console.print(tables.note(table), highlight=False)
+    path = report.write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline)
+    return [path, grid_dir / report.CSV]
+
+
+def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:
+    identities = _look_at_data(loaded, options, console)
+    planned = make_plan(loaded, grid_dir, options, identities)
+    if planned.conflicts:
+        raise ValueError("\n".join(planned.conflicts))
+    jobs, scheduler = _jobs(planned, loaded, grid_dir, identities, options), _scheduler(options)
+    scheduler.check(jobs)
+    launch_dir = _make_folders(loaded, grid_dir, planned)
+    mirror = MirrorThread(_tracking_uri(options), loaded.name, _mirrored(loaded, grid_dir))
+    mirror.start()
+    try:
+        stopped = bool(jobs) and _work(scheduler, jobs, planned, grid_dir, launch_dir, console)
+    finally:
+        written = finish(loaded, grid_dir, console)
+        with console.status("writing the last rows to MLflow"):
+            warning = mirror.finish(launch_dir.name, written)
+    _say_where(grid_dir, written[0], options, console)
+    if warning:
+        console.print(f"MLflow is not up to date: {warning}", highlight=False, markup=False, soft_wrap=True)
+    if stopped:
+        console.print("Stopped. The same command goes on from the newest checkpoints.")
+        return 130
+    ended = [folder.state().status for folder in _run_folders(loaded, grid_dir).values()]
+    return 0 if all(status == "done" for status in ended) else 1
+
+
+def _look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[str, preflight.DataIdentity]:
+    with console.status("checking the data") as status:
+        return preflight.check(
+            loaded.cells,
+            options.runs.resolve() / "checked",
+            lambda name, done, total: status.update(f"checking the data: {name}, {done} of {total} images"),
+        )
+
+
+def _make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
+    files.replace(grid_dir / "grid.yaml", loaded.text)
+    launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
+    launch_dir.mkdir(parents=True)
+    files.replace(launch_dir / "grid.yaml", loaded.text)
+    files.replace(launch_dir / "plan.txt", "\n".join(plan.summary(planned)) + "\n")
+    made = _run_folders(loaded, grid_dir)
+    for item in planned.jobs:
+        made[item.cell.signature].create(cells.to_yaml(item.cell.config), item.cell.axes)
+    return launch_dir
+
+
+def _run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
+    """Return the folder of each cell by signature: the one there is, whatever its slug, else where it will be."""
+    found = folders(grid_dir)
+    return {
+        cell.signature: found.get(cell.signature, RunFolder(grid_dir / "cells" / cell.folder_name))
+        for cell in loaded.cells
+    }
+
+
+def _work(
+    scheduler: Scheduler, jobs: Sequence[CellJob], planned: Plan, grid_dir: Path, launch_dir: Path, console: Console
+) -> bool:
+    """Have the jobs done and show how they go on; true if the user stopped them."""
+    software = provenance.collect()
+    owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software}
+    with _stoppable():
+        handle = scheduler.submit(jobs, launch_dir, owner)
+        try:
+            _follow(handle, planned, grid_dir, console)
+        except KeyboardInterrupt:
+            console.print("\nstopping: running cells write a checkpoint; one that evaluates is ended after a minute")
+            handle.cancel()
+            return True
+    return False
+
+
+def _follow(handle: Jobs, planned: Plan, grid_dir: Path, console: Console) -> None:
+    began = time.monotonic()
+    with Progress(console) as progress:
+        ended = False
+        while not ended:
+            ended = handle.wait(POLL_S)
+            found = folders(grid_dir)
+            progress.show(
+                Snapshot(
+                    items=planned.jobs,
+                    jobs={name.partition("-")[0]: state for name, state in handle.poll().items()},
+                    folders={signature: folder.state() for signature, folder in found.items()},
+                    num_concurrent=planned.max_concurrent,
+                    elapsed_s=time.monotonic() - began,
+                )
+            )
+
+
+def _jobs(
+    planned: Plan,
+    loaded: Grid,
+    grid_dir: Path,
+    identities: Mapping[str, preflight.DataIdentity],
+    options: Options,
+) -> list[CellJob]:
+    found = _run_folders(loaded, grid_dir)
+    return [
+        CellJob(
+            cell_dir=found[item.cell.signature].path,
+            num_workers=item.cell.config.execution.trainer.num_workers,
+            num_cpus_per_worker=options.num_cpus_per_worker,
+            device=item.cell.config.execution.trainer.device,
+            data=identities[item.cell.signature].as_dict(),
+        )
+        for item in planned.jobs
+    ]
+
+
+def _scheduler(options: Options) -> Scheduler:
+    if options.cluster == "inline":
+        from orchestration.schedulers.inline import InlineScheduler
+
+        return InlineScheduler()
+    from orchestration.schedulers.ray_tune import RayTuneScheduler
+
+    return RayTuneScheduler(max_concurrent=options.max_concurrent, num_gpus_per_worker=options.num_gpus_per_worker)
+
+
+@contextmanager
+def _only_launch_of(grid_dir: Path) -> Iterator[None]:
+    """Refuse a second launch of the same grid while one is at work."""
+    lock = filelock.FileLock(grid_dir / ".launch.lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except filelock.Timeout:
+        raise ValueError(f"another launch is at work in {grid_dir}; wait for its end or stop it") from None
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _measured_pace(loaded: Grid, found: Mapping[str, RunFolder], states: Mapping[str, FolderState]) -> dict[str, float]:
+    """Return seconds a step by method, from the finished cells of the grid."""
+    pace: dict[str, list[float]] = {}
+    for cell in loaded.cells:
+        state = states.get(cell.signature)
+        if state is None or state.status != "done" or not state.num_steps:
+            continue
+        duration_s = (found[cell.signature].result() or {}).get("duration_s", 0.0)
+        pace.setdefault(cell.config.numerics.method.name, []).append(duration_s / state.num_steps)
+    return {method: sum(values) / len(values) for method, values in pace.items()}
+
+
+def _num_concurrent(loaded: Grid, options: Options) -> int:
+    if options.cluster == "inline":
+        return 1
+    workers = max(cell.config.execution.trainer.num_workers for cell in loaded.cells)
+    at_once = len(os.sched_getaffinity(0)) // (workers * options.num_cpus_per_worker)
+    if _device(loaded) == "cuda":
+        at_once = min(at_once, int(len(provenance.gpus()) / (workers * options.num_gpus_per_worker)))
+    return max(1, at_once)
+
+
+def _device(loaded: Grid) -> str:
+    asked = loaded.cells[0].config.execution.trainer.device
+    if asked != "auto":
+        return asked
+    return "cuda" if provenance.gpus() else "cpu"
+
+
+def _mirrored(loaded: Grid, grid_dir: Path) -> list[MirroredCell]:
+    found = _run_folders(loaded, grid_dir)
+    return [(found[cell.signature], cell.axes, cell.signature) for cell in loaded.cells]
+
+
+def _tracking_uri(options: Options) -> str:
+    return options.tracking_uri or f"sqlite:///{options.runs.resolve() / 'mlflow.db'}"
+
+
+def _mlflow_command(uri: str) -> str:
+    """Tell how to see a local store; a server has a page of its own, and its address may hold a password."""
+    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else "the server of --tracking-uri"
+
+
+def _say_where(grid_dir: Path, report_path: Path, options: Options, console: Console) -> None:
+    lines = {
+        "report": str(report_path),
+        "run folders": str(grid_dir / "cells"),
+        "MLflow UI": _mlflow_command(_tracking_uri(options)),
+    }
+    console.print()
+    for name, place in lines.items():
+        console.print(f"{name + ':':<13}{place}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,196 @@
+"""What a launch does with each cell: submit, resume, keep or leave running; pure, so `--dry-run` shows just that."""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from orchestration.cells import Cell
+from orchestration.failures import is_tried_again
+
+if TYPE_CHECKING:
+    from orchestration.run_folder import FolderState
+
+PROVENANCE = {"split_sha256": "the split lists", "data_fingerprint": "the data files"}
+
+
+class Action(StrEnum):
+    """What a launch does with a cell."""
+
+    SUBMIT = "submit"
+    RESUME = "resume"
+    KEEP = "keep"
+    RUNNING = "running"
+    GIVE_UP = "give up"
+    """Failed in a way that the same code would repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One cell of a plan."""
+
+    cell: Cell
+    action: Action
+    reason: str
+    num_steps: int | None
+    """Steps of the whole run, None where the split is not known here."""
+    estimate_s: float | None
+    """Roughly the seconds that are left; 0 for a kept cell."""
+    conflicts: tuple[str, ...] = ()
+    """What differs between the data of the run folder and the data that is there now."""
+
+    @property
+    def to_do(self) -> bool:
+        """Whether the launch starts a job for the cell."""
+        return self.action in (Action.SUBMIT, Action.RESUME)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every cell of a grid: the jobs to start, longest first, then what runs, then what is kept."""
+
+    items: list[Item]
+    max_concurrent: int = 1
+    conflicts: list[str] = field(default_factory=list)
+    """One line a conflict; a launch stops at them before any job (exit code 2)."""
+
+    @property
+    def jobs(self) -> list[Item]:
+        """The cells that the launch starts, longest first."""
+        return [item for item in self.items if item.to_do]
+
+    @property
+    def total_s(self) -> float:
+        """Roughly the seconds of all cells that are left, as far as they can be estimated."""
+        return sum(item.estimate_s or 0.0 for item in self.items)
+
+    @property
+    def makespan_s(self) -> float:
+        """Roughly the seconds until the last cell ends, `max_concurrent` at a time, longest first."""
+        return makespan([item.estimate_s or 0.0 for item in self.items], self.max_concurrent)
+
+
+def make_plan(
+    cells: Sequence[Cell],
+    states: Mapping[str, "FolderState"],
+    *,
+    num_steps: Mapping[str, int | None],
+    seconds_per_step: Mapping[str, float],
+    provenance: Mapping[str, Mapping[str, str]] | None = None,
+    commit: str = "",
+    max_concurrent: int = 1,
+) -> Plan:
+    """Decide what to do with each cell; every mapping is by signature.
+
+    Args:
+        cells: The cells of the grid.
+        states: The state of each cell's run folder; a cell without one has none.
+        num_steps: Steps of a whole run, None or left out where unknown.
+        seconds_per_step: Rough pace of each cell; left out where unknown.
+        provenance: `split_sha256` and `data_fingerprint` as they are now, where they have been looked at.
+        commit: The commit of the code now; empty: not compared.
+        max_concurrent: How many cells run at a time.
+    """
+    items = [
+        _item(
+            cell,
+            states.get(cell.signature),
+            num_steps.get(cell.signature),
+            seconds_per_step.get(cell.signature),
+            (provenance or {}).get(cell.signature, {}),
+            commit,
+        )
+        for cell in cells
+    ]
+    order = {Action.RUNNING: 1, Action.KEEP: 2, Action.GIVE_UP: 3}
+    items.sort(key=lambda item: (order.get(item.action, 0), -_length(item)))
+    conflicts = [f"cell {item.cell.folder_name}: {text}" for item in items for text in item.conflicts]
+    return Plan(items, max_concurrent, conflicts)
+
+
+def _item(
+    cell: Cell,
+    state: "FolderState | None",
+    num_steps: int | None,
+    pace: float | None,
+    provenance: Mapping[str, str],
+    commit: str,
+) -> Item:
+    action, reason = _decide(state, commit)
+    estimate = None
+    if action in (Action.KEEP, Action.GIVE_UP):
+        estimate = 0.0
+    elif num_steps is not None and pace is not None:
+        done = state.step if state and action is not Action.SUBMIT else 0
+        estimate = max(0, num_steps - done) * pace
+    conflicts = _conflicts(state, provenance) if state and action in (Action.KEEP, Action.RESUME) else ()
+    return Item(cell, action, reason, num_steps, estimate, conflicts)
+
+
+def _decide(state: "FolderState | None", commit: str) -> tuple[Action, str]:
+    if state is None or state.status == "missing":
+        return Action.SUBMIT, "new"
+    if state.status == "done":
+        other = commit and state.commit and state.commit != commit
+        return Action.KEEP, f"done, trained by commit {(state.commit or '')[:12]}" if other else "done"
+    if state.status == "running":
+        return Action.RUNNING, f"attempt {state.num_attempts} at step {state.step}"
+    if state.status == "failed" and not is_tried_again(state.failure_class):
+        return Action.GIVE_UP, f"failed: {state.failure}; change a setting, or remove the folder to try again"
+    why = f"failed: {state.failure}" if state.status == "failed" and state.failure else state.status
+    if state.step > 0:
+        return Action.RESUME, f"{why}, from step {state.step}"
+    return Action.SUBMIT, f"{why} before the first checkpoint"
+
+
+def _conflicts(state: "FolderState", provenance: Mapping[str, str]) -> tuple[str, ...]:
+    pairs = {name: (state.provenance.get(name), provenance.get(name)) for name in PROVENANCE}
+    return tuple(
+        f"{PROVENANCE[name]} differ from those it was trained with ({name} {then[:12]} then, {now[:12]} now)"
+        for name, (then, now) in pairs.items()
+        if then and now and then != now
+    )
+
+
+def _length(item: Item) -> float:
+    return item.estimate_s if item.estimate_s is not None else float(item.num_steps or 0)
+
+
+def makespan(durations_s: Iterable[float], max_concurrent: int) -> float:
+    """Return when the last of some jobs ends, each started, longest first, on whatever comes free first."""
+    ends = [0.0] * max_concurrent
+    for duration in sorted(durations_s, reverse=True):
+        heapq.heappush(ends, heapq.heappop(ends) + duration)
+    return max(ends)
+
+
+def summary(plan: Plan) -> list[str]:
+    """Return the lines of `--dry-run`: one a cell, then counts, total and makespan."""
+    width = max((len(item.cell.slug) for item in plan.items), default=0)
+    lines = [_line(item, width) for item in plan.items]
+    counts = Counter(item.action for item in plan.items)
+    shares = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
+    lines.append(f"{len(plan.items)} cells: {shares or 'none'}")
+    num_unknown = sum(item.estimate_s is None for item in plan.items)
+    unknown = f", without {num_unknown} cells that cannot be estimated" if num_unknown else ""
+    lines.append(
+        f"rough estimate: {format_duration(plan.total_s)} in total, "
+        f"{format_duration(plan.makespan_s)} with {plan.max_concurrent} at a time{unknown}"
+    )
+    return lines + [f"conflict: {text}" for text in plan.conflicts]
+
+
+def _line(item: Item, width: int) -> str:
+    steps = "? steps" if item.num_steps is None else f"{item.num_steps} steps"
+    rough = "?" if item.estimate_s is None else f"~{format_duration(item.estimate_s)}"
+    time = "" if item.action is Action.KEEP else f"  {rough}"
+    return f"{item.action:<7}  {item.cell.signature}  {item.cell.slug:<{width}}  {steps:>12}{time:>9}  {item.reason}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration in the unit that suits it: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,82 @@
+"""Look once at everything that the cells of a plan will open, before the first of them starts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestration import files
+from orchestration.cells import Cell, missing_inputs
+
+MAX_FAULTS_SHOWN = 20
+
+Progress = Callable[[str, int, int], None]
+"""Takes what is looked at, the number of samples done and that of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataIdentity:
+    """What the data behind a cell was when it was looked at."""
+
+    split_sha256: str
+    data_fingerprint: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the fields as the run folder stores them."""
+        return {"split_sha256": self.split_sha256, "data_fingerprint": self.data_fingerprint}
+
+
+def check(cells: Sequence[Cell], cache_dir: Path, progress: Progress) -> Mapping[str, DataIdentity]:
+    """Check inputs and data of the cells; return the identity of each cell's data by signature.
+
+    Data that was found good is not opened again while sizes and times of its files stay.
+
+    Args:
+        cells: All that the launch keeps, resumes or submits.
+        cache_dir: Remembers good data by the state of its files.
+        progress: Told how far the look has come.
+
+    Raises:
+        ValueError: Something is missing or wrong; all faults, a line each.
+    """
+    _refuse(list(dict.fromkeys(line for cell in cells for line in missing_inputs(cell))))
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_data_key(cell), []).append(cell)
+    identities: dict[str, DataIdentity] = {}
+    faults: list[str] = []
+    for members in groups.values():
+        identity, found = _look(members[0], cache_dir, progress)
+        faults += found
+        identities |= {cell.signature: identity for cell in members}
+    _refuse(list(dict.fromkeys(faults)))
+    return identities
+
+
+def _data_key(cell: Cell) -> str:
+    numerics, execution = cell.config.numerics, cell.config.execution
+    needs_labels_only = numerics.method.name == "supervised" and numerics.method.supervised_steps == "authors"
+    return repr((numerics.dataset, numerics.split, execution.data_root, execution.split_root, needs_labels_only))
+
+
+def _look(cell: Cell, cache_dir: Path, progress: Progress) -> tuple[DataIdentity, list[str]]:
+    from rankmatch.data.check import check_data, state_of_files  # torch takes seconds to import
+    from rankmatch.data.splits import read_splits, split_sha256
+
+    splits = read_splits(cell.config)
+    good = cache_dir / f"{split_sha256(splits)}-{state_of_files(cell.config, splits)}"
+    if good.exists():
+        return DataIdentity(split_sha256(splits), good.read_text().strip()), []
+    name = f"{cell.config.numerics.dataset.name}, split {cell.config.numerics.split}"
+    report = check_data(cell.config, progress=lambda done, total: progress(name, done, total))
+    if not report.faults:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        files.replace(good, f"{report.fingerprint}\n")
+    return DataIdentity(split_sha256(splits), report.fingerprint), report.faults
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    if not faults:
+        return
+    hidden = len(faults) - MAX_FAULTS_SHOWN
+    more = [f"... and {hidden} more"] if hidden > 0 else []
+    raise ValueError("\n".join([*faults[:MAX_FAULTS_SHOWN], *more]))

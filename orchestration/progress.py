@@ -1,0 +1,156 @@
+"""How a launch goes on, while it does: on a terminal a table that is redrawn, elsewhere a line for each epoch."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from orchestration.plan import Item, format_duration, makespan
+from orchestration.run_folder import FolderState
+from orchestration.schedulers import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How the jobs of a launch stand at one moment."""
+
+    items: Sequence[Item]
+    """The cells of the launch, longest first."""
+    jobs: Mapping[str, JobState]
+    """By signature, as `folders` is."""
+    folders: Mapping[str, FolderState]
+    """By signature."""
+    num_concurrent: int
+    elapsed_s: float
+
+    def job(self, item: Item) -> JobState:
+        """Return the state of a cell's job."""
+        return self.jobs.get(item.cell.signature, JobState.PENDING)
+
+    @property
+    def num_ended(self) -> int:
+        """How many cells will not go on in this launch."""
+        return sum(self.job(item).has_ended for item in self.items)
+
+
+class Pace:
+    """Learns from the epochs that were finished how long the rest takes."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._steps_per_s: dict[str, float] = {}
+
+    def observe(self, snapshot: Snapshot) -> None:
+        """Note how far every running cell has come."""
+        for item in snapshot.items:
+            state = snapshot.folders.get(item.cell.signature)
+            if state is None or state.status not in ("running", "done"):
+                continue
+            began, first_step = self._begun.setdefault(item.cell.signature, (snapshot.elapsed_s, state.step))
+            passed = snapshot.elapsed_s - began
+            if state.step > first_step and passed > 0 and state.status == "running":
+                self._steps_per_s[_method(item)] = (state.step - first_step) / passed
+
+    def left_s(self, item: Item, snapshot: Snapshot) -> float:
+        """Return roughly the seconds that a cell still needs once it runs."""
+        if snapshot.job(item).has_ended:
+            return 0.0
+        state = snapshot.folders.get(item.cell.signature)
+        steps = (item.num_steps or 0) - (state.step if state else 0)
+        speed = self._steps_per_s.get(_method(item))
+        return steps / speed if speed else item.estimate_s or 0.0
+
+    def all_left_s(self, snapshot: Snapshot) -> float:
+        """Return roughly the seconds until the last cell ends."""
+        return makespan([self.left_s(item, snapshot) for item in snapshot.items], snapshot.num_concurrent)
+
+
+class Progress:
+    """Shows snapshots on a console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._pace = console, Pace()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._epochs: dict[str, int] = {}
+        self._told: dict[str, JobState] = {}
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show how things stand."""
+        self._pace.observe(snapshot)
+        self._print_news(snapshot)
+        if self._live:
+            self._live.update(self._drawn(snapshot), refresh=True)
+
+    def _print_news(self, snapshot: Snapshot) -> None:
+        for item in snapshot.items:
+            state, job = snapshot.folders.get(item.cell.signature), snapshot.job(item)
+            epoch = state.epoch if state else 0
+            if state and epoch > self._epochs.get(item.cell.signature, 0) and not self._live:
+                self._print(snapshot, item, f"{_epoch(state)}  {_miou(state)}{self._left(snapshot)}")
+            self._epochs[item.cell.signature] = epoch
+            if job.has_ended and self._told.get(item.cell.signature) is not job:
+                self._told[item.cell.signature] = job
+                self._print(snapshot, item, _ending(job, state))
+
+    def _print(self, snapshot: Snapshot, item: Item, text: str) -> None:
+        clock = time.strftime("%M:%S", time.gmtime(snapshot.elapsed_s % 3600))
+        hours = f"{int(snapshot.elapsed_s // 3600)}:" if snapshot.elapsed_s >= 3600 else ""
+        line = f"{hours}{clock}  {item.cell.slug:<28} {text}"
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _left(self, snapshot: Snapshot) -> str:
+        left = format_duration(self._pace.all_left_s(snapshot))
+        return f"  {snapshot.num_ended}/{len(snapshot.items)} cells, about {left} left"
+
+    def _drawn(self, snapshot: Snapshot) -> Table:
+        table = Table(box=None, pad_edge=False, title_justify="left")
+        for column in ("cell", "epoch", "mIoU", "best", "left"):
+            table.add_column(column, justify="left" if column == "cell" else "right")
+        for item in snapshot.items:
+            if snapshot.job(item) is not JobState.RUNNING:
+                continue
+            state = snapshot.folders.get(item.cell.signature, FolderState("missing"))
+            left = format_duration(self._pace.left_s(item, snapshot))
+            table.add_row(item.cell.slug, _epoch(state), _percent(state.miou), _percent(state.best_miou), left)
+        table.caption = self._left(snapshot).strip()
+        return table
+
+
+def _method(item: Item) -> str:
+    return item.cell.config.numerics.method.name
+
+
+def _epoch(state: FolderState) -> str:
+    return f"epoch {state.epoch}/{state.num_epochs}" if state.num_epochs else "starting"
+
+
+def _miou(state: FolderState) -> str:
+    return f"mIoU {_percent(state.miou)} (best {_percent(state.best_miou)})"
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _ending(job: JobState, state: FolderState | None) -> str:
+    if job is JobState.DONE and state:
+        return f"done  {_miou(state)}"
+    if job is JobState.FAILED and state and state.failure:
+        return f"failed: {state.failure}"
+    return str(job)

@@ -1,0 +1,89 @@
+"""What a run was made with: commit, versions, machine and lock file; nothing of the environment, so no secrets."""
+
+import hashlib
+import platform
+import shutil
+import socket
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("rankmatch", "orchestration", "experiments")
+PACKAGES = ("rankmatch", "torch", "torchvision", "numpy", "pillow", "pyarrow", "ray", "mlflow", "hydra-core")
+LOCK = "requirements.lock"
+
+
+def collect(root: Path = ROOT) -> dict[str, Any]:
+    """Describe the software and the machine of this process."""
+    return {
+        "commit": commit(root),
+        "dirty": is_dirty(root),
+        "python": platform.python_version(),
+        "packages": versions(),
+        "host": socket.gethostname(),
+        "device": device(),
+        "lock_sha256": _sha256(root / LOCK),
+    }
+
+
+def commit(root: Path = ROOT) -> str:
+    """Return the commit that is checked out at `root`; empty where that is no checkout or has no commit."""
+    return _git(root, "rev-parse", "--verify", "HEAD") if _is_checkout(root) else ""
+
+
+def is_dirty(root: Path = ROOT) -> bool:
+    """Tell whether the sources differ from the commit, new files included."""
+    return _is_checkout(root) and bool(_git(root, "status", "--porcelain", "--", *SOURCES))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the numbers or carry them, without importing any."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def device() -> str:
+    """Name the GPUs of this machine, else its processor."""
+    names = gpus()
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or _processor()
+
+
+def gpus() -> list[str]:
+    """Return the name of every NVIDIA GPU of this machine, without importing torch."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+    return [name.strip() for name in names if name.strip()]
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def _is_checkout(root: Path) -> bool:
+    """Tell whether `root` is a checkout itself and does not just lie, installed, in somebody else's."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    return bool(top) and Path(top) == root.resolve()
+
+
+def _git(root: Path, *arguments: str) -> str:
+    if not shutil.which("git"):
+        return ""
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

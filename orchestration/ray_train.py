@@ -1,0 +1,167 @@
+"""A cell's training as a Ray Train run: one process or several, on CPUs or GPUs."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from orchestration.failures import Failure, LostError, TrainingError
+from orchestration.run_cell import FencedError, Stop, set_num_threads
+from orchestration.run_folder import Attempt
+from rankmatch.config import TrainConfig
+from rankmatch.trainer import FitResult, fit
+
+_RESULT, _FAILURE = "result.json", "failure.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a scheduler gives each worker of a cell."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+
+def train_with_ray(
+    config: TrainConfig, attempt: Attempt, resume_from: Path | None, should_stop: Stop, *, grant: Grant | None = None
+) -> FitResult:
+    """Train through a `TorchTrainer`; Ray starts, joins and watches the workers, and decides nothing else.
+
+    A single worker trains in the calling process, whose resources must be granted to it already: starting another one
+    costs up to half a minute. Several workers are processes of their own.
+
+    Raises:
+        TrainingError: What a worker raised, with its class.
+        FencedError: The cell belongs to somebody else by now.
+    """
+    grant = grant or Grant()
+    folder = attempt.path / "ray"
+    folder.mkdir(exist_ok=True)
+    task = _Task(config, attempt, resume_from, should_stop, folder, grant)
+    try:
+        _trainer(task).fit()
+    except TrainingFailedError as error:
+        raise _worker_error(folder, error) from None
+    else:
+        return FitResult(**json.loads((folder / _RESULT).read_text()))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What travels to a worker."""
+
+    config: TrainConfig
+    attempt: Attempt
+    resume_from: Path | None
+    should_stop: Stop
+    folder: Path
+    grant: Grant
+
+    @property
+    def num_workers(self) -> int:
+        return self.config.execution.trainer.num_workers
+
+
+def _trainer(task: _Task) -> TorchTrainer:
+    grant = task.grant
+    several = ScalingConfig(
+        num_workers=task.num_workers,
+        use_gpu=grant.num_gpus > 0,
+        resources_per_worker={"CPU": grant.num_cpus} | ({"GPU": grant.num_gpus} if grant.num_gpus else {}),
+    )
+    # Zero workers are Ray Train's local mode: the loop runs in this process.
+    alone = ScalingConfig(num_workers=0, use_gpu=grant.num_gpus > 0)
+    return TorchTrainer(
+        _train_loop,
+        train_loop_config={"task": task},
+        scaling_config=several if task.num_workers > 1 else alone,
+        run_config=RunConfig(
+            name=f"{_signature(task.attempt)}-a{task.attempt.number}",
+            storage_path=str(task.folder),
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+
+
+def _signature(attempt: Attempt) -> str:
+    return attempt.path.parents[1].name.partition("-")[0]
+
+
+def _train_loop(loop_config: dict[str, Any]) -> None:
+    """Train on one worker; the first one writes the result, and any that fails writes why before it raises."""
+    task: _Task = loop_config["task"]
+    with output_to(task.attempt.path / "log"):
+        try:
+            result = _fit(task)
+        except Exception as error:
+            if task.num_workers > 1:
+                _note_failure(task.folder, error)
+            raise
+    if _rank(task) == 0:
+        _write(task.folder / _RESULT, asdict(result))
+
+
+def _fit(task: _Task) -> FitResult:
+    settings = task.config.execution.trainer
+    set_num_threads(settings.num_threads or max(1, int(task.grant.num_cpus) - settings.num_data_workers))
+    with task.attempt.recorder() as report:
+        return fit(task.config, task.attempt.path, report, resume_from=task.resume_from, should_stop=task.should_stop)
+
+
+def _rank(task: _Task) -> int:
+    return ray.train.get_context().get_world_rank() if task.num_workers > 1 else 0
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content))
+    draft.replace(path)
+
+
+def _note_failure(folder: Path, error: Exception) -> None:
+    """Write down a failure unless another worker's is there: the first is the cause, the rest lost their partner."""
+    draft = folder / f".{_FAILURE}.{os.getpid()}"
+    draft.write_text(json.dumps({**asdict(Failure.of(error)), "fenced": isinstance(error, FencedError)}))
+    with suppress(FileExistsError):
+        os.link(draft, folder / _FAILURE)
+
+
+def _worker_error(folder: Path, error: TrainingFailedError) -> Exception:
+    """Return what the workers wrote of their failure; without a word of them they died."""
+    if not (folder / _FAILURE).exists():
+        return LostError(str(error))
+    fields = json.loads((folder / _FAILURE).read_text())
+    if fields.pop("fenced"):
+        return FencedError(fields["message"])
+    return TrainingError(Failure.from_dict(fields))
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[None]:
+    """Append all that this process and its children print to a file, below Python too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)

@@ -1,0 +1,189 @@
+"""The body of a job: train one cell in one attempt, and write down how it ended."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rankmatch
+from orchestration.cells import from_yaml
+from orchestration.failures import Failure, FailureClass
+from orchestration.run_folder import AlreadyPublished, Attempt, AttemptTaken, RunFolder, process_start
+from orchestration.schedulers import JobState
+from rankmatch.config import TrainConfig
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a process that only starts trainings needs none
+    from rankmatch.trainer import FitResult
+
+Stop = Callable[[], bool]
+Trainer = Callable[[TrainConfig, Attempt, Path | None, Stop], "FitResult"]
+"""Trains a cell in an attempt's folder, from a checkpoint if one is given, until done or told to stop."""
+
+
+class FencedError(Exception):
+    """The cell belongs to somebody else by now; nothing more may be written."""
+
+
+def run_cell(cell_dir: Path, *, train: Trainer, owner: Mapping[str, Any], should_stop: Stop | None = None) -> JobState:
+    """Train a cell from its newest checkpoint; never raises what the training raises, so that other cells go on.
+
+    Args:
+        cell_dir: Folder of the cell, with its configuration.
+        train: Does the work.
+        owner: The launcher, as `launcher` describes it, with anything else worth keeping.
+        should_stop: Tells whether to end early with a checkpoint.
+    """
+    folder = RunFolder(cell_dir)
+    if folder.result() is not None:
+        return JobState.DONE
+    try:
+        attempt = folder.claim({**owner, "training_pid": os.getpid()})
+    except AttemptTaken:
+        return JobState.SUPERSEDED
+    except OSError as error:
+        return _unwritten(cell_dir, error)
+    return _Body(folder, attempt, train, StopCheck(attempt, owner, should_stop)).run()
+
+
+def train_inline(config: TrainConfig, attempt: Attempt, resume_from: Path | None, should_stop: Stop) -> "FitResult":
+    """Train in this process, alone."""
+    set_num_threads(config.execution.trainer.num_threads)
+    from rankmatch.trainer import fit
+
+    with attempt.recorder() as report:
+        return fit(config, attempt.path, report, resume_from=resume_from, should_stop=should_stop)
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Give tensor operations of this process a number of threads; 0 leaves it as it is."""
+    import torch
+
+    if num_threads:
+        torch.set_num_threads(num_threads)
+
+
+def launcher() -> dict[str, Any]:
+    """Describe this process as the owner of attempts: they count as running while it lives."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "process_started": process_start(pid)}
+
+
+def launcher_is_gone(owner: Mapping[str, Any]) -> bool:
+    """Tell whether the owner's process ended; of one on another host nothing is known, and it counts as alive."""
+    return bool(owner["host"] == socket.gethostname() and process_start(owner["pid"]) != owner["process_started"])
+
+
+class StopCheck:
+    """Asks at most once a second whether training goes on; travels to other processes.
+
+    Calling it raises `FencedError` once a newer attempt exists or the launcher is gone.
+    """
+
+    def __init__(self, attempt: Attempt, owner: Mapping[str, Any], asked: Stop | None, interval_s: float = 1.0) -> None:
+        self._attempt, self._owner, self._asked = attempt, dict(owner), asked
+        self._interval_s, self._next, self._answer = interval_s, 0.0, False
+
+    def __call__(self) -> bool:
+        """Tell whether to stop with a checkpoint."""
+        if self._answer or time.monotonic() < self._next:
+            return self._answer
+        if self._attempt.superseded():
+            raise FencedError("a newer attempt has begun")
+        if launcher_is_gone(self._owner):
+            raise FencedError("the launcher is gone")
+        self._answer = self._asked is not None and bool(self._asked())
+        self._next = time.monotonic() + self._interval_s
+        return self._answer
+
+
+class _Body:
+    """One attempt from its claim to its end."""
+
+    def __init__(self, folder: RunFolder, attempt: Attempt, train: Trainer, stop: StopCheck) -> None:
+        self.folder, self.attempt, self.train, self.stop = folder, attempt, train, stop
+        self.started = time.monotonic()
+
+    def run(self) -> JobState:
+        """Train, and turn every way to end into a state and an event."""
+        try:
+            return self._train()
+        except (FencedError, AlreadyPublished):
+            return JobState.SUPERSEDED
+        except Exception as error:  # the one broad one: whatever a cell dies of is written down and stays its own
+            return record_failure(self.attempt, Failure.of(error), duration_s=self._duration_s())
+
+    def _train(self) -> JobState:
+        config = from_yaml(self.folder.config())
+        resume_from = self.folder.newest_checkpoint()
+        step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
+        self.attempt.event("started", step=step, resume_from=str(resume_from or ""), **software())
+        if self.stop():
+            return self._stopped(step)
+        result = self.train(config, self.attempt, resume_from, self.stop)
+        if not result.finished:
+            return self._stopped(result.step)
+        self.attempt.publish(self._result(result))
+        return JobState.DONE
+
+    def _stopped(self, step: int) -> JobState:
+        self.attempt.event("stopped", step=step, duration_s=self._duration_s())
+        return JobState.STOPPED
+
+    def _result(self, result: "FitResult") -> dict[str, Any]:
+        earlier = [attempt for attempt in self.folder.attempts() if attempt.number < self.attempt.number]
+        return {
+            **asdict(result),
+            "duration_s": sum(map(_duration_s, earlier)) + self._duration_s(),
+            "provenance": software(),
+        }
+
+    def _duration_s(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+
+def record_failure(attempt: Attempt, failure: Failure, *, duration_s: float | None = None) -> JobState:
+    """Write down why an attempt failed."""
+    fields = asdict(failure)
+    if duration_s is not None:
+        fields["duration_s"] = duration_s
+    try:
+        attempt.event("failed", **fields)
+    except OSError as error:
+        sys.stderr.write(f"{attempt.path}: {failure.error}: {failure.message}\n")
+        return _unwritten(attempt.path, error)
+    return JobState.FAILED
+
+
+def _unwritten(folder: Path, error: OSError) -> JobState:
+    """Say where there is still room that a folder cannot be written, a full disk mostly; the next cell goes on."""
+    sys.stderr.write(f"{folder} cannot be written: {error}\n")
+    return JobState.FAILED
+
+
+def record_loss(cell_dir: Path, failure: Failure) -> None:
+    """Write down how the newest attempt of a cell ended, for a process that cannot do so any more."""
+    folder = RunFolder(cell_dir)
+    if folder.state().status != "running":
+        return
+    attempt = folder.attempts()[-1]
+    if failure.kind is FailureClass.CANCELLED:
+        attempt.event("stopped", reason=failure.message)
+    else:
+        record_failure(attempt, failure)
+
+
+def software() -> dict[str, Any]:
+    """Tell where and by which numerics this process trains; versions are in the launch's provenance."""
+    return {"host": socket.gethostname(), "numerics": rankmatch.NUMERICS}
+
+
+def _duration_s(attempt: Attempt) -> float:
+    """Sum up an earlier attempt: what it wrote at its end or, killed before it could, the epochs it wrote down."""
+    ended = [event["duration_s"] for event in attempt.events() if "duration_s" in event]
+    if ended:
+        return float(ended[-1])
+    return float(sum(row["duration_s"] + row.get("evaluation_s", 0.0) for row in attempt.epochs()))

@@ -1,0 +1,374 @@
+"""The files of a run: who trains it, what happened, its numbers and its result; safe to read at any moment.
+
+Whatever is read by others is linked or renamed into place, or appended to in one write whose torn end readers drop.
+See docs/run_folder.md for the files and their fields.
+"""
+
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from orchestration import files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = 1
+LEASE_S = 600.0
+"""An attempt on another host counts as ended when it has written nothing for so long."""
+ROWS_PER_BATCH = 50
+SECONDS_PER_BATCH = 5.0
+CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
+ATTEMPTS, OWNER, EVENTS, EPOCHS, STEPS = "attempts", "owner.json", "events.jsonl", "epochs.jsonl", "steps.arrow"
+
+Row = dict[str, Any]
+Status = Literal["missing", "running", "interrupted", "failed", "done"]
+
+
+_CELL_NAME = re.compile(r"[0-9a-f]{12}-")
+
+
+class AttemptTaken(Exception):  # noqa: N818 (says what happened, as FileExistsError does not)
+    """Somebody else claimed the attempt of this number."""
+
+
+class AlreadyPublished(Exception):  # noqa: N818
+    """The cell has a result, and there is only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderState:
+    """How the training of a cell stands, by its files."""
+
+    status: Status
+    num_attempts: int = 0
+    step: int = 0
+    """Number of steps done, as far as written down."""
+    num_steps: int | None = None
+    epoch: int = 0
+    num_epochs: int | None = None
+    miou: float | None = None
+    best_miou: float | None = None
+    commit: str = ""
+    failure: str | None = None
+    """Class and message of the failure, in one line."""
+    failure_class: str | None = None
+    """A value of `failures.FailureClass`."""
+    updated: float = 0.0
+    """When something was last written, in seconds since 1970."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at training a cell; the process that claimed it is the only one to write there."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """The place in the order of attempts, from 1."""
+        return int(self.path.name)
+
+    def owner(self) -> Row:
+        """Return who claimed it."""
+        return files.read_json(self.path / OWNER)
+
+    def event(self, kind: str, /, **fields: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
+        """Write down that something happened: `started`, `stopped`, `failed`, ..."""
+        files.append(self.path / EVENTS, files.to_line({"event": kind, "time": time.time(), **fields}))
+
+    def events(self) -> list[Row]:
+        """Return what happened, in order."""
+        return files.read_lines(self.path / EVENTS)
+
+    def epochs(self) -> list[Row]:
+        """Return its epoch rows; `RunFolder.epochs` leaves out those that a later attempt repeats."""
+        return files.read_lines(self.path / EPOCHS)
+
+    def first_step(self) -> int | None:
+        """Return how many steps were behind it when it started; None before it started."""
+        return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)
+
+    def recorder(self) -> "Recorder":
+        """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
+        return Recorder(self.path)
+
+    def superseded(self) -> bool:
+        """Tell whether an attempt with a higher number exists."""
+        return (self.path.with_name(str(self.number + 1)) / OWNER).exists()
+
+    def publish(self, result: Mapping[str, Any]) -> None:
+        """Make this the cell's result, for good.
+
+        Raises:
+            AlreadyPublished: The cell has one.
+        """
+        owner = self.owner()
+        known = {"commit": owner["commit"], **owner.get("provenance", {}), **result.get("provenance", {})}
+        content = {"schema": SCHEMA, "attempt": self.number, **result, "provenance": known}
+        path = self.path.parents[1] / RESULT
+        try:
+            files.publish(path, files.to_text(content))
+        except FileExistsError:
+            raise AlreadyPublished(f"{path} is there already") from None
+
+
+class RunFolder:
+    """The folder of one cell."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def create(self, config_yaml: str, axes: Mapping[str, str]) -> None:
+        """Make the folder with its configuration; in one that is there, replace what differs."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name, text in ((CONFIG, config_yaml), (AXES, files.to_text({"schema": SCHEMA, "axes": dict(axes)}))):
+            path = self.path / name
+            if not path.exists() or path.read_text() != text:
+                files.replace(path, text)
+
+    def config(self) -> str:
+        """Return the configuration as YAML."""
+        return (self.path / CONFIG).read_text()
+
+    def result(self) -> Row | None:
+        """Return the published result, if there is one."""
+        try:
+            return files.read_json(self.path / RESULT)
+        except FileNotFoundError:
+            return None
+
+    def attempts(self) -> list[Attempt]:
+        """Return the claimed attempts in order."""
+        try:
+            names = [name for name in os.listdir(self.path / ATTEMPTS) if name.isdigit()]  # noqa: PTH208 (fast)
+        except FileNotFoundError:
+            return []
+        found = [Attempt(self.path / ATTEMPTS / name) for name in sorted(names, key=int)]
+        return [attempt for attempt in found if (attempt.path / OWNER).exists()]
+
+    def claim(self, owner: Mapping[str, Any], number: int | None = None) -> Attempt:
+        """Begin an attempt: the next one, or that of a number, so that two who saw the same state cannot both begin.
+
+        Args:
+            owner: Anything to tell readers; `commit` and `provenance` go into the result. The process is this one
+                unless `host` and `pid` say otherwise.
+            number: Must be the next.
+
+        Raises:
+            AttemptTaken: Somebody else was faster.
+        """
+        attempts = self.attempts()
+        following = attempts[-1].number + 1 if attempts else 1
+        path = self.path / ATTEMPTS / str(number or following)
+        try:
+            if number is not None and number < following:
+                raise FileExistsError
+            path.mkdir(parents=True, exist_ok=True)
+            files.publish(path / OWNER, files.to_text(_complete(owner)))
+        except FileExistsError:
+            raise AttemptTaken(f"{path} is claimed already") from None
+        return Attempt(path)
+
+    def newest_checkpoint(self) -> Path | None:
+        """Find the newest intact checkpoint of the newest attempt that has one."""
+        from rankmatch.checkpoint import newest  # torch takes seconds to import
+
+        found = (newest(attempt.path) for attempt in reversed(self.attempts()))
+        return next((path for path in found if path), None)
+
+    def epochs(self) -> list[Row]:
+        """Return the epoch rows of all attempts in order, each epoch once."""
+        kept = [(attempt.epochs(), limit) for attempt, limit in self._attempts_with_limits()]
+        return [row for rows, limit in kept for row in rows if row["step"] < limit]
+
+    def steps(self) -> "pa.Table":
+        """Return the step rows of all attempts in order, each step once."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        tables = [(_read_steps(attempt.path / STEPS), limit) for attempt, limit in self._attempts_with_limits()]
+        kept = [table.filter(pc.less(table["step"], limit)) for table, limit in tables if table.num_rows]
+        return pa.concat_tables(kept, promote_options="default") if kept else pa.table({"step": pa.array([], "int64")})
+
+    def state(self) -> FolderState:
+        """Tell how the cell stands; opens the result or, without one, the last attempt only."""
+        if (result := self.result()) is not None:
+            return _done(result, (self.path / RESULT).stat().st_mtime)
+        attempts = self.attempts()
+        return self._state_of(attempts[-1]) if attempts else FolderState("missing")
+
+    def _state_of(self, attempt: Attempt) -> FolderState:
+        owner, events = attempt.owner(), attempt.events()
+        last = events[-1] if events else {}
+        row = files.read_last_line(attempt.path / EPOCHS) or next(reversed(self.epochs()), {})
+        updated = _last_write(attempt.path)
+        failed = last.get("event") == "failed"
+        return FolderState(
+            status="failed" if failed else _liveness(owner, last.get("event"), updated),
+            num_attempts=attempt.number,
+            step=max(row.get("step", -1) + 1, *(event.get("step", 0) for event in events), 0),
+            num_steps=row.get("num_steps"),
+            epoch=int(row.get("epoch", 0)),
+            num_epochs=row.get("num_epochs"),
+            miou=row.get("miou"),
+            best_miou=row.get("best_miou"),
+            commit=owner["commit"],
+            failure=_one_line(last) if failed else None,
+            failure_class=last.get("kind") if failed else None,
+            updated=updated,
+            provenance=owner.get("provenance", {}),
+        )
+
+    def _attempts_with_limits(self) -> list[tuple[Attempt, float]]:
+        """Pair each attempt with the step at which a later one began: from there on its rows are repeated."""
+        limit, pairs = math.inf, []
+        for attempt in reversed(self.attempts()):
+            pairs.append((attempt, limit))
+            first = attempt.first_step()
+            limit = limit if first is None else min(limit, first)
+        return pairs[::-1]
+
+
+class Recorder:
+    """Writes what a training reports: epoch rows at once and for good, step rows in small batches."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: list[str] = []
+        self._rows: list[Row] = []
+        self._written = time.monotonic()
+
+    def __call__(self, step: int, row: Mapping[str, float | None]) -> None:
+        """Take a row; one with `epoch` is an epoch row.
+
+        Raises:
+            ValueError: A step row has a name that the first one had not.
+        """
+        if "epoch" in row:
+            self.flush()
+            files.append(self._path / EPOCHS, files.to_line({"step": step, "time": time.time(), **row}))
+            return
+        self._columns = self._columns or list(row)
+        for name in row:
+            if name not in self._columns:
+                raise ValueError(f"a step row must have the columns {', '.join(self._columns)}; got {name!r}")
+        self._rows.append({"step": step, **row})
+        if len(self._rows) >= ROWS_PER_BATCH or time.monotonic() - self._written > SECONDS_PER_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the step rows that wait."""
+        if not self._rows:
+            return
+        import pyarrow as pa
+
+        floats = [pa.field(name, pa.float64()) for name in self._columns]
+        schema = pa.schema([pa.field("step", pa.int64()), *floats], metadata={"schema": str(SCHEMA)})
+        path = self._path / STEPS
+        is_begun = path.exists() and path.stat().st_size > 0
+        batch = pa.RecordBatch.from_pylist(self._rows, schema).serialize().to_pybytes()
+        # A stream is its schema followed by batches; it may end anywhere between two of them.
+        files.append(path, batch if is_begun else schema.serialize().to_pybytes() + batch)
+        self._rows, self._written = [], time.monotonic()
+
+    def close(self) -> None:
+        """Write what waits."""
+        self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def folders(grid_dir: Path) -> dict[str, RunFolder]:
+    """Return the run folders of a grid by signature."""
+    if not (grid_dir / "cells").is_dir():
+        return {}
+    with os.scandir(grid_dir / "cells") as found:
+        paths = sorted(entry.path for entry in found if _CELL_NAME.match(entry.name))
+    return {Path(path).name.partition("-")[0]: RunFolder(Path(path)) for path in paths}
+
+
+def process_start(pid: int) -> int | None:
+    """Return when a process of this host started, in the kernel's ticks since boot; None for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _done(result: Row, updated: float) -> FolderState:
+    return FolderState(
+        status="done",
+        num_attempts=result["attempt"],
+        step=result["step"],
+        num_steps=result["num_steps"],
+        epoch=result["epoch"],
+        num_epochs=result.get("num_epochs"),
+        miou=result["last_miou"],
+        best_miou=result["best_miou"],
+        commit=result["provenance"]["commit"],
+        updated=updated,
+        provenance=result["provenance"],
+    )
+
+
+def _liveness(owner: Row, last_event: str | None, updated: float) -> Status:
+    if last_event == "stopped":
+        return "interrupted"
+    if owner["host"] == socket.gethostname():
+        is_alive = process_start(owner["pid"]) == owner["process_started"]
+    else:
+        is_alive = time.time() - updated < LEASE_S
+    return "running" if is_alive else "interrupted"
+
+
+def _complete(owner: Mapping[str, Any]) -> Row:
+    """Add to what a claimer says of itself what readers rely on."""
+    content = {"schema": SCHEMA, "host": socket.gethostname(), "pid": os.getpid(), **owner}
+    content.setdefault("process_started", process_start(content["pid"]))
+    content.setdefault("started", datetime.now(UTC).isoformat(timespec="seconds"))
+    content.setdefault("commit", content.get("provenance", {}).get("commit", ""))
+    return content
+
+
+def _one_line(failed: Row) -> str:
+    message = " ".join(str(failed.get("message", "")).split())
+    return f"{failed.get('kind', 'failed')}: {message}" if message else str(failed.get("kind", "failed"))
+
+
+def _last_write(folder: Path) -> float:
+    times = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a draft that was just renamed
+                times.append(entry.stat().st_mtime)
+    return max(times)
+
+
+def _read_steps(path: Path) -> "pa.Table":
+    """Read a stream of batches up to its end or to where a write was torn."""
+    import pyarrow as pa
+
+    content = path.read_bytes() if path.exists() else b""
+    batches = []
+    with suppress(pa.ArrowInvalid, OSError, StopIteration), pa.ipc.open_stream(pa.py_buffer(content)) as reader:
+        while True:
+            batches.append(reader.read_next_batch())
+    return pa.Table.from_batches(batches) if batches else pa.table({"step": pa.array([], "int64")})

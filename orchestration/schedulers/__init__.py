@@ -1,0 +1,126 @@
+"""What moves cells to where they are trained: a scheduler takes jobs at once, and its handle tells how they stand.
+
+Schedulers do not know each other, and all keep one contract: `submit` returns before the work is done, jobs start in
+the order given, a failed cell does not stop the others, and `cancel` leaves every cell with its newest checkpoint.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class SchedulerError(Exception):
+    """The scheduler itself broke down, not a cell; what was finished or written stays."""
+
+
+class JobState(StrEnum):
+    """How a job stands; the run folder knows how its training stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    """Ended early with a checkpoint, or told to end before it began."""
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    """Another launch trains the cell, or its launcher is gone."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether nothing more will come."""
+        return self not in (JobState.PENDING, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class CellJob:
+    """One cell to be trained, and what its training takes."""
+
+    cell_dir: Path
+    num_workers: int = 1
+    num_cpus_per_worker: int = 1
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU for each worker where the machine has one."""
+
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of the data the cell is trained on; they go into its result beside the launch's provenance."""
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's folder; the key of every answer."""
+        return self.cell_dir.name
+
+    def owner(self, launch: Mapping[str, Any]) -> dict[str, Any]:
+        """Describe the owner of this cell's attempts: the launch, and the cell's own data."""
+        return {**launch, "provenance": {**launch.get("provenance", {}), **self.data}}
+
+
+class Jobs(Protocol):
+    """The handle of what was submitted together."""
+
+    def poll(self) -> dict[str, JobState]:
+        """Tell the state of every job by the name of its cell's folder, without waiting.
+
+        Raises:
+            SchedulerError: With the cause, and where the log is.
+        """
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until all jobs have ended; false if the time ran out before."""
+        ...
+
+    def cancel(self, grace_s: float = 60.0) -> None:
+        """Stop all jobs: first by asking, so that they write a checkpoint, after `grace_s` seconds by force."""
+        ...
+
+
+class Scheduler(Protocol):
+    """A way to have cells trained."""
+
+    def check(self, jobs: Sequence[CellJob]) -> None:
+        """Refuse jobs before anything is made for them.
+
+        Raises:
+            ValueError: A job that this machine can never carry out.
+        """
+        ...
+
+    def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> Jobs:
+        """Take jobs, longest first, and return at once.
+
+        Args:
+            jobs: Started in this order.
+            launch_dir: Folder of this launch, there already; gets what the scheduler itself has to note.
+            owner: Who launches; goes into each attempt's `owner.json`.
+
+        Raises:
+            ValueError: A job that this machine can never carry out.
+        """
+        ...
+
+
+class StateLog:
+    """The states of a launch's jobs in an append-only file that several processes write."""
+
+    def __init__(self, launch_dir: Path) -> None:
+        self._path = launch_dir / "jobs.jsonl"
+
+    def write(self, name: str, state: JobState) -> None:
+        """Append one change; a single small write, so that lines of several processes never mix."""
+        line = json.dumps({"cell": name, "state": state}) + "\n"
+        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+    def read(self) -> dict[str, JobState]:
+        """Return the last state of every job that has one."""
+        if not self._path.exists():
+            return {}
+        lines = [json.loads(line) for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return {line["cell"]: JobState(line["state"]) for line in lines}

@@ -1,0 +1,71 @@
+"""Trains the cells in this process, one after another: nothing to start, nothing to install."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestration.run_cell import Trainer, run_cell, train_inline
+from orchestration.schedulers import CellJob, JobState, SchedulerError
+
+
+class InlineScheduler:
+    """Carries out one job at a time on a thread, so that the caller can look at the run folders meanwhile."""
+
+    def __init__(self, train: Trainer = train_inline) -> None:
+        self._train = train
+
+    def check(self, jobs: Sequence[CellJob]) -> None:
+        """Refuse cells that want several workers."""
+        for job in jobs:
+            if job.num_workers > 1:
+                raise ValueError(
+                    f"trainer.num_workers must be 1 with --cluster inline; got {job.num_workers} for {job.name}"
+                )
+
+    def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> "InlineJobs":
+        """Start the first job.
+
+        Raises:
+            ValueError: A cell wants several workers.
+        """
+        self.check(jobs)
+        return InlineJobs(jobs, owner, self._train)
+
+
+class InlineJobs:
+    """The jobs of one launch and the thread that carries them out."""
+
+    def __init__(self, jobs: Sequence[CellJob], owner: Mapping[str, Any], train: Trainer) -> None:
+        self._states = {job.name: JobState.PENDING for job in jobs}
+        self._asked_to_stop = threading.Event()
+        # A daemon: whatever hangs in a cell must not keep the program from ending.
+        self._thread = threading.Thread(target=self._work, args=(list(jobs), owner, train), daemon=True)
+        self._thread.start()
+
+    def poll(self) -> dict[str, JobState]:
+        """Tell the state of every job."""
+        if not self._thread.is_alive() and not all(state.has_ended for state in self._states.values()):
+            raise SchedulerError("the training thread broke down; its error is above")
+        return dict(self._states)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until all jobs have ended; false if the time ran out before."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def cancel(self, grace_s: float = 60.0) -> None:
+        """Stop at the next step edge, however long that takes: a thread cannot be ended by force."""
+        del grace_s
+        self._asked_to_stop.set()
+        self.wait()
+
+    def _work(self, jobs: list[CellJob], owner: Mapping[str, Any], train: Trainer) -> None:
+        for job in jobs:
+            if self._asked_to_stop.is_set():
+                self._states[job.name] = JobState.STOPPED
+                continue
+            self._states[job.name] = JobState.RUNNING
+            self._states[job.name] = run_cell(
+                job.cell_dir, train=train, owner=job.owner(owner), should_stop=self._asked_to_stop.is_set
+            )

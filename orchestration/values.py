@@ -1,0 +1,215 @@
+"""Text to values: the grammar of `key=value` on the command line, and the reading of a value by its field's type.
+
+Hydra's own grammar and YAML's both read `1_16` as the integer 116. Here text stays text until the field that it is
+for says what it is.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
+
+from rankmatch.config import TrainConfig, short_names
+
+GROUPS = ("dataset", "backbone", "method", "preset")
+PATH_KEYS = frozenset({"data_root", "split_root", "backbone.weights"})
+FILLED_IN = "backbone.weights_sha256"
+
+Node: TypeAlias = "str | list[Node] | dict[str, Node]"
+Value: TypeAlias = Any
+
+
+@cache
+def key_types() -> dict[str, Any]:
+    """Return every key that a user may set, with its type; a group's key is text."""
+    types = _leaf_types(TrainConfig, "")
+    known = {short: types[full] for short, full in short_names().items() if short != FILLED_IN}
+    return dict.fromkeys(GROUPS, str) | known
+
+
+def _leaf_types(section: Any, prefix: str) -> dict[str, Any]:  # noqa: ANN401 (dataclasses have no common type)
+    types: dict[str, Any] = {}
+    for name, kind in get_type_hints(section).items():
+        types |= _leaf_types(kind, f"{prefix}{name}.") if is_dataclass(kind) else {prefix + name: kind}
+    return types
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that no field and no group has.
+
+    Raises:
+        ValueError: Naming the keys that come nearest.
+    """
+    if key == FILLED_IN:
+        raise ValueError(f"{key} cannot be set: it is read from the file backbone.weights")
+    known = key_types()
+    if key not in known:
+        within = [
+            name for name in known if name.startswith(f"{key}.") or key in (f"numerics.{name}", f"execution.{name}")
+        ]
+        near = within[:3] or near_matches(key, known)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(known)}"
+        raise ValueError(f"unknown key {key!r}; {hint}")
+
+
+def near_matches(word: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names that end in the given word or else resemble it, the nearest first."""
+    names = list(known)
+    same_end = [name for name in names if name.endswith(f".{word.rpartition('.')[2]}")]
+    return same_end[:3] or difflib.get_close_matches(word, names, n=3, cutoff=0.84)
+
+
+def parse(key: str, text: str) -> Node:
+    """Split a command-line value into scalars, lists `[a,b]` or `a,b`, and mappings `{a: b}`; all scalars stay text.
+
+    Raises:
+        ValueError: If a bracket or a quote is not closed, or something follows one that is.
+    """
+    reader = _Reader(key, text)
+    items = [reader.item("")]
+    while reader.take(","):
+        items.append(reader.item(""))
+    if reader.rest():
+        raise ValueError(f"{key}: {reader.rest()!r} follows a closed bracket or quote in {text!r}")
+    return items if len(items) > 1 else items[0]
+
+
+class _Reader:
+    """Walks over the characters of one value."""
+
+    def __init__(self, key: str, text: str) -> None:
+        self.key, self.text, self.place = key, text, 0
+
+    def rest(self) -> str:
+        return self.text[self.place :].strip()
+
+    def take(self, mark: str) -> bool:
+        while self.text[self.place : self.place + 1].isspace():
+            self.place += 1
+        found = self.text.startswith(mark, self.place)
+        self.place += len(mark) if found else 0
+        return found
+
+    def item(self, stops: str) -> Node:
+        if self.take("["):
+            return [] if self.take("]") else self._list()
+        if self.take("{"):
+            return {} if self.take("}") else self._mapping()
+        return self._scalar(stops)
+
+    def _list(self) -> list[Node]:
+        items = [self.item("]")]
+        while self.take(","):
+            items.append(self.item("]"))
+        self._close("]")
+        return items
+
+    def _mapping(self) -> dict[str, Node]:
+        pairs: dict[str, Node] = {}
+        while not pairs or self.take(","):
+            name = self._scalar(":}")
+            self._close(":")
+            pairs[name] = self.item("}")
+        self._close("}")
+        return pairs
+
+    def _close(self, mark: str) -> None:
+        if not self.take(mark):
+            raise ValueError(f"{self.key}: {mark!r} is missing in {self.text!r}")
+
+    def _scalar(self, stops: str) -> str:
+        for quote in ("'", '"'):
+            if self.take(quote):
+                end = self.text.find(quote, self.place)
+                if end < 0:
+                    raise ValueError(f"{self.key}: {quote} is not closed in {self.text!r}")
+                start, self.place = self.place, end + 1
+                return self.text[start:end]
+        start = self.place
+        while self.place < len(self.text) and self.text[self.place] not in f",{stops}":
+            self.place += 1
+        return self.text[start : self.place].strip()
+
+
+def is_axis(key: str, node: Node) -> bool:
+    """Tell whether a command-line value holds several values for its key."""
+    kind = get_origin(key_types()[key])
+    if not isinstance(node, list):
+        return False
+    return kind is not list or (bool(node) and all(isinstance(item, list) for item in node))
+
+
+def read_axis(key: str, nodes: Sequence[Node]) -> list[Value]:
+    """Read the values of an axis.
+
+    Raises:
+        ValueError: If there are none, one cannot be read, or one is repeated.
+    """
+    if not nodes:
+        raise ValueError(f"{key} must have at least one value; got []")
+    values = [read_value(key, node) for node in nodes]
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"{key} must not repeat a value; got {format_value(value)} twice")
+    return values
+
+
+def read_value(key: str, node: Node) -> Value:
+    """Read one value by the type of its field; paths become absolute.
+
+    Raises:
+        ValueError: Naming the key, what is allowed and what was given.
+    """
+    kind = key_types()[key]
+    if get_origin(kind) is list:
+        return [_read_scalar(key, get_args(kind)[0], item) for item in (node if isinstance(node, list) else [node])]
+    if get_origin(kind) is dict:
+        if not isinstance(node, dict):
+            raise ValueError(f"{key} must be a mapping such as {{11: 255}}; got {node!r}")
+        names, targets = get_args(kind)
+        return {_read_scalar(key, names, name): _read_scalar(key, targets, target) for name, target in node.items()}
+    value = _read_scalar(key, kind, node)
+    return str(Path(str(value)).expanduser().absolute()) if key in PATH_KEYS and value else value
+
+
+def _read_scalar(key: str, kind: type, node: Node) -> bool | int | float | str:
+    if not isinstance(node, str):
+        raise ValueError(f"{key} must be one value of type {kind.__name__}; got {node!r}")
+    if kind is str:
+        return node
+    if kind is bool and node.lower() in ("true", "false"):
+        return node.lower() == "true"
+    if kind is int and re.fullmatch(r"[+-]?[0-9]+", node):
+        return int(node)
+    if kind is float and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", node):
+        number = float(node)
+        if math.isfinite(number):
+            return number
+    allowed = {bool: "true or false", int: "a whole number", float: "a finite number"}[kind]
+    raise ValueError(f"{key} must be {allowed}; got {node!r}")
+
+
+def format_value(value: Value) -> str:
+    """Write a value as a user would type it; equal values give equal text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{format_value(target)}" for name, target in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(format_value, value)) + "]"
+    return str(value)
+
+
+def flatten(tree: Mapping[str, Any], section: Any = TrainConfig, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
+    """Return the leaves of a nested mapping under their full dotted names; a mapping for a leaf stays whole."""
+    sections = {part.name: part.default_factory for part in fields(section) if is_dataclass(part.default_factory)}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = sections.get(name)
+        nested = inner is not None and isinstance(value, Mapping)
+        flat |= flatten(value, inner, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat

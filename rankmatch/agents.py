@@ -1,0 +1,180 @@
+"""Agents: the pixels of an image that all its pixels are compared with, and the correlation with them.
+
+Source of the method here, in `plackett_luce` and in `losses`: RankMatch, CVPR 2024, pages 3391-3401.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from rankmatch.config import in_range, one_of
+
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+def widen(values: Tensor) -> Tensor:
+    """Return the values in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+@torch.no_grad()
+def select_agents(
+    features: Float[Tensor, "batch channels height width"],
+    num_agents: int,
+    *,
+    first: Int64[Tensor, " batch"] | None = None,
+    generator: Generators | None = None,
+    valid: Bool[Tensor, "batch height width"] | None = None,
+) -> Int64[Tensor, "batch agents"]:
+    """Pick pixels greedily, each the one whose largest absolute cosine to those before is smallest.
+
+    Flat positions in picking order, none twice; of equal pixels the one at the lower position. The other images of the
+    batch change nothing. All-zero features have cosine 0 to everything.
+
+    Args:
+        features: Teacher features at any scale.
+        num_agents: At most height x width.
+        first: Flat position of each image's first agent.
+        generator: Draws the first agents where `first` is not given; one, or one per image.
+        valid: Where agents may lie. An image with fewer valid pixels than agents has all of them picked, then
+            others by the same rule, so that each image has as many.
+
+    Raises:
+        ValueError: There are fewer pixels than agents, or neither `first` nor `generator` is given.
+    """
+    _check_count(features, num_agents)
+    if first is None:
+        first = place_first(
+            _uniform(generator, len(features), 1)[:, 0].to(features.device), _flat_valid(features, valid)
+        )
+    cosines = torch.stack([_cosines(image) for image in features])
+    images = torch.arange(len(features), device=features.device)
+    largest = cosines.new_zeros(cosines.shape[:2])
+    # Added to a cosine, 2 puts a pixel behind all valid ones and infinity takes it out.
+    handicap = torch.zeros_like(largest).masked_fill_(~_flat_valid(features, valid), 2.0)
+    picked = [first]
+    for _ in range(num_agents - 1):
+        largest = torch.maximum(largest, cosines[images, picked[-1]].abs())
+        handicap[images, picked[-1]] = torch.inf
+        picked.append((largest + handicap).argmin(dim=1))
+    return torch.stack(picked, dim=1)
+
+
+def select(
+    selection: str,
+    features: Float[Tensor, "batch channels height width"],
+    num_agents: int,
+    *,
+    first: Int64[Tensor, " batch"] | None = None,
+    generator: Generators | None = None,
+    valid: Bool[Tensor, "batch height width"] | None = None,
+) -> Int64[Tensor, "batch agents"]:
+    """Pick agents as one row of the paper's Table 5 does.
+
+    `all` takes every pixel, valid or not, whatever `num_agents`; only `random` needs a generator beside `first`.
+
+    Raises:
+        ValueError: The selection is unknown, or as in `select_agents`.
+    """
+    one_of("selection", selection, _SELECTIONS)
+    return _SELECTIONS[selection](features, num_agents, first=first, generator=generator, valid=valid)
+
+
+def place_first(draws: Float[Tensor, " batch"], valid: Bool[Tensor, "batch positions"]) -> Int64[Tensor, " batch"]:
+    """Turn one uniform draw in [0, 1) an image into a valid position; any position where an image has none."""
+    candidates = valid | ~valid.any(dim=1, keepdim=True)
+    counts = candidates.cumsum(dim=1)
+    total = counts[:, -1]
+    chosen = (draws.double() * total).long().clamp(max=total - 1)
+    return torch.searchsorted(counts, chosen[:, None] + 1)[:, 0]
+
+
+def correlation_logits(
+    features: Float[Tensor, "batch channels height width"], indices: Int64[Tensor, "batch agents"]
+) -> Float[Tensor, "batch positions agents"]:
+    """Return the raw dot products of every pixel with its image's agents: log-correlations, up to a shift a pixel.
+
+    In float32 at least, inside autocast too. The gradient flows through both factors.
+    """
+    pixels = widen(features).flatten(2)
+    agents = pixels.gather(2, indices[:, None].expand(-1, pixels.shape[1], -1))
+    with torch.autocast(features.device.type, enabled=False):
+        return pixels.transpose(1, 2) @ agents
+
+
+def zero_feature_share(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+    """Return the share of pixels, between 0 and 1, whose features are all zero: these are picked first."""
+    return (features == 0).all(dim=1).float().mean()
+
+
+@torch.no_grad()
+def _select_random(
+    features: Tensor, num_agents: int, *, first: Tensor | None, generator: Generators | None, valid: Tensor | None
+) -> Tensor:
+    _check_count(features, num_agents)
+    draws = _uniform(generator, len(features), features[0, 0].numel()).to(features.device)
+    if first is not None:
+        draws.scatter_(1, first[:, None], -1.0)
+    return _smallest(draws, num_agents, _flat_valid(features, valid), first)
+
+
+@torch.no_grad()
+def _select_top_n(
+    features: Tensor, num_agents: int, *, first: Tensor | None, generator: Generators | None, valid: Tensor | None
+) -> Tensor:
+    _check_count(features, num_agents)
+    rows = _flat_valid(features, valid)
+    attention = torch.stack([_cosines(image) for image in features]).softmax(dim=2)
+    return _smallest(-(attention * rows[:, :, None]).sum(dim=1), num_agents, rows, None)
+
+
+def _select_all(
+    features: Tensor, num_agents: int, *, first: Tensor | None, generator: Generators | None, valid: Tensor | None
+) -> Tensor:
+    positions = torch.arange(features[0, 0].numel(), device=features.device)
+    return positions.expand(len(features), -1)
+
+
+_SELECTIONS: dict[str, Callable[..., Tensor]] = {
+    "orthogonal": select_agents,
+    "random": _select_random,
+    "top_n": _select_top_n,
+    "all": _select_all,
+}
+
+
+def _check_count(features: Tensor, num_agents: int) -> None:
+    in_range("num_agents", num_agents, 1, features.shape[2] * features.shape[3])
+
+
+def _flat_valid(features: Tensor, valid: Tensor | None) -> Tensor:
+    if valid is None:
+        return features.new_ones(1, dtype=torch.bool).expand(len(features), features[0, 0].numel())
+    return valid.flatten(1)
+
+
+def _uniform(generator: Generators | None, batch: int, count: int) -> Tensor:
+    if generator is None:
+        raise ValueError("generator must be a torch.Generator, or one per image, where agents are drawn; got None")
+    if isinstance(generator, torch.Generator):
+        return torch.rand(batch, count, generator=generator, device=generator.device, dtype=torch.float64)
+    assert len(generator) == batch, "one generator per image"
+    return torch.cat([_uniform(one, 1, count) for one in generator])
+
+
+def _cosines(image: Tensor) -> Tensor:
+    # One image at a time: a batched product may round otherwise in a batch of another size.
+    unit = functional.normalize(widen(image).flatten(1).contiguous(), dim=0)
+    with torch.autocast(image.device.type, enabled=False):
+        return unit.T @ unit
+
+
+def _smallest(scores: Tensor, count: int, valid: Tensor, first: Tensor | None) -> Tensor:
+    order = scores.argsort(dim=1, stable=True)
+    late = ~valid.gather(1, order)
+    if first is not None:
+        late &= order != first[:, None]
+    return order.gather(1, late.int().argsort(dim=1, stable=True))[:, :count]

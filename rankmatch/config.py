@@ -1,0 +1,385 @@
+"""One training run as dataclasses: `numerics` decides the numbers, `execution` where and how fast they are computed.
+
+Everything in `NumericsConfig` is part of a run's identity; nothing in `ExecutionConfig` is. Every check stands here, so
+a bad value is refused wherever the configuration comes from. A field that is added later carries
+`metadata={"neutral": value}`, the value that reproduces the old behaviour, and stays out of the identity while it has
+that value.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, is_dataclass
+
+BACKBONES = ("resnet50", "resnet101", "mobilenet_v2")
+METHODS = ("supervised", "fixmatch", "unimatch", "rankmatch")
+SELECTIONS = ("orthogonal", "random", "top_n", "all")
+CONSISTENCIES = ("rank", "l2", "ce", "kl")
+IGNORE_INDEX = 255
+
+
+def one_of(name: str, value: object, allowed: Collection[object]) -> None:
+    """Refuse a value that is not among the allowed ones.
+
+    Raises:
+        ValueError: Naming the field, its value and what is allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
+
+
+def in_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Refuse a number outside `[low, high]` (NaN included).
+
+    Raises:
+        ValueError: Naming the field, its value and the range.
+    """
+    if not low <= value <= high:
+        limit = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {limit}; got {value!r}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The network: DeepLabV3+ on a backbone (ALGORITHM section 1 of the specification; paper, section 4.1)."""
+
+    backbone: str = "resnet50"
+    num_classes: int = 21
+    output_stride: int = 16
+    width: float = 1.0
+    """Factor on the channels of MobileNetV2 and of the head on it; the ResNets have one width."""
+
+    def __post_init__(self) -> None:
+        one_of("backbone.name", self.backbone, BACKBONES)
+        in_range("dataset.num_classes", self.num_classes, 2, IGNORE_INDEX)
+        one_of("backbone.output_stride", self.output_stride, (8, 16))
+        in_range("backbone.width", self.width, 0.1, 4)
+        if self.backbone != "mobilenet_v2" and self.width != 1.0:
+            raise ValueError(f"backbone.width must be 1.0 for {self.backbone}; got {self.width!r}")
+
+
+@dataclass(kw_only=True, slots=True)
+class SceneConfig:
+    """The drawn scenes of the embedded data set; unused by the others."""
+
+    num_train: int = 200
+    num_val: int = 48
+    size: int = 160
+    """Height and width in pixels."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        in_range("dataset.scenes.num_train", self.num_train, 2)
+        in_range("dataset.scenes.num_val", self.num_val, 1)
+        in_range("dataset.scenes.size", self.size, 32, 4096)
+        in_range("dataset.scenes.seed", self.seed, 0)
+
+
+@dataclass(kw_only=True, slots=True)
+class DatasetConfig:
+    """What the labels of a data set mean; where its files lie is in `ExecutionConfig`."""
+
+    name: str = "synthetic"
+    """`synthetic` (drawn scenes), or any name: a folder of images with split lists."""
+    num_classes: int = 6
+    label_map: dict[int, int] = field(default_factory=dict)
+    """Label values that are read as another one, 255 meaning ignored: `{11: 255}`."""
+    scenes: SceneConfig = field(default_factory=SceneConfig)
+
+    def __post_init__(self) -> None:
+        in_range("dataset.num_classes", self.num_classes, 2, IGNORE_INDEX)
+        for value, target in self.label_map.items():
+            in_range("dataset.label_map (a value)", value, 0, 255)
+            if target != IGNORE_INDEX:
+                in_range(f"dataset.label_map[{value}]", target, 0, self.num_classes - 1)
+
+
+@dataclass(kw_only=True, slots=True)
+class BackboneConfig:
+    """Which backbone, and what its weights start from."""
+
+    name: str = "resnet50"
+    output_stride: int = 16
+    width: float = 1.0
+    pretrained: bool = True
+    """Start from the file `backbone.weights` (its content is `weights_sha256`), else from random weights."""
+    weights_sha256: str = ""
+    """Filled from the file by whoever builds the configuration, never by hand."""
+
+    def __post_init__(self) -> None:
+        if not self.pretrained and self.weights_sha256:
+            raise ValueError("backbone.weights must not be given when backbone.pretrained is false")
+
+
+@dataclass(kw_only=True, slots=True)
+class MethodConfig:
+    """The losses of a method and their weights (paper, equations 1-12; `authors_code` values by default)."""
+
+    name: str = "rankmatch"
+    confidence_threshold: float = 0.95
+    weight_s1: float = 0.25
+    weight_s2: float = 0.25
+    weight_fp: float = 0.5
+    weight_rank: float = 0.1
+    halve_total: bool = True
+    """Divide labeled + unlabeled terms by two, as the authors' code does and the paper does not."""
+    num_agents: int = 64
+    top_k: int = 4
+    selection: str = "orthogonal"
+    consistency: str = "rank"
+    epsilon: float = 1e-10
+    """Stands inside the logarithm and the denominators of the authors' divergence; 0 is the exact one."""
+    rank_divide_by_orders: bool = True
+    """Divide the divergence by the K! orders too, as the authors' reduction does."""
+    rank_ignores_padding: bool = False
+    """Leave padded positions out of the rank loss and the agents; the authors count them."""
+    supervised_steps: str = "authors"
+    """`authors`: an epoch of `supervised` is one pass over the labeled list; `equal`: as many steps as the others."""
+    ohem: bool = False
+    ohem_threshold: float = 0.7
+    ohem_min_kept_per_image: int = 100_000
+    ohem_scope: str = "global"
+    normalise: str = "global"
+    """`global`: sums over all workers divided by counts over all workers; `worker`: each worker by its own count."""
+    num_normalisers: int = field(default=1, metadata={"neutral": 1})
+    """How many workers divide or choose on their own: `trainer.num_workers` where something is `worker`, else 1."""
+
+    def __post_init__(self) -> None:
+        one_of("method.name", self.name, METHODS)
+        one_of("method.selection", self.selection, SELECTIONS)
+        one_of("method.consistency", self.consistency, CONSISTENCIES)
+        one_of("method.supervised_steps", self.supervised_steps, ("equal", "authors"))
+        one_of("method.ohem_scope", self.ohem_scope, ("global", "worker"))
+        one_of("method.normalise", self.normalise, ("global", "worker"))
+        in_range("method.confidence_threshold", self.confidence_threshold, 0, 1)
+        for name in ("weight_s1", "weight_s2", "weight_fp", "weight_rank", "epsilon", "ohem_min_kept_per_image"):
+            in_range(f"method.{name}", getattr(self, name), 0)
+        in_range("method.ohem_threshold", self.ohem_threshold, 0, 1)
+        in_range("method.top_k", self.top_k, 2, 6 if self.epsilon else 8)
+        in_range("method.num_agents", self.num_agents, self.top_k)
+
+
+@dataclass(kw_only=True, slots=True)
+class AugmentConfig:
+    """Weak and strong views (paper, section 4.1; UniMatch's recipe)."""
+
+    crop_size: int = 321
+    min_scale: float = 0.5
+    max_scale: float = 2.0
+    flip_probability: float = 0.5
+    jitter_probability: float = 0.8
+    brightness: float = 0.5
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 0.25
+    gray_probability: float = 0.2
+    blur_probability: float = 0.5
+    min_sigma: float = 0.1
+    max_sigma: float = 2.0
+    cutmix_probability: float = 0.5
+    min_box_area: float = 0.02
+    max_box_area: float = 0.4
+    min_box_aspect: float = 0.3
+    cutmix_partner: str = "same_image"
+    """`same_image`: the partner is the same raw image under other crops, as in the authors' code; `other_image`."""
+
+    def __post_init__(self) -> None:
+        in_range("augment.crop_size", self.crop_size, 33, 4096)
+        in_range("augment.min_scale", self.min_scale, 0.05)
+        in_range("augment.max_scale", self.max_scale, self.min_scale)
+        for name in ("flip", "jitter", "gray", "blur", "cutmix"):
+            in_range(f"augment.{name}_probability", getattr(self, f"{name}_probability"), 0, 1)
+        for name in ("brightness", "contrast", "saturation"):
+            in_range(f"augment.{name}", getattr(self, name), 0, 1)
+        in_range("augment.hue", self.hue, 0, 0.5)
+        in_range("augment.min_sigma", self.min_sigma, 0.01)
+        in_range("augment.max_sigma", self.max_sigma, self.min_sigma)
+        in_range("augment.min_box_area", self.min_box_area, 0.0001, 1)
+        in_range("augment.max_box_area", self.max_box_area, self.min_box_area, 1)
+        in_range("augment.min_box_aspect", self.min_box_aspect, 0.01, 1)
+        one_of("augment.cutmix_partner", self.cutmix_partner, ("same_image", "other_image"))
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimisationConfig:
+    """How long and how fast: SGD with momentum under a poly schedule."""
+
+    epochs: int = 80
+    labeled_batch_size: int = 8
+    """Labeled images a step, over all workers."""
+    unlabeled_batch_size: int = 8
+    """Unlabeled images a step, over all workers."""
+    learning_rate: float = 0.001
+    """Of the backbone, for `reference_batch_size` labeled images a step; scaled linearly to `labeled_batch_size`."""
+    reference_batch_size: int = 8
+    head_lr_multiplier: float = 10.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    poly_power: float = 0.9
+    precision: str = "float32"
+    """`bfloat16`: autocast; the rank loss stays in float32."""
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "labeled_batch_size", "unlabeled_batch_size", "reference_batch_size"):
+            in_range(f"trainer.{name}", getattr(self, name), 1)
+        in_range("trainer.learning_rate", self.learning_rate, 1e-12, 100)
+        in_range("trainer.head_lr_multiplier", self.head_lr_multiplier, 0)
+        in_range("trainer.momentum", self.momentum, 0, 1)
+        in_range("trainer.weight_decay", self.weight_decay, 0)
+        in_range("trainer.poly_power", self.poly_power, 0)
+        one_of("trainer.precision", self.precision, ("float32", "bfloat16"))
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationConfig:
+    """How a network is scored on the validation list."""
+
+    mode: str = "whole"
+    """`whole` image, or `sliding` windows of the crop size with step int(crop * 2/3)."""
+    absent_classes: str = "skip"
+    """Classes that no validation label shows: left out of the mean, or counted as 0 (`zero`, the authors' way)."""
+
+    def __post_init__(self) -> None:
+        one_of("evaluation.mode", self.mode, ("whole", "sliding"))
+        one_of("evaluation.absent_classes", self.absent_classes, ("skip", "zero"))
+
+
+@dataclass(kw_only=True, slots=True)
+class NumericsConfig:
+    """All that decides the trained numbers."""
+
+    seed: int = 0
+    split: str = "4"
+    """Which images are labeled; always text, so that 1_16 stays 1_16."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    trainer: OptimisationConfig = field(default_factory=OptimisationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        in_range("seed", self.seed, 0, 2**31 - 1)
+        if not self.split or "/" in self.split or self.split.startswith("."):
+            raise ValueError(f"split must be the name of a folder of split lists; got {self.split!r}")
+        _ = self.model  # the network's own checks
+        self._check_agents()
+        self._check_batches()
+
+    @property
+    def model(self) -> ModelConfig:
+        """The network that these numerics train."""
+        return ModelConfig(
+            backbone=self.backbone.name,
+            num_classes=self.dataset.num_classes,
+            output_stride=self.backbone.output_stride,
+            width=self.backbone.width,
+        )
+
+    @property
+    def feature_size(self) -> int:
+        """Height and width of the feature grid of a crop."""
+        return -(-self.augment.crop_size // self.backbone.output_stride)
+
+    def _check_agents(self) -> None:
+        num_pixels = self.feature_size**2
+        if self.method.name == "rankmatch" and self.method.num_agents > num_pixels:
+            raise ValueError(
+                f"method.num_agents must be at most {num_pixels}, the pixels of the {self.feature_size}x"
+                f"{self.feature_size} feature grid of crop {self.augment.crop_size}; got {self.method.num_agents}"
+            )
+
+    def _check_batches(self) -> None:
+        """Refuse steps that would show a batch norm one value: the pooled branch of the head has one per image."""
+        name, sizes = self.method.name, self.trainer
+        if name == "supervised":
+            in_range("trainer.labeled_batch_size (method supervised)", sizes.labeled_batch_size, 2)
+        if name == "fixmatch":
+            in_range("trainer.unlabeled_batch_size (method fixmatch)", sizes.unlabeled_batch_size, 2)
+
+
+@dataclass(kw_only=True, slots=True)
+class BackboneFiles:
+    """Files of the backbone; their content, not their place, is part of the identity."""
+
+    weights: str = ""
+    """Path of an ImageNet file."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerExecution:
+    """Workers, device and how often things are written."""
+
+    num_workers: int = 1
+    """Processes that train one cell together (the world size)."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
+    num_threads: int = 0
+    """Threads of a worker's tensor operations; 0: what the scheduler grants."""
+    num_data_workers: int = 0
+    """Processes that load images for one worker; 0 loads in the worker itself."""
+    checkpoint_every_min: float = 10.0
+    """Minutes between checkpoints within an epoch; one is written after every epoch anyway."""
+    num_checkpoints: int = 2
+    """How many of the newest checkpoints are kept."""
+    log_every_steps: int = 10
+
+    def __post_init__(self) -> None:
+        in_range("trainer.num_workers", self.num_workers, 1)
+        one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
+        in_range("trainer.num_threads", self.num_threads, 0)
+        in_range("trainer.num_data_workers", self.num_data_workers, 0)
+        in_range("trainer.checkpoint_every_min", self.checkpoint_every_min, 0)
+        in_range("trainer.num_checkpoints", self.num_checkpoints, 1)
+        in_range("trainer.log_every_steps", self.log_every_steps, 1)
+
+
+@dataclass(kw_only=True, slots=True)
+class ExecutionConfig:
+    """Where the files lie and how the run is carried out; never part of the identity."""
+
+    data_root: str = ""
+    """Folder that the paths of the split lists start from; unused by drawn scenes."""
+    split_root: str = ""
+    """Folder of the split lists; empty: `<data_root>/splits`, else `<data_root>/../splits/<dataset.name>`."""
+    class_names: list[str] = field(default_factory=list)
+    backbone: BackboneFiles = field(default_factory=BackboneFiles)
+    trainer: TrainerExecution = field(default_factory=TrainerExecution)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """One training run."""
+
+    numerics: NumericsConfig = field(default_factory=NumericsConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+
+    def __post_init__(self) -> None:
+        numerics, workers = self.numerics, self.execution.trainer.num_workers
+        for name in ("labeled_batch_size", "unlabeled_batch_size"):
+            size = getattr(numerics.trainer, name)
+            if size % workers:
+                raise ValueError(f"trainer.{name} must be a multiple of trainer.num_workers={workers}; got {size}")
+        own = "worker" in (numerics.method.normalise, numerics.method.ohem_scope)
+        if numerics.method.num_normalisers != (workers if own else 1):
+            raise ValueError(
+                f"method.num_normalisers must be {workers if own else 1} with trainer.num_workers={workers}, "
+                f"method.normalise={numerics.method.normalise} and method.ohem_scope={numerics.method.ohem_scope}; "
+                f"got {numerics.method.num_normalisers}"
+            )
+        names = self.execution.class_names
+        if names and len(names) != numerics.dataset.num_classes:
+            raise ValueError(
+                f"class_names must hold dataset.num_classes={numerics.dataset.num_classes} names; got {len(names)}"
+            )
+
+
+def short_names() -> dict[str, str]:
+    """Map the names a user types (`trainer.epochs`) to their full ones (`numerics.trainer.epochs`)."""
+    leaves = [name for part in fields(TrainConfig) for name in _leaves(part.name, part.default_factory)]
+    return {name.partition(".")[2]: name for name in leaves}
+
+
+def _leaves(prefix: str, section: object) -> list[str]:
+    if not is_dataclass(section):
+        return [prefix]
+    return [name for part in fields(section) for name in _leaves(f"{prefix}.{part.name}", part.default_factory)]

@@ -1,0 +1,185 @@
+"""What a data set is: samples that give an image and a label, from a folder or drawn."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from rankmatch.config import IGNORE_INDEX, SceneConfig, TrainConfig
+from rankmatch.data.synthetic import draw_scene
+
+SCENE_CACHE_BYTES = 2**27
+FIRST_VAL_SCENE = 2**31
+"""Scenes from this number on are validation scenes, so that no number of train scenes reaches them."""
+
+Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of a split list; paths are relative to the data root, a drawn scene is `scene:train:17`."""
+
+    image: str
+    label: str | None
+    origin: str = field(default="", compare=False)
+    """`<file>:<line>` of the split list, for messages."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Where the pixels of samples come from."""
+
+    num_classes: int
+
+    def image(self, sample: Sample) -> Image.Image:
+        """Return the image, in mode RGB."""
+
+    def label(self, sample: Sample) -> Image.Image:
+        """Return the label with `label_map` applied, in mode L: classes and 255."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """A lookup table from label values to classes.
+
+    Raises:
+        ValueError: From `apply`, for a value that is neither a class nor 255 after mapping.
+    """
+
+    values: Array
+    num_classes: int
+
+    @classmethod
+    def of(cls, label_map: Mapping[int, int], num_classes: int) -> "LabelTable":
+        """Build the table in which every value not named in `label_map` stands for itself."""
+        values = np.arange(256, dtype=np.uint8)
+        values[list(label_map)] = list(label_map.values())
+        return cls(values, num_classes)
+
+    def apply(self, label: Array, name: str) -> Array:
+        """Map the values of a label that is called `name` in messages."""
+        mapped = self.values[label]
+        wrong = (mapped >= self.num_classes) & (mapped != IGNORE_INDEX)
+        if wrong.any():
+            found = ", ".join(map(str, np.unique(label[wrong])[:8]))
+            raise ValueError(
+                f"label {name} holds {found}, which is no class; allowed are 0..{self.num_classes - 1} and 255"
+            )
+        return mapped
+
+
+class FolderDataset:
+    """Image and label files below one folder."""
+
+    def __init__(self, root: Path, num_classes: int, label_map: Mapping[int, int]) -> None:
+        self.root = root
+        self.num_classes = num_classes
+        self._table = LabelTable.of(label_map, num_classes)
+
+    def image(self, sample: Sample) -> Image.Image:
+        """Return the image, in mode RGB.
+
+        Raises:
+            ValueError: The file is missing or cannot be decoded.
+        """
+        return _decoded(self.root / sample.image, f"image {sample.image}").convert("RGB")
+
+    def label(self, sample: Sample) -> Image.Image:
+        """Return the label, in mode L; of a palette file the index is the value.
+
+        Raises:
+            ValueError: The file is missing, cannot be decoded, or holds something else than classes.
+        """
+        assert sample.label is not None
+        label = _decoded(self.root / sample.label, f"label {sample.label}")
+        if label.mode not in ("L", "P", "1"):
+            raise ValueError(
+                f"label {sample.label} must have one 8-bit channel (mode L, P or 1); got mode {label.mode}"
+            )
+        return Image.fromarray(self._table.apply(np.asarray(label, dtype=np.uint8), sample.label))
+
+
+class SceneDataset:
+    """Drawn scenes; a bounded number of them is kept, as drawing takes longer than decoding."""
+
+    def __init__(self, scenes: SceneConfig, num_classes: int, label_map: Mapping[int, int]) -> None:
+        self.num_classes = num_classes
+        self._scenes = scenes
+        self._table = LabelTable.of(label_map, num_classes)
+
+    def image(self, sample: Sample) -> Image.Image:
+        """Return the drawn image."""
+        return Image.fromarray(self._draw(sample.image)[0])
+
+    def label(self, sample: Sample) -> Image.Image:
+        """Return the label of the drawn image.
+
+        Raises:
+            ValueError: The data set has fewer classes than the scenes show.
+        """
+        assert sample.label is not None
+        return Image.fromarray(self._table.apply(self._draw(sample.label)[1], sample.label))
+
+    def _draw(self, name: str) -> tuple[Array, Array]:
+        _, subset, index = name.split(":")
+        first = FIRST_VAL_SCENE if subset == "val" else 0
+        return _drawer(self._scenes.seed, self._scenes.size)(first + int(index))
+
+
+def open_dataset(config: TrainConfig) -> Dataset:
+    """Open the drawn scenes, or the folder `data_root` for every other data set.
+
+    Raises:
+        ValueError: The folder is not there.
+    """
+    dataset = config.numerics.dataset
+    if dataset.name == "synthetic":
+        return SceneDataset(dataset.scenes, dataset.num_classes, dataset.label_map)
+    return FolderDataset(data_root(config), dataset.num_classes, dataset.label_map)
+
+
+def data_root(config: TrainConfig) -> Path:
+    """Return the folder that the paths of the split lists start from.
+
+    Raises:
+        ValueError: It is not given or not there.
+    """
+    root, name = config.execution.data_root, config.numerics.dataset.name
+    if not root or not Path(root).is_dir():
+        raise ValueError(f"data_root must be the folder of the data set {name!r}; got {root!r}, which is no folder")
+    return Path(root)
+
+
+def labeled_pair(dataset: Dataset, sample: Sample) -> tuple[Image.Image, Image.Image]:
+    """Read image and label of a sample.
+
+    Raises:
+        ValueError: Their sizes differ.
+    """
+    image, label = dataset.image(sample), dataset.label(sample)
+    if image.size != label.size:
+        sizes = [f"{width}x{height}" for width, height in (image.size, label.size)]
+        raise ValueError(f"label {sample.label} must have the size of image {sample.image}, {sizes[0]}; got {sizes[1]}")
+    return image, label
+
+
+def _decoded(path: Path, what: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise ValueError(f"{what} is missing") from None
+    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
+        raise ValueError(f"{what} cannot be decoded: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _drawer(seed: int, size: int) -> Callable[[int], tuple[Array, Array]]:
+    num_kept = max(1, SCENE_CACHE_BYTES // (4 * size * size))
+    return lru_cache(maxsize=num_kept)(partial(draw_scene, seed=seed, size=size))

@@ -1,0 +1,137 @@
+"""A step's batch on the device that trains: strong views, CutMix boxes and every other counted draw of the step."""
+
+from dataclasses import dataclass, field
+from itertools import starmap
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from rankmatch.config import AugmentConfig, NumericsConfig
+from rankmatch.data.loaders import Batch
+from rankmatch.data.transforms import cutmix_box, normalise, strong_view
+from rankmatch.distributed import Purpose, generator
+
+NUM_STRONG_VIEWS = {"supervised": 0, "fixmatch": 1, "unimatch": 2, "rankmatch": 2}
+PERTURBED = ("unimatch", "rankmatch")
+_VIEW = (Purpose.VIEW_1, Purpose.VIEW_2)
+_PARTNER_VIEW = (Purpose.PARTNER_VIEW_1, Purpose.PARTNER_VIEW_2)
+_BOX = (Purpose.BOX_1, Purpose.BOX_2)
+_AGENT = (Purpose.AGENT_1, Purpose.AGENT_2)
+_KEEP_PROBABILITY = 0.5
+
+Images = Float[Tensor, "batch 3 height width"]
+Maps = Bool[Tensor, "batch height width"]
+Keep = tuple[Bool[Tensor, "batch low"], Bool[Tensor, "batch high"]]
+
+
+@dataclass(slots=True)
+class StrongView:
+    """One strong view of the unlabeled images."""
+
+    images: Images
+    """Normalised, the partner's strong view pasted inside `box`."""
+    box: Maps
+    agent_generators: list[torch.Generator]
+    """One an image; it draws the first agent."""
+
+
+@dataclass(slots=True)
+class UnlabeledViews:
+    """What the semi-supervised methods see of the unlabeled images."""
+
+    weak: Images
+    valid: Maps
+    """False on the padding."""
+    partner: Images
+    partner_valid: Maps
+    strong: list[StrongView]
+
+
+@dataclass(slots=True)
+class Views:
+    """All that one step shows the network; images are normalised."""
+
+    labeled: Images
+    labels: UInt8[Tensor, "batch height width"]
+    unlabeled: UnlabeledViews | None = None
+    keep: Keep | None = field(default=None)
+    """Channels that the feature perturbation keeps, of labeled and then weak images."""
+
+
+class ViewMaker:
+    """Makes the views of a step; all its draws are functions of (seed, epoch, position, purpose)."""
+
+    def __init__(self, numerics: NumericsConfig, channels: tuple[int, int], device: torch.device) -> None:
+        """`channels` are the numbers of low- and high-level channels of the network."""
+        self.numerics, self.channels, self.device = numerics, channels, device
+
+    def make(self, batch: Batch, epoch: int) -> Views:
+        """Turn a batch of uint8 crops into the views of its step."""
+        method = self.numerics.method.name
+        views = Views(labeled=self._normalised(batch.labeled), labels=self._move(batch.labels))
+        if NUM_STRONG_VIEWS[method]:
+            views.unlabeled = self._unlabeled(batch, epoch, NUM_STRONG_VIEWS[method])
+        if method in PERTURBED:
+            views.keep = self._keep(batch, epoch)
+        return views
+
+    def _unlabeled(self, batch: Batch, epoch: int, num_views: int) -> UnlabeledViews:
+        assert batch.weak is not None and batch.partner is not None
+        assert batch.valid is not None and batch.partner_valid is not None
+        weak, partner = self._unit(batch.weak), self._unit(batch.partner)
+        return UnlabeledViews(
+            weak=normalise(weak),
+            valid=self._move(batch.valid),
+            partner=normalise(partner),
+            partner_valid=self._move(batch.partner_valid),
+            strong=[self._strong(weak, partner, batch.positions, epoch, number) for number in range(num_views)],
+        )
+
+    def _strong(self, weak: Images, partner: Images, positions: list[int], epoch: int, number: int) -> StrongView:
+        augment = self.numerics.augment
+        own = self._augmented(weak, augment, self._generators(epoch, positions, _VIEW[number]))
+        pasted = self._augmented(partner, augment, self._generators(epoch, positions, _PARTNER_VIEW[number]))
+        boxes = [cutmix_box(augment.crop_size, augment, g) for g in self._generators(epoch, positions, _BOX[number])]
+        box = self._move(torch.stack(boxes))
+        return StrongView(
+            images=normalise(torch.where(box[:, None], pasted, own)),
+            box=box,
+            agent_generators=self._generators(epoch, positions, _AGENT[number]),
+        )
+
+    @staticmethod
+    def _augmented(images: Images, augment: AugmentConfig, generators: list[torch.Generator]) -> Images:
+        pairs = zip(images, generators, strict=True)
+        return torch.stack(list(starmap(lambda image, draws: strong_view(image, augment, draws), pairs)))
+
+    def _keep(self, batch: Batch, epoch: int) -> Keep:
+        low, high = (
+            self._kept_channels(epoch, batch, channels, purposes)
+            for channels, purposes in zip(
+                self.channels,
+                ((Purpose.LABELED_KEEP_LOW, Purpose.KEEP_LOW), (Purpose.LABELED_KEEP_HIGH, Purpose.KEEP_HIGH)),
+                strict=True,
+            )
+        )
+        return low, high
+
+    def _kept_channels(self, epoch: int, batch: Batch, channels: int, purposes: tuple[Purpose, Purpose]) -> Tensor:
+        generators = [
+            *self._generators(epoch, batch.labeled_positions, purposes[0]),
+            *self._generators(epoch, batch.positions, purposes[1]),
+        ]
+        draws = torch.stack([torch.rand(channels, generator=draw) for draw in generators])
+        return self._move(draws < _KEEP_PROBABILITY)
+
+    def _generators(self, epoch: int, positions: list[int], purpose: Purpose) -> list[torch.Generator]:
+        return [generator(self.numerics.seed, epoch, position, purpose) for position in positions]
+
+    def _normalised(self, images: UInt8[Tensor, "batch 3 height width"]) -> Images:
+        return normalise(self._unit(images))
+
+    def _unit(self, images: UInt8[Tensor, "batch 3 height width"]) -> Images:
+        return self._move(images).to(torch.get_default_dtype()) / 255
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)

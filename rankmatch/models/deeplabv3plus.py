@@ -1,0 +1,159 @@
+"""DeepLabV3+: ASPP, decoder and the feature perturbation of UniMatch."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rankmatch.config import ModelConfig
+from rankmatch.models.mobilenet import MobileNetV2
+from rankmatch.models.resnet import ResNet
+
+RATES = (6, 12, 18)
+REDUCED_CHANNELS = 48
+RESNET_HEAD_CHANNELS = 256
+MOBILENET_HEAD_CHANNELS = 128
+DROP_PROBABILITY = 0.5
+CLASSIFIER_STD = 0.01
+
+Images = Float[Tensor, "batch 3 height width"]
+Features = Float[Tensor, "batch channels feature_height feature_width"]
+Logits = Float[Tensor, "batch classes height width"]
+Keep = tuple[Bool[Tensor, "batch low"], Bool[Tensor, "batch high"]]
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1) -> list[nn.Module]:
+    """Return a convolution that keeps the size, its batch norm and its ReLU."""
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+
+
+def resize(values: Float[Tensor, "batch channels _ _"], size: torch.Size) -> Float[Tensor, "batch channels _ _"]:
+    """Interpolate bilinearly with aligned corners."""
+    return F.interpolate(values, size=size, mode="bilinear", align_corners=True)
+
+
+class ImagePooling(nn.Module):
+    """Give every position the convolved mean over the image."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, out_channels))
+
+    def forward(self, high: Float[Tensor, "batch high h w"]) -> Float[Tensor, "batch channels h w"]:
+        """Return the pooled branch at the size of its input."""
+        pooled: Tensor = self.gap(high)
+        return pooled.expand(-1, -1, *high.shape[-2:])
+
+
+class ASPP(nn.Module):
+    """Look at high-level features at several rates."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.b0 = nn.Sequential(*conv_bn_relu(in_channels, out_channels))
+        self.b1, self.b2, self.b3 = (nn.Sequential(*conv_bn_relu(in_channels, out_channels, 3, rate)) for rate in RATES)
+        self.b4 = ImagePooling(in_channels, out_channels)
+        self.project = nn.Sequential(*conv_bn_relu(5 * out_channels, out_channels))
+
+    def forward(self, high: Float[Tensor, "batch high h w"]) -> Float[Tensor, "batch channels h w"]:
+        """Return the features that the rank loss uses."""
+        branches = [branch(high) for branch in (self.b0, self.b1, self.b2, self.b3, self.b4)]
+        features: Tensor = self.project(torch.cat(branches, dim=1))
+        return features
+
+
+class DeepLabV3Plus(nn.Module):
+    """Segment images; parameter names are those of the public checkpoints."""
+
+    def __init__(self, backbone: ResNet | MobileNetV2, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = ASPP(backbone.high_channels, channels)
+        self.reduce = nn.Sequential(*conv_bn_relu(backbone.low_channels, REDUCED_CHANNELS))
+        self.fuse = nn.Sequential(
+            *conv_bn_relu(channels + REDUCED_CHANNELS, channels, 3), *conv_bn_relu(channels, channels, 3)
+        )
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    @property
+    def low_channels(self) -> int:
+        """Return the number of low-level channels, which the first of `keep` speaks of."""
+        return self.backbone.low_channels
+
+    @property
+    def high_channels(self) -> int:
+        """Return the number of high-level channels, which the second of `keep` speaks of."""
+        return self.backbone.high_channels
+
+    def forward(
+        self, images: Images, perturb: bool = False, keep: Keep | None = None
+    ) -> tuple[Logits, Features] | tuple[Logits, Logits, Features]:
+        """Return logits, with `perturb` also those of perturbed features, and the ASPP output.
+
+        Args:
+            images: normalised images.
+            perturb: decode the backbone's features once more with dropped channels (UniMatch's perturbation).
+            keep: the low- and high-level channels that stay; None draws them from the global generator.
+        """
+        low, high = self.backbone(images)
+        if not perturb:
+            return self.decode(low, high, images.shape[-2:])
+        dropped_low, dropped_high = drop_channels(low, high, keep)
+        # One batch, as in UniMatch: in training the batch norms see both halves together.
+        both, features = self.decode(torch.cat([low, dropped_low]), torch.cat([high, dropped_high]), images.shape[-2:])
+        logits, perturbed_logits = both.chunk(2)
+        return logits, perturbed_logits, features[: len(images)]
+
+    def decode(
+        self,
+        low: Float[Tensor, "batch low low_height low_width"],
+        high: Float[Tensor, "batch high feature_height feature_width"],
+        size: torch.Size,
+    ) -> tuple[Float[Tensor, "batch classes _ _"], Features]:
+        """Return logits at the given size and the ASPP output."""
+        features: Tensor = self.head(high)
+        fused = self.fuse(torch.cat([self.reduce(low), resize(features, low.shape[-2:])], dim=1))
+        return resize(self.classifier(fused), size), features
+
+
+def drop_channels(
+    low: Float[Tensor, "batch low low_height low_width"],
+    high: Float[Tensor, "batch high high_height high_width"],
+    keep: Keep | None,
+) -> tuple[Float[Tensor, "batch low low_height low_width"], Float[Tensor, "batch high high_height high_width"]]:
+    """Zero the channels that are not kept and scale the others, as channel dropout does."""
+    if keep is None:
+        return F.dropout2d(low, DROP_PROBABILITY), F.dropout2d(high, DROP_PROBABILITY)
+    scale = 1 / (1 - DROP_PROBABILITY)
+    low_factor, high_factor = (kept.to(low.dtype)[:, :, None, None] * scale for kept in keep)
+    return low * low_factor, high * high_factor
+
+
+def initialise(model: DeepLabV3Plus, generator: torch.Generator | None) -> None:
+    """Fill every parameter and running statistic, in the order of `named_parameters`."""
+    for module in model.modules():
+        if module is model.classifier:
+            nn.init.normal_(model.classifier.weight, std=CLASSIFIER_STD, generator=generator)
+            nn.init.zeros_(model.classifier.bias)  # type: ignore[arg-type]
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+
+
+def build_model(model_config: ModelConfig, generator: torch.Generator | None = None) -> DeepLabV3Plus:
+    """Build the network with fresh parameters, drawn from the generator (PyTorch's global one if None)."""
+    with torch.device("meta"):  # so that construction itself draws nothing
+        backbone: ResNet | MobileNetV2
+        if model_config.backbone == "mobilenet_v2":
+            backbone = MobileNetV2(model_config.output_stride, model_config.width)
+            channels = round(MOBILENET_HEAD_CHANNELS * model_config.width / 8) * 8
+        else:
+            backbone = ResNet(model_config.backbone, model_config.output_stride)
+            channels = RESNET_HEAD_CHANNELS
+        model = DeepLabV3Plus(backbone, model_config.num_classes, channels)
+    model.to_empty(device="cpu")
+    initialise(model, generator)
+    return model

@@ -1,0 +1,347 @@
+"""`fit`: the one training loop, for every method and any number of workers."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rankmatch import NUMERICS, checkpoint
+from rankmatch.config import NumericsConfig, TrainConfig
+from rankmatch.data.catalog import open_dataset
+from rankmatch.data.loaders import TrainLoader, val_loader
+from rankmatch.data.splits import read_splits
+from rankmatch.data.views import ViewMaker
+from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
+from rankmatch.evaluation import Evaluation, evaluate
+from rankmatch.hashing import sha256_of
+from rankmatch.methods import step_losses
+from rankmatch.models import DeepLabV3Plus, build_model
+from rankmatch.models.weights import load_backbone
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Takes the index of the last step done (from 0) and a row of numbers; a row with `epoch` sums up that epoch."""
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(kw_only=True, slots=True)
+class FitResult:
+    """How a run stands when `fit` returns; mIoU and IoU are fractions, epochs count from 1."""
+
+    finished: bool = False
+    """False: stopped on demand, with a checkpoint to go on from."""
+    step: int = 0
+    num_steps: int = 0
+    epoch: int = 0
+    num_epochs: int = 0
+    best_miou: float = -1.0
+    best_epoch: int = 0
+    last_miou: float = -1.0
+    best_class_iou: list[float | None] = field(default_factory=list)
+    last_class_iou: list[float | None] = field(default_factory=list)
+    num_present_classes: int = 0
+
+
+def fit(
+    config: TrainConfig,
+    run_dir: Path,
+    report: Report,
+    *,
+    resume_from: Path | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> FitResult:
+    """Train one model; on every worker of a process group, or alone.
+
+    Args:
+        config: The run.
+        run_dir: Gets `checkpoints/step_<k>` and `best.pt`.
+        report: Called on rank 0 only.
+        resume_from: A checkpoint to go on from; None: the newest in `run_dir`, else the beginning.
+        should_stop: Asked at step edges, by several workers every `log_every_steps`; true ends the run with a
+            checkpoint.
+
+    Raises:
+        ValueError: Bad data or settings, or a checkpoint of another configuration.
+        NonFiniteLossError: The loss became NaN or infinite.
+    """
+    if world().size != config.execution.trainer.num_workers:
+        raise ValueError(
+            f"trainer.num_workers must be {world().size}, the processes of the group; "
+            f"got {config.execution.trainer.num_workers}"
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run = _Run(config, run_dir, report, should_stop or (lambda: False))
+    run.restore(resume_from or checkpoint.newest(run_dir))
+    return run.train()
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve `auto`; the current GPU where several workers share a node is set by the launcher of the workers."""
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise ValueError("trainer.device must be cpu or auto where torch finds no GPU; got 'cuda'")
+    if name == "auto":
+        name = "cuda" if has_gpu else "cpu"
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def make_network(config: TrainConfig, device: torch.device) -> DeepLabV3Plus:
+    """Build the network with its starting weights: counted random ones, and the backbone's file if one is meant."""
+    numerics, path = config.numerics, Path(config.execution.backbone.weights)
+    network = build_model(numerics.model, generator=generator(numerics.seed, 0, 0, Purpose.INIT))
+    if numerics.backbone.pretrained:
+        if not path.is_file():
+            given = config.execution.backbone.weights
+            raise ValueError(
+                f"backbone.weights must be an ImageNet file when backbone.pretrained is true; got {given!r}"
+            )
+        if sha256_of(path) != numerics.backbone.weights_sha256:
+            raise ValueError(
+                f"backbone.weights: {path} is not the file with SHA-256 {numerics.backbone.weights_sha256}"
+            )
+        load_backbone(network, path)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    return synchronise_batch_norm(network, device)
+
+
+def make_optimizer(network: nn.Module, numerics: NumericsConfig) -> torch.optim.SGD:
+    """Build SGD with one group for the backbone and one for everything outside it."""
+    settings = numerics.trainer
+    base = settings.learning_rate * settings.labeled_batch_size / settings.reference_batch_size
+    named = list(network.named_parameters())
+    backbone = [parameter for name, parameter in named if name.startswith("backbone.")]
+    head = [parameter for name, parameter in named if not name.startswith("backbone.")]
+    groups: list[dict[str, Any]] = [
+        {"params": backbone, "lr": base, "base_lr": base},
+        {"params": head, "lr": base, "base_lr": base * settings.head_lr_multiplier},
+    ]
+    return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, num_steps: int, power: float) -> float:
+    """Apply the poly schedule before step `step` (from 0); return the backbone's rate."""
+    factor = (1 - step / num_steps) ** power
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])
+
+
+class _Run:
+    """One process's part in a run, and the state that a checkpoint holds."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path, report: Report, should_stop: Callable[[], bool]) -> None:
+        self.config, self.numerics, self.settings = config, config.numerics, config.execution.trainer
+        self.run_dir, self.report, self.should_stop = run_dir, report, should_stop
+        self.world = world()
+        self.device = choose_device(self.settings.device)
+        self.splits, self.dataset = read_splits(config), open_dataset(config)
+        self.loader = TrainLoader(
+            config,
+            self.splits,
+            self.dataset,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.network = make_network(config, self.device)
+        self.model = self._trainable(self.network)
+        self.optimizer = make_optimizer(self.network, self.numerics)
+        channels = (self.network.low_channels, self.network.high_channels)
+        self.views = ViewMaker(self.numerics, channels, self.device)
+        epochs = self.numerics.trainer.epochs
+        self.result = FitResult(num_epochs=epochs, num_steps=epochs * self.loader.steps_per_epoch)
+        self.totals: dict[str, Tensor] = {}
+        self.saved_at = time.monotonic()
+
+    def train(self) -> FitResult:
+        """Go on from the present state to the end, or until told to stop."""
+        while self.result.epoch < self.result.num_epochs:
+            started = time.monotonic()
+            if not self._train_epoch():
+                self._save()
+                return self.result
+            self._end_epoch(time.monotonic() - started)
+        self.result.finished = True
+        return self.result
+
+    def restore(self, path: Path | None) -> None:
+        """Take over a checkpoint's state, if there is one."""
+        if path is None:
+            return
+        state = checkpoint.load(path)
+        _check_same_numerics(path, state["numerics"], asdict(self.numerics))
+        steps = (state["result"]["num_steps"], self.result.num_steps)
+        if (state["version"], steps[0]) != (NUMERICS, steps[1]):
+            raise ValueError(
+                f"checkpoint {path} belongs to a run of {steps[0]} steps by numerics {state['version']}; "
+                f"this one has {steps[1]} by numerics {NUMERICS}: the lists or the code changed"
+            )
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.result = FitResult(**state["result"])
+        self.totals = {name: total.to(self.device) for name, total in state["totals"].items()}
+        best = path.parents[1] / "best.pt"
+        if self.world.rank == 0 and best.is_file() and not (self.run_dir / "best.pt").exists():
+            shutil.copyfile(best, self.run_dir / "best.pt")  # of an earlier attempt
+
+    def _trainable(self, network: nn.Module) -> nn.Module:
+        if self.numerics.trainer.compile:
+            network = torch.compile(network)  # type: ignore[assignment]
+        if self.world.size == 1:
+            return network
+        # Batch-norm buffers are equal on all workers already, by synchronised statistics.
+        return DistributedDataParallel(network, forward_sync_buffers=False)
+
+    def _train_epoch(self) -> bool:
+        """Run the epoch's remaining steps; false if told to stop before its end."""
+        self.network.train()
+        first_step = self.result.step % self.loader.steps_per_epoch
+        for batch in self.loader.epoch(self.result.epoch, first_step):
+            if self._stop_agreed():
+                return False
+            self._save_if_due()
+            rate = set_learning_rate(
+                self.optimizer, self.result.step, self.result.num_steps, self.numerics.trainer.poly_power
+            )
+            terms = self._step(batch)
+            self.result.step += 1
+            if (self.result.step - 1) % self.settings.log_every_steps == 0:
+                self._report_step(terms, rate)
+        return True
+
+    def _step(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a Batch)
+        views = self.views.make(batch, self.result.epoch)
+        with self._autocast():
+            losses = step_losses(self.model, self.network, views, self.numerics)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        terms = self._mean_over_workers({"loss": losses.total.detach(), **losses.terms})
+        for name, value in terms.items():
+            self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + value
+        return terms
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        enabled = self.numerics.trainer.precision == "bfloat16"
+        context: AbstractContextManager[None] = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        return context
+
+    def _mean_over_workers(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        means = sum_over_workers(torch.stack([term.double() for term in terms.values()])) / self.world.size
+        return dict(zip(terms, means.unbind(), strict=True))
+
+    def _report_step(self, terms: dict[str, Tensor], rate: float) -> None:
+        row = {_row_name(name): float(value) for name, value in terms.items()}
+        self._check_finite(row["loss"])
+        if self.world.rank == 0:
+            self.report(self.result.step - 1, {**row, "learning_rate": rate})
+
+    def _check_finite(self, loss: float) -> None:
+        if not abs(loss) < float("inf"):
+            raise NonFiniteLossError(f"the loss is {loss} at step {self.result.step - 1} of {self.result.num_steps}")
+
+    def _end_epoch(self, duration_s: float) -> None:
+        row = {_row_name(name): float(total) / self.loader.steps_per_epoch for name, total in self.totals.items()}
+        self._check_finite(row["loss"])
+        started = time.monotonic()
+        evaluation = self._evaluate()
+        self.result.epoch += 1
+        self._note(evaluation)
+        self.totals = {}
+        row |= {
+            "epoch": self.result.epoch,
+            "num_epochs": self.result.num_epochs,
+            "num_steps": self.result.num_steps,
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "miou": self.result.last_miou,
+            "best_miou": self.result.best_miou,
+            "duration_s": duration_s,
+            "evaluation_s": time.monotonic() - started,
+        }
+        row |= {f"class_iou_{c}": iou for c, iou in enumerate(self.result.last_class_iou) if iou is not None}
+        if self.world.rank == 0:
+            self.report(self.result.step - 1, row)
+        self._save()
+
+    def _evaluate(self) -> Evaluation:
+        loader = val_loader(
+            self.splits,
+            self.dataset,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            num_data_workers=self.settings.num_data_workers,
+        )
+        with self._autocast():
+            return evaluate(
+                self.network,
+                loader,
+                num_classes=self.numerics.dataset.num_classes,
+                device=self.device,
+                mode=self.numerics.evaluation.mode,
+                crop_size=self.numerics.augment.crop_size,
+                absent_classes=self.numerics.evaluation.absent_classes,
+                reduce=sum_over_workers,
+            )
+
+    def _note(self, evaluation: Evaluation) -> None:
+        result = self.result
+        class_iou = [None if iou != iou else iou for iou in evaluation.class_iou.tolist()]
+        result.last_miou = evaluation.miou(self.numerics.evaluation.absent_classes)
+        result.last_class_iou = class_iou
+        result.num_present_classes = int(evaluation.present.sum())
+        if result.last_miou > result.best_miou:
+            result.best_miou, result.best_epoch, result.best_class_iou = result.last_miou, result.epoch, class_iou
+            if self.world.rank == 0:
+                checkpoint.save_model(self.run_dir / "best.pt", self.network.state_dict())
+
+    def _stop_agreed(self) -> bool:
+        """Ask whether to stop; several workers agree, now and then, so that none waits for one that left."""
+        if self.world.size == 1:
+            return self.should_stop()
+        if self.result.step % self.settings.log_every_steps:
+            return False
+        votes = torch.tensor([float(self.should_stop())], device=self.device)
+        return bool(sum_over_workers(votes) > 0)
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_every_min:
+            self._save()
+
+    def _save(self) -> None:
+        self.saved_at = time.monotonic()
+        if "loss" in self.totals:  # a checkpoint of a broken network would be gone on from for ever
+            self._check_finite(float(self.totals["loss"]))
+        if self.world.rank != 0:
+            return
+        state = {
+            "version": NUMERICS,
+            "numerics": asdict(self.numerics),
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "result": asdict(self.result),
+            "totals": self.totals,
+        }
+        checkpoint.save(self.run_dir, self.result.step, state, self.settings.num_checkpoints)
+
+
+def _row_name(term: str) -> str:
+    """Name a loss term `loss_<term>` in rows; the total and the shares keep their names."""
+    return term if term in ("loss", "mask_ratio", "zero_feature_share") else f"loss_{term}"
+
+
+def _check_same_numerics(path: Path, saved: dict[str, Any], present: dict[str, Any], prefix: str = "") -> None:
+    for name, before in saved.items():  # a field that it lacks was added later, with a neutral value
+        now = present.get(name)
+        if isinstance(before, dict) and isinstance(now, dict) and name != "label_map":
+            _check_same_numerics(path, before, now, f"{prefix}{name}.")
+        elif before != now:
+            raise ValueError(f"checkpoint {path} was trained with {prefix}{name}={before!r}; this run has {now!r}")

@@ -1,0 +1,59 @@
+"""A small run folder to train, and one Ray for all tests that need one in their own process."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestration.cells import Cell, to_yaml
+from orchestration.run_folder import RunFolder
+from rankmatch.config import (
+    AugmentConfig,
+    BackboneConfig,
+    DatasetConfig,
+    ExecutionConfig,
+    MethodConfig,
+    NumericsConfig,
+    OptimisationConfig,
+    SceneConfig,
+    TrainConfig,
+    TrainerExecution,
+)
+
+MakeCell = Callable[..., Path]
+
+
+def tiny_config(seed: int = 0, epochs: int = 1, num_workers: int = 1, learning_rate: float = 0.001) -> TrainConfig:
+    return TrainConfig(
+        numerics=NumericsConfig(
+            seed=seed,
+            split="4",
+            dataset=DatasetConfig(scenes=SceneConfig(num_train=12, num_val=2, size=32)),
+            backbone=BackboneConfig(name="mobilenet_v2", width=0.25, pretrained=False),
+            method=MethodConfig(name="fixmatch"),
+            augment=AugmentConfig(crop_size=33),
+            trainer=OptimisationConfig(
+                epochs=epochs, labeled_batch_size=4, unlabeled_batch_size=4, learning_rate=learning_rate
+            ),
+        ),
+        execution=ExecutionConfig(trainer=TrainerExecution(device="cpu", num_workers=num_workers, num_threads=1)),
+    )
+
+
+@pytest.fixture
+def make_cell(tmp_path: Path) -> MakeCell:
+    def make(**settings) -> Path:
+        cell = Cell(config=tiny_config(**settings), axes={"seed": str(settings.get("seed", 0))})
+        path = tmp_path / "grid" / "cells" / cell.folder_name
+        RunFolder(path).create(to_yaml(cell.config), cell.axes)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def private_ray() -> Iterator[Path]:
+    from orchestration.ray_cluster import private_ray
+
+    with private_ray(num_cpus=2) as folder:
+        yield folder

@@ -1,0 +1,203 @@
+from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestration import cells
+from orchestration.cells import Cell, compose, from_yaml, signature, to_yaml
+from rankmatch.config import NumericsConfig, OptimisationConfig, TrainConfig
+
+SPLITS = ["1_16", "1_8", "092", "1e3", "on", "null", "~", "0x10", "1.0", "2024-01-01", "true", "u2pl_1_16"]
+COMMITTED = yaml.load((Path(__file__).parent / "signatures.yaml").read_text(), yaml.BaseLoader)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_split_name_stays_text_from_setting_to_folder(split: str) -> None:
+    cell = Cell(compose({"split": split}), {"split": split})
+    assert cell.config.numerics.split == split
+    assert cell.folder_name == f"{cell.signature}-{split.replace('~', '_')}"
+    assert from_yaml(to_yaml(cell.config)) == cell.config
+
+
+@pytest.mark.parametrize("expected", COMMITTED)
+def test_committed_configuration_keeps_its_signature(expected: str) -> None:
+    assert signature(from_yaml(COMMITTED[expected]).numerics) == expected
+
+
+def test_signature_ignores_execution_and_sees_every_number() -> None:
+    plain = compose({})
+    elsewhere = compose({"trainer.device": "cpu", "data_root": "/data", "trainer.num_data_workers": 3})
+    assert signature(elsewhere.numerics) == signature(plain.numerics)
+    others = [{"seed": 1}, {"split": "5"}, {"trainer.compile": True}, {"trainer.precision": "bfloat16"}]
+    assert len({signature(compose(other).numerics) for other in [{}, *others]}) == 5
+
+
+def test_signature_does_not_tell_1_from_1_0() -> None:
+    numerics = NumericsConfig()
+    whole = replace(numerics, trainer=replace(numerics.trainer, head_lr_multiplier=10))
+    assert signature(whole) == signature(numerics)
+
+
+def test_signature_changes_with_the_code_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signature(NumericsConfig())
+    monkeypatch.setattr("rankmatch.NUMERICS", 1000)
+    assert signature(NumericsConfig()) != before
+
+
+def test_later_field_counts_only_when_it_is_not_neutral() -> None:
+    @dataclass(kw_only=True, slots=True)
+    class Section:
+        factor: float = field(default=1.0, metadata={"neutral": 1.0})
+
+    @dataclass(kw_only=True)
+    class Later(NumericsConfig):
+        later: int = field(default=3, metadata={"neutral": 0})
+        section: Section = field(default_factory=Section)
+
+    assert signature(Later(later=0)) == signature(NumericsConfig())
+    assert (
+        len({signature(Later()), signature(Later(later=0)), signature(Later(later=0, section=Section(factor=2)))}) == 3
+    )
+
+
+def test_configuration_older_than_a_field_reads_its_neutral_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = to_yaml(compose({})).replace("    compile: false\n", "").replace("    log_every_steps: 10\n", "")
+    with pytest.raises(ValueError, match=r"^field numerics.trainer.compile is missing$"):
+        from_yaml(text)
+    compiled = next(part for part in fields(OptimisationConfig) if part.name == "compile")
+    monkeypatch.setattr(compiled, "metadata", {"neutral": True})
+    config = from_yaml(text)
+    assert config.numerics.trainer.compile is True
+    assert config.execution.trainer.log_every_steps == 10
+
+
+def test_hand_written_configuration_keeps_an_unquoted_split() -> None:
+    assert from_yaml(to_yaml(compose({"split": "1_16"})).replace("'1_16'", "1_16")).numerics.split == "1_16"
+
+
+def test_unknown_field_of_a_configuration_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown field 'numerics.sed'; did you mean numerics.seed"):
+        from_yaml(to_yaml(compose({})).replace("  seed: 0\n  split", "  sed: 0\n  split"))
+
+
+@pytest.mark.parametrize("dataset", cells.choices_of("dataset"))
+@pytest.mark.parametrize("backbone", cells.choices_of("backbone"))
+@pytest.mark.parametrize("method", cells.choices_of("method"))
+def test_every_choice_composes(dataset: str, backbone: str, method: str) -> None:
+    numerics = compose({"dataset": dataset, "backbone": backbone, "method": method}).numerics
+    assert (numerics.dataset.name, numerics.backbone.name, numerics.method.name) == (dataset, backbone, method)
+
+
+def test_authors_code_is_the_default_preset() -> None:
+    assert compose({"dataset": "pascal"}) == compose({"dataset": "pascal", "preset": "authors_code"})
+
+
+def test_presets_differ_as_paper_and_code_do() -> None:
+    code, paper = (compose({"dataset": "pascal", "preset": name}).numerics for name in ("authors_code", "paper"))
+    names = ("num_agents", "epsilon", "rank_divide_by_orders", "halve_total")
+    assert [getattr(code.method, name) for name in names] == [64, 1e-10, True, True]
+    assert [getattr(paper.method, name) for name in names] == [128, 0.0, False, False]
+    assert (code.augment.crop_size, paper.augment.crop_size) == (321, 513)
+
+
+def test_pascal_has_the_published_protocol() -> None:
+    numerics = compose({"dataset": "pascal"}).numerics
+    trainer = numerics.trainer
+    assert (trainer.epochs, trainer.labeled_batch_size, trainer.unlabeled_batch_size) == (80, 8, 8)
+    assert (trainer.learning_rate, trainer.head_lr_multiplier, trainer.reference_batch_size) == (0.001, 10, 8)
+    assert (numerics.method.confidence_threshold, numerics.method.supervised_steps) == (0.95, "authors")
+    assert (numerics.dataset.num_classes, numerics.evaluation.mode, numerics.method.ohem) == (21, "whole", False)
+
+
+def test_camvid_ignores_its_unlabeled_class() -> None:
+    assert compose({"dataset": "camvid"}).numerics.dataset.label_map == {11: 255}
+
+
+def test_cells_share_no_mutable_value() -> None:
+    first, second = (compose({"dataset": "camvid", "seed": seed}) for seed in (0, 1))
+    first.numerics.dataset.label_map[1] = 255
+    first.execution.class_names.clear()
+    assert second.numerics.dataset.label_map == {11: 255}
+    assert len(second.execution.class_names) == 11
+
+
+def test_settings_may_repair_what_a_choice_alone_would_break() -> None:
+    with pytest.raises(ValueError, match="method.num_agents must be at most 81"):
+        compose({"preset": "paper"})
+    assert compose({"preset": "paper", "method.num_agents": 16}).numerics.method.num_agents == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset": "voc"}, "dataset must be one of camvid, pascal, pascal_animals, synthetic; got 'voc'"),
+        ({"method": "rank"}, "method must be one of fixmatch, rankmatch, supervised, unimatch; got 'rank'"),
+        ({"trainer.epoch": 1}, "unknown key 'trainer.epoch'; did you mean trainer.epochs?"),
+        ({"numerics.seed": 1}, "unknown key 'numerics.seed'; did you mean seed?"),
+        ({"backbone.weights": "/none.pth"}, "backbone.weights must be a file; there is none at '/none.pth'"),
+        ({"backbone.weights_sha256": "0"}, "backbone.weights_sha256 cannot be set: "),
+        ({"trainer.epochs": 0}, "trainer.epochs must be at least 1; got 0"),
+    ],
+)
+def test_wrong_setting_is_refused_in_one_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        compose(settings)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("numerics: {trainer: {epoch: 5}}", ["numerics.trainer.epoch", "did you mean numerics.trainer.epochs?"]),
+        ("numerics: {trainer: {epochs: many}}", ["numerics.trainer.epochs", "'many'", "Integer"]),
+        ("numerics: {trainer: [", ["mine.yaml"]),
+    ],
+)
+def test_wrong_choice_file_is_refused_in_one_line(
+    content: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "conf"
+    (conf / "dataset").mkdir(parents=True)
+    (conf / "config.yaml").write_text("defaults: [schema, {dataset: mine}, _self_]\n")
+    (conf / "dataset" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
+    monkeypatch.setattr(cells, "experiments_folder", lambda: tmp_path)
+    with pytest.raises(ValueError) as caught:
+        compose({})
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in [*words, str(conf)])
+
+
+def test_weights_count_by_content_not_by_place(tmp_path: Path) -> None:
+    for name in ("resnet50.pth", "copy.pth"):
+        (tmp_path / name).write_bytes(b"weights")
+    first = compose({"backbone.weights": str(tmp_path / "{backbone}.pth")})
+    second = compose({"backbone.weights": str(tmp_path / "copy.pth")})
+    assert first.execution.backbone.weights == str(tmp_path / "resnet50.pth")
+    assert first.numerics.backbone.weights_sha256 == sha256(b"weights").hexdigest()
+    assert signature(first.numerics) == signature(second.numerics) != signature(compose({}).numerics)
+
+
+def test_missing_inputs_are_named() -> None:
+    missing = cells.missing_inputs(Cell(compose({"dataset": "camvid", "split_root": "/none"}), {}))
+    assert [line.split(" must be ")[0] for line in missing] == ["backbone.weights", "data_root", "split_root"]
+
+
+def test_drawn_scenes_with_random_weights_miss_nothing() -> None:
+    assert cells.missing_inputs(Cell(compose({"backbone.pretrained": False}), {})) == []
+
+
+def test_slug_joins_the_axes() -> None:
+    config = compose({"split": "1_16"})
+    assert Cell(config, {"method": "rankmatch", "split": "1_16", "seed": "0"}).slug == "rankmatch-1_16-s0"
+    assert Cell(config, {}).slug == "rankmatch-1_16-s0"
+    assert Cell(config, {"trainer.learning_rate": "0.01", "class_names": "[a b,c/d]"}).slug == (
+        "learning_rate_0.01-class_names__a_b_c_d_"
+    )
+
+
+def test_every_default_of_the_schema_survives_composition() -> None:
+    assert compose({"trainer.num_checkpoints": 7}).execution.trainer.num_checkpoints == 7
+    assert compose({}).execution == TrainConfig().execution

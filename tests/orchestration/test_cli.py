@@ -1,0 +1,56 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "orchestration" / "launch_grid.py"
+
+
+def run(*arguments, folder=ROOT):
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_the_options_and_imports_nothing_slow():
+    probe = "import sys, runpy; sys.argv = ['launch_grid.py', '--help']\n"
+    probe += f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+    probe += "print(sorted({'torch', 'ray', 'mlflow', 'hydra', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
+    assert all(option in done.stdout for option in ("--grid", "--cluster", "--dry-run", "--watch", "--runs"))
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("grid", ["demo", "camvid", "pascal_animals", "pascal_classic", "pascal_blended"])
+def test_every_shipped_grid_is_planned_without_data(grid, tmp_path):
+    done = run("--grid", grid, "--dry-run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "submit" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--grid", "dmeo"), "grid must be a YAML file or one of camvid, demo"),
+        (("--cluster", "slrum"), "--cluster must be one of local, inline; got 'slrum'"),
+        (("dataset=cityscape",), "dataset must be one of"),
+        (("trainer.learning_rate=fast",), "trainer.learning_rate"),
+        (("seed=[0,0]",), "seed"),
+        (("epochs=3",), "trainer.epochs"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message_and_exit_code_two(arguments, message, tmp_path):
+    done = run(*arguments, "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("--runs", str(tmp_path / "file"))
+    assert done.returncode == 2
+    assert str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from orchestration import costs, grid
+from orchestration.cells import compose
+from orchestration.costs import SplitSize, num_steps, seconds_per_step, split_size
+
+
+def write_lists(root: Path, **counts: int) -> None:
+    for name, count in counts.items():
+        path = root / f"{name.replace('__', '/')}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{name}{number}.png label.png\n" for number in range(count)) + "\n")
+
+
+def test_drawn_scenes_need_no_files() -> None:
+    config = compose({"split": "12", "dataset.scenes.num_train": 100, "trainer.epochs": 3})
+    assert split_size(config) == SplitSize(12, 88, 48)
+    assert num_steps(config) == 3 * 22
+
+
+def test_published_splits_are_known_without_data() -> None:
+    rankmatch = compose({"dataset": "pascal", "split": "92"})
+    assert split_size(rankmatch) == SplitSize(92, 10490, 1449)
+    assert num_steps(rankmatch) == 1311 * 80
+    assert num_steps(compose({"dataset": "pascal", "split": "92", "method": "supervised"})) == 880
+
+
+def test_split_lists_come_before_published_figures(tmp_path: Path) -> None:
+    write_lists(tmp_path / "splits", **{"92__labeled": 8, "92__unlabeled": 40, "val": 5})
+    config = compose({"dataset": "pascal", "split": "92", "data_root": str(tmp_path)})
+    assert split_size(config) == SplitSize(8, 40, 5)
+
+
+def test_unlabeled_list_is_the_rest_of_train_where_it_has_no_file(tmp_path: Path) -> None:
+    write_lists(tmp_path, **{"7__labeled": 7, "train": 30})
+    assert split_size(compose({"dataset": "camvid", "split": "7", "split_root": str(tmp_path)})) == SplitSize(7, 23)
+
+
+def test_unknown_split_has_no_steps() -> None:
+    assert num_steps(compose({"dataset": "camvid"})) is None
+    assert num_steps(compose({"split": "many"})) is None
+
+
+def test_epoch_without_a_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="unlabeled_batch_size must be at most 2, the unlabeled images of split 198"):
+        num_steps(compose({"split": "198"}))
+
+
+def test_steps_are_those_that_the_loader_makes() -> None:
+    from rankmatch.data.catalog import open_dataset
+    from rankmatch.data.loaders import TrainLoader
+    from rankmatch.data.splits import read_splits
+
+    for method, mode in (("rankmatch", "equal"), ("supervised", "equal"), ("supervised", "authors")):
+        config = compose({"method": method, "method.supervised_steps": mode, "split": "17", "trainer.epochs": 1})
+        loader = TrainLoader(config, read_splits(config), open_dataset(config))
+        assert loader.steps_per_epoch == num_steps(config)
+
+
+def test_estimate_meets_its_anchor_and_grows_by_area() -> None:
+    settings = {"dataset": "pascal", "backbone": "resnet101", "method": "unimatch", "split": "92"}
+    small = seconds_per_step(compose(settings), "cuda")
+    large = seconds_per_step(compose(settings | {"preset": "paper"}), "cuda")
+    assert small == pytest.approx(0.37, rel=0.05)
+    assert 23 < large * 104_880 / 3600 < 29
+
+
+def test_estimate_shares_work_among_workers() -> None:
+    one, two = (seconds_per_step(compose({"trainer.num_workers": count}), "cpu") for count in (1, 2))
+    assert one == pytest.approx(2 * two)
+
+
+def test_measured_pace_replaces_the_estimate_of_its_method() -> None:
+    measured = {"rankmatch": 1.25}
+    assert seconds_per_step(compose({}), "cpu", measured) == 1.25
+    assert seconds_per_step(compose({"method": "fixmatch"}), "cpu", measured) != 1.25
+
+
+@pytest.mark.parametrize("name", ["demo", "pascal_classic", "pascal_blended"])
+def test_steps_of_a_shipped_grid_are_known_without_data(name: str) -> None:
+    assert all(num_steps(cell.config) for cell in grid.load(name).cells)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("dataset", "folder", "steps"), [("camvid", "camvid_mini", 43), ("pascal_animals", "voc2012_animals_mini", 45)]
+)
+def test_epoch_of_the_small_real_sets(dataset: str, folder: str, steps: int, shared: Path) -> None:
+    settings = {"dataset": dataset, "data_root": str(shared / "data" / folder), "trainer.epochs": 1}
+    assert costs.num_steps(compose(settings)) == steps

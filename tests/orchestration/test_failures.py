@@ -1,0 +1,79 @@
+import errno
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from orchestration.failures import (
+    CancelledError,
+    Failure,
+    FailureClass,
+    LostError,
+    PreemptedError,
+    TrainingError,
+    is_tried_again,
+)
+
+NonFiniteLossError = type("NonFiniteLossError", (ArithmeticError,), {})
+TorchOutOfMemory = type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})
+RayOutOfMemory = type("OutOfMemoryError", (Exception,), {"__module__": "ray.exceptions"})
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CancelledError(), FailureClass.CANCELLED),
+        (PreemptedError(), FailureClass.PREEMPTED),
+        (LostError("worker 3"), FailureClass.LOST),
+        (NonFiniteLossError("the loss is nan at step 3 of 10"), FailureClass.NON_FINITE_LOSS),
+        (TorchOutOfMemory("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass.GPU_MEMORY),
+        (RuntimeError("CUDA error: out of memory"), FailureClass.GPU_MEMORY),
+        (RayOutOfMemory("Task was killed due to the node running low on memory"), FailureClass.HOST_MEMORY),
+        (MemoryError(), FailureClass.HOST_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), FailureClass.HOST_MEMORY),
+        (OSError(errno.ENOSPC, "No space left on device"), FailureClass.DISK_FULL),
+        (RuntimeError("write failed: No space left on device"), FailureClass.DISK_FULL),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 592128 vs 592024"),
+            FailureClass.DISK_FULL,
+        ),
+        (OSError(errno.EACCES, "Permission denied"), FailureClass.CODE),
+        (ValueError("width must be at least 1; got 0"), FailureClass.CODE),
+        (ZeroDivisionError(), FailureClass.CODE),
+    ],
+)
+def test_exception_is_classified(error: Exception, kind: FailureClass):
+    assert Failure.of(error).kind is kind
+
+
+def raised_in(path: str, error: str) -> Exception:
+    code = compile(f"raise {error}", path, "exec")
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 (the test's own)
+        exec(code)
+    return caught.value
+
+
+def test_value_error_is_bad_data_only_where_data_are_read():
+    bad = raised_in("/somewhere/rankmatch/data/catalog.py", "ValueError('label value 77')")
+    other = raised_in("/somewhere/rankmatch/trainer.py", "ValueError('resume')")
+    assert Failure.of(bad).kind is FailureClass.BAD_DATA
+    assert Failure.of(other).kind is FailureClass.CODE
+
+
+def test_data_workers_error_is_bad_data_by_its_text():
+    text = 'Caught ValueError in DataLoader worker process 0.\nFile "/x/rankmatch/data/loaders.py", line 3\nboom'
+    assert Failure.of(ValueError(text)).kind is FailureClass.BAD_DATA
+
+
+def test_failure_of_another_process_keeps_its_class():
+    failure = Failure.of(MemoryError("big"))
+    assert Failure.of(TrainingError(Failure.from_dict(asdict(failure)))) == failure
+
+
+def test_traceback_keeps_the_last_lines():
+    error = raised_in(str(Path("/x.py")), "ValueError('\\n'.join(map(str, range(100))))")
+    assert Failure.of(error, num_lines=3).traceback == "97\n98\n99"
+
+
+def test_only_a_loss_that_is_not_finite_is_left_alone():
+    assert [kind for kind in FailureClass if not is_tried_again(kind)] == [FailureClass.NON_FINITE_LOSS]

@@ -1,0 +1,70 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestration.run_folder import RunFolder, folders
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = Path(__file__).with_name("small.yaml")
+METRICS = ("best_miou", "best_epoch", "last_miou", "best_class_iou", "last_class_iou")
+
+pytestmark = pytest.mark.ray
+
+
+def command(runs, *arguments):
+    script = str(ROOT / "orchestration" / "launch_grid.py")
+    return [sys.executable, script, "--grid", str(SMALL), "--runs", str(runs), "trainer.epochs=8", *arguments]
+
+
+def run(*arguments, **options):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, **options)
+
+
+def wait_until(condition, timeout_s=180):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def cells(runs) -> dict[str, RunFolder]:
+    return {folder.path.name: folder for folder in folders(runs / "small").values()}
+
+
+def is_half_way(runs):
+    found = cells(runs).values()
+    return any(folder.result() is None and len(folder.epochs()) > 1 for folder in found)
+
+
+def metrics(runs):
+    return {name: [folder.result()[key] for key in METRICS] for name, folder in cells(runs).items()}
+
+
+@pytest.mark.parametrize("end", [pytest.param(signal.SIGKILL, marks=pytest.mark.smoke), signal.SIGINT])
+def test_stopped_launch_goes_on_and_ends_as_an_undisturbed_one(end, tmp_path):
+    runs = tmp_path / "stopped"
+    launched = subprocess.Popen(command(runs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: is_half_way(runs))
+    launched.send_signal(end)
+    printed, _ = launched.communicate(timeout=60)
+    done_before = {name for name, folder in cells(runs).items() if folder.result()}
+    if end == signal.SIGINT:
+        assert launched.returncode == 130 and "The same command goes on" in printed
+
+    again = run(runs)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "4/4 cells" in again.stdout or "done" in again.stdout
+    for name, folder in cells(runs).items():
+        steps = [row["step"] for row in folder.epochs()]
+        assert steps == sorted(set(steps)) and len(steps) == 8
+        assert name not in done_before or len(folder.attempts()) == 1
+    assert any(event.get("step", 0) > 0 for folder in cells(runs).values() for event in folder.attempts()[-1].events())
+
+    undisturbed = run(tmp_path / "undisturbed", "--cluster", "inline", env=dict(os.environ, OMP_NUM_THREADS="1"))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert metrics(runs) == metrics(tmp_path / "undisturbed")

@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+
+from orchestration.cells import Cell, compose
+from orchestration.failures import FailureClass
+from orchestration.plan import Action, Plan, format_duration, make_plan, makespan, summary
+from orchestration.run_folder import FolderState as State
+
+CELLS = [Cell(compose({"seed": seed}), {"seed": str(seed)}) for seed in range(3)]
+
+
+def plan_of(*states: State | None, **options: Any) -> Plan:
+    by_signature = {cell.signature: state for cell, state in zip(CELLS, states, strict=False) if state}
+    steps = {cell.signature: 100 for cell in CELLS}
+    paces = {cell.signature: 2.0 for cell in CELLS}
+    arguments = {"num_steps": steps, "seconds_per_step": paces} | options
+    return make_plan(CELLS[: len(states)], by_signature, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "reason", "estimate_s"),
+    [
+        (None, Action.SUBMIT, "new", 200),
+        (State("missing"), Action.SUBMIT, "new", 200),
+        (State("done", step=100), Action.KEEP, "done", 0),
+        (State("running", 1, step=40), Action.RUNNING, "attempt 1 at step 40", 120),
+        (State("interrupted", step=40), Action.RESUME, "interrupted, from step 40", 120),
+        (State("failed", step=40, failure="out of memory"), Action.RESUME, "failed: out of memory, from step 40", 120),
+        (State("failed"), Action.SUBMIT, "failed before the first checkpoint", 200),
+    ],
+)
+def test_state_decides_the_action(state: State | None, action: Action, reason: str, estimate_s: float) -> None:
+    item = plan_of(state).items[0]
+    assert (item.action, item.reason, item.estimate_s) == (action, reason, estimate_s)
+
+
+def test_cell_that_would_fail_again_is_given_up_with_its_reason() -> None:
+    state = State("failed", step=40, failure="the loss is nan", failure_class=FailureClass.NON_FINITE_LOSS)
+    item = plan_of(state).items[0]
+    assert (item.action, item.to_do, item.estimate_s) == (Action.GIVE_UP, False, 0)
+    assert item.reason.startswith("failed: the loss is nan; change a setting")
+
+
+def test_cell_kept_from_another_commit_is_marked() -> None:
+    assert plan_of(State("done", commit="aaa"), commit="bbb").items[0].reason == "done, trained by commit aaa"
+    assert plan_of(State("done", commit="aaa"), commit="aaa").items[0].reason == "done"
+
+
+def test_longest_job_goes_first_and_kept_cells_last() -> None:
+    steps = {CELLS[0].signature: 100, CELLS[1].signature: 300, CELLS[2].signature: 200}
+    order = [item.cell.slug for item in plan_of(None, None, None, num_steps=steps).items]
+    assert order == ["s1", "s2", "s0"]
+    mixed = plan_of(State("done"), State("running", step=1), None)
+    assert [item.action for item in mixed.items] == [Action.SUBMIT, Action.RUNNING, Action.KEEP]
+    assert [item.cell.slug for item in mixed.jobs] == ["s2"]
+
+
+@pytest.mark.parametrize("status", ["done", "interrupted"])
+def test_other_data_is_a_conflict(status: str) -> None:
+    state = State(status, step=5, provenance={"split_sha256": "a" * 64, "data_fingerprint": "c"})
+    now = {CELLS[0].signature: {"split_sha256": "b" * 64, "data_fingerprint": "c"}}
+    conflicts = plan_of(state, provenance=now).conflicts
+    assert len(conflicts) == 1
+    assert CELLS[0].folder_name in conflicts[0]
+    assert "the split lists differ from those it was trained with (split_sha256 aaaaaaaaaaaa then, bbb" in conflicts[0]
+
+
+def test_data_that_nobody_looked_at_is_no_conflict() -> None:
+    assert plan_of(State("done", provenance={"split_sha256": "a"})).conflicts == []
+    same = {CELLS[0].signature: {"split_sha256": "a"}}
+    assert plan_of(State("done", provenance={"split_sha256": "a"}), provenance=same).conflicts == []
+
+
+def test_makespan_fills_what_comes_free_first() -> None:
+    assert makespan([3, 3, 2, 2, 2], 2) == 7
+    assert makespan([5, 1], 4) == 5
+    assert makespan([], 2) == 0
+
+
+def test_summary_counts_and_sums() -> None:
+    lines = summary(plan_of(State("done"), State("failed", step=50), None, max_concurrent=2))
+    assert len(lines) == 5
+    assert lines[0].split() == ["submit", CELLS[2].signature, "s2", "100", "steps", "~3", "min", "new"]
+    assert lines[-2] == "3 cells: 1 submit, 1 resume, 1 keep"
+    assert lines[-1] == "rough estimate: 5 min in total, 3 min with 2 at a time"
+
+
+def test_summary_says_what_it_cannot_estimate() -> None:
+    lines = summary(plan_of(None, None, num_steps={CELLS[0].signature: 10}))
+    assert "? steps" in lines[1]
+    assert lines[-1].endswith("20 s with 1 at a time, without 1 cells that cannot be estimated")
+
+
+def test_duration_has_a_fitting_unit() -> None:
+    assert [format_duration(value) for value in (45, 720, 12_600)] == ["45 s", "12 min", "3.5 h"]

@@ -1,0 +1,61 @@
+import json
+import subprocess
+import sys
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from orchestration import provenance
+
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "rankmatch").mkdir()
+    (tmp_path / "rankmatch" / "a.py").write_text("")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*GIT, "-C", str(tmp_path), *command], check=True)
+    return tmp_path
+
+
+def test_commit_is_that_of_the_checkout(checkout: Path) -> None:
+    head = (checkout / ".git" / (checkout / ".git" / "HEAD").read_text().split()[1]).read_text().strip()
+    assert provenance.commit(checkout) == head
+    assert not provenance.is_dirty(checkout)
+
+
+@pytest.mark.parametrize("name", ["a.py", "new.py"])
+def test_changed_or_new_source_is_dirty(checkout: Path, name: str) -> None:
+    (checkout / "rankmatch" / name).write_text("1")
+    assert provenance.is_dirty(checkout)
+
+
+def test_file_outside_the_sources_is_not_dirty(checkout: Path) -> None:
+    (checkout / "notes.txt").write_text("1")
+    assert not provenance.is_dirty(checkout)
+
+
+def test_folder_within_another_checkout_has_no_commit(checkout: Path) -> None:
+    assert provenance.commit(checkout / "rankmatch") == ""
+    assert not provenance.is_dirty(checkout / "rankmatch")
+
+
+def test_lock_file_is_named_by_its_hash(tmp_path: Path) -> None:
+    assert provenance.collect(tmp_path)["lock_sha256"] == ""
+    (tmp_path / "requirements.lock").write_text("torch==2\n")
+    assert provenance.collect(tmp_path)["lock_sha256"] == sha256(b"torch==2\n").hexdigest()
+
+
+def test_versions_are_told_without_importing_torch_or_naming_secrets() -> None:
+    code = "import json, sys; from orchestration import provenance; found = provenance.collect(); "
+    code += "assert 'torch' not in sys.modules; print(json.dumps(found))"
+    root = Path(provenance.__file__).parents[1]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "API_TOKEN": "hunter2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    found = json.loads(done.stdout)
+    assert found["packages"]["torch"] == version("torch")
+    assert found["device"]
+    assert "hunter2" not in done.stdout

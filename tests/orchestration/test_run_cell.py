@@ -1,0 +1,169 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestration.failures import Failure, FailureClass, LostError
+from orchestration.run_cell import FencedError, StopCheck, launcher, launcher_is_gone, record_loss, run_cell
+from orchestration.run_folder import RunFolder
+from orchestration.schedulers import JobState
+from rankmatch.trainer import FitResult
+
+DONE = FitResult(finished=True, step=6, num_steps=6, epoch=2, num_epochs=2, best_miou=0.5, best_epoch=2, last_miou=0.4)
+
+
+def finishes(config, attempt, resume_from, should_stop) -> FitResult:
+    return DONE
+
+
+def events(cell_dir: Path, number: int = 1) -> list[dict]:
+    lines = (cell_dir / "attempts" / str(number) / "events.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def ended_process() -> dict:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return {**launcher(), "pid": ended.pid, "process_started": 1}
+
+
+def test_finished_cell_has_a_result_with_its_provenance(make_cell):
+    cell_dir = make_cell()
+    state = run_cell(cell_dir, train=finishes, owner={**launcher(), "commit": "abc"})
+    result = RunFolder(cell_dir).result()
+    assert state is JobState.DONE
+    assert (result["best_miou"], result["step"], result["attempt"]) == (0.5, 6, 1)
+    assert result["provenance"]["commit"] == "abc"
+    assert result["provenance"]["numerics"] == 1
+    assert RunFolder(cell_dir).state().status == "done"
+
+
+def test_published_cell_is_not_trained_again(make_cell):
+    cell_dir = make_cell()
+    for _ in range(2):
+        assert run_cell(cell_dir, train=finishes, owner=launcher()) is JobState.DONE
+    assert len(RunFolder(cell_dir).attempts()) == 1
+
+
+def test_failure_is_written_down_and_does_not_escape(make_cell):
+    def fails(config, attempt, resume_from, should_stop):
+        raise MemoryError("too big")
+
+    cell_dir = make_cell()
+    assert run_cell(cell_dir, train=fails, owner=launcher()) is JobState.FAILED
+    failed = events(cell_dir)[-1]
+    assert (failed["event"], failed["kind"], failed["error"]) == ("failed", "out of host memory", "MemoryError")
+    assert failed["traceback"].splitlines()[-1] == "MemoryError: too big"
+    assert RunFolder(cell_dir).state().failure_class == FailureClass.HOST_MEMORY
+
+
+def test_damaged_configuration_is_a_failure_of_its_cell(make_cell):
+    cell_dir = make_cell()
+    (cell_dir / "config.yaml").write_text("numerics: {seed: -1}")
+    assert run_cell(cell_dir, train=finishes, owner=launcher()) is JobState.FAILED
+
+
+def test_stopped_cell_goes_on_from_the_newest_checkpoint(make_cell):
+    import torch
+
+    from rankmatch import checkpoint
+
+    seen = []
+
+    def stops(config, attempt, resume_from, should_stop):
+        seen.append(resume_from)
+        if resume_from is not None:
+            return DONE
+        while not should_stop():
+            time.sleep(0.05)
+        checkpoint.save(attempt.path, 3, {"weights": torch.ones(1)}, 2)
+        return FitResult(step=3)
+
+    cell_dir = make_cell()
+    told = iter([False, True])
+    states = [
+        run_cell(cell_dir, train=stops, owner=launcher(), should_stop=asked) for asked in (lambda: next(told), None)
+    ]
+    assert states == [JobState.STOPPED, JobState.DONE]
+    assert seen == [None, cell_dir / "attempts" / "1" / "checkpoints" / "step_3"]
+    assert [event["event"] for event in events(cell_dir)] == ["started", "stopped"]
+    assert events(cell_dir, 2)[0]["step"] == 3
+
+
+def test_duration_is_summed_over_attempts(make_cell, monkeypatch):
+    cell_dir = make_cell()
+    killed = RunFolder(cell_dir).claim(launcher())
+    killed.event("started", step=0)
+    (killed.path / "epochs.jsonl").write_text('{"step": 2, "epoch": 1, "duration_s": 5.0, "evaluation_s": 1.0}\n')
+    stopped = RunFolder(cell_dir).claim(launcher())
+    stopped.event("stopped", step=2, duration_s=10.0)
+    run_cell(cell_dir, train=finishes, owner=launcher())
+    assert RunFolder(cell_dir).result()["duration_s"] == pytest.approx(16.0, abs=0.9)
+
+
+def test_attempt_ends_without_a_word_when_a_newer_one_begins(make_cell):
+    cell_dir = make_cell()
+
+    def overtaken(config, attempt, resume_from, should_stop):
+        RunFolder(cell_dir).claim(launcher())
+        StopCheck(attempt, launcher(), None)()
+        raise AssertionError("it went on")
+
+    assert run_cell(cell_dir, train=overtaken, owner=launcher()) is JobState.SUPERSEDED
+    assert [event["event"] for event in events(cell_dir)] == ["started"]
+
+
+def test_orphan_ends_without_a_word(make_cell):
+    cell_dir = make_cell()
+    assert run_cell(cell_dir, train=finishes, owner=ended_process()) is JobState.SUPERSEDED
+    assert [event["event"] for event in events(cell_dir)] == ["started"]
+    assert RunFolder(cell_dir).state().status == "interrupted"
+
+
+def test_reused_process_id_is_another_launcher():
+    assert not launcher_is_gone(launcher())
+    assert launcher_is_gone({**launcher(), "process_started": 1})
+    assert not launcher_is_gone({**launcher(), "process_started": 1, "host": "elsewhere"})
+
+
+def test_stop_is_asked_once_in_its_interval_and_stays(make_cell):
+    attempt = RunFolder(make_cell()).claim(launcher())
+    asked = []
+    patient = StopCheck(attempt, launcher(), lambda: bool(asked.append(1)), interval_s=1000)
+    assert [patient() for _ in range(3)] == [False] * 3
+    assert len(asked) == 1
+    answers = iter([False, True, False])
+    eager = StopCheck(attempt, launcher(), lambda: next(answers), interval_s=0)
+    assert [eager() for _ in range(4)] == [False, True, True, True]
+
+
+def test_stop_check_travels_to_another_process(make_cell, tmp_path):
+    attempt = RunFolder(make_cell()).claim(launcher())
+    check = StopCheck(attempt, launcher(), (tmp_path / "cancelled").exists, interval_s=0)
+    copy = pickle.loads(pickle.dumps(check))
+    assert not copy()
+    (tmp_path / "cancelled").touch()
+    assert copy()
+    RunFolder(attempt.path.parents[1]).claim(launcher())
+    with pytest.raises(FencedError, match="newer"):
+        pickle.loads(pickle.dumps(check))()
+
+
+def test_loss_of_a_process_is_written_once(make_cell):
+    cell_dir = make_cell()
+    RunFolder(cell_dir).claim(launcher())
+    for _ in range(2):
+        record_loss(cell_dir, Failure.of(LostError("killed")))
+    assert [event["kind"] for event in events(cell_dir)] == ["lost"]
+
+
+def test_owner_names_launcher_and_training_process(make_cell):
+    cell_dir = make_cell()
+    run_cell(cell_dir, train=finishes, owner={**launcher(), "launch": "7"})
+    owner = RunFolder(cell_dir).attempts()[0].owner()
+    assert (owner["pid"], owner["training_pid"], owner["launch"]) == (os.getpid(), os.getpid(), "7")

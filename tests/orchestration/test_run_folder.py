@@ -1,0 +1,333 @@
+import errno
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from orchestration import files, run_folder
+from orchestration.run_folder import AlreadyPublished, Attempt, AttemptTaken, RunFolder, folders
+
+EPOCH = {"num_epochs": 3, "num_steps": 30}
+RESULT = {
+    "finished": True,
+    "step": 30,
+    "num_steps": 30,
+    "epoch": 3,
+    "num_epochs": 3,
+    "best_miou": 0.6,
+    "best_epoch": 2,
+    "last_miou": 0.5,
+    "duration_s": 12.0,
+    "provenance": {"torch": "2"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder(tmp_path / "cells" / "0123456789ab-rankmatch-4-s0")
+    made.create("numerics: {}\n", {"method": "rankmatch", "split": "1_16"})
+    return made
+
+
+def train(attempt: Attempt, first_step: int, steps: range) -> None:
+    attempt.event("started", step=first_step)
+    with attempt.recorder() as report:
+        for step in steps:
+            report(step, {"loss": step / 10})
+            if step % 10 == 9:
+                epoch = step // 10 + 1
+                report(step, {"epoch": epoch, "miou": epoch / 10, "best_miou": epoch / 10, **EPOCH})
+
+
+def claim_in_process(
+    path: Path, number: int | None, start: threading.Barrier, taken: "multiprocessing.Queue[int]"
+) -> None:
+    start.wait()
+    try:
+        taken.put(RunFolder(path).claim({}, number).number)
+    except AttemptTaken:
+        taken.put(0)
+
+
+def race(folder: RunFolder, number: int | None) -> list[int]:
+    context = multiprocessing.get_context("fork")
+    start, taken = context.Barrier(4), context.Queue()
+    arguments = (folder.path, number, start, taken)
+    processes = [context.Process(target=claim_in_process, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    found = sorted(taken.get(timeout=20) for _ in processes)
+    for process in processes:
+        process.join()
+    return found
+
+
+def test_folder_keeps_configuration_and_axes_as_text(folder: RunFolder) -> None:
+    assert folder.config() == "numerics: {}\n"
+    assert json.loads((folder.path / "axes.json").read_text())["axes"] == {"method": "rankmatch", "split": "1_16"}
+    assert list(folders(folder.path.parents[1])) == ["0123456789ab"]
+
+
+def test_folder_without_an_attempt_is_missing(folder: RunFolder, tmp_path: Path) -> None:
+    assert folder.state().status == RunFolder(tmp_path / "nowhere").state().status == "missing"
+
+
+def test_one_of_four_processes_claims_an_attempt(folder: RunFolder) -> None:
+    assert race(folder, 1) == [0, 0, 0, 1]
+    assert [attempt.number for attempt in folder.attempts()] == [1]
+
+
+def test_no_two_processes_claim_the_same_attempt(folder: RunFolder) -> None:
+    claimed = [number for number in race(folder, None) if number]
+    assert claimed == sorted(set(claimed)) == list(range(1, len(claimed) + 1))
+
+
+def test_number_of_an_earlier_attempt_is_refused(folder: RunFolder) -> None:
+    first = folder.claim({})
+    assert not first.superseded()
+    folder.claim({}, 2)
+    assert first.superseded()
+    with pytest.raises(AttemptTaken):
+        folder.claim({}, 1)
+
+
+def test_claim_that_lost_its_process_before_the_owner_was_written_is_no_attempt(folder: RunFolder) -> None:
+    (folder.path / "attempts" / "1").mkdir(parents=True)
+    assert folder.attempts() == []
+    assert folder.claim({}).number == 1
+
+
+def test_second_result_is_refused_and_changes_nothing(folder: RunFolder) -> None:
+    first, second = folder.claim({"commit": "abc"}), folder.claim({})
+    first.publish(RESULT)
+    before = (folder.path / "result.json").read_bytes()
+    with pytest.raises(AlreadyPublished, match=r"result\.json is there already"):
+        second.publish({**RESULT, "best_miou": 0.9})
+    assert (folder.path / "result.json").read_bytes() == before
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "attempts",
+        "axes.json",
+        "config.yaml",
+        "result.json",
+    ]
+
+
+def test_result_names_attempt_commit_and_provenance(folder: RunFolder) -> None:
+    owner = {"provenance": {"commit": "abc", "split_sha256": "5", "data_fingerprint": "7"}}
+    folder.claim(owner)
+    folder.claim(owner).publish(RESULT)
+    state = folder.state()
+    assert (state.status, state.num_attempts, state.step, state.epoch) == ("done", 2, 30, 3)
+    assert (state.best_miou, state.miou, state.commit) == (0.6, 0.5, "abc")
+    assert state.provenance == {"commit": "abc", "split_sha256": "5", "data_fingerprint": "7", "torch": "2"}
+
+
+def test_rows_that_a_later_attempt_repeats_are_dropped(folder: RunFolder) -> None:
+    train(folder.claim({}), 0, range(25))
+    train(folder.claim({}), 10, range(10, 30))
+    assert [(row["step"], row["epoch"]) for row in folder.epochs()] == [(9, 1), (19, 2), (29, 3)]
+    assert folder.steps()["step"].to_pylist() == list(range(30))
+    assert folder.steps()["loss"].to_pylist() == [step / 10 for step in range(30)]
+
+
+def test_epoch_row_at_the_very_step_of_the_restart_is_dropped(folder: RunFolder) -> None:
+    train(folder.claim({}), 0, range(10))
+    train(folder.claim({}), 9, range(9, 20))
+    assert [row["step"] for row in folder.epochs()] == [9, 19]
+
+
+def test_attempt_that_went_further_back_drops_rows_of_all_before_it(folder: RunFolder) -> None:
+    train(folder.claim({}), 0, range(30))
+    train(folder.claim({}), 20, range(20, 30))
+    train(folder.claim({}), 10, range(10, 15))
+    assert folder.steps()["step"].to_pylist() == list(range(15))
+
+
+def test_claimed_attempt_that_has_not_started_drops_nothing(folder: RunFolder) -> None:
+    train(folder.claim({}), 0, range(20))
+    folder.claim({})
+    assert len(folder.epochs()) == 2
+    assert (folder.state().step, folder.state().miou) == (20, 0.2)
+
+
+def test_torn_last_line_is_dropped(folder: RunFolder) -> None:
+    attempt = folder.claim({})
+    train(attempt, 0, range(20))
+    with (attempt.path / "epochs.jsonl").open("ab") as file:
+        file.write(b'{"step": 29, "epo')
+    assert [row["epoch"] for row in folder.epochs()] == [1, 2]
+    assert folder.state().epoch == 2
+
+
+def test_step_rows_are_read_up_to_any_tear(folder: RunFolder) -> None:
+    attempt = folder.claim({})
+    train(attempt, 0, range(20))
+    path = attempt.path / "steps.arrow"
+    whole = path.read_bytes()
+    counts = []
+    for length in range(0, len(whole) + 1, 7):
+        path.write_bytes(whole[:length])
+        counts.append(folder.steps().num_rows)
+    path.write_bytes(whole)
+    assert folder.steps().num_rows == 20
+    assert counts == sorted(counts)
+    assert set(counts) <= {0, 10, 20}
+
+
+def test_step_file_is_a_plain_arrow_stream(folder: RunFolder) -> None:
+    attempt = folder.claim({})
+    with attempt.recorder() as report:
+        report(0, {"loss": 1.0, "mask_ratio": 0.5})
+        report(1, {"loss": float("nan")})
+    table = pa.ipc.open_stream((attempt.path / "steps.arrow").read_bytes()).read_all()
+    assert table.schema.types == [pa.int64(), pa.float64(), pa.float64()]
+    assert table["mask_ratio"].to_pylist() == [0.5, None]
+    assert table["step"].to_pylist() == [0, 1]
+
+
+def test_step_rows_wait_for_fifty_or_an_epoch(folder: RunFolder) -> None:
+    report = folder.claim({}).recorder()
+    for step in range(run_folder.ROWS_PER_BATCH - 1):
+        report(step, {"loss": 0.0})
+    assert folder.steps().num_rows == 0
+    report(49, {"loss": 0.0})
+    assert folder.steps().num_rows == 50
+    report(50, {"loss": 0.0})
+    report(50, {"epoch": 1})
+    assert folder.steps().num_rows == 51
+
+
+def test_new_name_in_a_step_row_is_refused(folder: RunFolder) -> None:
+    report = folder.claim({}).recorder()
+    report(0, {"loss": 1.0})
+    with pytest.raises(ValueError, match=r"must have the columns loss; got 'los'"):
+        report(1, {"los": 1.0})
+
+
+def test_numbers_that_json_has_not_become_null(folder: RunFolder) -> None:
+    attempt = folder.claim({})
+    attempt.recorder()(9, {"epoch": 1, "miou": float("nan"), "class_iou_0": None, "loss": float("inf")})
+    (row,) = folder.epochs()
+    assert (row["miou"], row["class_iou_0"], row["loss"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["epochs.jsonl", "steps.arrow"])
+def test_full_disk_is_told_and_leaves_earlier_rows(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    attempt = folder.claim({})
+    train(attempt, 0, range(20))
+    before = (attempt.path / name).read_bytes()
+    write, calls = os.write, []
+
+    def fill_up(handle: int, content: bytes) -> int:
+        calls.append(len(content))
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, content[: len(content) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "write", fill_up)
+        with pytest.raises(OSError, match="No space left"):
+            report = attempt.recorder()
+            report(29, {"epoch": 3} if name == "epochs.jsonl" else {"loss": 1.0})
+            report.close()
+    assert len(calls) == 2
+    assert (attempt.path / name).read_bytes() == before
+
+
+def test_step_file_that_a_full_disk_left_empty_gets_its_schema_later(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = folder.claim({}).recorder()
+    report(0, {"loss": 1.0})
+
+    def fail(handle: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "write", fail)
+        with pytest.raises(OSError, match="full"):
+            report.flush()
+    report.flush()
+    assert folder.steps()["loss"].to_pylist() == [1.0]
+
+
+def test_attempt_runs_while_its_process_lives(folder: RunFolder) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    folder.claim({"pid": child.pid})
+    assert folder.state().status == "running"
+    child.communicate(b"\n")
+    assert folder.state().status == "interrupted"
+
+
+def test_process_id_taken_by_another_process_is_not_the_owner(folder: RunFolder) -> None:
+    start = run_folder.process_start(os.getpid())
+    assert start is not None
+    folder.claim({"pid": os.getpid(), "process_started": start - 1})
+    assert folder.state().status == "interrupted"
+
+
+def test_killed_child_that_nobody_waited_for_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert run_folder.process_start(child.pid) is None
+    child.wait()
+
+
+def test_attempt_on_another_host_runs_until_its_lease_ends(folder: RunFolder) -> None:
+    attempt = folder.claim({"host": "elsewhere", "pid": 1, "process_started": 1})
+    assert folder.state().status == "running"
+    old = folder.state().updated - run_folder.LEASE_S - 1
+    for path in attempt.path.iterdir():
+        os.utime(path, (old, old))
+    assert folder.state().status == "interrupted"
+    attempt.event("started", step=0)
+    assert folder.state().status == "running"
+
+
+def test_stopped_attempt_is_interrupted_and_knows_its_step(folder: RunFolder) -> None:
+    attempt = folder.claim({})
+    train(attempt, 0, range(13))
+    attempt.event("stopped", step=13)
+    state = folder.state()
+    assert (state.status, state.step, state.num_steps, state.epoch, state.num_epochs) == ("interrupted", 13, 30, 1, 3)
+
+
+def test_failure_is_told_by_class_and_message_until_the_next_attempt(folder: RunFolder) -> None:
+    attempt = folder.claim({})
+    attempt.event("started", step=0)
+    attempt.event("failed", kind="disk full", error="OSError", message="No space\nleft", traceback="...")
+    state = folder.state()
+    assert (state.status, state.failure_class, state.failure) == ("failed", "disk full", "disk full: No space left")
+    folder.claim({})
+    assert (folder.state().status, folder.state().failure) == ("running", None)
+
+
+def test_newest_checkpoint_is_that_of_the_newest_attempt_with_one(folder: RunFolder) -> None:
+    from rankmatch import checkpoint
+
+    first, _ = folder.claim({}), folder.claim({})
+    assert folder.newest_checkpoint() is None
+    checkpoint.save(first.path, 10, {}, 2)
+    newest = checkpoint.save(first.path, 20, {}, 2)
+    assert folder.newest_checkpoint() == newest
+
+
+def test_replaced_file_is_never_seen_half(tmp_path: Path) -> None:
+    path, texts = tmp_path / "file", ["a" * 100_000, "b" * 100_000]
+    files.replace(path, texts[0])
+    writer = threading.Thread(target=lambda: [files.replace(path, texts[i % 2]) for i in range(50)])
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        seen.add(path.read_text())
+    writer.join()
+    assert seen <= set(texts)
+    assert list(tmp_path.iterdir()) == [path]

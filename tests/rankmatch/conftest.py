@@ -1,0 +1,44 @@
+"""A run that is small enough to be trained within seconds."""
+
+import pytest
+
+from rankmatch.config import (
+    AugmentConfig,
+    BackboneConfig,
+    DatasetConfig,
+    ExecutionConfig,
+    MethodConfig,
+    NumericsConfig,
+    OptimisationConfig,
+    TrainConfig,
+    TrainerExecution,
+)
+
+_METHOD = {"num_agents": 4, "confidence_threshold": 0.334, "supervised_steps": "equal"}
+
+
+@pytest.fixture
+def tiny_config(tiny_root):
+    """Make the configuration of a run of two epochs with five steps each."""
+
+    def make(
+        method: str = "rankmatch", *, num_workers: int = 1, epochs: int = 2, batch_size: int = 2, **settings
+    ) -> TrainConfig:
+        return TrainConfig(
+            numerics=NumericsConfig(
+                split="2",
+                dataset=DatasetConfig(name="tiny", num_classes=3),
+                backbone=BackboneConfig(name="mobilenet_v2", width=0.25, pretrained=False),
+                method=MethodConfig(**_METHOD | {"name": method} | settings),
+                augment=AugmentConfig(crop_size=33),
+                trainer=OptimisationConfig(
+                    epochs=epochs, labeled_batch_size=batch_size, unlabeled_batch_size=batch_size, learning_rate=0.01
+                ),
+            ),
+            execution=ExecutionConfig(
+                data_root=str(tiny_root),
+                trainer=TrainerExecution(num_workers=num_workers, device="cpu", log_every_steps=1, num_threads=1),
+            ),
+        )
+
+    return make

@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+
+from rankmatch.config import (
+    DatasetConfig,
+    ExecutionConfig,
+    MethodConfig,
+    NumericsConfig,
+    SceneConfig,
+    TrainConfig,
+)
+from rankmatch.data.catalog import Sample
+from rankmatch.data.splits import Splits, read_splits, split_root, split_sha256
+
+
+def write(root: Path, **lists: str) -> TrainConfig:
+    (root / "splits" / "2").mkdir(parents=True, exist_ok=True)
+    places = {"labeled": "2/labeled.txt", "unlabeled": "2/unlabeled.txt", "train": "train.txt", "val": "val.txt"}
+    for name, text in lists.items():
+        (root / "splits" / places[name]).write_text(text)
+    return config(root)
+
+
+def config(root: Path, split: str = "2", method: str = "rankmatch", split_root: str = "") -> TrainConfig:
+    numerics = NumericsConfig(split=split, dataset=DatasetConfig(name="mine"), method=MethodConfig(name=method))
+    return TrainConfig(numerics=numerics, execution=ExecutionConfig(data_root=str(root), split_root=split_root))
+
+
+def scenes(split: str, **settings: int) -> TrainConfig:
+    dataset = DatasetConfig(scenes=SceneConfig(**{"num_train": 10, "num_val": 3} | settings))
+    return TrainConfig(numerics=NumericsConfig(split=split, dataset=dataset))
+
+
+def test_lists_are_read_in_order_and_unlabeled_samples_carry_no_label(tmp_path: Path):
+    splits = read_splits(
+        write(tmp_path, labeled="b.jpg b.png\na.jpg a.png\n", unlabeled="c.jpg c.png\nd.jpg\n", val="e e")
+    )
+    assert splits == Splits(
+        labeled=[Sample("b.jpg", "b.png"), Sample("a.jpg", "a.png")],
+        unlabeled=[Sample("c.jpg", None), Sample("d.jpg", None)],
+        val=[Sample("e", "e")],
+    )
+    assert splits.labeled[1].origin == f"{tmp_path}/splits/2/labeled.txt:2"
+
+
+def test_without_an_unlabeled_list_it_is_train_minus_labeled(tmp_path: Path):
+    splits = read_splits(write(tmp_path, labeled="b b\n", train="a a\nb b\n\nc c\n", val="e e"))
+    assert [sample.image for sample in splits.unlabeled] == ["a", "c"]
+
+
+@pytest.mark.parametrize("line", ["a.jpg", "a.jpg a.png 3"])
+def test_malformed_line_is_named(tmp_path: Path, line: str):
+    with pytest.raises(ValueError, match=r"labeled.txt:2: a line must be `<image> <label>`; got"):
+        read_splits(write(tmp_path, labeled=f"b b\n{line}\n", unlabeled="c", val="e e"))
+
+
+def test_unknown_split_names_those_that_are_there(tmp_path: Path):
+    write(tmp_path, labeled="b b")
+    with pytest.raises(ValueError, match=r"split must be one of those in .*splits \(2\); got '1_16'"):
+        read_splits(config(tmp_path, split="1_16"))
+
+
+@pytest.mark.parametrize("empty", ["labeled", "unlabeled", "val"])
+def test_empty_list_is_refused(tmp_path: Path, empty: str):
+    lists = {"labeled": "a a", "unlabeled": "b", "val": "c c"} | {empty: "\n"}
+    with pytest.raises(ValueError, match=f"the {empty} list of split '2' must hold a sample; it is empty"):
+        read_splits(write(tmp_path, **lists))
+
+
+def test_supervised_run_needs_no_unlabeled_list(tmp_path: Path):
+    write(tmp_path, labeled="a a", val="c c")
+    assert read_splits(config(tmp_path, method="supervised")).unlabeled == []
+    with pytest.raises(ValueError, match="method rankmatch needs .*unlabeled.txt or .*train.txt; neither is there"):
+        read_splits(config(tmp_path))
+
+
+def test_sample_both_labeled_and_for_validation_is_refused(tmp_path: Path):
+    with pytest.raises(
+        ValueError, match=r"labeled.txt:1: image a must not be for validation too; it is, in .*val.txt:2"
+    ):
+        read_splits(write(tmp_path, labeled="a a", unlabeled="b", val="c c\na a"))
+
+
+def test_missing_validation_list_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"split list .*val.txt is not there"):
+        read_splits(write(tmp_path, labeled="a a", unlabeled="b"))
+
+
+def test_split_root_is_the_given_one_else_inside_else_beside_the_data(tmp_path: Path):
+    data, beside, given = tmp_path / "data", tmp_path / "splits" / "mine", tmp_path / "given"
+    data.mkdir()
+    with pytest.raises(ValueError, match="split_root must be the folder of the split lists; got ''"):
+        split_root(config(data))
+    for folder in (beside, data / "splits"):
+        folder.mkdir(parents=True)
+        assert split_root(config(data)) == folder
+    given.mkdir()
+    assert split_root(config(data, split_root=str(given))) == given
+
+
+def test_scene_splits_nest_and_share_nothing_with_their_rest():
+    small, large = read_splits(scenes("2")), read_splits(scenes("4"))
+    assert len(small.labeled) == 2
+    assert large.labeled[:2] == small.labeled
+    images = [sample.image for sample in large.labeled + large.unlabeled]
+    assert sorted(images) == [f"scene:train:{index}" for index in range(10)]
+    assert [sample.label for sample in large.val] == ["scene:val:0", "scene:val:1", "scene:val:2"]
+    assert all(sample.label is None for sample in large.unlabeled)
+
+
+def test_scene_seed_changes_which_scenes_are_labeled():
+    assert read_splits(scenes("4")).labeled != read_splits(scenes("4", seed=1)).labeled
+
+
+@pytest.mark.parametrize("split", ["0", "11", "1_2", "04"])
+def test_scene_split_that_is_no_number_of_scenes_is_refused(split: str):
+    with pytest.raises(
+        ValueError, match=f"split must be how many of the drawn scenes are labeled, 1 to 10; got '{split}'"
+    ):
+        read_splits(scenes(split))
+
+
+def test_hash_knows_the_lists_but_not_where_they_lie(tmp_path: Path):
+    lists = {"labeled": "a a", "unlabeled": "b b", "val": "c c"}
+    first, second = (read_splits(write(tmp_path / name, **lists)) for name in "xy")
+    assert split_sha256(first) == split_sha256(second)
+    moved = read_splits(write(tmp_path / "x", **lists | {"labeled": "b b", "unlabeled": "a a"}))
+    assert split_sha256(moved) != split_sha256(first)
+
+
+@pytest.mark.shared
+def test_real_lists_cover_the_training_set(shared: Path):
+    dataset = DatasetConfig(name="camvid", num_classes=11, label_map={11: 255})
+    execution = ExecutionConfig(data_root=str(shared / "data" / "camvid_mini"))
+    splits = read_splits(TrainConfig(numerics=NumericsConfig(split="11", dataset=dataset), execution=execution))
+    assert (len(splits.labeled), len(splits.unlabeled), len(splits.val)) == (11, 173, 51)

@@ -1,0 +1,152 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rankmatch.evaluation import Evaluation, confusion_matrix, evaluate, predict, sliding_window_probabilities
+
+
+class Pixelwise(nn.Module):
+    def __init__(self, num_classes=4, kernel=1):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(num_classes, 3, kernel, kernel, generator=generator))
+        self.norm = nn.BatchNorm2d(num_classes)
+        self.sizes, self.modes = [], []
+
+    def forward(self, images):
+        self.sizes.append(tuple(images.shape))
+        self.modes.append(self.training)
+        return self.norm(functional.conv2d(images, self.weight, padding="same")), images
+
+
+def batches(sizes=((1, 7, 9), (2, 5, 6)), num_classes=4):
+    generator = torch.Generator().manual_seed(1)
+    for batch, height, width in sizes:
+        labels = torch.randint(num_classes, (batch, height, width), generator=generator, dtype=torch.uint8)
+        labels[torch.rand(labels.shape, generator=generator) < 0.2] = 255
+        yield torch.randn(batch, 3, height, width, generator=generator), labels
+
+
+def slow_confusion(prediction, label, num_classes):
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for true, found in zip(label.flatten().tolist(), prediction.flatten().tolist(), strict=True):
+        if true != 255:
+            confusion[true, found] += 1
+    return confusion
+
+
+def slow_sliding_window(model, image, crop):
+    step, (height, width), total = int(crop * 2 / 3), image.shape[2:], 0
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            logits = model(image[:, :, top : top + crop, left : left + crop])[0]
+            part = logits.softmax(1)
+            total = total + functional.pad(
+                part, (left, width - left - part.shape[3], top, height - top - part.shape[2])
+            )
+    return total
+
+
+def test_confusion_counts_each_labeled_pixel():
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randint(5, (2, 9, 9), generator=generator)
+    label = torch.randint(5, (2, 9, 9), generator=generator, dtype=torch.uint8)
+    label[:, :3] = 255
+    confusion = confusion_matrix(prediction, label, 5)
+    assert confusion.sum() == 2 * 6 * 9
+    assert (confusion == slow_confusion(prediction, label, 5)).all()
+
+
+def test_label_above_the_classes_is_refused():
+    label = torch.tensor([[[0, 4, 255]]], dtype=torch.uint8)
+    with pytest.raises(ValueError, match="labels must be below 4, the number of classes, or 255; got 4"):
+        confusion_matrix(torch.zeros(1, 1, 3, dtype=torch.int64), label, 4)
+
+
+def test_iou_leaves_out_classes_without_a_label_even_if_predicted():
+    evaluation = Evaluation(torch.tensor([[3, 1, 0, 1], [2, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
+    iou = evaluation.class_iou
+    assert evaluation.present.tolist() == [True, True, False, False]
+    assert iou[:2].tolist() == pytest.approx([3 / 7, 4 / 7])
+    assert iou[2:].isnan().all()
+    assert evaluation.miou() == evaluation.miou("skip") == pytest.approx(1 / 2)
+    assert evaluation.miou("zero") == pytest.approx(1 / 4)
+    assert Evaluation(evaluation.confusion, "zero").miou() == pytest.approx(1 / 4)
+    with pytest.raises(ValueError, match="absent_classes must be one of skip, zero; got 'nan'"):
+        evaluation.miou("nan")
+
+
+def test_whole_images_are_evaluated_pixel_by_pixel():
+    model = Pixelwise().eval()
+    expected = sum(slow_confusion(model(images)[0].argmax(1), labels, 4) for images, labels in batches())
+    evaluation = evaluate(model, batches(), num_classes=4, device="cpu", absent_classes="zero")
+    assert (evaluation.confusion == expected).all()
+    assert evaluation.absent_classes == "zero"
+
+
+@pytest.mark.parametrize(("height", "width", "crop"), [(10, 23, 9), (9, 9, 9), (5, 20, 9), (12, 14, 4), (3, 3, 9)])
+def test_sliding_window_sums_the_softmax_of_every_window(height, width, crop):
+    model = Pixelwise(kernel=5).eval()
+    images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = slow_sliding_window(model, images, crop)
+    torch.testing.assert_close(sliding_window_probabilities(model, images, crop), expected)
+    assert (predict(model, images, mode="sliding", crop_size=crop) == expected.argmax(1)).all()
+
+
+def test_windows_of_one_size_pass_together():
+    model = Pixelwise().eval()
+    sliding_window_probabilities(model, torch.zeros(2, 3, 10, 23), 9)
+    # Rows start at 0 and 6, columns at 0, 6, 12 and 18: the last of each is cut.
+    assert sorted(model.sizes) == [(2, 3, 4, 5), (2, 3, 9, 5), (6, 3, 4, 9), (6, 3, 9, 9)]
+
+
+def test_sliding_evaluation_counts_the_sliding_prediction():
+    model = Pixelwise(kernel=5).eval()
+    expected = sum(
+        slow_confusion(slow_sliding_window(model, images, 6).argmax(1), labels, 4) for images, labels in batches()
+    )
+    evaluation = evaluate(model, batches(), num_classes=4, device="cpu", mode="sliding", crop_size=6)
+    assert (evaluation.confusion == expected).all()
+
+
+def test_model_is_evaluated_in_eval_mode_and_left_as_it_was():
+    model = Pixelwise().train()
+    model.norm.eval()
+    mean = model.norm.running_mean.clone()
+    evaluate(model, batches(), num_classes=4, device="cpu")
+    assert model.modes == [False, False]
+    assert model.training
+    assert not model.norm.training
+    assert (model.norm.running_mean == mean).all()
+    with pytest.raises(ValueError, match="got 3"):
+        evaluate(model, batches(), num_classes=3, device="cpu")
+    assert model.training
+
+
+def test_reduce_adds_the_other_workers():
+    model, parts = Pixelwise(), list(batches())
+    other = evaluate(model, parts[1:], num_classes=4, device="cpu").confusion
+    together = evaluate(model, parts[:1], num_classes=4, device="cpu", reduce=lambda confusion: confusion + other)
+    assert (together.confusion == evaluate(model, parts, num_classes=4, device="cpu").confusion).all()
+    assert (evaluate(model, [], num_classes=4, device="cpu", reduce=lambda _: other).confusion == other).all()
+
+
+def test_bad_settings_are_refused_before_an_image_is_read():
+    def unread():
+        raise AssertionError("read")
+        yield
+
+    settings = {"num_classes": 4, "device": "cpu"}
+    with pytest.raises(ValueError, match="mode must be one of whole, sliding; got 'tiles'"):
+        evaluate(Pixelwise(), unread(), **settings, mode="tiles")
+    with pytest.raises(ValueError, match="crop_size must be at least 2 for sliding windows; got None"):
+        evaluate(Pixelwise(), unread(), **settings, mode="sliding")
+    with pytest.raises(ValueError, match="absent_classes must be one of skip, zero; got 'nan'"):
+        evaluate(Pixelwise(), unread(), **settings, absent_classes="nan")
+
+
+def test_validation_without_a_labeled_pixel_is_refused():
+    with pytest.raises(ValueError, match="must have a pixel that counts; got none"):
+        evaluate(Pixelwise(), [], num_classes=4, device="cpu")

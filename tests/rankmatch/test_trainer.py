@@ -1,0 +1,214 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import rankmatch
+from rankmatch import checkpoint
+from rankmatch.data.loaders import TrainLoader
+from rankmatch.models import build_model
+from rankmatch.models.weights import load_checkpoint
+from rankmatch.trainer import NonFiniteLossError, make_optimizer, set_learning_rate
+
+METHODS = ("supervised", "fixmatch", "unimatch", "rankmatch")
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Rows(list):
+    def __call__(self, step, row):
+        untimed = {key: value for key, value in row.items() if key not in ("duration_s", "evaluation_s")}
+        self.append((step, untimed))
+
+    def losses(self):
+        return [row["loss"] for _, row in self if "epoch" not in row]
+
+
+def stop_at(step):
+    """Say stop at the step edge before step number `step`."""
+    asked = iter(range(10**6))
+    return lambda: next(asked) >= step
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_are_those_of_the_committed_run(method, tiny_config, tmp_path):
+    rows = Rows()
+    rankmatch.fit(tiny_config(method, epochs=1), tmp_path, rows)
+    assert rows.losses() == pytest.approx(json.loads(GOLDEN.read_text())[method], rel=1e-4)
+
+
+@pytest.mark.parametrize("stop", [3, 5])
+def test_resumed_run_equals_uninterrupted(stop, tiny_config, tmp_path):
+    config, whole, parts = tiny_config(), Rows(), Rows()
+    expected = rankmatch.fit(config, tmp_path / "whole", whole)
+    stopped = rankmatch.fit(config, tmp_path / "first", parts, should_stop=stop_at(stop))
+    assert (stopped.finished, stopped.step) == (False, stop)
+    resumed = rankmatch.fit(config, tmp_path / "second", parts, resume_from=checkpoint.newest(tmp_path / "first"))
+    assert resumed == expected
+    assert parts == whole
+    states = [checkpoint.load(checkpoint.newest(tmp_path / name)) for name in ("whole", "second")]
+    for name, tensor in states[0]["model"].items():
+        assert torch.equal(tensor, states[1]["model"][name]), name
+
+
+def test_run_goes_on_from_the_newest_checkpoint_of_its_own_folder(tiny_config, tmp_path):
+    rows = Rows()
+    rankmatch.fit(tiny_config(), tmp_path, rows, should_stop=stop_at(4))
+    assert rankmatch.fit(tiny_config(), tmp_path, rows).finished
+    assert [step for step, row in rows if "epoch" not in row] == list(range(10))
+
+
+def test_data_workers_change_nothing(tiny_config, tmp_path):
+    config, own, others = tiny_config(epochs=1), Rows(), Rows()
+    rankmatch.fit(config, tmp_path / "own", own)
+    config.execution.trainer.num_data_workers = 2
+    rankmatch.fit(config, tmp_path / "others", others)
+    assert own == others
+
+
+@pytest.fixture
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("method", ["supervised", "rankmatch"])
+def test_two_workers_have_the_losses_of_one(method, tiny_config, tmp_path):
+    config, rows = tiny_config(method, epochs=4, batch_size=4), Rows()
+    config.numerics.trainer.learning_rate = 0.001  # a larger one blows rounding up, tenfold and more a step
+    rankmatch.fit(config, tmp_path / "one", rows)
+    config.execution.trainer.num_workers = 2
+    torch.save(config, tmp_path / "config.pt")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=127.0.0.1:0", str(Path(__file__).with_name("fit_as_worker.py")), str(tmp_path)]
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(rankmatch.__file__).parents[1]))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (_, row), (_, other) in zip(rows, json.loads((tmp_path / "rows.json").read_text()), strict=True):
+        timings = {"duration_s", "evaluation_s"}
+        assert {key: value for key, value in other.items() if key not in timings} == pytest.approx(row, rel=1e-6)
+
+
+def test_processes_must_be_as_many_as_the_configuration_says(tiny_config, tmp_path):
+    with pytest.raises(ValueError, match="trainer.num_workers must be 1, the processes of the group; got 2"):
+        rankmatch.fit(tiny_config(num_workers=2), tmp_path, Rows())
+
+
+def test_checkpoint_of_another_number_of_steps_is_refused(tiny_config, tmp_path, monkeypatch):
+    rankmatch.fit(tiny_config(), tmp_path, Rows(), should_stop=stop_at(1))
+    monkeypatch.setattr(TrainLoader, "__init__", longer(TrainLoader.__init__))
+    with pytest.raises(ValueError, match="a run of 10 steps by numerics 1; this one has 12 by numerics 1"):
+        rankmatch.fit(tiny_config(), tmp_path, Rows())
+
+
+def longer(original):
+    """Let a loader have one step more an epoch, as a grown list does."""
+
+    def init(self, *arguments, **options):
+        original(self, *arguments, **options)
+        self.steps_per_epoch += 1
+
+    return init
+
+
+def test_checkpoints_of_a_course_that_was_given_up_are_removed(tmp_path):
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path, step, {"step": step}, 3)
+    checkpoint.save(tmp_path, 15, {"step": 15}, 1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_15"]
+
+
+def test_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoint.save(tmp_path, 10, {"step": 10}, 1)
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, 20, {"step": 20}, 1)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save_model(tmp_path / "best.pt", {})
+    assert {path.name for path in tmp_path.rglob("*")} == {"checkpoints", "step_10", "state.pt", "manifest.json"}
+
+
+def test_best_model_of_an_earlier_attempt_is_brought_along(tiny_config, tmp_path):
+    rankmatch.fit(tiny_config(), tmp_path / "1", Rows(), should_stop=stop_at(7))
+    rankmatch.fit(tiny_config(), tmp_path / "2", Rows(), resume_from=checkpoint.newest(tmp_path / "1"))
+    assert (tmp_path / "2" / "best.pt").exists()
+
+
+def test_checkpoint_of_other_numerics_is_refused(tiny_config, tmp_path):
+    rankmatch.fit(tiny_config(), tmp_path, Rows(), should_stop=stop_at(1))
+    with pytest.raises(ValueError, match=r"trained with method.weight_rank=0.1; this run has 0.3"):
+        rankmatch.fit(tiny_config(weight_rank=0.3), tmp_path, Rows())
+
+
+def test_damaged_checkpoint_is_passed_over_with_a_warning(tiny_config, tmp_path):
+    rankmatch.fit(tiny_config(), tmp_path, Rows())
+    (tmp_path / "checkpoints" / "step_10" / "state.pt").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="step_10 is damaged"):
+        assert checkpoint.newest(tmp_path).name == "step_5"
+
+
+def test_only_the_newest_checkpoints_are_kept(tiny_config, tmp_path):
+    rankmatch.fit(tiny_config(epochs=4), tmp_path, Rows())
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_15", "step_20"}
+
+
+def test_best_model_loads_strictly(tiny_config, tmp_path):
+    config = tiny_config("supervised")
+    rankmatch.fit(config, tmp_path, Rows())
+    model = build_model(config.numerics.model)
+    load_checkpoint(model, tmp_path / "best.pt")
+    saved = torch.load(tmp_path / "best.pt", weights_only=True)["model"]
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+
+
+def test_loss_that_is_not_finite_ends_the_run(tiny_config, tmp_path):
+    config = tiny_config("supervised")
+    config.numerics.trainer.learning_rate = 1e38
+    with pytest.raises(NonFiniteLossError, match="the loss is"):
+        rankmatch.fit(config, tmp_path, Rows())
+
+
+def test_weights_that_are_another_file_are_refused(tiny_config, tmp_path):
+    config = tiny_config("supervised")
+    config.numerics.backbone = replace(config.numerics.backbone, pretrained=True, weights_sha256="0" * 64)
+    config.execution.backbone.weights = str(tmp_path / "weights.pth")
+    (tmp_path / "weights.pth").write_bytes(b"other")
+    with pytest.raises(ValueError, match="is not the file with SHA-256 0000"):
+        rankmatch.fit(config, tmp_path, Rows())
+
+
+def test_poly_schedule_and_the_head_factor(tiny_config):
+    network = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1), "head": torch.nn.Linear(1, 1)})
+    numerics = tiny_config().numerics
+    optimizer = make_optimizer(network, numerics)
+    rate = set_learning_rate(optimizer, 5, 10, 0.9)
+    assert rate == pytest.approx(0.01 * 2 / 8 * 0.5**0.9)
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(10 * rate)
+
+
+def test_step_of_bfloat16_is_near_that_of_float32(tiny_config, tmp_path):
+    rows = {}
+    for precision in ("float32", "bfloat16"):
+        config = tiny_config(epochs=1)
+        config.numerics.trainer.precision = precision
+        rankmatch.fit(config, tmp_path / precision, rows.setdefault(precision, Rows()))
+    assert rows["bfloat16"].losses()[0] == pytest.approx(rows["float32"].losses()[0], rel=0.02)
+    assert rows["bfloat16"].losses() != rows["float32"].losses()

@@ -1,0 +1,71 @@
+"""Every command of the README is one that a test, or CI itself, runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))),
+]
+RUN_BY_CI = {"make demo", "make test", "make test-ray", "make test-services", ".ci/run"}
+BIN = Path(sys.executable).parent
+
+
+def commands(page):
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if re.match(r"(python |make |rankmatch [a-z]+( |$)|mlflow |\.ci/run$)", line)]
+
+
+SHELL = [line for page in PAGES for line in commands(page) if line not in RUN_BY_CI]
+
+
+def test_readme_names_the_two_commands():
+    assert {"make demo", "make test"} <= set(commands("README.md"))
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert all(f"step {command}" in ci for command in RUN_BY_CI - {".ci/run"})
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if "--dry-run" in line or "--help" in line or " plan" in line])
+def test_command_that_only_tells_works_as_it_stands(line, tmp_path):
+    words = shlex.split(line)
+    words[0] = str(BIN / words[0])
+    if words[1].endswith(".py"):
+        words[1] = str(ROOT / words[1])
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_every_other_command_is_known():
+    others = [line for line in SHELL if not ("--dry-run" in line or "--help" in line or " plan" in line)]
+    real = [line for line in others if "../shared/data" in line]  # test_real_data.py runs them, shortened
+    assert set(others) - set(real) == {
+        "rankmatch table --grid demo",  # test_launch.py
+        "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db",  # test_mlflow_ui.py
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert target.startswith("http") or (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_readme_tree_names_files_that_exist():
+    tree = (ROOT / "README.md").read_text().partition("## Where things are")[2].partition("```")[2].partition("```")[0]
+    folder = ROOT
+    for line in tree.strip().splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = ROOT / name
+        found = [folder / word for word in line.split("  ")[0 if not line.startswith(" ") else 1].split()]
+        for path in found if line.startswith(" ") else [folder]:
+            assert list(path.parent.glob(path.name)), path

@@ -1,0 +1,27 @@
+"""The commands of the README on real data, shortened, where that data stands beside the project."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = re.findall(r"^python .*\.\./shared/data.*$", (ROOT / "README.md").read_text(), re.M)
+SHORT = ["--cluster", "inline", "method=supervised", "seed=0", "trainer.epochs=1", "augment.crop_size=65"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("command", COMMANDS)
+def test_real_data_is_trained_on_by_the_command_of_the_readme(command, shared, tmp_path):
+    words = shlex.split(command.replace("../shared", str(shared)))
+    words = [sys.executable, str(ROOT / words[1]), *words[2:], *SHORT, "--runs", str(tmp_path)]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=dict(os.environ, OMP_NUM_THREADS="2")
+    )
+    assert done.returncode == 0, done.stderr
+    percent = float(re.search(r"done  mIoU ([\d.]+)", done.stdout)[1])
+    assert 2 < percent < 90  # about what one class everywhere gives, and more than a broken evaluation
