@@ -30,8 +30,12 @@ SECONDS_PER_ANCHOR_STEP = {
     "cpu": 125.0,
 }
 
-BACKBONE_FACTORS = {"resnet101": 1.0, "resnet50": 0.8, "mobilenet_v2": 0.16}
-"""Time relative to ResNet-101. ResNet-50: 7.6-12.6 and 22-24 hours against 13-22.6 and 23-29 (PrevMatch logs)."""
+BACKBONE_FACTORS = {"resnet101": 1.0, "resnet50": 0.8, "xception": 0.8, "mobilenet_v2": 0.16}
+"""Time relative to ResNet-101. ResNet-50: 7.6-12.6 and 22-24 hours against 13-22.6 and 23-29 (PrevMatch logs).
+
+Xception-65 on COCO at crop 513: 50 to 103 hours of 4 GPUs of no stated type (UniMatch logs), which settles no factor:
+it has about the multiply-adds of ResNet-50 and is given its factor.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ that value.
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass
 
-BACKBONES = ("resnet50", "resnet101", "mobilenet_v2")
+BACKBONES = ("resnet50", "resnet101", "xception", "mobilenet_v2")
 METHODS = ("supervised", "fixmatch", "unimatch", "rankmatch")
 SELECTIONS = ("orthogonal", "random", "top_n", "all")
 CONSISTENCIES = ("rank", "l2", "ce", "kl")
@@ -45,7 +45,7 @@ class ModelConfig:
     num_classes: int = 21
     output_stride: int = 16
     width: float = 1.0
-    """Factor on the channels of MobileNetV2 and of the head on it; the ResNets have one width."""
+    """Factor on the channels of MobileNetV2 and of the head on it; the others have one width."""
 
     def __post_init__(self) -> None:
         one_of("backbone.name", self.backbone, BACKBONES)

@@ -8,10 +8,11 @@ from torch.nn import functional as F
 from rankmatch.config import ModelConfig
 from rankmatch.models.mobilenet import MobileNetV2
 from rankmatch.models.resnet import ResNet
+from rankmatch.models.xception import Xception
 
 RATES = (6, 12, 18)
 REDUCED_CHANNELS = 48
-RESNET_HEAD_CHANNELS = 256
+HEAD_CHANNELS = 256
 MOBILENET_HEAD_CHANNELS = 128
 DROP_PROBABILITY = 0.5
 CLASSIFIER_STD = 0.01
@@ -19,6 +20,7 @@ CLASSIFIER_STD = 0.01
 Images = Float[Tensor, "batch 3 height width"]
 Features = Float[Tensor, "batch channels feature_height feature_width"]
 Logits = Float[Tensor, "batch classes height width"]
+Backbone = ResNet | Xception | MobileNetV2
 Keep = tuple[Bool[Tensor, "batch low"], Bool[Tensor, "batch high"]]
 
 
@@ -67,7 +69,7 @@ class ASPP(nn.Module):
 class DeepLabV3Plus(nn.Module):
     """Segment images; parameter names are those of the public checkpoints."""
 
-    def __init__(self, backbone: ResNet | MobileNetV2, num_classes: int, channels: int) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, channels: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = ASPP(backbone.high_channels, channels)
@@ -146,14 +148,18 @@ def initialise(model: DeepLabV3Plus, generator: torch.Generator | None) -> None:
 def build_model(model_config: ModelConfig, generator: torch.Generator | None = None) -> DeepLabV3Plus:
     """Build the network with fresh parameters, drawn from the generator (PyTorch's global one if None)."""
     with torch.device("meta"):  # so that construction itself draws nothing
-        backbone: ResNet | MobileNetV2
-        if model_config.backbone == "mobilenet_v2":
-            backbone = MobileNetV2(model_config.output_stride, model_config.width)
-            channels = round(MOBILENET_HEAD_CHANNELS * model_config.width / 8) * 8
-        else:
-            backbone = ResNet(model_config.backbone, model_config.output_stride)
-            channels = RESNET_HEAD_CHANNELS
+        backbone, channels = _backbone(model_config)
         model = DeepLabV3Plus(backbone, model_config.num_classes, channels)
     model.to_empty(device="cpu")
     initialise(model, generator)
     return model
+
+
+def _backbone(model_config: ModelConfig) -> tuple[Backbone, int]:
+    """Return the backbone and how many channels the head on it has."""
+    if model_config.backbone == "mobilenet_v2":
+        channels = round(MOBILENET_HEAD_CHANNELS * model_config.width / 8) * 8
+        return MobileNetV2(model_config.output_stride, model_config.width), channels
+    if model_config.backbone == "xception":
+        return Xception(model_config.output_stride), HEAD_CHANNELS
+    return ResNet(model_config.backbone, model_config.output_stride), HEAD_CHANNELS

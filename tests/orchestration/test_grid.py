@@ -73,8 +73,14 @@ def test_command_line_value_is_read_by_its_field(key: str, text: str, values: ob
         ("dataset.label_map=11", "dataset.label_map must be a mapping such as {11: 255}; got '11'"),
         ("seed", "an override must be key=value; got 'seed'"),
         ("trainer.epoch=1", "unknown key 'trainer.epoch'; did you mean trainer.epochs?"),
-        ("dataset=voc", "dataset must be one of camvid, pascal, pascal_animals, synthetic; got 'voc'"),
-        ("dataset=camvid,voc", "dataset must be one of camvid, pascal, pascal_animals, synthetic; got 'voc'"),
+        (
+            "dataset=voc",
+            "dataset must be one of camvid, cityscapes, coco, lucchi, pascal, pascal_animals, synthetic; got 'voc'",
+        ),
+        (
+            "dataset=camvid,voc",
+            "dataset must be one of camvid, cityscapes, coco, lucchi, pascal, pascal_animals, synthetic; got 'voc'",
+        ),
         ("trainer.epochs=0", "trainer.epochs must be at least 1; got 0"),
         ("split=../x", "split must be the name of a folder of split lists; got '../x'"),
     ],

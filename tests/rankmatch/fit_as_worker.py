@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
 
 
 main(Path(sys.argv[1]))
-# A gloo thread that still holds a tensor while the interpreter is taken down aborts the process (seen in half the runs).
+# A gloo thread that still holds a tensor while the interpreter is taken down aborts the process: seen now and then.
 sys.stdout.flush()
 sys.stderr.flush()
 os._exit(0)

@@ -13,7 +13,7 @@ from torchvision.models import mobilenet_v2
 from rankmatch.config import ModelConfig
 from rankmatch.models import DeepLabV3Plus, build_model
 
-RESNETS = [("resnet50", 21), ("resnet101", 19)]
+PUBLISHED = [("resnet50", 21), ("resnet101", 19), ("xception", 81)]
 SMALL = ModelConfig(backbone="mobilenet_v2", num_classes=5, width=0.25)
 
 
@@ -55,7 +55,7 @@ def random_keep(model: DeepLabV3Plus) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("backbone", "num_classes"), RESNETS)
+@pytest.mark.parametrize(("backbone", "num_classes"), PUBLISHED)
 def test_names_and_shapes_are_those_of_the_public_checkpoints(shared: Path, backbone: str, num_classes: int) -> None:
     expected = json.loads((shared / "spec/state_dict_keys.json").read_text())[backbone]
     model = build_model(ModelConfig(backbone=backbone, num_classes=num_classes), generator())
@@ -63,7 +63,7 @@ def test_names_and_shapes_are_those_of_the_public_checkpoints(shared: Path, back
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("backbone", "num_classes"), RESNETS)
+@pytest.mark.parametrize(("backbone", "num_classes"), PUBLISHED)
 def test_outputs_equal_the_reference(shared: Path, backbone: str, num_classes: int) -> None:
     model = build_model(ModelConfig(backbone=backbone, num_classes=num_classes), generator()).double().eval()
     fill_by_name(model)
@@ -90,9 +90,10 @@ def test_features_have_the_grid_of_the_output_stride(size: int, stride: int, exp
     assert logits.shape == (1, 5, size, size)
 
 
-def test_resnet_at_output_stride_8_has_the_same_parameters_on_a_finer_grid() -> None:
+@pytest.mark.parametrize("backbone", ["resnet50", "xception"])
+def test_output_stride_8_has_the_same_parameters_on_a_finer_grid(backbone: str) -> None:
     coarse, fine = (
-        build_model(ModelConfig(backbone="resnet50", output_stride=stride), generator()).eval() for stride in (16, 8)
+        build_model(ModelConfig(backbone=backbone, output_stride=stride), generator()).eval() for stride in (16, 8)
     )
     fine.load_state_dict(coarse.state_dict())
     with torch.no_grad():
@@ -157,6 +158,14 @@ def test_batch_norms_of_the_head_see_both_halves_in_training() -> None:
     model.classifier.register_forward_hook(lambda _, inputs, output: seen.append(len(inputs[0])))
     model(images, perturb=True, keep=random_keep(model))
     assert seen == [4]
+
+
+def test_xception_keeps_its_slow_batch_norms_when_workers_share_them() -> None:
+    backbone = build_model(ModelConfig(backbone="xception"), generator()).backbone
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 132 and {norm.momentum for norm in norms} == {0.0003}
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    assert {norm.momentum for norm in converted.modules() if isinstance(norm, nn.SyncBatchNorm)} == {0.0003}
 
 
 def test_initialisation_depends_on_the_generator_alone() -> None:
