@@ -78,6 +78,20 @@ def compose(settings: Mapping[str, Any]) -> TrainConfig:
     return _config(flat)
 
 
+def changed(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """Return a copy of a composed configuration with other values of some fields (short names).
+
+    Raises:
+        ValueError: If a key or a value is not allowed; a group's choice is not, as it would compose anew.
+    """
+    names = short_names_once()
+    for key in settings:
+        check_key(key)
+        if key in GROUPS:
+            raise ValueError(f"{key} cannot be chosen for a model whose run folder says it; single fields can be set")
+    return _config(flatten(asdict(config)) | {names[key]: value for key, value in settings.items()})
+
+
 short_names_once = cache(short_names)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `rankmatch launch|plan|table`, and `launch` alone as `orchestration/launch_grid.py`."""
+"""The command line `rankmatch`, and its `launch` alone as `orchestration/launch_grid.py`."""
 
 import sys
 from collections.abc import Callable
@@ -26,6 +26,10 @@ ConcurrencyOption = Annotated[
 ]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a data set.")
+splits = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring or draw split lists.")
+app.add_typer(data, name="data")
+app.add_typer(splits, name="splits")
 
 
 @app.command()
@@ -94,6 +98,106 @@ def table(overrides: Overrides = None, grid: GridOption = DEFAULT_GRID, runs: Ru
         raise ValueError(f"--runs must hold the folder of grid {loaded.name}; there is no {grid_dir}")
     for path in finish(loaded, grid_dir, Console()):
         typer.echo(path)
+
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A data set of experiments/conf/dataset.")]
+SettingsArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data_root=... split=92")]
+
+
+@data.command("check")
+def check_data(name: NameArgument, settings: SettingsArgument = None) -> None:
+    """Open every file of a data set's lists once and list all that is wrong with them."""
+    from rich.console import Console
+
+    from orchestration import datasets
+
+    datasets.check(name, settings or (), Console())
+
+
+@splits.command()
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="pascal, cityscapes or coco.")],
+    to: Annotated[Path, typer.Option("--to", help="Gets <split>/labeled.txt, ... : a split_root.")],
+    checkout: Annotated[
+        Path | None, typer.Option("--from", help="Take them from a checkout of the repository instead of the network.")
+    ] = None,
+    base_url: Annotated[str, typer.Option(help="Where the repositories are mirrored.")] = "",
+) -> None:
+    """Bring the split lists of the paper and verify them; what is there and right is kept."""
+    from rich.console import Console
+
+    from orchestration import datasets
+
+    datasets.download(name, to, checkout, base_url, Console())
+
+
+@splits.command()
+def draw(
+    name: NameArgument,
+    count: Annotated[list[int], typer.Option("--count", min=1, help="How many images are labeled; several times.")],
+    settings: SettingsArgument = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Show every class in as equal numbers of images.")
+    ] = False,
+) -> None:
+    """Draw new lists from train.txt: a larger one holds the smaller ones of the same seed."""
+    from rich.console import Console
+
+    from orchestration import datasets
+
+    datasets.draw(name, count, settings or (), seed, balanced, Console())
+
+
+CheckpointOption = Annotated[
+    Path, typer.Option("--checkpoint", help="best.pt, checkpoints/step_<k>, or a published file.")
+]
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", help="Of experiments/conf/dataset; default: what the checkpoint's run folder says.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
+
+
+@app.command()
+def evaluate(
+    checkpoint: CheckpointOption,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="data_root=... backbone=resnet101 evaluation.mode=sliding"),
+    ] = None,
+    dataset: DatasetOption = "",
+    device: DeviceOption = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here too, as fractions.")] = None,
+) -> None:
+    """Score a trained model on the validation list: IoU of every class, and their mean."""
+    from rich.console import Console
+
+    from orchestration import trained
+
+    trained.evaluate(trained.Source(checkpoint, dataset, settings or (), device), Console(), json_file)
+
+
+@app.command()
+def predict(
+    checkpoint: CheckpointOption,
+    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Gets labels/ and overlays/.")],
+    dataset: DatasetOption = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="backbone=resnet101 evaluation.mode=sliding")
+    ] = None,
+    device: DeviceOption = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Images of one size that go through the network together.")] = 8,
+    overlay: Annotated[bool, typer.Option(help="Also blend each image with its labels.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")] = False,
+) -> None:
+    """Write the labels that a trained model gives to images of any size, as palette PNGs."""
+    from rich.console import Console
+
+    from orchestration import trained
+
+    source = trained.Source(checkpoint, dataset, settings or (), device)
+    trained.predict(source, images, out, Console(), batch_size=batch, overlays=overlay, overwrite=overwrite)
 
 
 def guarded(command: Callable[[], object]) -> None:

@@ -179,7 +179,18 @@ def summary(plan: Plan) -> list[str]:
         f"rough estimate: {format_duration(plan.total_s)} in total, "
         f"{format_duration(plan.makespan_s)} with {plan.max_concurrent} at a time{unknown}"
     )
-    return lines + [f"conflict: {text}" for text in plan.conflicts]
+    return lines + _supervised_apart(plan) + [f"conflict: {text}" for text in plan.conflicts]
+
+
+def _supervised_apart(plan: Plan) -> list[str]:
+    """Say what the supervised cells take of the total where they take another number of steps than the others."""
+    due = [item for item in plan.items if item.action is not Action.KEEP]
+    apart = [item for item in due if item.cell.config.numerics.method.name == "supervised"]
+    others = {item.num_steps for item in due if item not in apart}
+    if not apart or not others or {item.num_steps for item in apart} & others:
+        return []
+    total = sum(item.estimate_s or 0.0 for item in apart)
+    return [f"of which the {len(apart)} supervised cells, by their own number of steps: {format_duration(total)}"]
 
 
 def _line(item: Item, width: int) -> str:

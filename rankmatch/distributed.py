@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     AGENT_1 = 17
     AGENT_2 = 18
     SCENE = 19
+    SPLIT = 20
 
 
 def generator(seed: int, epoch: int, position: int, purpose: Purpose) -> torch.Generator:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from rankmatch.agents import widen
 from rankmatch.config import IGNORE_INDEX, one_of
 
+MAX_WINDOWS = 8
+"""How many windows of an image pass the network together, so that memory does not grow with the image."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -149,15 +152,17 @@ def sliding_window_probabilities(
     return total
 
 
-def _windows(height: int, width: int, crop_size: int) -> Iterable[list[tuple[slice, slice]]]:
-    """Return the windows in groups of one size; those at the border are cut (ALGORITHM section 6)."""
+def _windows(height: int, width: int, crop_size: int) -> Iterator[list[tuple[slice, slice]]]:
+    """Return the windows in batches of one size; those at the border are cut (ALGORITHM section 6)."""
     step = int(crop_size * 2 / 3)
     groups: dict[tuple[int, int], list[tuple[slice, slice]]] = defaultdict(list)
     for top in range(0, height, step):
         for left in range(0, width, step):
             bottom, right = min(top + crop_size, height), min(left + crop_size, width)
             groups[bottom - top, right - left].append((slice(top, bottom), slice(left, right)))
-    return groups.values()
+    for windows in groups.values():
+        for first in range(0, len(windows), MAX_WINDOWS):
+            yield windows[first : first + MAX_WINDOWS]
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:

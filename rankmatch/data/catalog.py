@@ -87,7 +87,7 @@ class FolderDataset:
         Raises:
             ValueError: The file is missing or cannot be decoded.
         """
-        return _decoded(self.root / sample.image, f"image {sample.image}").convert("RGB")
+        return read_image(self.root / sample.image, sample.image)
 
     def label(self, sample: Sample) -> Image.Image:
         """Return the label, in mode L; of a palette file the index is the value.
@@ -166,6 +166,20 @@ def labeled_pair(dataset: Dataset, sample: Sample) -> tuple[Image.Image, Image.I
         sizes = [f"{width}x{height}" for width, height in (image.size, label.size)]
         raise ValueError(f"label {sample.label} must have the size of image {sample.image}, {sizes[0]}; got {sizes[1]}")
     return image, label
+
+
+def read_image(path: Path, name: str) -> Image.Image:
+    """Read a grey or colour image of 8 or 16 bits, in mode RGB; of 16 bits the upper 8 are kept.
+
+    Raises:
+        ValueError: The file is missing, cannot be decoded, or holds other numbers than these.
+    """
+    image = _decoded(path, f"image {name}")
+    if image.mode.startswith("I;16"):  # PIL would cut everything above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"image {name} must have 8 or 16 bits a channel; got mode {image.mode}")
+    return image.convert("RGB")
 
 
 def _decoded(path: Path, what: str) -> Image.Image:

@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +54,10 @@ def check_data(config: TrainConfig, *, progress: Progress | None = None) -> Data
     Raises:
         ValueError: The lists themselves cannot be read.
     """
-    splits, dataset = read_splits(config), open_dataset(config)
+    return _look_at_all(config, read_splits(config), open_dataset(config), progress)
+
+
+def _look_at_all(config: TrainConfig, splits: Splits, dataset: Dataset, progress: Progress | None) -> DataReport:
     samples = list(splits)
     findings = []
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
@@ -69,6 +72,21 @@ def check_data(config: TrainConfig, *, progress: Progress | None = None) -> Data
         labeled_class_counts=_total(findings[: len(splits.labeled)]),
         val_class_counts=_total(findings[-len(splits.val) :]),
     )
+
+
+def check_files(config: TrainConfig, split_names: Sequence[str], *, progress: Progress | None = None) -> DataReport:
+    """Decode every file of several splits once; see `check_data`.
+
+    Raises:
+        ValueError: The lists themselves cannot be read.
+    """
+    every = [read_splits(replace(config, numerics=replace(config.numerics, split=name))) for name in split_names]
+    labeled = {sample.image: sample for splits in every for sample in splits.labeled}
+    val = {sample.image: sample for splits in every for sample in splits.val}
+    seen = {*labeled, *val}
+    unlabeled = {sample.image: sample for splits in every for sample in splits.unlabeled if sample.image not in seen}
+    union = Splits(list(labeled.values()), list(unlabeled.values()), list(val.values()))
+    return _look_at_all(config, union, open_dataset(config), progress)
 
 
 def _look_at(dataset: Dataset, sample: Sample) -> _Finding:

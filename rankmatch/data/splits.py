@@ -40,6 +40,34 @@ def read_splits(config: TrainConfig) -> Splits:
     return splits
 
 
+def read_train(config: TrainConfig) -> list[Sample]:
+    """Read `train.txt`, all images that could be labeled, with their labels.
+
+    Raises:
+        ValueError: It is not there, a line is malformed, or it is empty.
+    """
+    if config.numerics.dataset.name == "synthetic":
+        raise ValueError("dataset must have files; the lists of the drawn scenes are drawn by the split's name")
+    path = split_root(config) / "train.txt"
+    train = _read_list(path)
+    if not train:
+        raise ValueError(f"{path} must hold a sample; it is empty")
+    return train
+
+
+def read_val(config: TrainConfig) -> list[Sample]:
+    """Read the validation list alone.
+
+    Raises:
+        ValueError: It is not there, a line is malformed, or it is empty.
+    """
+    is_drawn = config.numerics.dataset.name == "synthetic"
+    val = _scene_splits(config.numerics).val if is_drawn else _read_list(split_root(config) / "val.txt")
+    if not val:
+        raise ValueError("the val list must hold a sample; it is empty")
+    return val
+
+
 def needs_unlabeled(numerics: NumericsConfig) -> bool:
     """Tell whether a run reads or counts the unlabeled list."""
     return numerics.method.name != "supervised" or numerics.method.supervised_steps == "equal"

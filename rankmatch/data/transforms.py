@@ -136,7 +136,12 @@ def eval_view(
     image: Image.Image, label: Image.Image
 ) -> tuple[Float[Tensor, "3 height width"], UInt8[Tensor, "height width"]]:
     """Return the whole image, normalised, and its label."""
-    return normalise(_image_tensor(image).to(torch.get_default_dtype()) / 255), _tensor(label)
+    return eval_image(image), _tensor(label)
+
+
+def eval_image(image: Image.Image) -> Float[Tensor, "3 height width"]:
+    """Return the whole image, normalised."""
+    return normalise(_image_tensor(image).to(torch.get_default_dtype()) / 255)
 
 
 def _resized_part(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:

@@ -132,7 +132,10 @@ def test_settings_may_repair_what_a_choice_alone_would_break() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "voc"}, "dataset must be one of camvid, pascal, pascal_animals, synthetic; got 'voc'"),
+        (
+            {"dataset": "voc"},
+            "dataset must be one of camvid, cityscapes, coco, lucchi, pascal, pascal_animals, synthetic; got 'voc'",
+        ),
         ({"method": "rank"}, "method must be one of fixmatch, rankmatch, supervised, unimatch; got 'rank'"),
         ({"trainer.epoch": 1}, "unknown key 'trainer.epoch'; did you mean trainer.epochs?"),
         ({"numerics.seed": 1}, "unknown key 'numerics.seed'; did you mean seed?"),

@@ -123,7 +123,7 @@ def test_wrong_grid_file_is_refused_with_its_path(text: str, message: str, tmp_p
 
 
 def test_unknown_grid_names_those_that_there_are() -> None:
-    with pytest.raises(ValueError, match=r"one of camvid, demo, .*pascal_classic; got 'demp'"):
+    with pytest.raises(ValueError, match=r"one of ablation_agent_selection, .*demo, .*pascal_classic; got 'demp'"):
         grid.load("demp")
 
 
@@ -222,7 +222,14 @@ def test_baseline_that_the_command_line_takes_out_is_left_out(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("name", "num_cells"),
-    [("demo", 12), ("camvid", 4), ("pascal_animals", 4), ("pascal_classic", 120), ("pascal_blended", 72)],
+    [
+        ("demo", 12),
+        ("camvid", 9),
+        ("lucchi_small", 9),
+        ("pascal_animals", 4),
+        ("pascal_classic", 120),
+        ("pascal_blended", 72),
+    ],
 )
 def test_shipped_grid_loads_without_data(name: str, num_cells: int) -> None:
     loaded = grid.load(name)

@@ -4,6 +4,7 @@ import pytest
 
 from orchestration.cells import compose, signature
 from orchestration.values import flatten
+from rankmatch.config import NumericsConfig
 
 DIFFERENCES = {
     # ALGORITHM section 5, authors_code -> paper; the weights of the unlabeled terms are the same in both
@@ -17,7 +18,7 @@ PASCAL = {"dataset": "pascal", "backbone.pretrained": False}
 
 
 def fields(**settings):
-    return flatten(asdict(compose(PASCAL | settings).numerics))
+    return flatten(asdict(compose(PASCAL | settings).numerics), NumericsConfig)
 
 
 def test_presets_differ_in_the_documented_fields_alone():

@@ -1,0 +1,203 @@
+"""A trained model put to use: scored on a validation list, or run over images."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from orchestration import files
+from orchestration.cells import changed, compose, from_yaml
+from orchestration.run_folder import ATTEMPTS, CONFIG
+from orchestration.values import check_key, parse, read_value
+from rankmatch.config import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from rankmatch.evaluation import Evaluation
+    from rankmatch.models import DeepLabV3Plus
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which model is meant."""
+
+    checkpoint: Path
+    """A file of parameters, or a folder `step_<k>`."""
+    dataset: str = ""
+    """A choice of conf/dataset; empty: that of the checkpoint's run folder."""
+    settings: Sequence[str] = ()
+    """Changes, `key=value`."""
+    device: str = "auto"
+
+
+def configuration(source: Source) -> TrainConfig:
+    """Return the configuration of a model: of its run folder, else composed from the data set and the settings.
+
+    Raises:
+        ValueError: There is no such checkpoint, nothing says what it was trained on, or a setting is not allowed.
+    """
+    if not source.checkpoint.exists():
+        raise ValueError(f"--checkpoint must be a file or a folder step_<k>; there is no {source.checkpoint}")
+    settings = _read(source.settings)
+    folder = _run_folder(source.checkpoint)
+    if folder is None:
+        if not source.dataset:
+            raise ValueError(f"--dataset must be given, as {source.checkpoint} lies in no run folder; got nothing")
+        return compose({"dataset": source.dataset, "backbone.pretrained": False} | settings)
+    config = from_yaml((folder / CONFIG).read_text(encoding="utf-8"))
+    return changed(_on(config, source.dataset) if source.dataset else config, settings)
+
+
+def evaluate(source: Source, console: Console, json_file: Path | None = None) -> None:
+    """Score a model on the validation list: a table on the console, and the same numbers as JSON.
+
+    Raises:
+        ValueError: Bad settings, a checkpoint of another architecture, or bad data.
+    """
+    from rankmatch import evaluation
+    from rankmatch.data.catalog import open_dataset
+    from rankmatch.data.loaders import val_loader
+    from rankmatch.data.splits import Splits, read_val
+
+    config = configuration(source)
+    model, device = _load(source, config)
+    val = read_val(config)
+    loader = val_loader(Splits([], [], val), open_dataset(config))
+    with Progress(console=console, transient=True) as progress:
+        scored = evaluation.evaluate(
+            model,
+            _shown(progress, loader, len(val)),
+            num_classes=config.numerics.dataset.num_classes,
+            device=device,
+            mode=config.numerics.evaluation.mode,
+            crop_size=config.numerics.augment.crop_size,
+            absent_classes=config.numerics.evaluation.absent_classes,
+        )
+    numbers = _numbers(config, scored, len(val))
+    console.print(_table(numbers))
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(json_file, json.dumps(numbers, indent=1) + "\n")
+
+
+def predict(
+    source: Source,
+    images: Sequence[Path],
+    out: Path,
+    console: Console,
+    *,
+    batch_size: int,
+    overlays: bool,
+    overwrite: bool,
+) -> None:
+    """Write label PNGs and overlays of images.
+
+    Raises:
+        ValueError: Bad settings or inputs; an image that cannot be read, after all others were done.
+    """
+    from rankmatch.predict import find_jobs, predict_files
+
+    config = configuration(source)
+    jobs = find_jobs(images, out, overlays=overlays, overwrite=overwrite)
+    model, device = _load(source, config)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("images", total=len(jobs))
+        faults = predict_files(
+            model,
+            jobs,
+            device=device,
+            mode=config.numerics.evaluation.mode,
+            crop_size=config.numerics.augment.crop_size,
+            batch_size=batch_size,
+            done=lambda _: progress.advance(task),
+        )
+    console.print(f"{len(jobs) - len(faults)} of {len(jobs)} images: {out / 'labels'}", soft_wrap=True)
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _read(settings: Sequence[str]) -> dict[str, Any]:
+    values = {}
+    for setting in settings:
+        key, mark, text = setting.partition("=")
+        if not mark:
+            raise ValueError(f"a setting must be key=value; got {setting!r}")
+        check_key(key)
+        values[key] = read_value(key, parse(key, text))
+    return values
+
+
+def _run_folder(checkpoint: Path) -> Path | None:
+    for folder in checkpoint.resolve().parents:
+        if (folder / CONFIG).is_file() and (folder / ATTEMPTS).is_dir():
+            return folder
+    return None
+
+
+def _on(config: TrainConfig, dataset: str) -> TrainConfig:
+    """Return the configuration of a model with another data set to be scored on."""
+    other = compose({"dataset": dataset, "backbone.pretrained": False})
+    if other.numerics.dataset.num_classes != config.numerics.dataset.num_classes:
+        raise ValueError(
+            f"--dataset must have {config.numerics.dataset.num_classes} classes, as the model has; "
+            f"{dataset} has {other.numerics.dataset.num_classes}"
+        )
+    config.numerics.dataset, config.numerics.evaluation = other.numerics.dataset, other.numerics.evaluation
+    config.execution.class_names = other.execution.class_names
+    config.execution.data_root = config.execution.split_root = ""
+    return config
+
+
+def _load(source: Source, config: TrainConfig) -> tuple["DeepLabV3Plus", "torch.device"]:
+    import torch
+
+    from rankmatch.checkpoint import STATE
+    from rankmatch.models import build_model
+    from rankmatch.models.weights import load_checkpoint
+    from rankmatch.trainer import choose_device
+
+    device = choose_device(source.device)
+    model = build_model(config.numerics.model, torch.Generator().manual_seed(0))
+    path = source.checkpoint / STATE if source.checkpoint.is_dir() else source.checkpoint
+    load_checkpoint(model, path)
+    return model.to(device).to(memory_format=torch.channels_last), device
+
+
+def _shown(progress: Progress, loader: Iterable[Any], total: int) -> Iterator[Any]:
+    yield from progress.track(loader, total=total, description="images")
+
+
+def _numbers(config: TrainConfig, scored: "Evaluation", num_images: int) -> dict[str, Any]:
+    names = config.execution.class_names or [str(number) for number in range(config.numerics.dataset.num_classes)]
+    ious = [None if iou != iou else iou for iou in scored.class_iou.tolist()]
+    numbers = {
+        "miou": scored.miou(),
+        "num_classes_present": int(scored.present.sum()),
+        "num_images": num_images,
+        "mode": config.numerics.evaluation.mode,
+        "class_iou": dict(zip(names, ious, strict=True)),
+        "class_pixels": dict(zip(names, scored.confusion.sum(dim=1).tolist(), strict=True)),
+    }
+    return numbers | ({"jaccard": ious[1]} if len(names) == 2 else {})
+
+
+def _table(numbers: dict[str, Any]) -> Table:
+    foot = f"mIoU over {numbers['num_classes_present']} classes, {numbers['num_images']} images, {numbers['mode']}"
+    table = Table(caption=foot)
+    table.add_column("class")
+    for column in ("IoU, %", "pixels"):
+        table.add_column(column, justify="right")
+    for name, iou in numbers["class_iou"].items():
+        table.add_row(name, "-" if iou is None else f"{100 * iou:.1f}", f"{numbers['class_pixels'][name]:,}")
+    table.add_section()
+    table.add_row("mIoU", f"{100 * numbers['miou']:.1f}", f"{sum(numbers['class_pixels'].values()):,}")
+    if numbers.get("jaccard") is not None:
+        foreground = list(numbers["class_iou"])[1]
+        table.add_row(f"Jaccard of {foreground}", f"{100 * numbers['jaccard']:.1f}", "")
+    return table

@@ -1,0 +1,146 @@
+"""A trained model on images of any size: label PNGs in a palette, and overlays."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+
+from rankmatch.data.catalog import read_image
+from rankmatch.data.transforms import eval_image
+from rankmatch.evaluation import predict
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+OVERLAY_OPACITY = 0.5
+NUM_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image and what is written for it."""
+
+    image: Path
+    label: Path
+    overlay: Path | None
+
+
+def find_jobs(sources: Sequence[Path], out: Path, *, overlays: bool = True, overwrite: bool = False) -> list[Job]:
+    """Pair every image with its outputs `out/labels/<name>.png` and `out/overlays/<name>.png`.
+
+    Args:
+        sources: Images, and folders that are searched for them with everything below; a name is relative to its folder.
+        out: Where the outputs go.
+        overlays: Whether overlays are wanted.
+        overwrite: Whether outputs may be there already.
+
+    Raises:
+        ValueError: A source is not there or holds no image, two images have the same output, or an output is there.
+    """
+    jobs: dict[Path, Job] = {}
+    for image, name in _images(sources):
+        label = out / "labels" / name.with_suffix(".png")
+        if other := jobs.get(label):
+            raise ValueError(f"images must have names of their own; {other.image} and {image} would both be {label}")
+        overlay = out / "overlays" / name.with_suffix(".png") if overlays else None
+        jobs[label] = Job(image, label, overlay)
+    there = [str(label) for label in jobs if label.exists()]
+    if there and not overwrite:
+        more = f" and {len(there) - NUM_SHOWN} more" if len(there) > NUM_SHOWN else ""
+        raise ValueError(f"outputs must not be there already; {', '.join(there[:NUM_SHOWN])}{more}")
+    return list(jobs.values())
+
+
+def predict_files(
+    model: nn.Module,
+    jobs: Iterable[Job],
+    *,
+    device: torch.device | str,
+    mode: str = "whole",
+    crop_size: int | None = None,
+    batch_size: int = 8,
+    done: Callable[[Job], None] = lambda job: None,
+) -> list[str]:
+    """Write the outputs of every job; return what could not be read, a line each.
+
+    Args:
+        model: Images to (logits at the images' size, ...); it is put in evaluation mode.
+        jobs: Those whose images follow each other and have the same size go through the network together.
+        device: Where the model is.
+        mode: As in `evaluation.predict`.
+        crop_size: As in `evaluation.predict`.
+        batch_size: How many images go together at most.
+        done: Called after each job.
+    """
+    model.eval()
+    faults: list[str] = []
+    for batch in _batches(jobs, batch_size, faults, done):
+        images = torch.stack([eval_image(image) for _, image in batch]).to(device)
+        labels = predict(model, images, mode=mode, crop_size=crop_size).to(torch.uint8).cpu().numpy()
+        for (job, image), label in zip(batch, labels, strict=True):
+            _write(job, image, label)
+            done(job)
+    return faults
+
+
+def colour_map() -> npt.NDArray[np.uint8]:
+    """Return the colours of PASCAL VOC for 256 classes [256, 3]: a class's bits, spread over the three channels."""
+    classes = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((classes >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def _images(sources: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Give every image and its name below its source."""
+    for source in sources:
+        if source.is_dir():
+            found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            if not found:
+                raise ValueError(f"folder {source} must hold an image ({', '.join(sorted(SUFFIXES))}); it holds none")
+            yield from ((path, path.relative_to(source)) for path in found)
+        elif source.is_file():
+            yield source, Path(source.name)
+        else:
+            raise ValueError(f"an image or a folder of images must be there; got {str(source)!r}")
+
+
+def _batches(
+    jobs: Iterable[Job], batch_size: int, faults: list[str], done: Callable[[Job], None]
+) -> Iterator[list[tuple[Job, Image.Image]]]:
+    """Read images and group neighbours of one size; note those that cannot be read."""
+    batch: list[tuple[Job, Image.Image]] = []
+    for job in jobs:
+        try:
+            image = read_image(job.image, str(job.image))
+        except ValueError as error:
+            faults.append(str(error))
+            done(job)
+            continue
+        if batch and (len(batch) == batch_size or batch[0][1].size != image.size):
+            yield batch
+            batch = []
+        batch.append((job, image))
+    if batch:
+        yield batch
+
+
+def _write(job: Job, image: Image.Image, label: npt.NDArray[np.uint8]) -> None:
+    coloured = Image.fromarray(label)
+    coloured.putpalette(colour_map().tobytes())
+    if job.overlay is not None:
+        _save(Image.blend(image, coloured.convert("RGB"), OVERLAY_OPACITY), job.overlay)
+    _save(coloured, job.label)  # last, so that it says that the image is done
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    image.save(draft, format="PNG")
+    draft.replace(path)
