@@ -1,0 +1,203 @@
+import csv
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestration import datasets
+from orchestration.cells import experiments_folder
+from orchestration.cli import app
+
+LISTS = {
+    "pascal/92/labeled.txt": b"a.jpg a.png\n",
+    "pascal/92/unlabeled.txt": b"b.jpg b.png\n",
+    "pascal/val.txt": b"c d\n",
+}
+
+
+def command(*words):
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+@pytest.fixture
+def manifest(tmp_path, monkeypatch):
+    """Let the published lists be the small ones above."""
+    (tmp_path / "experiments" / "paper").mkdir(parents=True)
+    rows = [f"{path},1,{hashlib.sha256(text).hexdigest()},{len(text)}\n" for path, text in LISTS.items()]
+    (tmp_path / "experiments/paper/splits_manifest.csv").write_text(
+        "path,num_samples,sha256,num_bytes\n" + "".join(rows)
+    )
+    monkeypatch.setattr(datasets, "experiments_folder", lambda: tmp_path / "experiments")
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the lists as the public repository does, and breaks off where it is told to."""
+
+    def __init__(self):
+        self.asked, self.broken, self.wrong = [], set(), set()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.partition("/splits/")[2]
+        self.server.asked.append(self.path)
+        content = b"something else" if name in self.server.wrong else LISTS[name]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[:3] if name in self.server.broken else content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def url(server):
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.mark.usefixtures("manifest")
+def test_lists_are_downloaded_from_the_fixed_commit_and_kept_the_next_time(server, tmp_path):
+    words = ["splits", "download", "pascal", "--to", tmp_path / "to", "--base-url", url(server)]
+    assert "3 lists written, 0 kept" in command(*words).stdout
+    assert {path: (tmp_path / "to" / path.partition("/")[2]).read_bytes() for path in LISTS} == LISTS
+    assert server.asked[0] == "/mai556/RankMatch/abb13e1/splits/pascal/92/labeled.txt"
+    assert "0 lists written, 3 kept" in command(*words).stdout
+    assert len(server.asked) == 3
+
+
+@pytest.mark.usefixtures("manifest")
+def test_download_that_is_cut_off_leaves_no_part_and_goes_on(server, tmp_path):
+    words = ["splits", "download", "pascal", "--to", tmp_path / "to", "--base-url", url(server)]
+    server.broken = {"pascal/92/unlabeled.txt"}
+    done = command(*words)
+    assert "2 lists written" in done.stdout and "pascal/92/unlabeled.txt cannot be had" in str(done.exception)
+    assert sorted(path.name for path in (tmp_path / "to").rglob("*") if path.is_file()) == ["labeled.txt", "val.txt"]
+    server.broken, server.asked = set(), []
+    assert "1 lists written, 2 kept" in command(*words).stdout
+    assert len(server.asked) == 1
+
+
+@pytest.mark.usefixtures("manifest")
+def test_wrong_content_is_not_written_and_another_list_is_not_replaced(server, tmp_path):
+    server.wrong = {"pascal/val.txt"}
+    (tmp_path / "to" / "92").mkdir(parents=True)
+    (tmp_path / "to" / "92" / "labeled.txt").write_text("my own\n")
+    done = command("splits", "download", "pascal", "--to", tmp_path / "to", "--base-url", url(server))
+    faults = str(done.exception).splitlines()
+    assert len(faults) == 2 and "labeled.txt is there with SHA-256" in faults[0]
+    assert faults[1].startswith("pascal/val.txt came with SHA-256") and not (tmp_path / "to" / "val.txt").exists()
+    assert (tmp_path / "to" / "92" / "labeled.txt").read_text() == "my own\n"
+
+
+@pytest.mark.usefixtures("manifest")
+def test_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", url(server))
+    monkeypatch.setenv("no_proxy", "")
+    done = command("splits", "download", "pascal", "--to", tmp_path / "to", "--base-url", "http://lists.invalid")
+    assert "3 lists written" in done.stdout
+    assert server.asked[0] == "http://lists.invalid/mai556/RankMatch/abb13e1/splits/pascal/92/labeled.txt"
+
+
+@pytest.mark.usefixtures("manifest")
+@pytest.mark.parametrize("part", ["", "splits"])
+def test_lists_are_taken_from_a_checkout(part, tmp_path):
+    for path, text in LISTS.items():
+        (tmp_path / "checkout/splits" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "checkout/splits" / path).write_bytes(text)
+    done = command("splits", "download", "pascal", "--to", tmp_path / "to", "--from", tmp_path / "checkout" / part)
+    assert "3 lists written" in done.stdout
+    wrong = command("splits", "download", "pascal", "--to", tmp_path / "to", "--from", tmp_path)
+    assert "--from must be a checkout" in str(wrong.exception)
+
+
+def test_unknown_lists_are_refused(tmp_path):
+    done = command("splits", "download", "voc", "--to", tmp_path)
+    assert str(done.exception) == "lists are published for cityscapes, coco, pascal; got 'voc'"
+
+
+def test_published_lists_of_a_data_set_add_up():
+    with (experiments_folder() / "paper" / "splits_manifest.csv").open(newline="") as file:
+        num = {row["path"]: int(row["num_samples"]) for row in csv.DictReader(file)}
+    for dataset, total in (("pascal", 10582), ("cityscapes", 2975)):
+        for path in num:
+            if path.startswith(dataset) and path.endswith("/labeled.txt"):
+                assert num[path] + num[path.replace("labeled", "unlabeled")] == total, path
+
+
+@pytest.fixture
+def camvid(tmp_path, tiny_root):
+    """A folder data set with a train list."""
+    lines = (tiny_root / "splits/2/labeled.txt").read_text() + (tiny_root / "splits/2/unlabeled.txt").read_text()
+    for name in tiny_root.glob("*.png"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name.name).write_bytes(name.read_bytes())
+    (tmp_path / "data/splits").mkdir()
+    (tmp_path / "data/splits/train.txt").write_text(lines)
+    (tmp_path / "data/splits/val.txt").write_text((tiny_root / "splits/val.txt").read_text())
+    return tmp_path / "data"
+
+
+def test_drawn_lists_are_nested_and_can_be_trained_on(camvid):
+    words = ["splits", "draw", "camvid", "--count", 3, "--count", 5, "--seed", 0, "--balanced", f"data_root={camvid}"]
+    done = command(*words)
+    assert done.exit_code == 0 and "3 labeled images show 3 of 11 classes" in done.stdout
+    lists = {
+        (count, kind): set((camvid / f"splits/{count}/{kind}.txt").read_text().splitlines())
+        for count in (3, 5)
+        for kind in ("labeled", "unlabeled")
+    }
+    assert len(lists[3, "labeled"]) == 3 and lists[3, "labeled"] < lists[5, "labeled"]
+    assert lists[5, "labeled"] | lists[5, "unlabeled"] == set((camvid / "splits/train.txt").read_text().splitlines())
+    assert command(*words).exit_code == 0  # the same lists again
+    assert "15 images of split 3, 5 are good; 3 of 11 classes occur" in " ".join(
+        command("data", "check", "camvid", f"data_root={camvid}").stdout.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--count", 12], "--count must be 1 to 11"), (["--count", 3, "--seed", 1], "holds another list; it is kept")],
+)
+def test_lists_that_cannot_be_drawn_are_refused_before_anything_is_written(words, message, camvid):
+    command("splits", "draw", "camvid", "--count", 3, f"data_root={camvid}")
+    before = (camvid / "splits/3/labeled.txt").read_text()
+    assert message in str(command("splits", "draw", "camvid", *words, f"data_root={camvid}").exception)
+    assert (camvid / "splits/3/labeled.txt").read_text() == before
+
+
+def test_lists_of_drawn_scenes_are_not_drawn():
+    assert "drawn by the split's name" in str(command("splits", "draw", "synthetic", "--count", 3).exception)
+
+
+def test_data_check_lists_all_faults_of_all_splits_once(camvid):
+    command("splits", "draw", "camvid", "--count", 3, "--count", 5, f"data_root={camvid}")
+    whole = (camvid / "01.png").read_bytes()
+    (camvid / "01.png").write_bytes(whole[: len(whole) // 2])
+    (camvid / "12_label.png").unlink()
+    done = command("data", "check", "camvid", f"data_root={camvid}")
+    faults = str(done.exception).splitlines()
+    assert faults[0] == "2 of 15 samples:" and len(faults) == 3
+    assert "image 01.png cannot be decoded" in faults[1] and "label 12_label.png is missing" in faults[2]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "folder", "images"),
+    [("camvid", "camvid_mini", 235), ("lucchi", "lucchi_mini", 84), ("coco", "coco_mini", 263)],
+)
+def test_small_real_sets_are_good(name, folder, images, shared):
+    done = command("data", "check", name, f"data_root={shared / 'data' / folder}")
+    assert f"{images} images of split" in " ".join(done.stdout.split()), done.exception
