@@ -105,11 +105,6 @@ def correlation_logits(
         return pixels.transpose(1, 2) @ agents
 
 
-def zero_feature_share(features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
-    """Return the share of pixels, between 0 and 1, whose features are all zero: these are picked first."""
-    return (features == 0).all(dim=1).float().mean()
-
-
 @torch.no_grad()
 def _select_random(
     features: Tensor, num_agents: int, *, first: Tensor | None, generator: Generators | None, valid: Tensor | None

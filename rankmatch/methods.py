@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from rankmatch.agents import select, widen, zero_feature_share
+from rankmatch.agents import select, widen
 from rankmatch.config import MethodConfig, NumericsConfig
 from rankmatch.data.views import StrongView, UnlabeledViews, Views
+from rankmatch.diagnostics import rank_ratios
 from rankmatch.distributed import gather_over_workers, sum_over_workers, world
 from rankmatch.losses import SumAndCount, consistency_sum, cross_entropy_sum, ohem_sum, rank_consistency_sum
 
@@ -74,18 +75,19 @@ def _semi_supervised(
         sums["fp"] = _consistency(perturbed_logits, teacher, method)
     confident = teacher.valid & (teacher.confidence >= method.confidence_threshold)
     sums["mask_ratio"] = (confident.sum(), teacher.valid.sum())
-    zero_shares = []
+    ratios: list[dict[str, Tensor]] = []
     per_view = zip(unlabeled.strong, strong_logits.split(len(unlabeled.weak)),
                    strong_features.split(len(unlabeled.weak)), strict=True)  # fmt: skip
     for number, (strong, logits, features) in enumerate(per_view, start=1):
         mixed = teacher.mixed(partner, strong.box)
         sums[f"s{number}"] = _consistency(logits, mixed, method)
         if method.name == "rankmatch":
-            sums[f"rank{number}"] = _rank(mixed, features, strong, method)
-            zero_shares.append(zero_feature_share(mixed.features))
+            agents = _agents(mixed, strong, method)
+            sums[f"rank{number}"] = _rank(mixed, features, agents, method)
+            ratios.append(rank_ratios(mixed.features, features, agents, method.top_k))
     terms = _means(sums, method)
-    shares = {"zero_feature_share": torch.stack(zero_shares).mean()} if zero_shares else {}
-    return Losses(total_loss(terms, method), _detached(terms | shares))
+    over_views = {name: torch.stack([ratio[name] for ratio in ratios]).mean() for name in (ratios[0] if ratios else ())}
+    return Losses(total_loss(terms, method), _detached(terms | over_views))
 
 
 def total_loss(terms: dict[str, Float[Tensor, ""]], method: MethodConfig) -> Float[Tensor, ""]:
@@ -152,21 +154,26 @@ def _consistency(logits: Tensor, teacher: Teacher, method: MethodConfig) -> SumA
     return consistency_sum(logits, teacher.label, teacher.confidence, teacher.valid, method.confidence_threshold)
 
 
-def _rank(teacher: Teacher, student_features: Tensor, strong: StrongView, method: MethodConfig) -> SumAndCount:
-    valid = on_grid(teacher.valid, teacher.features.shape[-1]) if method.rank_ignores_padding else None
-    agents = select(
-        method.selection, teacher.features, method.num_agents, generator=strong.agent_generators, valid=valid
-    )
+def _agents(teacher: Teacher, strong: StrongView, method: MethodConfig) -> Tensor:
+    valid = _valid_on_grid(teacher, method)
+    return select(method.selection, teacher.features, method.num_agents, generator=strong.agent_generators, valid=valid)
+
+
+def _rank(teacher: Teacher, student_features: Tensor, agents: Tensor, method: MethodConfig) -> SumAndCount:
     return rank_consistency_sum(
         teacher.features,
         student_features,
         agents,
         top_k=method.top_k,
         epsilon=method.epsilon,
-        valid=valid,
+        valid=_valid_on_grid(teacher, method),
         divide_by_orders=method.rank_divide_by_orders,
         consistency=method.consistency,
     )
+
+
+def _valid_on_grid(teacher: Teacher, method: MethodConfig) -> Tensor | None:
+    return on_grid(teacher.valid, teacher.features.shape[-1]) if method.rank_ignores_padding else None
 
 
 def _means(sums: dict[str, SumAndCount], method: MethodConfig) -> dict[str, Tensor]:

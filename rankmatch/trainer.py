@@ -18,6 +18,7 @@ from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import TrainLoader, val_loader
 from rankmatch.data.splits import read_splits
 from rankmatch.data.views import ViewMaker
+from rankmatch.diagnostics import RATIOS
 from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
 from rankmatch.evaluation import Evaluation, evaluate
 from rankmatch.hashing import sha256_of
@@ -335,7 +336,7 @@ class _Run:
 
 def _row_name(term: str) -> str:
     """Name a loss term `loss_<term>` in rows; the total and the shares keep their names."""
-    return term if term in ("loss", "mask_ratio", "zero_feature_share") else f"loss_{term}"
+    return term if term in ("loss", *RATIOS) else f"loss_{term}"
 
 
 def _check_same_numerics(path: Path, saved: dict[str, Any], present: dict[str, Any], prefix: str = "") -> None:
