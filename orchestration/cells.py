@@ -109,13 +109,21 @@ def choices_of(group: str) -> list[str]:
     return sorted(path.stem for path in (experiments_folder() / "conf" / group).glob("*.yaml"))
 
 
+def is_own_dataset(group: str, choice: str) -> bool:
+    """Return whether a choice is the file of a data set that experiments/conf does not have."""
+    return group == "dataset" and choice.endswith((".yaml", ".yml"))
+
+
 def check_choice(group: str, choice: str) -> None:
-    """Refuse a choice that a group does not have.
+    """Refuse a choice that a group does not have; a data set can be a YAML file of one's own too.
 
     Raises:
         ValueError: Naming the choices that there are.
     """
-    if choice not in choices_of(group):
+    if is_own_dataset(group, choice):
+        if not Path(choice).is_file():
+            raise ValueError(f"dataset must be a YAML file or one of {', '.join(choices_of(group))}; got {choice!r}")
+    elif choice not in choices_of(group):
         raise ValueError(f"{group} must be one of {', '.join(choices_of(group))}; got {choice!r}")
 
 
@@ -133,10 +141,34 @@ def _composed(conf: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any
     ConfigStore.instance().store(name="schema", node=TrainConfig)
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            composed = hydra_compose("config", [f"{group}={choice}" for group, choice in choices])
+            composed = hydra_compose("config", [f"{group}={_hydras_name(group, choice)}" for group, choice in choices])
             return flatten(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(_one_line(error, conf)) from error
+
+
+def _hydras_name(group: str, choice: str) -> str:
+    """Return what Hydra calls a choice; a data set of one's own is put into its store first."""
+    if not is_own_dataset(group, choice):
+        return choice
+    from hydra.core.config_store import ConfigStore
+
+    tree = yaml.safe_load(Path(choice).read_text(encoding="utf-8"))
+    dataset = tree.get("numerics", {}).get("dataset", {}) if isinstance(tree, dict) else {}
+    if dataset.get("name") in (None, "", "synthetic"):
+        raise ValueError(
+            f"{choice}: numerics.dataset.name must be a name of the data set's own; got {dataset.get('name')!r}"
+        )
+    split = tree["numerics"].get("split", "")
+    if not isinstance(split, str):  # YAML reads 1_16 as 116
+        raise ValueError(f"{choice}: numerics.split must be text in quotes; got the number {split!r}")
+    execution = tree.setdefault("execution", {})
+    for key in ("data_root", "split_root"):
+        if execution.get(key):  # relative to the file, wherever the command is typed
+            execution[key] = str(Path(choice).resolve().parent / execution[key])
+    name = f"own_{hashlib.sha256(choice.encode()).hexdigest()[:12]}"
+    ConfigStore.instance().store(group=group, name=name, node=tree, package="_global_")
+    return name
 
 
 def _one_line(error: Exception, conf: Path) -> str:

@@ -204,3 +204,50 @@ def test_slug_joins_the_axes() -> None:
 def test_every_default_of_the_schema_survives_composition() -> None:
     assert compose({"trainer.num_checkpoints": 7}).execution.trainer.num_checkpoints == 7
     assert compose({}).execution == TrainConfig().execution
+
+
+OWN = """
+numerics:
+  split: "2"
+  dataset: {name: mine, num_classes: 3, label_map: {7: 255}}
+  augment: {crop_size: 241}
+execution:
+  data_root: pictures
+"""
+
+
+def test_data_set_of_ones_own_is_composed_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(OWN)
+    settings = {"dataset": str(tmp_path / "mine.yaml"), "backbone.pretrained": False}
+    config = compose(settings | {"preset": "paper"})
+    assert config.numerics.dataset.name == "mine" and config.numerics.dataset.label_map == {7: 255}
+    assert (config.numerics.augment.crop_size, config.numerics.method.num_agents) == (241, 128)
+    assert config.execution.data_root == str(tmp_path / "pictures")
+    (tmp_path / "moved.yaml").write_text(OWN.replace("pictures", "elsewhere"))
+    moved = compose(settings | {"dataset": str(tmp_path / "moved.yaml")})
+    assert signature(moved.numerics) == signature(compose(settings).numerics)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "numerics: {dataset: {num_classes: 3}}",
+            "numerics.dataset.name must be a name of the data set's own; got None",
+        ),
+        ("- 1", "numerics.dataset.name must be"),
+        (OWN.replace("crop_size", "crop_siz"), "augment.crop_siz"),
+        (OWN.replace("241", "many"), "augment.crop_size"),
+        (OWN.replace('"2"', "1_16"), "numerics.split must be text in quotes; got the number 116"),
+    ],
+)
+def test_wrong_file_of_a_data_set_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        compose({"dataset": str(tmp_path / "mine.yaml"), "backbone.pretrained": False})
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_file_of_a_data_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="dataset must be a YAML file or one of camvid, .*; got 'none.yaml'"):
+        compose({"dataset": "none.yaml"})
