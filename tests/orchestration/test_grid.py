@@ -225,7 +225,6 @@ def test_baseline_that_the_command_line_takes_out_is_left_out(tmp_path: Path) ->
     [
         ("demo", 12),
         ("camvid", 9),
-        ("lucchi_small", 9),
         ("pascal_animals", 4),
         ("pascal_classic", 120),
         ("pascal_blended", 72),
