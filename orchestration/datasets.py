@@ -9,7 +9,7 @@ from rich.table import Table
 
 from orchestration import files
 from orchestration.cells import compose, experiments_folder
-from orchestration.values import check_key, parse, read_value
+from orchestration.values import read_settings
 from rankmatch.config import TrainConfig
 
 
@@ -19,14 +19,7 @@ def configuration(name: str, settings: Sequence[str]) -> TrainConfig:
     Raises:
         ValueError: The data set or a setting is not allowed.
     """
-    values = {}
-    for setting in settings:
-        key, mark, text = setting.partition("=")
-        if not mark:
-            raise ValueError(f"a setting must be key=value; got {setting!r}")
-        check_key(key)
-        values[key] = read_value(key, parse(key, text))
-    return compose({"dataset": name, "backbone.pretrained": False} | values)
+    return compose({"dataset": name, "backbone.pretrained": False} | read_settings(settings))
 
 
 def check(name: str, settings: Sequence[str], console: Console) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from orchestration import files
 from orchestration.cells import changed, compose, from_yaml
 from orchestration.run_folder import ATTEMPTS, CONFIG
-from orchestration.values import check_key, parse, read_value
+from orchestration.values import read_settings
 from rankmatch.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def configuration(source: Source) -> TrainConfig:
     """
     if not source.checkpoint.exists():
         raise ValueError(f"--checkpoint must be a file or a folder step_<k>; there is no {source.checkpoint}")
-    settings = _read(source.settings)
+    settings = read_settings(source.settings)
     folder = _run_folder(source.checkpoint)
     if folder is None:
         if not source.dataset:
@@ -120,17 +120,6 @@ def predict(
     console.print(f"{len(jobs) - len(faults)} of {len(jobs)} images: {out / 'labels'}", soft_wrap=True)
     if faults:
         raise ValueError("\n".join(faults))
-
-
-def _read(settings: Sequence[str]) -> dict[str, Any]:
-    values = {}
-    for setting in settings:
-        key, mark, text = setting.partition("=")
-        if not mark:
-            raise ValueError(f"a setting must be key=value; got {setting!r}")
-        check_key(key)
-        values[key] = read_value(key, parse(key, text))
-    return values
 
 
 def _run_folder(checkpoint: Path) -> Path | None:

@@ -135,6 +135,22 @@ class _Reader:
         return self.text[start : self.place].strip()
 
 
+def read_settings(settings: Iterable[str]) -> dict[str, Value]:
+    """Read `key=value` words of one value each.
+
+    Raises:
+        ValueError: A word has another form, a key is unknown, or a value is not of its field's type.
+    """
+    values = {}
+    for setting in settings:
+        key, mark, text = setting.partition("=")
+        if not mark:
+            raise ValueError(f"a setting must be key=value; got {setting!r}")
+        check_key(key)
+        values[key] = read_value(key, parse(key, text))
+    return values
+
+
 def is_axis(key: str, node: Node) -> bool:
     """Tell whether a command-line value holds several values for its key."""
     kind = get_origin(key_types()[key])

@@ -86,6 +86,18 @@ def test_summary_counts_and_sums() -> None:
     assert lines[-1] == "rough estimate: 5 min in total, 3 min with 2 at a time"
 
 
+def test_supervised_cells_of_another_number_of_steps_are_summed_apart() -> None:
+    cells = [CELLS[0], Cell(compose({"method": "supervised"}), {"method": "supervised"})]
+    steps = {cells[0].signature: 100, cells[1].signature: 10}
+    paces = {cell.signature: 2.0 for cell in cells}
+    line = "of which the 1 supervised cells, by their own number of steps: 20 s"
+    assert line in summary(make_plan(cells, {}, num_steps=steps, seconds_per_step=paces))
+    equal = {cell.signature: 100 for cell in cells}
+    assert not [
+        part for part in summary(make_plan(cells, {}, num_steps=equal, seconds_per_step=paces)) if "of which" in part
+    ]
+
+
 def test_summary_says_what_it_cannot_estimate() -> None:
     lines = summary(plan_of(None, None, num_steps={CELLS[0].signature: 10}))
     assert "? steps" in lines[1]

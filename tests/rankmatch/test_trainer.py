@@ -71,6 +71,16 @@ def test_run_goes_on_from_the_newest_checkpoint_of_its_own_folder(tiny_config, t
     assert [step for step, row in rows if "epoch" not in row] == list(range(10))
 
 
+def test_epoch_tells_how_the_rank_term_went(tiny_config, tmp_path):
+    rows = Rows()
+    rankmatch.fit(tiny_config(epochs=1), tmp_path, rows)
+    (epoch,) = (row for _, row in rows if "epoch" in row)
+    steps = [row for _, row in rows if "epoch" not in row]
+    for name in ("mask_ratio", "zero_agent_share", "top_k_weight", "order_agreement"):
+        assert 0 <= epoch[name] <= 1
+        assert epoch[name] == pytest.approx(sum(row[name] for row in steps) / len(steps))
+
+
 def test_data_workers_change_nothing(tiny_config, tmp_path):
     config, own, others = tiny_config(epochs=1), Rows(), Rows()
     rankmatch.fit(config, tmp_path / "own", own)
