@@ -322,6 +322,8 @@ class TrainerExecution:
     num_checkpoints: int = 2
     """How many of the newest checkpoints are kept."""
     log_every_steps: int = 10
+    pseudo_label_accuracy: bool = True
+    """Read labels that the unlabeled list names and that exist, to log how many pseudo-labels are right."""
 
     def __post_init__(self) -> None:
         in_range("trainer.num_workers", self.num_workers, 1)

@@ -1,36 +1,82 @@
-"""Figures that tell how a step of RankMatch went; none of them touches a loss."""
+"""Figures that tell how a step went, beside its losses; none of them touches a loss.
+
+Each is a share between 0 and 1, given as a sum and a count over what one worker sees: the figure of a step, of all
+workers or of an epoch is the sum of the sums divided by the sum of the counts.
+"""
+
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
-from rankmatch.agents import correlation_logits
+from rankmatch.config import IGNORE_INDEX
 
-RATIOS = ("mask_ratio", "zero_agent_share", "top_k_weight", "order_agreement")
-"""All that is logged beside the losses, between 0 and 1; `mask_ratio` is the share of confident among valid pixels."""
+Ratio = tuple[Tensor, Tensor]
+RATIOS = ("mask_ratio", "pseudo_label_accuracy", "zero_agent_share", "top_k_weight", "order_agreement")
+"""The names in rows, of the figures here and no others."""
+
+
+@torch.no_grad()
+def pseudo_label_ratios(
+    pseudo_labels: Int64[Tensor, "batch height width"],
+    confidence: Float[Tensor, "batch height width"],
+    valid: Bool[Tensor, "batch height width"],
+    truth: Integer[Tensor, "batch height width"],
+    threshold: float,
+) -> dict[str, Ratio]:
+    """Return what a weak view's pseudo-labels, before CutMix, are like.
+
+    `mask_ratio`: the confident among the valid pixels.
+    `pseudo_label_accuracy`: the right among the confident valid pixels whose class is known, `truth` not being 255.
+    """
+    confident = valid & (confidence >= threshold)
+    known = confident & (truth != IGNORE_INDEX)
+    right = known & (pseudo_labels == truth)
+    return {"mask_ratio": (confident.sum(), valid.sum()), "pseudo_label_accuracy": (right.sum(), known.sum())}
 
 
 @torch.no_grad()
 def rank_ratios(
-    teacher_features: Float[Tensor, "batch channels height width"],
-    student_features: Float[Tensor, "batch channels height width"],
-    agents: Int64[Tensor, "batch agents"],
+    teacher: Float[Tensor, "batch positions agents"],
+    student: Float[Tensor, "batch positions agents"],
     top_k: int,
-) -> dict[str, Float[Tensor, ""]]:
-    """Return what the paper argues with about one strong view, means over pixels and images.
+    valid: Bool[Tensor, "batch height width"] | None = None,
+) -> dict[str, Ratio]:
+    """Return what the paper argues with about one strong view, from the `correlation_logits` of its loss.
 
     `zero_agent_share`: agents whose teacher features are all zero, which are picked first and tell nothing.
-    `top_k_weight`: the teacher's correlation with its K ranked agents, of 1 in all.
-    `order_agreement`: pixels at which the student holds the K ranked agents in the teacher's order.
+    `top_k_weight`: the teacher's correlation with its K ranked agents, of 1 in all; a mean over pixels.
+    `order_agreement`: pixels at which the student's order of these K agents is the teacher's, all K places, without a
+    tie; by chance it would be 1 / K!.
+
+    Args:
+        teacher: Of the mixed weak view.
+        student: Of the strong view, with the agents at the same positions.
+        top_k: K.
+        valid: The pixels of the loss; None: all.
     """
-    picked = teacher_features.flatten(2).gather(2, agents[:, None].expand(-1, teacher_features.shape[1], -1))
-    teacher = correlation_logits(teacher_features, agents)
-    student = correlation_logits(student_features, agents)
     ranked = teacher.topk(top_k, dim=-1).indices
     in_teachers_order = student.gather(-1, ranked)
     agrees = (in_teachers_order[..., :-1] > in_teachers_order[..., 1:]).all(dim=-1)
+    weight = teacher.softmax(dim=-1).gather(-1, ranked).sum(dim=-1)
+    counted = torch.ones_like(agrees) if valid is None else valid.flatten(1)
+    # An agent is a pixel too, and its product with itself is 0 for zero features alone.
+    is_zero = (teacher == 0).all(dim=1)
     return {
-        "zero_agent_share": (picked == 0).all(dim=1).float().mean(),
-        "top_k_weight": teacher.softmax(dim=-1).gather(-1, ranked).sum(dim=-1).mean(),
-        "order_agreement": agrees.float().mean(),
+        "zero_agent_share": (is_zero.sum(), is_zero.new_ones(is_zero.shape).sum()),
+        "top_k_weight": (weight.masked_fill(~counted, 0.0).sum(), counted.sum()),
+        "order_agreement": ((agrees & counted).sum(), counted.sum()),
+    }
+
+
+def pooled(parts: Sequence[dict[str, Ratio]]) -> dict[str, Ratio]:
+    """Add up the same figures of several views."""
+    names = parts[0] if parts else ()
+    return {
+        name: (
+            torch.stack([part[name][0] for part in parts]).sum(),
+            torch.stack([part[name][1] for part in parts]).sum(),
+        )
+        for name in names
     }

@@ -133,9 +133,8 @@ def rank_consistency(
     if indices is None:
         indices = select(selection, teacher_features, num_agents, first=first, generator=generator, valid=valid)
     sum_and_count = rank_consistency_sum(
-        teacher_features,
-        student_features,
-        indices,
+        correlation_logits(teacher_features.detach(), indices),
+        correlation_logits(student_features, indices),
         top_k=top_k,
         epsilon=epsilon,
         valid=valid,
@@ -146,9 +145,8 @@ def rank_consistency(
 
 
 def rank_consistency_sum(
-    teacher_features: Float[Tensor, "batch channels height width"],
-    student_features: Float[Tensor, "batch channels height width"],
-    indices: Int64[Tensor, "batch agents"],
+    teacher: Float[Tensor, "batch positions agents"],
+    student: Float[Tensor, "batch positions agents"],
     *,
     top_k: int,
     epsilon: float = 0.0,
@@ -158,11 +156,11 @@ def rank_consistency_sum(
 ) -> SumAndCount:
     """Return the sum that `rank_consistency` is the mean of, and the number of valid pixels.
 
+    Both arguments are `correlation_logits`; the teacher's are without gradient.
+
     Raises:
         ValueError: `top_k` is more than the agents, or than the form of the divergence allows.
     """
-    teacher = correlation_logits(teacher_features.detach(), indices)
-    student = correlation_logits(student_features, indices)
     if consistency == "rank":
         pixels = _rank_divergence(teacher, student, top_k, epsilon)
         pixels = pixels / factorial(top_k) if divide_by_orders else pixels

@@ -3,16 +3,16 @@
 The teacher is the weak branch of the same network, without gradient; there is no moving average.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from rankmatch.agents import select, widen
+from rankmatch.agents import correlation_logits, select, widen
 from rankmatch.config import MethodConfig, NumericsConfig
 from rankmatch.data.views import StrongView, UnlabeledViews, Views
-from rankmatch.diagnostics import rank_ratios
+from rankmatch.diagnostics import Ratio, pooled, pseudo_label_ratios, rank_ratios
 from rankmatch.distributed import gather_over_workers, sum_over_workers, world
 from rankmatch.losses import SumAndCount, consistency_sum, cross_entropy_sum, ohem_sum, rank_consistency_sum
 
@@ -24,7 +24,9 @@ class Losses:
     total: Float[Tensor, ""]
     """Ready for `backward`; its mean over the workers is the loss of the global batch."""
     terms: dict[str, Tensor]
-    """The unweighted terms by name and shares that tell how the step went, without gradient."""
+    """The unweighted terms by name, without gradient."""
+    ratios: dict[str, Ratio] = field(default_factory=dict)
+    """This worker's part in the figures of `diagnostics`."""
 
 
 @dataclass(slots=True)
@@ -73,21 +75,20 @@ def _semi_supervised(
     sums = {"x": _labeled(labeled_logits, views, method)}
     if perturbed_logits is not None:
         sums["fp"] = _consistency(perturbed_logits, teacher, method)
-    confident = teacher.valid & (teacher.confidence >= method.confidence_threshold)
-    sums["mask_ratio"] = (confident.sum(), teacher.valid.sum())
-    ratios: list[dict[str, Tensor]] = []
+    rank_figures = []
     per_view = zip(unlabeled.strong, strong_logits.split(len(unlabeled.weak)),
                    strong_features.split(len(unlabeled.weak)), strict=True)  # fmt: skip
     for number, (strong, logits, features) in enumerate(per_view, start=1):
         mixed = teacher.mixed(partner, strong.box)
         sums[f"s{number}"] = _consistency(logits, mixed, method)
         if method.name == "rankmatch":
-            agents = _agents(mixed, strong, method)
-            sums[f"rank{number}"] = _rank(mixed, features, agents, method)
-            ratios.append(rank_ratios(mixed.features, features, agents, method.top_k))
+            sums[f"rank{number}"], figures = _rank(mixed, features, strong, method)
+            rank_figures.append(figures)
     terms = _means(sums, method)
-    over_views = {name: torch.stack([ratio[name] for ratio in ratios]).mean() for name in (ratios[0] if ratios else ())}
-    return Losses(total_loss(terms, method), _detached(terms | over_views))
+    ratios = pseudo_label_ratios(
+        teacher.label, teacher.confidence, teacher.valid, unlabeled.truth, method.confidence_threshold
+    )
+    return Losses(total_loss(terms, method), _detached(terms), ratios | pooled(rank_figures))
 
 
 def total_loss(terms: dict[str, Float[Tensor, ""]], method: MethodConfig) -> Float[Tensor, ""]:
@@ -154,26 +155,23 @@ def _consistency(logits: Tensor, teacher: Teacher, method: MethodConfig) -> SumA
     return consistency_sum(logits, teacher.label, teacher.confidence, teacher.valid, method.confidence_threshold)
 
 
-def _agents(teacher: Teacher, strong: StrongView, method: MethodConfig) -> Tensor:
-    valid = _valid_on_grid(teacher, method)
-    return select(method.selection, teacher.features, method.num_agents, generator=strong.agent_generators, valid=valid)
-
-
-def _rank(teacher: Teacher, student_features: Tensor, agents: Tensor, method: MethodConfig) -> SumAndCount:
-    return rank_consistency_sum(
-        teacher.features,
-        student_features,
-        agents,
+def _rank(
+    teacher: Teacher, student_features: Tensor, strong: StrongView, method: MethodConfig
+) -> tuple[SumAndCount, dict[str, Ratio]]:
+    valid = on_grid(teacher.valid, teacher.features.shape[-1]) if method.rank_ignores_padding else None
+    agents = select(
+        method.selection, teacher.features, method.num_agents, generator=strong.agent_generators, valid=valid
+    )
+    correlations = correlation_logits(teacher.features, agents), correlation_logits(student_features, agents)
+    sum_and_count = rank_consistency_sum(
+        *correlations,
         top_k=method.top_k,
         epsilon=method.epsilon,
-        valid=_valid_on_grid(teacher, method),
+        valid=valid,
         divide_by_orders=method.rank_divide_by_orders,
         consistency=method.consistency,
     )
-
-
-def _valid_on_grid(teacher: Teacher, method: MethodConfig) -> Tensor | None:
-    return on_grid(teacher.valid, teacher.features.shape[-1]) if method.rank_ignores_padding else None
+    return sum_and_count, rank_ratios(*correlations, method.top_k, valid)
 
 
 def _means(sums: dict[str, SumAndCount], method: MethodConfig) -> dict[str, Tensor]:

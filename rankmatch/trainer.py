@@ -22,7 +22,7 @@ from rankmatch.diagnostics import RATIOS
 from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
 from rankmatch.evaluation import Evaluation, evaluate
 from rankmatch.hashing import sha256_of
-from rankmatch.methods import step_losses
+from rankmatch.methods import Losses, step_losses
 from rankmatch.models import DeepLabV3Plus, build_model
 from rankmatch.models.weights import load_backbone
 
@@ -161,6 +161,7 @@ class _Run:
         epochs = self.numerics.trainer.epochs
         self.result = FitResult(num_epochs=epochs, num_steps=epochs * self.loader.steps_per_epoch)
         self.totals: dict[str, Tensor] = {}
+        """Of every figure [sum, count], over the epoch's steps so far and all workers."""
         self.saved_at = time.monotonic()
 
     def train(self) -> FitResult:
@@ -213,10 +214,10 @@ class _Run:
             rate = set_learning_rate(
                 self.optimizer, self.result.step, self.result.num_steps, self.numerics.trainer.poly_power
             )
-            terms = self._step(batch)
+            figures = self._step(batch)
             self.result.step += 1
             if (self.result.step - 1) % self.settings.log_every_steps == 0:
-                self._report_step(terms, rate)
+                self._report_step(figures, rate)
         return True
 
     def _step(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a Batch)
@@ -226,22 +227,28 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        terms = self._mean_over_workers({"loss": losses.total.detach(), **losses.terms})
-        for name, value in terms.items():
-            self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + value
-        return terms
+        figures = self._over_workers(losses)
+        for name, figure in figures.items():
+            self.totals[name] = self.totals.get(name, torch.zeros_like(figure)) + figure
+        return figures
 
     def _autocast(self) -> AbstractContextManager[None]:
         enabled = self.numerics.trainer.precision == "bfloat16"
         context: AbstractContextManager[None] = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
         return context
 
-    def _mean_over_workers(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        means = sum_over_workers(torch.stack([term.double() for term in terms.values()])) / self.world.size
-        return dict(zip(terms, means.unbind(), strict=True))
+    def _over_workers(self, losses: Losses) -> dict[str, Tensor]:
+        """Add up sums and counts, [sum, count] by name; each worker's losses count once."""
+        once = torch.ones_like(losses.total.detach())
+        pairs = {name: (term, once) for name, term in {"loss": losses.total.detach(), **losses.terms}.items()}
+        pairs |= losses.ratios
+        figures = sum_over_workers(
+            torch.stack([torch.stack([part.double() for part in pair]) for pair in pairs.values()])
+        )
+        return dict(zip(pairs, figures.unbind(), strict=True))
 
-    def _report_step(self, terms: dict[str, Tensor], rate: float) -> None:
-        row = {_row_name(name): float(value) for name, value in terms.items()}
+    def _report_step(self, figures: dict[str, Tensor], rate: float) -> None:
+        row = _quotients(figures)
         self._check_finite(row["loss"])
         if self.world.rank == 0:
             self.report(self.result.step - 1, {**row, "learning_rate": rate})
@@ -251,8 +258,9 @@ class _Run:
             raise NonFiniteLossError(f"the loss is {loss} at step {self.result.step - 1} of {self.result.num_steps}")
 
     def _end_epoch(self, duration_s: float) -> None:
-        row = {_row_name(name): float(total) / self.loader.steps_per_epoch for name, total in self.totals.items()}
-        self._check_finite(row["loss"])
+        figures = _quotients(self.totals)
+        self._check_finite(figures["loss"])
+        row = {name: value for name, value in figures.items() if value == value}  # without what nothing counted for
         started = time.monotonic()
         evaluation = self._evaluate()
         self.result.epoch += 1
@@ -320,7 +328,7 @@ class _Run:
     def _save(self) -> None:
         self.saved_at = time.monotonic()
         if "loss" in self.totals:  # a checkpoint of a broken network would be gone on from for ever
-            self._check_finite(float(self.totals["loss"]))
+            self._check_finite(float(self.totals["loss"][0]))
         if self.world.rank != 0:
             return
         state = {
@@ -334,8 +342,14 @@ class _Run:
         checkpoint.save(self.run_dir, self.result.step, state, self.settings.num_checkpoints)
 
 
+def _quotients(figures: dict[str, Tensor]) -> dict[str, float]:
+    """Return a row of sum / count, NaN where the count is 0: no confident pixel, or none whose class is known."""
+    sums, counts = torch.stack(list(figures.values())).unbind(dim=1)
+    return dict(zip(map(_row_name, figures), (sums / counts).tolist(), strict=True))
+
+
 def _row_name(term: str) -> str:
-    """Name a loss term `loss_<term>` in rows; the total and the shares keep their names."""
+    """Name a loss term `loss_<term>` in rows; the total and the ratios keep their names."""
     return term if term in ("loss", *RATIOS) else f"loss_{term}"
 
 

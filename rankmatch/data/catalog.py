@@ -1,7 +1,7 @@
 """What a data set is: samples that give an image and a label, from a folder or drawn."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -28,6 +28,8 @@ class Sample:
     label: str | None
     origin: str = field(default="", compare=False)
     """`<file>:<line>` of the split list, for messages."""
+    truth: str | None = field(default=None, compare=False)
+    """Of an unlabeled sample the label that its list names, if it does: for figures, never for a loss."""
 
 
 @runtime_checkable
@@ -161,11 +163,29 @@ def labeled_pair(dataset: Dataset, sample: Sample) -> tuple[Image.Image, Image.I
     Raises:
         ValueError: Their sizes differ.
     """
-    image, label = dataset.image(sample), dataset.label(sample)
+    image = dataset.image(sample)
+    return image, _label_of(dataset, sample, image)
+
+
+def truth_of(dataset: Dataset, sample: Sample, image: Image.Image) -> Image.Image | None:
+    """Read the true label of an unlabeled sample; None where its list names none or the file is not there.
+
+    Raises:
+        ValueError: The file is there, but is no label of this image.
+    """
+    if sample.truth is None:
+        return None
+    if isinstance(dataset, FolderDataset) and not (dataset.root / sample.truth).is_file():
+        return None
+    return _label_of(dataset, replace(sample, label=sample.truth), image)
+
+
+def _label_of(dataset: Dataset, sample: Sample, image: Image.Image) -> Image.Image:
+    label = dataset.label(sample)
     if image.size != label.size:
         sizes = [f"{width}x{height}" for width, height in (image.size, label.size)]
         raise ValueError(f"label {sample.label} must have the size of image {sample.image}, {sizes[0]}; got {sizes[1]}")
-    return image, label
+    return label
 
 
 def read_image(path: Path, name: str) -> Image.Image:

@@ -1,6 +1,7 @@
 """Batches as pure functions of their place: resumable at any step, equal for any number of workers."""
 
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from rankmatch.config import NumericsConfig, TrainConfig
-from rankmatch.data.catalog import Dataset, Sample, labeled_pair
+from rankmatch.data.catalog import Dataset, Sample, labeled_pair, truth_of
 from rankmatch.data.splits import Splits
 from rankmatch.data.transforms import crop_view, eval_view
 from rankmatch.distributed import Purpose, generator
@@ -41,6 +42,8 @@ class Batch:
     labels: UInt8[Tensor, "labeled size size"]
     weak: UInt8[Tensor, "unlabeled 3 size size"] | None
     valid: Bool[Tensor, "unlabeled size size"] | None
+    truth: UInt8[Tensor, "unlabeled size size"] | None
+    """The weak crops' labels for figures, 255 where none is known."""
     partner: UInt8[Tensor, "unlabeled 3 size size"] | None
     partner_valid: Bool[Tensor, "unlabeled size size"] | None
     labeled_positions: list[int]
@@ -79,7 +82,7 @@ class TrainLoader:
         self.steps_per_epoch = _steps_per_epoch(config.numerics, splits)
         self._keys = _StepKeys(config.numerics, splits, self.steps_per_epoch, rank, world_size)
         self._loader = DataLoader(
-            _Crops(config.numerics, splits, dataset),
+            _Crops(config, splits, dataset),
             batch_sampler=self._keys,
             collate_fn=_collate,
             pin_memory=pin_memory,
@@ -171,9 +174,11 @@ class _StepKeys:
 class _Crops(TorchDataset[tuple[_Key, Crop]]):
     """One training crop for a key."""
 
-    def __init__(self, numerics: NumericsConfig, splits: Splits, dataset: Dataset) -> None:
-        self._seed, self._augment = numerics.seed, numerics.augment
+    def __init__(self, config: TrainConfig, splits: Splits, dataset: Dataset) -> None:
+        self._seed, self._augment = config.numerics.seed, config.numerics.augment
         self._splits, self._dataset = splits, dataset
+        self._reads_truth = config.execution.trainer.pseudo_label_accuracy
+        self._has_warned = False
 
     def __getitems__(self, keys: list[_Key]) -> list[tuple[_Key, Crop]]:
         """Crop a whole batch, as torch's loader asks for it; an image and its partner crop are decoded once."""
@@ -185,10 +190,27 @@ class _Crops(TorchDataset[tuple[_Key, Crop]]):
         if key.purpose is Purpose.LABELED_GEOMETRY:
             image, label = labeled_pair(self._dataset, self._splits.labeled[key.place])
             return crop_view(image, label, self._augment, draws)
-        return crop_view(read(key.place), None, self._augment, draws)
+        image = read(key.place)
+        truth = self._truth(self._splits.unlabeled[key.place], image) if key.purpose is Purpose.GEOMETRY else None
+        return crop_view(image, truth, self._augment, draws)
 
     def _unlabeled_image(self, place: int) -> Image.Image:
         return self._dataset.image(self._splits.unlabeled[place])
+
+    def _truth(self, sample: Sample, image: Image.Image) -> Image.Image | None:
+        """Read a label that figures need and training does not: one that is unfit stops no run."""
+        if not self._reads_truth:
+            return None
+        try:
+            return truth_of(self._dataset, sample, image)
+        except ValueError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"{sample.origin}: {error}; pseudo_label_accuracy counts neither it nor others like it",
+                    stacklevel=2,
+                )
+            return None
 
 
 class _EvalViews(TorchDataset[tuple[Tensor, Tensor]]):
@@ -215,6 +237,7 @@ def _collate(items: list[tuple[_Key, Crop]]) -> Batch:
         labels=stack(labeled, 1),
         weak=stack(weak, 0) if weak else None,
         valid=stack(weak, 2) if weak else None,
+        truth=stack(weak, 1) if weak else None,
         partner=stack(partner, 0) if partner else None,
         partner_valid=stack(partner, 2) if partner else None,
         labeled_positions=[key.position for key, _ in labeled],

@@ -130,7 +130,9 @@ def _read_list(path: Path, *, with_labels: bool = True) -> list[Sample]:
             continue
         if len(words) > 2 or (with_labels and len(words) < 2):
             raise ValueError(f"{path}:{number}: a line must be `<image> <label>`; got {line!r}")
-        samples.append(Sample(words[0], words[1] if with_labels else None, f"{path}:{number}"))
+        named = words[1] if len(words) == 2 else None
+        label, truth = (named, None) if with_labels else (None, named)
+        samples.append(Sample(words[0], label, f"{path}:{number}", truth))
     return samples
 
 
@@ -146,7 +148,7 @@ def _scene_splits(numerics: NumericsConfig) -> Splits:
     num_labeled = int(numerics.split)
     return Splits(
         labeled=[Sample(name, name, name) for name in names[:num_labeled]],
-        unlabeled=[Sample(name, None, name) for name in names[num_labeled:]],
+        unlabeled=[Sample(name, None, name, truth=name) for name in names[num_labeled:]],
         val=[Sample(name, name, name) for name in (f"scene:val:{index}" for index in range(scenes.num_val))],
     )
 

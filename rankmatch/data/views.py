@@ -43,6 +43,8 @@ class UnlabeledViews:
     weak: Images
     valid: Maps
     """False on the padding."""
+    truth: UInt8[Tensor, "batch height width"]
+    """True classes for figures, never for a loss; 255 where none is known."""
     partner: Images
     partner_valid: Maps
     strong: list[StrongView]
@@ -78,11 +80,12 @@ class ViewMaker:
 
     def _unlabeled(self, batch: Batch, epoch: int, num_views: int) -> UnlabeledViews:
         assert batch.weak is not None and batch.partner is not None
-        assert batch.valid is not None and batch.partner_valid is not None
+        assert batch.valid is not None and batch.partner_valid is not None and batch.truth is not None
         weak, partner = self._unit(batch.weak), self._unit(batch.partner)
         return UnlabeledViews(
             weak=normalise(weak),
             valid=self._move(batch.valid),
+            truth=self._move(batch.truth),
             partner=normalise(partner),
             partner_valid=self._move(batch.partner_valid),
             strong=[self._strong(weak, partner, batch.positions, epoch, number) for number in range(num_views)],

@@ -45,6 +45,15 @@ def metrics(runs):
     return {name: [folder.result()[key] for key in METRICS] for name, folder in cells(runs).items()}
 
 
+@pytest.fixture
+def _interruptible():
+    """Let processes that a test starts take SIGINT, which a shell's background jobs, tests among them, ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("end", [pytest.param(signal.SIGKILL, marks=pytest.mark.smoke), signal.SIGINT])
 def test_stopped_launch_goes_on_and_ends_as_an_undisturbed_one(end, tmp_path):
     runs = tmp_path / "stopped"

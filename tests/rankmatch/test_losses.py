@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rankmatch.agents import select, select_agents
+from rankmatch.agents import correlation_logits, select, select_agents
 from rankmatch.losses import (
     consistency_sum,
     cross_entropy_sum,
@@ -183,7 +183,11 @@ def test_worker_sums_and_counts_make_the_global_mean():
     valid = torch.rand(3, 4, 5, generator=seeded()) < 0.7
     indices = select_agents(teacher, 6, first=torch.tensor([0, 1, 2]))
     parts = [
-        rank_consistency_sum(teacher[rows], student[rows], indices[rows], top_k=3, valid=valid[rows])
+        rank_consistency_sum(
+            *(correlation_logits(features[rows], indices[rows]) for features in (teacher, student)),
+            top_k=3,
+            valid=valid[rows],
+        )
         for rows in (slice(0, 1), slice(1, 3))
     ]
     total, count = (sum(values) for values in zip(*parts, strict=True))
