@@ -114,6 +114,19 @@ def check_data(name: NameArgument, settings: SettingsArgument = None) -> None:
     datasets.check(name, settings or (), Console())
 
 
+@data.command("convert")
+def convert_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="cityscapes: label ids to train ids.")],
+    root: Annotated[Path, typer.Argument(metavar="FOLDER", exists=True, file_okay=False)],
+) -> None:
+    """Write the labels that the lists name, *_labelTrainIds.png, beside those of the archive, *_labelIds.png."""
+    from rich.console import Console
+
+    from orchestration import datasets
+
+    datasets.convert(name, root, Console())
+
+
 @splits.command()
 def download(
     name: Annotated[str, typer.Argument(metavar="NAME", help="pascal, cityscapes or coco.")],
@@ -140,13 +153,14 @@ def draw(
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Show every class in as equal numbers of images.")
     ] = False,
+    val: Annotated[int, typer.Option(min=0, help="Draw a val.txt of so many images too.")] = 0,
 ) -> None:
-    """Draw new lists from train.txt: a larger one holds the smaller ones of the same seed."""
+    """Draw new lists from train.txt, or from all files of image_pattern: a larger one holds the smaller ones."""
     from rich.console import Console
 
     from orchestration import datasets
 
-    datasets.draw(name, count, settings or (), seed, balanced, Console())
+    datasets.draw(name, count, settings or (), seed, balanced, val, Console())
 
 
 CheckpointOption = Annotated[

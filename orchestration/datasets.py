@@ -1,7 +1,8 @@
 """What is done with a data set before it is trained on: its files looked at, its split lists brought or drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress
@@ -10,7 +11,11 @@ from rich.table import Table
 from orchestration import files
 from orchestration.cells import compose, experiments_folder
 from orchestration.values import read_settings
+from rankmatch.checks import one_of
 from rankmatch.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rankmatch.data.catalog import Sample
 
 
 def configuration(name: str, settings: Sequence[str]) -> TrainConfig:
@@ -71,42 +76,79 @@ def download(name: str, to: Path, checkout: Path | None, base_url: str, console:
         raise ValueError("\n".join(obtained.faults))
 
 
+def convert(name: str, root: Path, console: Console) -> None:
+    """Write the labels that a data set's lists name from those that its archive holds.
+
+    Raises:
+        ValueError: The data set needs no conversion, or a label cannot be read.
+    """
+    from rankmatch.data import cityscapes
+
+    one_of("the data set to convert", name, ("cityscapes",))
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("labels", total=None)
+        num_written = cityscapes.convert(root, lambda done, total: progress.update(task, completed=done, total=total))
+    console.print(f"{root}: {num_written} *{cityscapes.MADE} written", soft_wrap=True)
+
+
 def draw(
-    name: str, counts: Sequence[int], settings: Sequence[str], seed: int, balanced: bool, console: Console
+    name: str,
+    counts: Sequence[int],
+    settings: Sequence[str],
+    seed: int,
+    balanced: bool,
+    num_val: int,
+    console: Console,
 ) -> None:
-    """Draw lists from a data set's `train.txt` into its folder of split lists.
+    """Draw lists from a data set's `train.txt`, or from its files, into its folder of split lists.
 
     Raises:
         ValueError: A count is out of range, or another list of that name is there; nothing was written then.
     """
-    from rankmatch.data.catalog import open_dataset
-    from rankmatch.data.draw import classes_shown, draw_order, list_texts
+    from rankmatch.data.draw import draw_order, list_text
     from rankmatch.data.splits import read_train, split_root
 
     config = configuration(name, settings)
     train, root = read_train(config), split_root(config)
+    if num_val and (root / "val.txt").exists():
+        raise ValueError(f"--val must be left out where {root / 'val.txt'} is there; got {num_val}")
+    labeled = [sample for sample in train if sample.label is not None]
+    most = min(len(labeled), len(train) - 1) - num_val
     for count in counts:
-        if not 1 <= count < len(train):
-            raise ValueError(f"--count must be 1 to {len(train) - 1}, one less than train.txt has; got {count}")
-    classes = None
-    if balanced:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("labels", total=len(train))
-            classes = classes_shown(open_dataset(config), train, lambda: progress.advance(task))
-    order = draw_order(len(train), seed, classes)
-    texts = {count: list_texts(train, order[:count]) for count in counts}
-    drawn = {
-        root / str(count) / f"{kind}.txt": text
-        for count, pair in texts.items()
-        for kind, text in zip(("labeled", "unlabeled"), pair, strict=True)
-    }
-    for path, text in drawn.items():
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{path} is there and holds another list; it is kept, and nothing was written")
-    for path, text in drawn.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(path, text)
-        console.print(f"{path}: {text.count(chr(10))} images", soft_wrap=True)
+        if not 1 <= count <= most:
+            raise ValueError(
+                f"--count must be 1 to {most}, so that one of the {len(train)} images is left; got {count}"
+            )
+    classes = _classes(config, labeled, console) if balanced else None
+    order = draw_order(len(labeled), seed, classes)
+    val = {labeled[index].image for index in order[len(order) - num_val :]}
+    drawn = {root / "val.txt": list_text(sample for sample in labeled if sample.image in val)} if num_val else {}
+    for count in counts:
+        chosen = {labeled[index].image for index in order[:count]}
+        drawn[root / str(count) / "labeled.txt"] = list_text(sample for sample in labeled if sample.image in chosen)
+        rest = (sample for sample in train if sample.image not in chosen | val)
+        drawn[root / str(count) / "unlabeled.txt"] = list_text(rest)
+    _write_new(drawn, console)
     for count in counts if classes is not None else ():
         covered = frozenset().union(*(classes[index] for index in order[:count])) if classes else frozenset()
         console.print(f"{count} labeled images show {len(covered)} of {config.numerics.dataset.num_classes} classes")
+
+
+def _classes(config: TrainConfig, labeled: Sequence["Sample"], console: Console) -> list[frozenset[int]]:
+    from rankmatch.data.catalog import open_dataset
+    from rankmatch.data.draw import classes_shown
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("labels", total=len(labeled))
+        return classes_shown(open_dataset(config), labeled, lambda: progress.advance(task))
+
+
+def _write_new(texts: Mapping[Path, str], console: Console) -> None:
+    """Write lists that are not there or are the same, all or none."""
+    for path, text in texts.items():
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise ValueError(f"{path} is there and holds another list; it is kept, and nothing was written")
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, text)
+        console.print(f"{path}: {text.count(chr(10))} images", soft_wrap=True)

@@ -21,7 +21,7 @@ from orchestration.run_cell import launcher
 from orchestration.run_folder import FolderState, RunFolder, folders
 from orchestration.schedulers import CellJob, Jobs, Scheduler
 from orchestration.tracking import MirroredCell, MirrorThread
-from rankmatch.config import one_of
+from rankmatch.checks import one_of
 
 CLUSTERS = ("local", "inline")
 POLL_S = 0.5

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from rankmatch.config import in_range, one_of
+from rankmatch.checks import in_range, one_of
 
 Generators = torch.Generator | Sequence[torch.Generator]
 

@@ -6,35 +6,15 @@ a bad value is refused wherever the configuration comes from. A field that is ad
 that value.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass
+
+from rankmatch.checks import in_range, one_of
 
 BACKBONES = ("resnet50", "resnet101", "xception", "mobilenet_v2")
 METHODS = ("supervised", "fixmatch", "unimatch", "rankmatch")
 SELECTIONS = ("orthogonal", "random", "top_n", "all")
 CONSISTENCIES = ("rank", "l2", "ce", "kl")
 IGNORE_INDEX = 255
-
-
-def one_of(name: str, value: object, allowed: Collection[object]) -> None:
-    """Refuse a value that is not among the allowed ones.
-
-    Raises:
-        ValueError: Naming the field, its value and what is allowed.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
-
-
-def in_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Refuse a number outside `[low, high]` (NaN included).
-
-    Raises:
-        ValueError: Naming the field, its value and the range.
-    """
-    if not low <= value <= high:
-        limit = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-        raise ValueError(f"{name} must be {limit}; got {value!r}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,6 +62,9 @@ class DatasetConfig:
     num_classes: int = 6
     label_map: dict[int, int] = field(default_factory=dict)
     """Label values that are read as another one, 255 meaning ignored: `{11: 255}`."""
+    colours: list[list[int]] = field(default_factory=list, metadata={"neutral": []})
+    """[red, green, blue] of the label values 0, 1, ... where labels are colour images; two may mean one class by
+    `label_map`."""
     scenes: SceneConfig = field(default_factory=SceneConfig)
 
     def __post_init__(self) -> None:
@@ -90,6 +73,11 @@ class DatasetConfig:
             in_range("dataset.label_map (a value)", value, 0, 255)
             if target != IGNORE_INDEX:
                 in_range(f"dataset.label_map[{value}]", target, 0, self.num_classes - 1)
+        for place, colour in enumerate(self.colours):
+            if len(colour) != 3 or not all(0 <= part <= 255 for part in colour) or colour in self.colours[:place]:
+                raise ValueError(
+                    f"dataset.colours[{place}] must be three numbers from 0 to 255 that are not there yet; got {colour}"
+                )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -343,9 +331,20 @@ class ExecutionConfig:
     """Folder that the paths of the split lists start from; unused by drawn scenes."""
     split_root: str = ""
     """Folder of the split lists; empty: `<data_root>/splits`, else `<data_root>/../splits/<dataset.name>`."""
+    image_pattern: str = ""
+    """Where a line of a list holds a name alone: `images/{}.jpg` below `data_root`."""
+    label_pattern: str = ""
+    """The same for labels: `labels/{}.png`."""
     class_names: list[str] = field(default_factory=list)
     backbone: BackboneFiles = field(default_factory=BackboneFiles)
     trainer: TrainerExecution = field(default_factory=TrainerExecution)
+
+    def __post_init__(self) -> None:
+        for name, pattern in (("image_pattern", self.image_pattern), ("label_pattern", self.label_pattern)):
+            if pattern and pattern.count("{}") != 1:
+                raise ValueError(f"{name} must hold one {{}}, the place of the name; got {pattern!r}")
+        if self.label_pattern and not self.image_pattern:
+            raise ValueError("image_pattern must be given with label_pattern; got none")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor, nn
 
 from rankmatch.agents import widen
-from rankmatch.config import IGNORE_INDEX, one_of
+from rankmatch.checks import one_of
+from rankmatch.config import IGNORE_INDEX
 
 MAX_WINDOWS = 8
 """How many windows of an image pass the network together, so that memory does not grow with the image."""

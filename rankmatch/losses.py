@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from rankmatch.agents import Generators, correlation_logits, select, widen
-from rankmatch.config import CONSISTENCIES, IGNORE_INDEX, in_range, one_of
+from rankmatch.checks import in_range, one_of
+from rankmatch.config import CONSISTENCIES, IGNORE_INDEX
 from rankmatch.plackett_luce import divergence_from_logits, enumerated_divergence
 
 SumAndCount = tuple[Float[Tensor, ""], Int64[Tensor, ""]]

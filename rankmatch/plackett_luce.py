@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rankmatch.agents import widen
-from rankmatch.config import in_range
+from rankmatch.checks import in_range
 
 MAX_EXACT = 8
 MAX_ENUMERATED = 6

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rankmatch.data.catalog import read_image
+from rankmatch.data.pixels import read_image
 from rankmatch.data.transforms import eval_image
 from rankmatch.evaluation import predict
 

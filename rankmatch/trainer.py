@@ -26,7 +26,7 @@ from rankmatch.methods import Losses, step_losses
 from rankmatch.models import DeepLabV3Plus, build_model
 from rankmatch.models.weights import load_backbone
 
-Report = Callable[[int, Mapping[str, float]], None]
+Report = Callable[[int, Mapping[str, float | None]], None]
 """Takes the index of the last step done (from 0) and a row of numbers; a row with `epoch` sums up that epoch."""
 
 
@@ -248,19 +248,23 @@ class _Run:
         return dict(zip(pairs, figures.unbind(), strict=True))
 
     def _report_step(self, figures: dict[str, Tensor], rate: float) -> None:
-        row = _quotients(figures)
-        self._check_finite(row["loss"])
+        row = self._quotients(figures)
         if self.world.rank == 0:
             self.report(self.result.step - 1, {**row, "learning_rate": rate})
+
+    def _quotients(self, figures: dict[str, Tensor]) -> dict[str, float | None]:
+        """Return a row of sum / count; None where nothing counted, as where no pixel is confident."""
+        pairs = torch.stack(list(figures.values())).tolist()
+        self._check_finite(pairs[0][0])
+        quotients = (part / count if count else None for part, count in pairs)
+        return dict(zip(map(_row_name, figures), quotients, strict=True))
 
     def _check_finite(self, loss: float) -> None:
         if not abs(loss) < float("inf"):
             raise NonFiniteLossError(f"the loss is {loss} at step {self.result.step - 1} of {self.result.num_steps}")
 
     def _end_epoch(self, duration_s: float) -> None:
-        figures = _quotients(self.totals)
-        self._check_finite(figures["loss"])
-        row = {name: value for name, value in figures.items() if value == value}  # without what nothing counted for
+        row = self._quotients(self.totals)
         started = time.monotonic()
         evaluation = self._evaluate()
         self.result.epoch += 1
@@ -340,12 +344,6 @@ class _Run:
             "totals": self.totals,
         }
         checkpoint.save(self.run_dir, self.result.step, state, self.settings.num_checkpoints)
-
-
-def _quotients(figures: dict[str, Tensor]) -> dict[str, float]:
-    """Return a row of sum / count, NaN where the count is 0: no confident pixel, or none whose class is known."""
-    sums, counts = torch.stack(list(figures.values())).unbind(dim=1)
-    return dict(zip(map(_row_name, figures), (sums / counts).tolist(), strict=True))
 
 
 def _row_name(term: str) -> str:

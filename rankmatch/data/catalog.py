@@ -1,6 +1,6 @@
 """What a data set is: samples that give an image and a label, from a folder or drawn."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from rankmatch.config import IGNORE_INDEX, SceneConfig, TrainConfig
+from rankmatch.data.pixels import file_of, read_image, read_label
 from rankmatch.data.synthetic import draw_scene
 
 SCENE_CACHE_BYTES = 2**27
@@ -22,7 +23,7 @@ Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One line of a split list; paths are relative to the data root, a drawn scene is `scene:train:17`."""
+    """One line of a split list: paths below the data root, `volume.tif#12` a frame of one; or `scene:train:17`."""
 
     image: str
     label: str | None
@@ -78,9 +79,10 @@ class LabelTable:
 class FolderDataset:
     """Image and label files below one folder."""
 
-    def __init__(self, root: Path, num_classes: int, label_map: Mapping[int, int]) -> None:
-        self.root = root
-        self.num_classes = num_classes
+    def __init__(
+        self, root: Path, num_classes: int, label_map: Mapping[int, int], colours: Sequence[Sequence[int]] = ()
+    ) -> None:
+        self.root, self.num_classes, self._colours = root, num_classes, colours
         self._table = LabelTable.of(label_map, num_classes)
 
     def image(self, sample: Sample) -> Image.Image:
@@ -92,18 +94,18 @@ class FolderDataset:
         return read_image(self.root / sample.image, sample.image)
 
     def label(self, sample: Sample) -> Image.Image:
-        """Return the label, in mode L; of a palette file the index is the value.
+        """Return the label, in mode L.
 
         Raises:
             ValueError: The file is missing, cannot be decoded, or holds something else than classes.
         """
         assert sample.label is not None
-        label = _decoded(self.root / sample.label, f"label {sample.label}")
-        if label.mode not in ("L", "P", "1"):
-            raise ValueError(
-                f"label {sample.label} must have one 8-bit channel (mode L, P or 1); got mode {label.mode}"
-            )
-        return Image.fromarray(self._table.apply(np.asarray(label, dtype=np.uint8), sample.label))
+        values = read_label(self.root / sample.label, sample.label, self._colours)
+        return Image.fromarray(self._table.apply(values, sample.label))
+
+    def has(self, name: str) -> bool:
+        """Return whether the file of a name is there."""
+        return (self.root / file_of(name)).is_file()
 
 
 class SceneDataset:
@@ -142,7 +144,7 @@ def open_dataset(config: TrainConfig) -> Dataset:
     dataset = config.numerics.dataset
     if dataset.name == "synthetic":
         return SceneDataset(dataset.scenes, dataset.num_classes, dataset.label_map)
-    return FolderDataset(data_root(config), dataset.num_classes, dataset.label_map)
+    return FolderDataset(data_root(config), dataset.num_classes, dataset.label_map, dataset.colours)
 
 
 def data_root(config: TrainConfig) -> Path:
@@ -175,7 +177,7 @@ def truth_of(dataset: Dataset, sample: Sample, image: Image.Image) -> Image.Imag
     """
     if sample.truth is None:
         return None
-    if isinstance(dataset, FolderDataset) and not (dataset.root / sample.truth).is_file():
+    if isinstance(dataset, FolderDataset) and not dataset.has(sample.truth):
         return None
     return _label_of(dataset, replace(sample, label=sample.truth), image)
 
@@ -186,31 +188,6 @@ def _label_of(dataset: Dataset, sample: Sample, image: Image.Image) -> Image.Ima
         sizes = [f"{width}x{height}" for width, height in (image.size, label.size)]
         raise ValueError(f"label {sample.label} must have the size of image {sample.image}, {sizes[0]}; got {sizes[1]}")
     return label
-
-
-def read_image(path: Path, name: str) -> Image.Image:
-    """Read a grey or colour image of 8 or 16 bits, in mode RGB; of 16 bits the upper 8 are kept.
-
-    Raises:
-        ValueError: The file is missing, cannot be decoded, or holds other numbers than these.
-    """
-    image = _decoded(path, f"image {name}")
-    if image.mode.startswith("I;16"):  # PIL would cut everything above 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"image {name} must have 8 or 16 bits a channel; got mode {image.mode}")
-    return image.convert("RGB")
-
-
-def _decoded(path: Path, what: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise ValueError(f"{what} is missing") from None
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
-        raise ValueError(f"{what} cannot be decoded: {error}") from error
 
 
 @lru_cache(maxsize=4)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rankmatch.config import TrainConfig
 from rankmatch.data.catalog import Dataset, FolderDataset, Sample, labeled_pair, open_dataset
+from rankmatch.data.pixels import file_of
 from rankmatch.data.splits import Splits, read_splits
 from rankmatch.hashing import sha256_of
 
@@ -128,4 +129,4 @@ def _fingerprint(config: TrainConfig, dataset: Dataset, splits: Splits) -> str:
 
 
 def _file_names(splits: Splits) -> list[str]:
-    return sorted({name for sample in splits for name in (sample.image, sample.label) if name is not None})
+    return sorted({file_of(name) for sample in splits for name in (sample.image, sample.label) if name is not None})

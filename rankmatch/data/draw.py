@@ -1,7 +1,7 @@
 """Draw which images of a train list are labeled."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -38,13 +38,9 @@ def classes_shown(
     return shown
 
 
-def list_texts(samples: Sequence[Sample], drawn: Sequence[int]) -> tuple[str, str]:
-    """Return the labeled and the unlabeled list, each in the order of the train list."""
-    chosen = set(drawn)
-    parts: tuple[list[str], list[str]] = ([], [])
-    for index, sample in enumerate(samples):
-        parts[index not in chosen].append(f"{sample.image} {sample.label}\n")
-    return "".join(parts[0]), "".join(parts[1])
+def list_text(samples: Iterable[Sample]) -> str:
+    """Return a split list with a line for each sample."""
+    return "".join(" ".join(name for name in (sample.image, sample.label) if name) + "\n" for sample in samples)
 
 
 def _balanced(order: list[int], classes: Sequence[frozenset[int]]) -> list[int]:

@@ -1,15 +1,23 @@
-"""Which samples are labeled, unlabeled and for validation."""
+"""Which samples are labeled, unlabeled and for validation.
+
+A line of a list is `<image> <label>`, paths below the data root; `volume.tif#3` is a frame of a volume, counted from 0,
+and `volume.tif#0-164` a sample for each of its frames 0 to 164. Where the configuration has patterns, the name in
+their places is enough.
+"""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from rankmatch.config import NumericsConfig, TrainConfig
+from rankmatch.config import ExecutionConfig, NumericsConfig, TrainConfig
 from rankmatch.data.catalog import Sample, data_root
 from rankmatch.distributed import Purpose, generator
+
+_FRAMES = re.compile(r"(.+#)(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +49,28 @@ def read_splits(config: TrainConfig) -> Splits:
 
 
 def read_train(config: TrainConfig) -> list[Sample]:
-    """Read `train.txt`, all images that could be labeled, with their labels.
+    """Read `train.txt`, all images that could be trained on; without it, list the files of `image_pattern`.
+
+    A listed file has a label where there is one at `label_pattern`; none is listed that `val.txt` holds.
 
     Raises:
         ValueError: It is not there, a line is malformed, or it is empty.
     """
     if config.numerics.dataset.name == "synthetic":
         raise ValueError("dataset must have files; the lists of the drawn scenes are drawn by the split's name")
-    path = split_root(config) / "train.txt"
-    train = _read_list(path)
+    folder = split_root(config)
+    path, val = folder / "train.txt", folder / "val.txt"
+    if path.is_file() or not config.execution.image_pattern:
+        train = _read_list(path, config.execution)
+    else:
+        taken = (
+            {sample.image for sample in _read_list(val, config.execution, with_labels=False)}
+            if val.is_file()
+            else set()
+        )
+        train = [sample for sample in _matching_files(config) if sample.image not in taken]
     if not train:
-        raise ValueError(f"{path} must hold a sample; it is empty")
+        raise ValueError(f"{path} must hold a sample, or image_pattern match a file; there is none")
     return train
 
 
@@ -62,7 +81,9 @@ def read_val(config: TrainConfig) -> list[Sample]:
         ValueError: It is not there, a line is malformed, or it is empty.
     """
     is_drawn = config.numerics.dataset.name == "synthetic"
-    val = _scene_splits(config.numerics).val if is_drawn else _read_list(split_root(config) / "val.txt")
+    val = (
+        _scene_splits(config.numerics).val if is_drawn else _read_list(split_root(config) / "val.txt", config.execution)
+    )
     if not val:
         raise ValueError("the val list must hold a sample; it is empty")
     return val
@@ -94,6 +115,8 @@ def split_root(config: TrainConfig) -> Path:
     for folder in candidates:
         if folder.is_dir():
             return folder
+    if config.execution.image_pattern and not given:
+        return candidates[0]  # where `splits draw` makes the first lists
     looked = " or ".join(map(str, candidates))
     raise ValueError(f"split_root must be the folder of the split lists; got {given!r}, and there is no {looked}")
 
@@ -104,36 +127,79 @@ def _folder_splits(config: TrainConfig) -> Splits:
     if not (folder / "labeled.txt").is_file():
         known = ", ".join(sorted(path.parent.name for path in root.glob("*/labeled.txt"))) or "none"
         raise ValueError(f"split must be one of those in {root} ({known}); got {config.numerics.split!r}")
-    labeled = _read_list(folder / "labeled.txt")
-    return Splits(labeled, _unlabeled(folder, labeled, config.numerics), _read_list(root / "val.txt"))
+    labeled = _read_list(folder / "labeled.txt", config.execution)
+    return Splits(labeled, _unlabeled(folder, labeled, config), _read_list(root / "val.txt", config.execution))
 
 
-def _unlabeled(folder: Path, labeled: list[Sample], numerics: NumericsConfig) -> list[Sample]:
+def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list[Sample]:
     for path in (folder / "unlabeled.txt", folder.parent / "train.txt"):
         if path.is_file():
             break
     else:
-        if not needs_unlabeled(numerics):
+        if not needs_unlabeled(config.numerics):
             return []
-        raise ValueError(f"method {numerics.method.name} needs {folder / 'unlabeled.txt'} or {path}; neither is there")
+        name = config.numerics.method.name
+        raise ValueError(f"method {name} needs {folder / 'unlabeled.txt'} or {path}; neither is there")
     taken = {sample.image for sample in labeled} if path.name == "train.txt" else set()
-    return [sample for sample in _read_list(path, with_labels=False) if sample.image not in taken]
+    samples = _read_list(path, config.execution, with_labels=False)
+    return [sample for sample in samples if sample.image not in taken]
 
 
-def _read_list(path: Path, *, with_labels: bool = True) -> list[Sample]:
+def _read_list(path: Path, execution: ExecutionConfig, *, with_labels: bool = True) -> list[Sample]:
     if not path.is_file():
         raise ValueError(f"split list {path} is not there")
     samples = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) > 2 or (with_labels and len(words) < 2):
-            raise ValueError(f"{path}:{number}: a line must be `<image> <label>`; got {line!r}")
-        named = words[1] if len(words) == 2 else None
-        label, truth = (named, None) if with_labels else (None, named)
-        samples.append(Sample(words[0], label, f"{path}:{number}", truth))
+        if line.strip():
+            samples += _samples_of(line, f"{path}:{number}", execution, with_labels)
     return samples
+
+
+def _samples_of(line: str, origin: str, execution: ExecutionConfig, with_labels: bool) -> list[Sample]:
+    """Return the sample of a line, or one for each frame that it names."""
+    words = line.split()
+    if len(words) == 1 and execution.image_pattern:
+        name = _name(execution.image_pattern, words[0]) or words[0]
+        words = [_path(pattern, name) for pattern in (execution.image_pattern, execution.label_pattern) if pattern]
+    if len(words) > 2 or (with_labels and len(words) < 2):
+        raise ValueError(f"{origin}: a line must be `<image> <label>`; got {line!r}")
+    columns = [_frames(word) for word in words]
+    num_frames = {len(column) for column in columns}
+    if num_frames != {len(columns[0])} or not columns[0]:
+        raise ValueError(f"{origin}: image and label must name as many frames, first to last; got {line!r}")
+    if with_labels:
+        return [Sample(image, label, origin) for image, label in zip(*columns, strict=True)]
+    truths = columns[1] if len(columns) == 2 else [None] * len(columns[0])
+    return [Sample(image, None, origin, truth) for image, truth in zip(columns[0], truths, strict=True)]
+
+
+def _frames(word: str) -> list[str]:
+    found = _FRAMES.fullmatch(word)
+    return [f"{found[1]}{number}" for number in range(int(found[2]), int(found[3]) + 1)] if found else [word]
+
+
+def _path(pattern: str, name: str) -> str:
+    return pattern.replace("{}", name)
+
+
+def _name(pattern: str, path: str) -> str:
+    """Return what stands in the place of a pattern's `{}`; empty where the path does not follow it."""
+    before, after = pattern.split("{}")
+    return path[len(before) : -len(after) or None] if path.startswith(before) and path.endswith(after) else ""
+
+
+def _matching_files(config: TrainConfig) -> list[Sample]:
+    root, execution = data_root(config), config.execution
+    folder = root / execution.image_pattern.partition("{}")[0].rpartition("/")[0]
+    paths = (path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = [name for path in paths if (name := _name(execution.image_pattern, path))]
+    labels = {name: _path(execution.label_pattern, name) for name in names}  # an empty pattern names none
+    images = {name: _path(execution.image_pattern, name) for name in sorted(names)}
+    return [
+        Sample(image, labels[name] if labels[name] and (root / labels[name]).is_file() else None, image)
+        for name, image in images.items()
+        if image not in labels.values()  # images and labels may share a folder
+    ]
 
 
 def _scene_splits(numerics: NumericsConfig) -> Splits:

@@ -22,7 +22,7 @@ _KEEP_PROBABILITY = 0.5
 
 Images = Float[Tensor, "batch 3 height width"]
 Maps = Bool[Tensor, "batch height width"]
-Keep = tuple[Bool[Tensor, "batch low"], Bool[Tensor, "batch high"]]
+Keep = tuple[Bool[Tensor, "both low"], Bool[Tensor, "both high"]]
 
 
 @dataclass(slots=True)

@@ -3,7 +3,9 @@ import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from orchestration import datasets
@@ -165,6 +167,45 @@ def test_drawn_lists_are_nested_and_can_be_trained_on(camvid):
     assert "15 images of split 3, 5 are good; 3 of 11 classes occur" in " ".join(
         command("data", "check", "camvid", f"data_root={camvid}").stdout.split()
     )
+
+
+OWN = """
+numerics:
+  dataset: {name: mine, num_classes: 3, colours: [[0, 0, 0], [9, 0, 0], [0, 9, 0], [9, 9, 9]], label_map: {3: 255}}
+execution:
+  data_root: .
+  image_pattern: pictures/{}.png
+  label_pattern: colours/{}.png
+"""
+
+
+def test_folder_of_ones_own_needs_its_files_and_a_yaml_file_alone(tmp_path):
+    colours = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [9, 9, 9]], np.uint8)
+    for folder in ("pictures", "colours"):
+        (tmp_path / folder).mkdir()
+    for number in range(9):
+        Image.new("L", (40, 40), 20 * number).save(tmp_path / f"pictures/{number}.png")
+        if number < 7:
+            Image.fromarray(colours[np.arange(1600).reshape(40, 40) % 4]).save(tmp_path / f"colours/{number}.png")
+    (tmp_path / "mine.yaml").write_text(OWN)
+    words = ["splits", "draw", tmp_path / "mine.yaml", "--count", 2, "--val", 3]
+    assert command(*words).exit_code == 0
+    lists = [(tmp_path / "splits" / name).read_text().split("\n")[:-1] for name in ("2/labeled.txt", "val.txt")]
+    assert [len(lines) for lines in lists] == [2, 3] and not {*lists[0]} & {*lists[1]}
+    unlabeled = (tmp_path / "splits/2/unlabeled.txt").read_text().split("\n")[:-1]
+    assert len(unlabeled) == 4 and {"pictures/7.png", "pictures/8.png"} < {*unlabeled}
+    said = command("data", "check", tmp_path / "mine.yaml").stdout.split()
+    assert " ".join(said).endswith("9 images of split 2 are good; 3 of 3 classes occur in the val labels")
+    assert "1,200" in said  # of 3 * 1600 pixels a quarter each class, and a quarter ignored
+    assert "--val must be left out" in str(command(*words).exception)
+
+
+def test_conversion_is_of_cityscapes_alone(tmp_path):
+    Image.new("L", (3, 2), 7).save(tmp_path / "a_labelIds.png")
+    assert "1 *_labelTrainIds.png written" in " ".join(
+        command("data", "convert", "cityscapes", tmp_path).stdout.split()
+    )
+    assert "must be one of cityscapes; got 'coco'" in str(command("data", "convert", "coco", tmp_path).exception)
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,29 @@ import numpy as np
 import pytest
 import torch
 
-from rankmatch.diagnostics import RATIOS, rank_ratios
+from rankmatch.agents import correlation_logits
+from rankmatch.diagnostics import RATIOS, pooled, pseudo_label_ratios, rank_ratios
 
 
 def random(shape, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def slow_ratios(teacher, student, agents, top_k):
+def quotient(ratio):
+    return (ratio[0] / ratio[1]).item()
+
+
+def ratios_of(teacher, student, agents, top_k, valid=None):
+    return rank_ratios(correlation_logits(teacher, agents), correlation_logits(student, agents), top_k, valid)
+
+
+def slow_ratios(teacher, student, agents, top_k, valid):
     """Pixel by pixel, as the words say it."""
     weights, agreements = [], []
     for image in range(len(teacher)):
         t, s = (features[image].flatten(1).numpy() for features in (teacher, student))
         chosen = agents[image].numpy()
-        for pixel in range(t.shape[1]):
+        for pixel in valid[image].flatten().nonzero().flatten().tolist():
             of_teacher, of_student = t[:, pixel] @ t[:, chosen], s[:, pixel] @ s[:, chosen]
             correlation = np.exp(of_teacher) / np.exp(of_teacher).sum()
             order = np.argsort(-of_teacher)[:top_k]
@@ -24,25 +33,54 @@ def slow_ratios(teacher, student, agents, top_k):
     return np.mean(weights), np.mean(agreements)
 
 
+@pytest.mark.parametrize("ignores_padding", [False, True])
 @pytest.mark.parametrize("top_k", [2, 3])
-def test_ratios_equal_a_slow_reference(top_k):
+def test_rank_ratios_equal_a_slow_reference(top_k, ignores_padding):
     teacher = random((2, 4, 5, 6), 0)
     student = teacher + 0.3 * random((2, 4, 5, 6), 1)
     agents = torch.tensor([[0, 7, 12, 29], [3, 4, 5, 28]])
-    weight, agreement = slow_ratios(teacher, student, agents, top_k)
-    ratios = rank_ratios(teacher, student, agents, top_k)
-    assert ratios["top_k_weight"].item() == pytest.approx(weight)
-    assert ratios["order_agreement"].item() == pytest.approx(agreement)
-    assert 0 < agreement < 1 and set(ratios) | {"mask_ratio"} == set(RATIOS)
+    valid = random((2, 5, 6), 2) < 0.5 if ignores_padding else torch.ones(2, 5, 6, dtype=torch.bool)
+    weight, agreement = slow_ratios(teacher, student, agents, top_k, valid)
+    ratios = ratios_of(teacher, student, agents, top_k, valid if ignores_padding else None)
+    assert quotient(ratios["top_k_weight"]) == pytest.approx(weight)
+    assert quotient(ratios["order_agreement"]) == pytest.approx(agreement)
+    assert 0 < agreement < 1
+    assert ratios["order_agreement"][1] == valid.sum()
 
 
-def test_same_features_agree_everywhere():
-    features = random((1, 4, 5, 6), 0)
-    assert rank_ratios(features, features, torch.tensor([[0, 7, 12]]), 3)["order_agreement"] == 1
+def test_same_features_agree_everywhere_and_a_tie_is_no_order():
+    features, agents = random((1, 4, 5, 6), 0), torch.tensor([[0, 7, 12]])
+    assert quotient(ratios_of(features, features, agents, 3)["order_agreement"]) == 1
+    assert quotient(ratios_of(features, torch.zeros_like(features), agents, 3)["order_agreement"]) == 0
 
 
 def test_agents_without_features_are_counted():
     features = random((2, 4, 5, 6), 0)
     features[0, :, 1, 2] = features[0, :, 4, 4] = 0
-    ratios = rank_ratios(features, features, torch.tensor([[8, 28, 0, 1], [8, 28, 0, 1]]), 2)
-    assert ratios["zero_agent_share"].item() == pytest.approx(2 / 8)
+    ratios = ratios_of(features, features, torch.tensor([[8, 28, 0, 1], [8, 28, 0, 1]]), 2)
+    assert ratios["zero_agent_share"] == (2, 8)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.1])
+def test_pseudo_label_ratios_count_pixel_by_pixel(threshold):
+    draws = np.random.default_rng(0)
+    labels, truth = (draws.integers(0, 3, (2, 4, 5)) for _ in range(2))
+    truth[draws.random((2, 4, 5)) < 0.3] = 255
+    confidence, valid = draws.random((2, 4, 5)).round(1), draws.random((2, 4, 5)) < 0.8
+    confident = [place for place in np.ndindex(2, 4, 5) if valid[place] and confidence[place] >= threshold]
+    known = [place for place in confident if truth[place] != 255]
+    right = [place for place in known if truth[place] == labels[place]]
+    tensors = map(torch.from_numpy, (labels, confidence, valid, truth.astype(np.uint8)))
+    assert pseudo_label_ratios(*tensors, threshold) == {
+        "mask_ratio": (len(confident), valid.sum()),
+        "pseudo_label_accuracy": (len(right), len(known)),
+    }
+
+
+def test_pooled_views_add_sums_and_counts_and_all_names_are_known():
+    features, agents = random((1, 4, 5, 6), 0), torch.tensor([[0, 7, 12]])
+    one = ratios_of(features, features, agents, 3)
+    both = pooled([one, one])
+    assert all(both[name] == (2 * one[name][0], 2 * one[name][1]) for name in one)
+    assert {"mask_ratio", "pseudo_label_accuracy", *one} == set(RATIOS)
+    assert pooled([]) == {}

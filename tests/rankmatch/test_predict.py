@@ -87,7 +87,7 @@ def test_wrong_sources_are_refused(tmp_path):
 
 
 def test_grey_and_16_bit_images_are_read_as_colour(tmp_path):
-    from rankmatch.data.catalog import read_image
+    from rankmatch.data.pixels import read_image
 
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(grey).save(tmp_path / "grey.png")

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import rankmatch
-from rankmatch import checkpoint
+from rankmatch import checkpoint, diagnostics, methods
 from rankmatch.data.loaders import TrainLoader
+from rankmatch.diagnostics import RATIOS
 from rankmatch.models import build_model
 from rankmatch.models.weights import load_checkpoint
 from rankmatch.trainer import NonFiniteLossError, make_optimizer, set_learning_rate
@@ -71,14 +72,48 @@ def test_run_goes_on_from_the_newest_checkpoint_of_its_own_folder(tiny_config, t
     assert [step for step, row in rows if "epoch" not in row] == list(range(10))
 
 
-def test_epoch_tells_how_the_rank_term_went(tiny_config, tmp_path):
+RANK_RATIOS = ("zero_agent_share", "top_k_weight", "order_agreement")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_epoch_tells_how_its_steps_went(method, tiny_config, tmp_path):
     rows = Rows()
-    rankmatch.fit(tiny_config(epochs=1), tmp_path, rows)
-    (epoch,) = (row for _, row in rows if "epoch" in row)
-    steps = [row for _, row in rows if "epoch" not in row]
-    for name in ("mask_ratio", "zero_agent_share", "top_k_weight", "order_agreement"):
-        assert 0 <= epoch[name] <= 1
-        assert epoch[name] == pytest.approx(sum(row[name] for row in steps) / len(steps))
+    rankmatch.fit(tiny_config(method, epochs=1), tmp_path, rows)
+    *steps, epoch = (row for _, row in rows)
+    means = {name: sum(row[name] for row in steps) / 5 for name in steps[0] if name.startswith("loss")}
+    means |= {name: sum(row[name] for row in steps) / 5 for name in RANK_RATIOS if method == "rankmatch"}
+    assert {name: epoch[name] for name in means} == pytest.approx(means)
+    assert {name for name in RATIOS if name in epoch} == {
+        "supervised": set(),
+        "rankmatch": set(RATIOS),
+    }.get(method, {"mask_ratio", "pseudo_label_accuracy"})
+    assert all(0 <= epoch[name] <= 1 for name in RATIOS if name in epoch)
+
+
+def test_accuracy_of_an_epoch_is_over_its_pixels_not_its_steps(tiny_config, tmp_path, monkeypatch):
+    config, rows, parts = tiny_config(epochs=1, confidence_threshold=0.345), Rows(), []
+
+    def watched(*arguments):
+        parts.append(diagnostics.pseudo_label_ratios(*arguments))
+        return parts[-1]
+
+    monkeypatch.setattr(methods, "pseudo_label_ratios", watched)
+    rankmatch.fit(config, tmp_path, rows)
+    sums, counts = zip(*(part["pseudo_label_accuracy"] for part in parts), strict=True)
+    assert len({int(count) for count in counts}) > 1
+    assert rows[-1][1]["pseudo_label_accuracy"] == pytest.approx(sum(sums).item() / sum(counts).item())
+
+
+def test_true_labels_of_unlabeled_images_change_no_other_number(tiny_config, tmp_path):
+    config, read, unread = tiny_config(), Rows(), Rows()
+    rankmatch.fit(config, tmp_path / "read", read)
+    config.execution.trainer.pseudo_label_accuracy = False
+    rankmatch.fit(config, tmp_path / "unread", unread)
+    assert unread[-1][1]["pseudo_label_accuracy"] is None
+    for (_, row), (_, other) in zip(read, unread, strict=True):
+        assert row.pop("pseudo_label_accuracy") >= 0
+        assert other.pop("pseudo_label_accuracy") is None
+        assert row == other
 
 
 def test_data_workers_change_nothing(tiny_config, tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from rankmatch.data.catalog import Sample
-from rankmatch.data.draw import draw_order, list_texts
+from rankmatch.data.draw import draw_order, list_text
 
 
 def test_order_depends_on_the_seed_and_holds_every_image_once():
@@ -21,6 +21,5 @@ def test_balanced_order_takes_images_without_a_class_too():
     assert sorted(draw_order(3, 0, [frozenset(), frozenset({1}), frozenset()])) == [0, 1, 2]
 
 
-def test_lists_keep_the_order_of_the_train_list():
-    samples = [Sample(f"{number}.png", f"{number}_l.png") for number in range(4)]
-    assert list_texts(samples, [3, 1]) == ("1.png 1_l.png\n3.png 3_l.png\n", "0.png 0_l.png\n2.png 2_l.png\n")
+def test_line_of_a_sample_without_label_is_its_image():
+    assert list_text([Sample("1.png", "1_l.png"), Sample("2.png", None)]) == "1.png 1_l.png\n2.png\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from rankmatch.config import (
@@ -19,9 +20,11 @@ from rankmatch.config import (
     TrainConfig,
     TrainerExecution,
 )
-from rankmatch.data.catalog import open_dataset
+from rankmatch.data.catalog import Sample, labeled_pair, open_dataset
 from rankmatch.data.loaders import Batch, TrainLoader, _StepKeys, val_loader
 from rankmatch.data.splits import read_splits
+from rankmatch.data.transforms import crop_view
+from rankmatch.distributed import Purpose, generator
 
 NUM_TRAIN, NUM_LABELED = 18, 5
 
@@ -199,3 +202,55 @@ def test_real_crops_show_classes_and_ignored_pixels_only(shared: Path):
     values = batch.labels.unique()
     assert set(values.tolist()) <= {*range(21), 255}
     assert len(values) > 5
+
+
+def test_true_labels_are_cropped_like_the_weak_view():
+    run = config()
+    splits, dataset = read_splits(run), open_dataset(run)
+    batch = next(loader(run).epoch(0))
+    keys = [key for key in next(iter(_StepKeys(run.numerics, splits, 3, 0, 1))) if key.purpose is Purpose.GEOMETRY]
+    for number, key in enumerate(keys):
+        sample = splits.unlabeled[key.place]
+        pair = labeled_pair(dataset, Sample(sample.image, sample.image))
+        image, truth, valid = crop_view(*pair, run.numerics.augment, generator(0, 0, key.position, key.purpose))
+        assert torch.equal(batch.weak[number], image)
+        assert torch.equal(batch.truth[number], truth)
+        assert (batch.truth[number][~valid] == 255).all()
+    assert batch.truth.unique().numel() > 2
+
+
+def test_true_labels_that_are_not_wanted_are_not_read():
+    run = config()
+    run.execution.trainer.pseudo_label_accuracy = False
+    batch, with_truth = next(loader(run).epoch(0)), next(loader(config()).epoch(0))
+    assert (batch.truth == 255).all()
+    assert torch.equal(batch.weak, with_truth.weak)
+
+
+def unlabeled_batch(root: Path, run: TrainConfig) -> Batch:
+    run.numerics.dataset = DatasetConfig(name="mine")
+    run.numerics.split = "1"
+    run.execution.data_root = str(root)
+    return next(loader(run).epoch(0))
+
+
+def test_true_labels_that_are_missing_or_unfit_stop_no_run(tmp_path: Path):
+    (tmp_path / "splits" / "1").mkdir(parents=True)
+    lines = ["a.png a_label.png\n", "b.png missing.png\n", "c.png\n", "d.png d.png\n", "e.png small.png\n"]
+    for name in "abcde":
+        Image.new("RGB", (48, 48)).save(tmp_path / f"{name}.png")
+    Image.new("L", (48, 48), 3).save(tmp_path / "a_label.png")
+    Image.new("L", (9, 9), 3).save(tmp_path / "small.png")
+    (tmp_path / "splits" / "val.txt").write_text("a.png a_label.png\n")
+    (tmp_path / "splits" / "1" / "labeled.txt").write_text("x.png a_label.png\n")
+    Image.new("RGB", (48, 48)).save(tmp_path / "x.png")
+
+    listed = tmp_path / "splits" / "1" / "unlabeled.txt"
+    listed.write_text("".join(lines[:3]))
+    batch = unlabeled_batch(tmp_path, config(unlabeled_batch_size=3))
+    assert sorted(int((truth == 3).any()) for truth in batch.truth) == [0, 0, 1]
+    listed.write_text("".join(lines[3:]))
+    with pytest.warns(UserWarning, match=r"unlabeled.txt:\d: label .* must have .*; pseudo_label_accuracy") as said:
+        batch = unlabeled_batch(tmp_path, config(unlabeled_batch_size=2))
+    assert len(said) == 1
+    assert (batch.truth == 255).all()

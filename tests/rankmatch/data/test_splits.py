@@ -11,7 +11,7 @@ from rankmatch.config import (
     TrainConfig,
 )
 from rankmatch.data.catalog import Sample
-from rankmatch.data.splits import Splits, read_splits, split_root, split_sha256
+from rankmatch.data.splits import Splits, read_splits, read_train, split_root, split_sha256
 
 
 def write(root: Path, **lists: str) -> TrainConfig:
@@ -41,6 +41,7 @@ def test_lists_are_read_in_order_and_unlabeled_samples_carry_no_label(tmp_path: 
         unlabeled=[Sample("c.jpg", None), Sample("d.jpg", None)],
         val=[Sample("e", "e")],
     )
+    assert [sample.truth for sample in splits] == [None, None, "c.png", None, None]
     assert splits.labeled[1].origin == f"{tmp_path}/splits/2/labeled.txt:2"
 
 
@@ -106,7 +107,7 @@ def test_scene_splits_nest_and_share_nothing_with_their_rest():
     images = [sample.image for sample in large.labeled + large.unlabeled]
     assert sorted(images) == [f"scene:train:{index}" for index in range(10)]
     assert [sample.label for sample in large.val] == ["scene:val:0", "scene:val:1", "scene:val:2"]
-    assert all(sample.label is None for sample in large.unlabeled)
+    assert all(sample.label is None and sample.truth == sample.image for sample in large.unlabeled)
 
 
 def test_scene_seed_changes_which_scenes_are_labeled():
@@ -135,3 +136,59 @@ def test_real_lists_cover_the_training_set(shared: Path):
     execution = ExecutionConfig(data_root=str(shared / "data" / "camvid_mini"))
     splits = read_splits(TrainConfig(numerics=NumericsConfig(split="11", dataset=dataset), execution=execution))
     assert (len(splits.labeled), len(splits.unlabeled), len(splits.val)) == (11, 173, 51)
+
+
+def patterned(config: TrainConfig) -> TrainConfig:
+    config.execution.image_pattern, config.execution.label_pattern = "images/{}.jpg", "labels/{}.png"
+    return config
+
+
+def test_line_with_a_name_alone_follows_the_patterns(tmp_path: Path):
+    splits = read_splits(patterned(write(tmp_path, labeled="a\nx.jpg x.png\n", unlabeled="city/b\n", val="c\n")))
+    assert splits.labeled == [Sample("images/a.jpg", "labels/a.png"), Sample("x.jpg", "x.png")]
+    assert [(sample.image, sample.label, sample.truth) for sample in splits.unlabeled] == [
+        ("images/city/b.jpg", None, "labels/city/b.png")
+    ]
+
+
+@pytest.mark.parametrize(("image", "label", "message"), [
+    ("images/*.jpg", "", r"image_pattern must hold one {}, the place of the name; got 'images/\*.jpg'"),
+    ("{}.jpg", "{}/{}.png", "label_pattern must hold one {}"),
+    ("", "{}.png", "image_pattern must be given with label_pattern"),
+])  # fmt: skip
+def test_pattern_without_a_place_is_refused(image: str, label: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        ExecutionConfig(image_pattern=image, label_pattern=label)
+
+
+def test_range_of_frames_is_a_sample_each(tmp_path: Path):
+    splits = read_splits(
+        write(tmp_path, labeled="v.tif#3-4 t.tif#0-1\n", unlabeled="v.tif#0-2\n", val="w.tif#7 u.tif#7\n")
+    )
+    assert splits.labeled == [Sample("v.tif#3", "t.tif#0"), Sample("v.tif#4", "t.tif#1")]
+    assert [sample.image for sample in splits.unlabeled] == ["v.tif#0", "v.tif#1", "v.tif#2"]
+    assert splits.val == [Sample("w.tif#7", "u.tif#7")]
+
+
+@pytest.mark.parametrize("line", ["v.tif#0-2 t.tif#0-1", "v.tif#5-4 t.tif#5-4", "v.tif#0-2 t.tif"])
+def test_ranges_of_frames_that_do_not_match_are_refused(line: str, tmp_path: Path):
+    with pytest.raises(ValueError, match="labeled.txt:1: image and label must name as many frames"):
+        read_splits(write(tmp_path, labeled=line, val="c d"))
+
+
+def test_train_images_are_listed_by_the_pattern_less_those_of_val(tmp_path: Path):
+    config = patterned(write(tmp_path, val="b\n"))
+    for name in ("images/a.jpg", "images/b.jpg", "images/city/c.jpg", "images/d.png", "labels/a.png", "labels/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert read_train(config) == [Sample("images/a.jpg", "labels/a.png"), Sample("images/city/c.jpg", None)]
+    config.execution.image_pattern, config.execution.label_pattern = "labels/{}.png", ""
+    assert [sample.image for sample in read_train(config)] == ["labels/a.png"]
+
+
+def test_images_and_labels_may_share_a_folder(tmp_path: Path):
+    config = write(tmp_path, val="x y\n")
+    config.execution.image_pattern, config.execution.label_pattern = "{}.png", "{}_label.png"
+    for name in ("a.png", "a_label.png", "b.png"):
+        (tmp_path / name).touch()
+    assert read_train(config) == [Sample("a.png", "a_label.png"), Sample("b.png", None)]
