@@ -135,17 +135,20 @@ def _split_roots(config: TrainConfig) -> list[Path]:
 
 @cache
 def _read_split_size(folder: Path) -> SplitSize:
-    num_labeled, num_unlabeled = _count_lines(folder / "labeled.txt"), _count_lines(folder / "unlabeled.txt")
-    num_train = _count_lines(folder.parent / "train.txt")
+    num_labeled, num_unlabeled = _count_images(folder / "labeled.txt"), _count_images(folder / "unlabeled.txt")
+    num_train = _count_images(folder.parent / "train.txt")
     if num_unlabeled is None and num_train is not None:
         num_unlabeled = num_train - (num_labeled or 0)
-    return SplitSize(num_labeled or 0, num_unlabeled, _count_lines(folder.parent / "val.txt"))
+    return SplitSize(num_labeled or 0, num_unlabeled, _count_images(folder.parent / "val.txt"))
 
 
-def _count_lines(path: Path) -> int | None:
+def _count_images(path: Path) -> int | None:
     if not path.is_file():
         return None
-    return sum(bool(line.strip()) for line in path.read_text(encoding="utf-8").splitlines())
+    from rankmatch.data.pixels import frames_of
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return sum(len(frames_of(line.split()[0])) for line in lines if line.strip())
 
 
 @cache

@@ -9,11 +9,18 @@ import numpy.typing as npt
 from PIL import Image
 
 FRAME = re.compile(r"#(\d+)$")
+FRAMES = re.compile(r"(.+#)(\d+)-(\d+)")
 
 
 def file_of(name: str) -> str:
     """Return the file that a name of a split list is in: `volume.tif` of `volume.tif#12`, its frame 12 from 0."""
     return FRAME.sub("", name)
+
+
+def frames_of(name: str) -> list[str]:
+    """Return what a name of a split list stands for: itself, or the frames from first to last of `volume.tif#0-164`."""
+    found = FRAMES.fullmatch(name)
+    return [f"{found[1]}{number}" for number in range(int(found[2]), int(found[3]) + 1)] if found else [name]
 
 
 def read_image(path: Path, name: str) -> Image.Image:

@@ -6,7 +6,6 @@ their places is enough.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ import torch
 
 from rankmatch.config import ExecutionConfig, NumericsConfig, TrainConfig
 from rankmatch.data.catalog import Sample, data_root
+from rankmatch.data.pixels import frames_of
 from rankmatch.distributed import Purpose, generator
-
-_FRAMES = re.compile(r"(.+#)(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +161,7 @@ def _samples_of(line: str, origin: str, execution: ExecutionConfig, with_labels:
         words = [_path(pattern, name) for pattern in (execution.image_pattern, execution.label_pattern) if pattern]
     if len(words) > 2 or (with_labels and len(words) < 2):
         raise ValueError(f"{origin}: a line must be `<image> <label>`; got {line!r}")
-    columns = [_frames(word) for word in words]
+    columns = [frames_of(word) for word in words]
     num_frames = {len(column) for column in columns}
     if num_frames != {len(columns[0])} or not columns[0]:
         raise ValueError(f"{origin}: image and label must name as many frames, first to last; got {line!r}")
@@ -171,11 +169,6 @@ def _samples_of(line: str, origin: str, execution: ExecutionConfig, with_labels:
         return [Sample(image, label, origin) for image, label in zip(*columns, strict=True)]
     truths = columns[1] if len(columns) == 2 else [None] * len(columns[0])
     return [Sample(image, None, origin, truth) for image, truth in zip(columns[0], truths, strict=True)]
-
-
-def _frames(word: str) -> list[str]:
-    found = _FRAMES.fullmatch(word)
-    return [f"{found[1]}{number}" for number in range(int(found[2]), int(found[3]) + 1)] if found else [word]
 
 
 def _path(pattern: str, name: str) -> str:
