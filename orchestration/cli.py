@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from orchestration import cli_slurm
 from orchestration.schedulers import SchedulerError
 
 DEFAULT_GRID = "demo"
@@ -20,7 +21,10 @@ Overrides = Annotated[
         help="Changes to the grid: dataset=camvid split=[11,23] trainer.epochs=5. A list makes an axis.",
     ),
 ]
-ClusterOption = Annotated[str, typer.Option("--cluster", help="Where cells run: local (a private Ray) or inline.")]
+ClusterOption = Annotated[
+    str,
+    typer.Option("--cluster", help="Where cells run: local (a private Ray), inline, slurm, or a site's YAML file."),
+]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrent", min=1, help="Cells at a time; default: as many as the machine holds.")
 ]
@@ -30,6 +34,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a 
 splits = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring or draw split lists.")
 app.add_typer(data, name="data")
 app.add_typer(splits, name="splits")
+cli_slurm.add_to(app)
 
 
 @app.command()
@@ -42,6 +47,12 @@ def launch(
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow until the last cell ends; local and inline always do.")
     ] = False,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Submit code that is not committed; its difference is stored.")
+    ] = False,
+    budget_gpu_hours: Annotated[
+        float | None, typer.Option(min=0, help="Refuse a plan that is estimated to take more.")
+    ] = None,
     max_concurrent: ConcurrencyOption = None,
     cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPU cores for each training process.")] = 1,
     gpus_per_worker: Annotated[
@@ -52,24 +63,30 @@ def launch(
     ] = "",
 ) -> None:
     """Train the cells of a grid that are not trained yet, and end with its table."""
-    del watch  # both clusters of today live as long as the launcher
     from rich.console import Console
 
-    from orchestration.launch import Options
-    from orchestration.launch import launch as launch_grid
+    from orchestration import campaign
+    from orchestration.launch import LOCAL_CLUSTERS, Options
+    from orchestration.launch import launch as launch_here
 
+    settings = [word for word in overrides or () if word.startswith("cluster.")]
     options = Options(
         grid=grid,
-        overrides=overrides or (),
+        overrides=[word for word in overrides or () if word not in settings],
         cluster=cluster,
+        cluster_settings=settings,
         runs=runs,
         dry_run=dry_run,
+        watch=watch,
+        allow_dirty=allow_dirty,
+        budget_gpu_hours=budget_gpu_hours,
         max_concurrent=max_concurrent,
         num_cpus_per_worker=cpus_per_worker,
         num_gpus_per_worker=gpus_per_worker,
         tracking_uri=tracking_uri,
     )
-    raise typer.Exit(launch_grid(options, Console()))
+    begin = launch_here if cluster in LOCAL_CLUSTERS else campaign.launch_on_slurm
+    raise typer.Exit(begin(options, Console()))
 
 
 @app.command()

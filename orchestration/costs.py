@@ -38,6 +38,10 @@ it has about the multiply-adds of ResNet-50 and is given its factor.
 """
 
 
+NUM_PARAMETERS = {"resnet101": 59.6e6, "resnet50": 40.5e6, "xception": 54.9e6, "mobilenet_v2": 3.5e6}
+"""Of the whole network with 21 classes, buffers included (`build_model`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class SplitSize:
     """How many images a split has; None where it cannot be known here."""
@@ -78,6 +82,12 @@ def num_steps(config: TrainConfig, size: SplitSize | None = None) -> int | None:
             f"got {batch_size}"
         )
     return count // batch_size * numerics.trainer.epochs
+
+
+def disk_bytes(config: TrainConfig) -> float:
+    """Return roughly what a cell leaves on disk: checkpoints with weights and momentum, and the best weights."""
+    parameters = NUM_PARAMETERS[config.numerics.backbone.name] * config.numerics.backbone.width**2
+    return 4 * parameters * (2 * config.execution.trainer.num_checkpoints + 1)
 
 
 def seconds_per_step(config: TrainConfig, device: str, measured: Mapping[str, float] | None = None) -> float:

@@ -3,6 +3,7 @@
 import errno
 import re
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
@@ -12,6 +13,8 @@ class FailureClass(StrEnum):
     """Why an attempt ended without a result."""
 
     PREEMPTED = "preempted"
+    TIME_LIMIT = "time limit"
+    NODE_FAILURE = "node failure"
     CANCELLED = "cancelled"
     LOST = "lost"
     """The process vanished without a word: killed, crashed, or its node is gone."""
@@ -25,10 +28,6 @@ class FailureClass(StrEnum):
 
 class CancelledError(Exception):
     """Training was told to end at once, without a checkpoint."""
-
-
-class PreemptedError(Exception):
-    """The machine is taken away."""
 
 
 class LostError(Exception):
@@ -69,20 +68,79 @@ class TrainingError(Exception):
         self.failure = failure
 
 
-def is_tried_again(kind: str | None) -> bool:
-    """Tell whether a new launch tries such a cell again without being asked for it by name.
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What a class of failure gets when nobody is asked."""
 
-    All but a loss that is not finite: whoever launches again may have mended the machine, the data or the code,
-    but the same configuration computes the same numbers, and code that changes them changes the signature.
-    """
-    return kind != FailureClass.NON_FINITE_LOSS
+    retries: int | None = 0
+    """How often a cell is tried again after it; None: for as long as it gets on."""
+    excludes_node: bool = False
+    """The next try goes to another node."""
+    by_launch: bool = True
+    """Somebody's new launch tries the cell again: the machine, the data or the code may have been mended."""
+
+
+POLICY = {
+    FailureClass.PREEMPTED: Treatment(retries=None),
+    FailureClass.TIME_LIMIT: Treatment(retries=None),
+    FailureClass.NODE_FAILURE: Treatment(retries=None, excludes_node=True),
+    FailureClass.LOST: Treatment(retries=2, excludes_node=True),
+    FailureClass.DISK_FULL: Treatment(),
+    FailureClass.BAD_DATA: Treatment(),
+    FailureClass.CODE: Treatment(),
+    FailureClass.CANCELLED: Treatment(),
+    # Unchanged, these end the same way; code that changes numbers changes the signature.
+    FailureClass.GPU_MEMORY: Treatment(by_launch=False),
+    FailureClass.HOST_MEMORY: Treatment(by_launch=False),
+    FailureClass.NON_FINITE_LOSS: Treatment(by_launch=False),
+}
+MAX_WITHOUT_PROGRESS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """How one attempt of a cell ended."""
+
+    kind: FailureClass
+    first_step: int
+    last_step: int
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a cell is tried again without anybody being asked, and why not."""
+
+    again: bool
+    why: str = ""
+    excluded_nodes: tuple[str, ...] = ()
+
+
+def decide(ends: Sequence[AttemptEnd]) -> Decision:
+    """Decide by all attempts of a cell, in order; one that has had none is begun."""
+    if not ends:
+        return Decision(again=True)
+    last = ends[-1]
+    if len(ends) >= MAX_WITHOUT_PROGRESS and all(
+        end.last_step <= end.first_step for end in ends[-MAX_WITHOUT_PROGRESS:]
+    ):
+        return Decision(again=False, why=f"no progress in {MAX_WITHOUT_PROGRESS} attempts, last: {last.kind}")
+    retries, tries = POLICY[last.kind].retries, sum(end.kind is last.kind for end in ends)
+    if retries is not None and tries > retries:
+        return Decision(again=False, why=f"{last.kind}, {tries} times" if tries > 1 else str(last.kind))
+    excluded = dict.fromkeys(end.node for end in ends if end.node and POLICY[end.kind].excludes_node)
+    return Decision(again=True, excluded_nodes=tuple(excluded))
+
+
+def is_tried_again(kind: str | None) -> bool:
+    """Tell whether a new launch tries a cell again that failed so, without being asked for it by name."""
+    return kind is None or POLICY[FailureClass(kind)].by_launch
 
 
 _BY_NAME = {
     "CancelledError": FailureClass.CANCELLED,
     "TaskCancelledError": FailureClass.CANCELLED,
     "KeyboardInterrupt": FailureClass.CANCELLED,
-    "PreemptedError": FailureClass.PREEMPTED,
     "LostError": FailureClass.LOST,
     "WorkerCrashedError": FailureClass.LOST,
     "ActorDiedError": FailureClass.LOST,

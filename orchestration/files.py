@@ -11,19 +11,19 @@ from typing import Any
 
 _TAIL_BYTES = 1 << 16  # holds many times the longest line, an epoch with 255 classes
 SHORT_TEMP = Path("/tmp")  # Ray's sockets need a path of at most 40 characters; TMPDIR is often longer
-_PREFIX = "rankmatch-"
+PREFIX = "rankmatch-"
 
 
 def process_folder(pid: int) -> Path:
     """Name the folder that the Ray of a process keeps its sockets and logs in."""
-    return SHORT_TEMP / f"{_PREFIX}{pid}"
+    return SHORT_TEMP / f"{PREFIX}{pid}"
 
 
 def abandoned_process_folders() -> list[Path]:
     """Return the folders of this user's processes that have ended."""
     found = []
-    for path in SHORT_TEMP.glob(f"{_PREFIX}*"):
-        pid = path.name.removeprefix(_PREFIX)
+    for path in SHORT_TEMP.glob(f"{PREFIX}*"):
+        pid = path.name.removeprefix(PREFIX)
         with suppress(FileNotFoundError):  # another launch removes its own
             if pid.isdigit() and path.stat().st_uid == os.getuid() and not Path("/proc", pid).exists():
                 found.append(path)

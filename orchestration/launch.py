@@ -4,7 +4,7 @@ import datetime
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,8 @@ from orchestration.run_cell import launcher
 from orchestration.run_folder import FolderState, RunFolder, folders
 from orchestration.schedulers import CellJob, Jobs, Scheduler
 from orchestration.tracking import MirroredCell, MirrorThread
-from rankmatch.checks import one_of
 
-CLUSTERS = ("local", "inline")
+LOCAL_CLUSTERS = ("local", "inline")
 POLL_S = 0.5
 
 
@@ -41,9 +40,15 @@ class Options:
     num_gpus_per_worker: float = 1.0
     tracking_uri: str = ""
     """Empty: SQLite in the runs folder."""
+    watch: bool = False
+    allow_dirty: bool = False
+    budget_gpu_hours: float | None = None
+    cluster_settings: Sequence[str] = ()
+    """Changes to a Slurm site, `cluster.partition=gpu`."""
+    retried: Collection[str] = ()
+    """Signatures of cells that are tried again however they failed."""
 
     def __post_init__(self) -> None:
-        one_of("--cluster", self.cluster, CLUSTERS)
         if self.cluster == "inline" and (self.max_concurrent or 1) > 1:
             raise ValueError(f"--max-concurrent must be 1 with --cluster inline; got {self.max_concurrent}")
 
@@ -59,12 +64,17 @@ def launch(options: Options, console: Console) -> int:
     planned = make_plan(loaded, grid_dir, options)
     console.print("\n".join(plan.summary(planned)), highlight=False, markup=False, soft_wrap=True)
     if options.dry_run:
-        for line in dict.fromkeys(line for cell in loaded.cells for line in cells.missing_inputs(cell)):
-            console.print(f"needed before launching: {line}", highlight=False, markup=False, soft_wrap=True)
+        say_missing_inputs(loaded, console)
         return 0
     grid_dir.mkdir(parents=True, exist_ok=True)
-    with _only_launch_of(grid_dir):
+    with only_launch_of(grid_dir):
         return _commit(loaded, grid_dir, options, console)
+
+
+def say_missing_inputs(loaded: Grid, console: Console) -> None:
+    """Print what a launch would refuse to begin without."""
+    for line in dict.fromkeys(line for cell in loaded.cells for line in cells.missing_inputs(cell)):
+        console.print(f"needed before launching: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def make_plan(
@@ -72,12 +82,15 @@ def make_plan(
     grid_dir: Path,
     options: Options,
     identities: Mapping[str, preflight.DataIdentity] | None = None,
+    *,
+    queued: Mapping[str, str] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> Plan:
     """Compare a grid with its run folders; touches nothing."""
     found = folders(grid_dir)
     states = {signature: folder.state() for signature, folder in found.items()}
     measured = _measured_pace(loaded, found, states)
-    device = _device(loaded)
+    device = _device(loaded, options)
     return plan.make_plan(
         loaded.cells,
         states,
@@ -88,6 +101,9 @@ def make_plan(
         provenance={signature: identity.as_dict() for signature, identity in (identities or {}).items()},
         commit=provenance.commit(),
         max_concurrent=options.max_concurrent or _num_concurrent(loaded, options),
+        queued=queued,
+        refused=refused,
+        retried=options.retried,
     )
 
 
@@ -103,32 +119,70 @@ def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
 
 
 def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:
-    identities = _look_at_data(loaded, options, console)
+    identities = look_at_data(loaded, options, console)
     planned = make_plan(loaded, grid_dir, options, identities)
-    if planned.conflicts:
-        raise ValueError("\n".join(planned.conflicts))
-    jobs, scheduler = _jobs(planned, loaded, grid_dir, identities, options), _scheduler(options)
+    refuse_conflicts(planned)
+    refuse_budget(planned, options)
+    jobs, scheduler = cell_jobs(planned, loaded, grid_dir, identities, options), _scheduler(options)
     scheduler.check(jobs)
-    launch_dir = _make_folders(loaded, grid_dir, planned)
-    mirror = MirrorThread(_tracking_uri(options), loaded.name, _mirrored(loaded, grid_dir))
-    mirror.start()
+    launch_dir = make_folders(loaded, grid_dir, planned)
+    mirror = start_mirror(loaded, grid_dir, options)
     try:
         stopped = bool(jobs) and _work(scheduler, jobs, planned, grid_dir, launch_dir, console)
     finally:
-        written = finish(loaded, grid_dir, console)
-        with console.status("writing the last rows to MLflow"):
-            warning = mirror.finish(launch_dir.name, written)
-    _say_where(grid_dir, written[0], options, console)
-    if warning:
-        console.print(f"MLflow is not up to date: {warning}", highlight=False, markup=False, soft_wrap=True)
+        end_with_results(loaded, grid_dir, launch_dir, mirror, options, console)
     if stopped:
         console.print("Stopped. The same command goes on from the newest checkpoints.")
         return 130
-    ended = [folder.state().status for folder in _run_folders(loaded, grid_dir).values()]
+    ended = [folder.state().status for folder in run_folders(loaded, grid_dir).values()]
     return 0 if all(status == "done" for status in ended) else 1
 
 
-def _look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[str, preflight.DataIdentity]:
+def start_mirror(loaded: Grid, grid_dir: Path, options: Options) -> MirrorThread:
+    """Begin to mirror the grid's run folders to MLflow."""
+    mirror = MirrorThread(_tracking_uri(options), loaded.name, _mirrored(loaded, grid_dir))
+    mirror.start()
+    return mirror
+
+
+def end_with_results(
+    loaded: Grid, grid_dir: Path, launch_dir: Path, mirror: MirrorThread, options: Options, console: Console
+) -> None:
+    """Write table and report, bring MLflow up to date, and say where all that is."""
+    written = finish(loaded, grid_dir, console)
+    with console.status("writing the last rows to MLflow"):
+        warning = mirror.finish(launch_dir.name, written)
+    _say_where(grid_dir, written[0], options, console)
+    if warning:
+        console.print(f"MLflow is not up to date: {warning}", highlight=False, markup=False, soft_wrap=True)
+
+
+def refuse_conflicts(planned: Plan) -> None:
+    """Refuse to go on with cells whose data have changed.
+
+    Raises:
+        ValueError: A line each.
+    """
+    if planned.conflicts:
+        raise ValueError("\n".join(planned.conflicts))
+
+
+def refuse_budget(planned: Plan, options: Options) -> None:
+    """Refuse a plan that is estimated to take more than the user allows.
+
+    Raises:
+        ValueError: With both figures.
+    """
+    hours = planned.gpu_hours
+    if options.budget_gpu_hours is not None and hours > options.budget_gpu_hours:
+        raise ValueError(
+            f"--budget-gpu-hours must be at least {hours:.1f}, the estimate of what is left; "
+            f"got {options.budget_gpu_hours:g}"
+        )
+
+
+def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[str, preflight.DataIdentity]:
+    """Look once at all that the cells open; see `preflight.check`."""
     with console.status("checking the data") as status:
         return preflight.check(
             loaded.cells,
@@ -137,19 +191,20 @@ def _look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[s
         )
 
 
-def _make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
+def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
+    """Make the folder of this launch, which is returned, and those of the cells that it starts."""
     files.replace(grid_dir / "grid.yaml", loaded.text)
     launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     launch_dir.mkdir(parents=True)
     files.replace(launch_dir / "grid.yaml", loaded.text)
     files.replace(launch_dir / "plan.txt", "\n".join(plan.summary(planned)) + "\n")
-    made = _run_folders(loaded, grid_dir)
+    made = run_folders(loaded, grid_dir)
     for item in planned.jobs:
         made[item.cell.signature].create(cells.to_yaml(item.cell.config), item.cell.axes)
     return launch_dir
 
 
-def _run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
+def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
     """Return the folder of each cell by signature: the one there is, whatever its slug, else where it will be."""
     found = folders(grid_dir)
     return {
@@ -167,7 +222,7 @@ def _work(
     with _stoppable():
         handle = scheduler.submit(jobs, launch_dir, owner)
         try:
-            _follow(handle, planned, grid_dir, console)
+            follow(handle, planned, grid_dir, console)
         except KeyboardInterrupt:
             console.print("\nstopping: running cells write a checkpoint; one that evaluates is ended after a minute")
             handle.cancel()
@@ -175,7 +230,8 @@ def _work(
     return False
 
 
-def _follow(handle: Jobs, planned: Plan, grid_dir: Path, console: Console) -> None:
+def follow(handle: Jobs, planned: Plan, grid_dir: Path, console: Console) -> None:
+    """Show how jobs go on until the last one has ended."""
     began = time.monotonic()
     with Progress(console) as progress:
         ended = False
@@ -193,21 +249,23 @@ def _follow(handle: Jobs, planned: Plan, grid_dir: Path, console: Console) -> No
             )
 
 
-def _jobs(
+def cell_jobs(
     planned: Plan,
     loaded: Grid,
     grid_dir: Path,
     identities: Mapping[str, preflight.DataIdentity],
     options: Options,
 ) -> list[CellJob]:
-    found = _run_folders(loaded, grid_dir)
+    """Return the jobs of a plan for a scheduler."""
+    found = run_folders(loaded, grid_dir)
     return [
         CellJob(
             cell_dir=found[item.cell.signature].path,
             num_workers=item.cell.config.execution.trainer.num_workers,
             num_cpus_per_worker=options.num_cpus_per_worker,
             device=item.cell.config.execution.trainer.device,
-            data=identities[item.cell.signature].as_dict(),
+            estimate_s=item.estimate_s,
+            data=identities[item.cell.signature].as_dict() if identities else {},
         )
         for item in planned.jobs
     ]
@@ -224,7 +282,7 @@ def _scheduler(options: Options) -> Scheduler:
 
 
 @contextmanager
-def _only_launch_of(grid_dir: Path) -> Iterator[None]:
+def only_launch_of(grid_dir: Path) -> Iterator[None]:
     """Refuse a second launch of the same grid while one is at work."""
     lock = filelock.FileLock(grid_dir / ".launch.lock", timeout=0)
     try:
@@ -263,22 +321,26 @@ def _measured_pace(loaded: Grid, found: Mapping[str, RunFolder], states: Mapping
 def _num_concurrent(loaded: Grid, options: Options) -> int:
     if options.cluster == "inline":
         return 1
+    if options.cluster not in LOCAL_CLUSTERS:
+        return len(loaded.cells)
     workers = max(cell.config.execution.trainer.num_workers for cell in loaded.cells)
     at_once = len(os.sched_getaffinity(0)) // (workers * options.num_cpus_per_worker)
-    if _device(loaded) == "cuda":
+    if _device(loaded, options) == "cuda":
         at_once = min(at_once, int(len(provenance.gpus()) / (workers * options.num_gpus_per_worker)))
     return max(1, at_once)
 
 
-def _device(loaded: Grid) -> str:
+def _device(loaded: Grid, options: Options) -> str:
     asked = loaded.cells[0].config.execution.trainer.device
     if asked != "auto":
         return asked
+    if options.cluster not in LOCAL_CLUSTERS:
+        return "cuda"
     return "cuda" if provenance.gpus() else "cpu"
 
 
 def _mirrored(loaded: Grid, grid_dir: Path) -> list[MirroredCell]:
-    found = _run_folders(loaded, grid_dir)
+    found = run_folders(loaded, grid_dir)
     return [(found[cell.signature], cell.axes, cell.signature) for cell in loaded.cells]
 
 

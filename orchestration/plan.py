@@ -2,11 +2,12 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from orchestration import costs
 from orchestration.cells import Cell
 from orchestration.failures import is_tried_again
 
@@ -42,6 +43,12 @@ class Item:
     """What differs between the data of the run folder and the data that is there now."""
 
     @property
+    def gpu_hours(self) -> float:
+        """Roughly the GPU-hours that are left; 0 on CPUs."""
+        trainer = self.cell.config.execution.trainer
+        return 0.0 if trainer.device == "cpu" else trainer.num_workers * (self.estimate_s or 0.0) / 3600
+
+    @property
     def to_do(self) -> bool:
         """Whether the launch starts a job for the cell."""
         return self.action in (Action.SUBMIT, Action.RESUME)
@@ -67,6 +74,11 @@ class Plan:
         return sum(item.estimate_s or 0.0 for item in self.items)
 
     @property
+    def gpu_hours(self) -> float:
+        """Roughly the GPU-hours that are left, of the cells that train on GPUs and can be estimated."""
+        return sum(item.gpu_hours for item in self.items)
+
+    @property
     def makespan_s(self) -> float:
         """Roughly the seconds until the last cell ends, `max_concurrent` at a time, longest first."""
         return makespan([item.estimate_s or 0.0 for item in self.items], self.max_concurrent)
@@ -81,6 +93,9 @@ def make_plan(
     provenance: Mapping[str, Mapping[str, str]] | None = None,
     commit: str = "",
     max_concurrent: int = 1,
+    queued: Mapping[str, str] | None = None,
+    retried: Collection[str] = (),
+    refused: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide what to do with each cell; every mapping is by signature.
 
@@ -92,18 +107,20 @@ def make_plan(
         provenance: `split_sha256` and `data_fingerprint` as they are now, where they have been looked at.
         commit: The commit of the code now; empty: not compared.
         max_concurrent: How many cells run at a time.
+        queued: What a cluster says of cells that it has a job of.
+        retried: Cells that are tried again however they failed.
+        refused: Why cells are not tried again, where the policy of retries decides and nobody was asked.
     """
-    items = [
-        _item(
-            cell,
-            states.get(cell.signature),
-            num_steps.get(cell.signature),
-            seconds_per_step.get(cell.signature),
-            (provenance or {}).get(cell.signature, {}),
-            commit,
-        )
-        for cell in cells
-    ]
+    items = []
+    for cell in cells:
+        state, key = states.get(cell.signature), cell.signature
+        action, reason = _decide(state, commit, is_retried=key in retried)
+        if action is not Action.KEEP and queued and key in queued:
+            action, reason = Action.RUNNING, queued[key]
+        elif action in (Action.SUBMIT, Action.RESUME) and refused and key in refused:
+            action, reason = Action.GIVE_UP, refused[key]
+        data = (provenance or {}).get(key, {})
+        items.append(_item(cell, action, reason, state, num_steps.get(key), seconds_per_step.get(key), data))
     order = {Action.RUNNING: 1, Action.KEEP: 2, Action.GIVE_UP: 3}
     items.sort(key=lambda item: (order.get(item.action, 0), -_length(item)))
     conflicts = [f"cell {item.cell.folder_name}: {text}" for item in items for text in item.conflicts]
@@ -112,13 +129,13 @@ def make_plan(
 
 def _item(
     cell: Cell,
+    action: Action,
+    reason: str,
     state: "FolderState | None",
     num_steps: int | None,
     pace: float | None,
     provenance: Mapping[str, str],
-    commit: str,
 ) -> Item:
-    action, reason = _decide(state, commit)
     estimate = None
     if action in (Action.KEEP, Action.GIVE_UP):
         estimate = 0.0
@@ -129,7 +146,7 @@ def _item(
     return Item(cell, action, reason, num_steps, estimate, conflicts)
 
 
-def _decide(state: "FolderState | None", commit: str) -> tuple[Action, str]:
+def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = False) -> tuple[Action, str]:
     if state is None or state.status == "missing":
         return Action.SUBMIT, "new"
     if state.status == "done":
@@ -137,8 +154,8 @@ def _decide(state: "FolderState | None", commit: str) -> tuple[Action, str]:
         return Action.KEEP, f"done, trained by commit {(state.commit or '')[:12]}" if other else "done"
     if state.status == "running":
         return Action.RUNNING, f"attempt {state.num_attempts} at step {state.step}"
-    if state.status == "failed" and not is_tried_again(state.failure_class):
-        return Action.GIVE_UP, f"failed: {state.failure}; change a setting, or remove the folder to try again"
+    if state.status == "failed" and not is_retried and not is_tried_again(state.failure_class):
+        return Action.GIVE_UP, f"failed: {state.failure}; change a setting, or say `rankmatch retry` to try again"
     why = f"failed: {state.failure}" if state.status == "failed" and state.failure else state.status
     if state.step > 0:
         return Action.RESUME, f"{why}, from step {state.step}"
@@ -179,7 +196,16 @@ def summary(plan: Plan) -> list[str]:
         f"rough estimate: {format_duration(plan.total_s)} in total, "
         f"{format_duration(plan.makespan_s)} with {plan.max_concurrent} at a time{unknown}"
     )
+    if plan.gpu_hours:
+        longest = max(item.gpu_hours for item in plan.items)
+        lines.append(f"GPU-hours: {plan.gpu_hours:.1f} in all, {longest:.1f} for the longest cell")
+    lines.append(f"disk: about {disk_bytes(plan) / 1e9:.1f} GB of checkpoints")
     return lines + _supervised_apart(plan) + [f"conflict: {text}" for text in plan.conflicts]
+
+
+def disk_bytes(plan: Plan) -> float:
+    """Return roughly what all cells of a plan leave on disk, in bytes."""
+    return sum(costs.disk_bytes(item.cell.config) for item in plan.items)
 
 
 def _supervised_apart(plan: Plan) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import ray
 
 from orchestration.files import abandoned_process_folders, process_folder
+from orchestration.ray_protocol import TOKEN_VARIABLE
 
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default every look at a run costs 2 s
@@ -25,7 +26,7 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
 }
-_TOKEN = secrets.token_hex(32)
+_TOKEN = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(32)
 """Not the one in the user's home, which all of their Rays share; Ray reads it once in a process."""
 
 
@@ -35,7 +36,13 @@ def temp_dir() -> Path:
 
 
 @contextmanager
-def private_ray(*, num_cpus: int | None = None, num_gpus: int | None = None, **resources: float) -> Iterator[Path]:
+def private_ray(
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    folder: Path | None = None,
+    resources: dict[str, float] | None = None,
+) -> Iterator[Path]:
     """Run a Ray on this machine that nobody else's commands reach; yields its temporary folder.
 
     `RAY_ADDRESS` is ignored, authentication is on with a token of its own, and CPUs are those this process may use.
@@ -43,15 +50,16 @@ def private_ray(*, num_cpus: int | None = None, num_gpus: int | None = None, **r
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     num_cpus = num_cpus or len(os.sched_getaffinity(0))
-    folder = temp_dir()
-    _remove_leftovers()
+    if folder is None:
+        folder = temp_dir()
+        _remove_leftovers()
     with _environment(RAY_ADDRESS=None, RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=_TOKEN):
         try:
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
-                resources=resources or None,
+                resources=resources,
                 object_store_memory=128 * 2**20,  # only settings and small results travel through it
                 include_dashboard=False,
                 log_to_driver=False,

@@ -34,7 +34,7 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(launcher_pid,), daemon=True).start()
     order = json.loads((launch_dir / ORDER).read_text())
     jobs = [CellJob(**{**job, "cell_dir": Path(job["cell_dir"])}) for job in order["jobs"]]
-    with private_ray(**{_DRIVERS: len(jobs)}) as folder:
+    with private_ray(resources={_DRIVERS: len(jobs)}) as folder:
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         machine = Machine(int(resources["CPU"]), int(resources.get("GPU", 0)))
         shares = [share(job, machine, **order["options"]) for job in jobs]

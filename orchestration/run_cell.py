@@ -28,7 +28,14 @@ class FencedError(Exception):
     """The cell belongs to somebody else by now; nothing more may be written."""
 
 
-def run_cell(cell_dir: Path, *, train: Trainer, owner: Mapping[str, Any], should_stop: Stop | None = None) -> JobState:
+def run_cell(
+    cell_dir: Path,
+    *,
+    train: Trainer,
+    owner: Mapping[str, Any],
+    should_stop: Stop | None = None,
+    why: Callable[[], str] = str,
+) -> JobState:
     """Train a cell from its newest checkpoint; never raises what the training raises, so that other cells go on.
 
     Args:
@@ -36,6 +43,7 @@ def run_cell(cell_dir: Path, *, train: Trainer, owner: Mapping[str, Any], should
         train: Does the work.
         owner: The launcher, as `launcher` describes it, with anything else worth keeping.
         should_stop: Tells whether to end early with a checkpoint.
+        why: Says of what class an early end was, a value of `FailureClass`; empty: cancelled.
     """
     folder = RunFolder(cell_dir)
     if folder.result() is not None:
@@ -46,7 +54,7 @@ def run_cell(cell_dir: Path, *, train: Trainer, owner: Mapping[str, Any], should
         return JobState.SUPERSEDED
     except OSError as error:
         return _unwritten(cell_dir, error)
-    return _Body(folder, attempt, train, StopCheck(attempt, owner, should_stop)).run()
+    return _Body(folder, attempt, train, StopCheck(attempt, owner, should_stop), why).run()
 
 
 def train_inline(config: TrainConfig, attempt: Attempt, resume_from: Path | None, should_stop: Stop) -> "FitResult":
@@ -103,8 +111,10 @@ class StopCheck:
 class _Body:
     """One attempt from its claim to its end."""
 
-    def __init__(self, folder: RunFolder, attempt: Attempt, train: Trainer, stop: StopCheck) -> None:
-        self.folder, self.attempt, self.train, self.stop = folder, attempt, train, stop
+    def __init__(
+        self, folder: RunFolder, attempt: Attempt, train: Trainer, stop: StopCheck, why: Callable[[], str]
+    ) -> None:
+        self.folder, self.attempt, self.train, self.stop, self.why = folder, attempt, train, stop, why
         self.started = time.monotonic()
 
     def run(self) -> JobState:
@@ -130,7 +140,8 @@ class _Body:
         return JobState.DONE
 
     def _stopped(self, step: int) -> JobState:
-        self.attempt.event("stopped", step=step, duration_s=self._duration_s())
+        kind = self.why() or FailureClass.CANCELLED.value
+        self.attempt.event("stopped", step=step, kind=kind, duration_s=self._duration_s())
         return JobState.STOPPED
 
     def _result(self, result: "FitResult") -> dict[str, Any]:
@@ -164,14 +175,20 @@ def _unwritten(folder: Path, error: OSError) -> JobState:
     return JobState.FAILED
 
 
-def record_loss(cell_dir: Path, failure: Failure) -> None:
-    """Write down how the newest attempt of a cell ended, for a process that cannot do so any more."""
+def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False) -> None:
+    """Write down how the newest attempt of a cell ended, for a process that cannot do so any more.
+
+    Args:
+        cell_dir: Folder of the cell.
+        failure: What is known of it.
+        known_dead: The caller knows that it has not ended by itself; else it must look as if it ran.
+    """
     folder = RunFolder(cell_dir)
-    if folder.state().status != "running":
+    if not known_dead and folder.state().status != "running":
         return
     attempt = folder.attempts()[-1]
     if failure.kind is FailureClass.CANCELLED:
-        attempt.event("stopped", reason=failure.message)
+        attempt.event("stopped", kind=failure.kind.value, message=failure.message)
     else:
         record_failure(attempt, failure)
 

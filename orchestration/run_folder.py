@@ -14,23 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestration import files
+from orchestration.failures import AttemptEnd, FailureClass
+from orchestration.recorder import EPOCHS, SCHEMA, STEPS, Recorder, Row, read_steps
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA = 1
 LEASE_S = 600.0
 """An attempt on another host counts as ended when it has written nothing for so long."""
-ROWS_PER_BATCH = 50
-SECONDS_PER_BATCH = 5.0
 CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
-ATTEMPTS, OWNER, EVENTS, EPOCHS, STEPS = "attempts", "owner.json", "events.jsonl", "epochs.jsonl", "steps.arrow"
+ATTEMPTS, OWNER, EVENTS = "attempts", "owner.json", "events.jsonl"
 
-Row = dict[str, Any]
 Status = Literal["missing", "running", "interrupted", "failed", "done"]
 
 
@@ -61,6 +58,10 @@ class FolderState:
     commit: str = ""
     failure: str | None = None
     """Class and message of the failure, in one line."""
+    host: str = ""
+    """Where the newest attempt was."""
+    job: str = ""
+    """Slurm's job of the newest attempt."""
     failure_class: str | None = None
     """A value of `failures.FailureClass`."""
     updated: float = 0.0
@@ -99,7 +100,19 @@ class Attempt:
         """Return how many steps were behind it when it started; None before it started."""
         return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)
 
-    def recorder(self) -> "Recorder":
+    def end(self) -> AttemptEnd:
+        """Return how it ended, as far as it was written down."""
+        events, first = self.events(), self.first_step() or 0
+        last = events[-1] if events else {}
+        row = files.read_last_line(self.path / EPOCHS) or {}
+        step = max(first, row.get("step", -1) + 1, *(event.get("step", 0) for event in events), 0)
+        return AttemptEnd(FailureClass(last.get("kind", FailureClass.LOST)), first, step, self.owner()["host"])
+
+    def busy_s(self) -> float:
+        """Return the seconds from its begin to what it wrote last."""
+        return max(0.0, _last_write(self.path) - datetime.fromisoformat(self.owner()["started"]).timestamp())
+
+    def recorder(self) -> Recorder:
         """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
         return Recorder(self.path)
 
@@ -197,9 +210,20 @@ class RunFolder:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        tables = [(_read_steps(attempt.path / STEPS), limit) for attempt, limit in self._attempts_with_limits()]
+        tables = [(read_steps(attempt.path / STEPS), limit) for attempt, limit in self._attempts_with_limits()]
         kept = [table.filter(pc.less(table["step"], limit)) for table, limit in tables if table.num_rows]
         return pa.concat_tables(kept, promote_options="default") if kept else pa.table({"step": pa.array([], "int64")})
+
+    def ends(self, campaign: str) -> list[AttemptEnd]:
+        """Return how the attempts of a campaign ended: of a user's launch and of all that followed from it.
+
+        One that wrote nothing at its end was lost.
+        """
+        return [attempt.end() for attempt in self.attempts() if attempt.owner().get("campaign") == campaign]
+
+    def busy_s(self) -> float:
+        """Return the seconds from the begin of each attempt to its last word."""
+        return sum(attempt.busy_s() for attempt in self.attempts())
 
     def state(self) -> FolderState:
         """Tell how the cell stands; opens the result or, without one, the last attempt only."""
@@ -226,6 +250,8 @@ class RunFolder:
             commit=owner["commit"],
             failure=_one_line(last) if failed else None,
             failure_class=last.get("kind") if failed else None,
+            host=owner["host"],
+            job=owner.get("slurm", {}).get("job", ""),
             updated=updated,
             provenance=owner.get("provenance", {}),
         )
@@ -238,61 +264,6 @@ class RunFolder:
             first = attempt.first_step()
             limit = limit if first is None else min(limit, first)
         return pairs[::-1]
-
-
-class Recorder:
-    """Writes what a training reports: epoch rows at once and for good, step rows in small batches."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._columns: list[str] = []
-        self._rows: list[Row] = []
-        self._written = time.monotonic()
-
-    def __call__(self, step: int, row: Mapping[str, float | None]) -> None:
-        """Take a row; one with `epoch` is an epoch row.
-
-        Raises:
-            ValueError: A step row has a name that the first one had not.
-        """
-        if "epoch" in row:
-            self.flush()
-            files.append(self._path / EPOCHS, files.to_line({"step": step, "time": time.time(), **row}))
-            return
-        self._columns = self._columns or list(row)
-        for name in row:
-            if name not in self._columns:
-                raise ValueError(f"a step row must have the columns {', '.join(self._columns)}; got {name!r}")
-        self._rows.append({"step": step, **row})
-        if len(self._rows) >= ROWS_PER_BATCH or time.monotonic() - self._written > SECONDS_PER_BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the step rows that wait."""
-        if not self._rows:
-            return
-        import pyarrow as pa
-
-        floats = [pa.field(name, pa.float64()) for name in self._columns]
-        schema = pa.schema([pa.field("step", pa.int64()), *floats], metadata={"schema": str(SCHEMA)})
-        path = self._path / STEPS
-        is_begun = path.exists() and path.stat().st_size > 0
-        batch = pa.RecordBatch.from_pylist(self._rows, schema).serialize().to_pybytes()
-        # A stream is its schema followed by batches; it may end anywhere between two of them.
-        files.append(path, batch if is_begun else schema.serialize().to_pybytes() + batch)
-        self._rows, self._written = [], time.monotonic()
-
-    def close(self) -> None:
-        """Write what waits."""
-        self.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def folders(grid_dir: Path) -> dict[str, RunFolder]:
@@ -360,15 +331,3 @@ def _last_write(folder: Path) -> float:
             with suppress(FileNotFoundError):  # a draft that was just renamed
                 times.append(entry.stat().st_mtime)
     return max(times)
-
-
-def _read_steps(path: Path) -> "pa.Table":
-    """Read a stream of batches up to its end or to where a write was torn."""
-    import pyarrow as pa
-
-    content = path.read_bytes() if path.exists() else b""
-    batches = []
-    with suppress(pa.ArrowInvalid, OSError, StopIteration), pa.ipc.open_stream(pa.py_buffer(content)) as reader:
-        while True:
-            batches.append(reader.read_next_batch())
-    return pa.Table.from_batches(batches) if batches else pa.table({"step": pa.array([], "int64")})

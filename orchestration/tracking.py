@@ -183,7 +183,7 @@ class MirrorThread(threading.Thread):
             while not self._ended.wait(SYNC_EVERY_S):
                 mirror.sync(self._cells)
             mirror.sync(self._cells)
-            if self._launch:
+            if self._launch and self._launch[0]:
                 mirror.log_launch(*self._launch)
             self._error = ""
         except (MlflowException, OSError, ValueError) as error:

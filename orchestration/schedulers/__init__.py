@@ -45,6 +45,8 @@ class CellJob:
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: a GPU for each worker where the machine has one."""
 
+    estimate_s: float | None = None
+    """Roughly what is left to train, in seconds; None where nobody knows."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Hashes of the data the cell is trained on; they go into its result beside the launch's provenance."""
 

@@ -1,0 +1,290 @@
+"""A launch on Slurm: submitted and left alone; a small controller job takes the next step when the jobs have ended."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from orchestration import cluster, files, grid, launch, plan, provenance, slurm_state, snapshot, submissions
+from orchestration.cluster import ClusterConfig
+from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
+from orchestration.grid import Grid
+from orchestration.launch import Options
+from orchestration.notices import notify
+from orchestration.plan import Action, Plan
+from orchestration.run_folder import folders
+from orchestration.schedulers import CellJob, Jobs, JobState, SchedulerError
+from orchestration.slurm_commands import SlurmError
+
+if TYPE_CHECKING:
+    from orchestration.schedulers.slurm import SlurmScheduler
+
+ORDER = "campaign.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """What a controller needs to know of the launch that it goes on with."""
+
+    name: str
+    """The folder of the user's launch; attempts carry it, and the policy of retries counts by it."""
+    grid_name: str
+    runs: str
+    snapshot: str
+    commit: str
+    dirty: bool
+    cluster: dict[str, Any]
+    max_concurrent: int | None = None
+
+    def config(self) -> ClusterConfig:
+        """Return the site."""
+        return ClusterConfig(**self.cluster)
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerTask:
+    """What travels to the controller's job."""
+
+    launch_dir: str
+
+    def __call__(self) -> None:
+        """Take the next step of the campaign, and print what was done into the job's log."""
+        take_step(Path(self.launch_dir), Console(width=200))
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What one step handed to Slurm."""
+
+    planned: Plan
+    launch_dir: Path
+    jobs: Jobs | None = None
+    job_ids: list[str] = field(default_factory=list)
+    controller: str = ""
+
+
+def launch_on_slurm(options: Options, console: Console) -> int:
+    """Submit a grid and return; or, watched, follow it to its table. The exit code is that of `launch`.
+
+    Raises:
+        ValueError: Something the user can mend, before any job.
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    loaded = grid.load(options.grid, options.overrides)
+    grid_dir = options.runs.resolve() / loaded.name
+    site = cluster.load(options.cluster, options.cluster_settings)
+    if options.dry_run:
+        _show(launch.make_plan(loaded, grid_dir, options), console)
+        return _dry_run(loaded, grid_dir, options, site, console)
+    grid_dir.mkdir(parents=True, exist_ok=True)
+    with launch.only_launch_of(grid_dir):
+        submitted = _submit_new(loaded, grid_dir, options, site, console)
+    _say_what(submitted, options, console)
+    if not options.watch or submitted.jobs is None:
+        return 0
+    launch.follow(submitted.jobs, submitted.planned, grid_dir, console)
+    if not site.controller:
+        take_step(submitted.launch_dir, console)
+    return 0 if all(state is JobState.DONE for state in submitted.jobs.poll().values()) else 1
+
+
+def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig, console: Console) -> Submitted:
+    tidy(grid_dir, console)
+    identities = launch.look_at_data(loaded, options, console)
+    others = {cell.signature for cell in loaded.cells} - {*options.retried}
+    refused = dict.fromkeys(others, "not asked for") if options.retried else {}
+    planned = launch.make_plan(loaded, grid_dir, options, identities, queued=queued(grid_dir), refused=refused)
+    _show(planned, console)
+    launch.refuse_conflicts(planned)
+    launch.refuse_budget(planned, options)
+    taken = snapshot.take(grid_dir, allow_dirty=options.allow_dirty)
+    jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
+    _scheduler(site, taken.path, options).check(jobs)
+    launch_dir = launch.make_folders(loaded, grid_dir, planned)
+    if taken.difference:
+        files.replace(launch_dir / snapshot.DIFFERENCE, taken.difference)
+    campaign = Campaign(
+        name=launch_dir.name,
+        grid_name=loaded.name,
+        runs=str(options.runs.resolve()),
+        snapshot=str(taken.path),
+        commit=taken.commit,
+        dirty=bool(taken.difference),
+        cluster=asdict(site),
+        max_concurrent=options.max_concurrent,
+    )
+    return _submit(campaign, planned, jobs, launch_dir)
+
+
+def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[str], console: Console) -> None:
+    """Submit some cells of a grid again with the settings of its newest launch, changed by `key=value` words.
+
+    Raises:
+        ValueError: It was not launched on Slurm, or a setting is not allowed.
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    orders = sorted(grid_dir.glob(f"launches/*/{ORDER}"))
+    if not orders:
+        raise ValueError(f"retry must be said of a grid on Slurm; {grid_dir.name} was launched here: launch it again")
+    before = Campaign(**files.read_json(orders[-1]))
+    of_site = [setting for setting in settings if setting.startswith(cluster.PREFIX)]
+    others = [setting for setting in settings if setting not in of_site]
+    site = cluster.from_values(before.cluster, of_site)
+    loaded = replace(grid.load(str(grid_dir / "grid.yaml"), others), name=grid_dir.name)
+    options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
+                      allow_dirty=before.dirty, retried=signatures)  # fmt: skip
+    with launch.only_launch_of(grid_dir):
+        submitted = _submit_new(loaded, grid_dir, options, site, console)
+    _say_what(submitted, options, console)
+
+
+def take_step(launch_dir: Path, console: Console) -> None:
+    """Submit what the policy allows, or where nothing is left, write table and report.
+
+    Raises:
+        ValueError: The data have changed.
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    campaign = Campaign(**files.read_json(launch_dir / ORDER))
+    grid_dir = launch_dir.parents[1]
+    loaded = replace(grid.load(str(launch_dir / "grid.yaml"), ()), name=campaign.grid_name)
+    options = Options(runs=Path(campaign.runs), cluster="slurm", max_concurrent=campaign.max_concurrent)
+    with launch.only_launch_of(grid_dir):
+        tidy(grid_dir, console)
+        identities = launch.look_at_data(loaded, options, console)
+        refused, excluded = _policy(loaded, grid_dir, campaign.name)
+        planned = launch.make_plan(loaded, grid_dir, options, identities, queued=queued(grid_dir), refused=refused)
+        _show(planned, console)
+        launch.refuse_conflicts(planned)
+        if planned.jobs:
+            named = ",".join(dict.fromkeys(filter(None, [campaign.config().exclude, *excluded])))
+            following = replace(campaign, cluster=campaign.cluster | {"exclude": named})
+            jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
+            _say_what(
+                _submit(following, planned, jobs, launch.make_folders(loaded, grid_dir, planned)), options, console
+            )
+            return
+        mirror = launch.start_mirror(loaded, grid_dir, options)
+        launch.end_with_results(loaded, grid_dir, launch_dir, mirror, options, console)
+        if all(item.action is not Action.RUNNING for item in planned.items):
+            notify(campaign.config(), grid_dir, _outcome(planned, campaign.grid_name))
+
+
+def tidy(grid_dir: Path, console: Console) -> None:
+    """Find the jobs of launches that were killed, and write down how silent attempts ended.
+
+    Raises:
+        SchedulerError: Slurm does not answer.
+    """
+    try:
+        for submission in submissions.complete(grid_dir):
+            console.print(f"found job {submission.job_id} of a launch that was killed: {submission.name}")
+        for lost in slurm_state.record_lost(folders(grid_dir).values()):
+            console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
+    except SlurmError as error:
+        raise SchedulerError(str(error)) from None
+
+
+def queued(grid_dir: Path) -> dict[str, str]:
+    """Return what Slurm says of the cells that it has a job of, by signature.
+
+    Raises:
+        SchedulerError: squeue says nothing.
+    """
+    try:
+        found = slurm_state.queued_cells(grid_dir)
+    except SlurmError as error:
+        raise SchedulerError(f"nothing was submitted, as jobs may be there: {error}") from None
+    return {
+        name.partition("-")[0]: f"job {job.job_id} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
+        for name, job in found.items()
+    }
+
+
+def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_dir: Path) -> Submitted:
+    files.replace(launch_dir / ORDER, files.to_text(asdict(campaign)))
+    if not jobs:
+        return Submitted(planned, launch_dir)
+    software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty}
+    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software}
+    scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign)
+    handle = scheduler.submit(jobs, launch_dir, owner)
+    ids = [submission.job_id for submission in handle.submissions]
+    controller = ""
+    if campaign.config().controller:
+        controller = scheduler.submit_controller(ControllerTask(str(launch_dir)), launch_dir, ids)
+    return Submitted(planned, launch_dir, handle, ids, controller)
+
+
+def _scheduler(site: ClusterConfig, sources: Path, limits: "Options | Campaign") -> "SlurmScheduler":
+    from orchestration.schedulers.slurm import SlurmScheduler
+
+    return SlurmScheduler(site, sources, max_concurrent=limits.max_concurrent)
+
+
+def _dry_run(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig, console: Console) -> int:
+    launch.say_missing_inputs(loaded, console)
+    planned = launch.make_plan(loaded, grid_dir, options)
+    jobs = launch.cell_jobs(planned, loaded, grid_dir, {}, options)
+    place = grid_dir / "launches" / "<launch>"
+    for script in _scheduler(site, grid_dir / "snapshots" / "<commit>", options).scripts(jobs, place):
+        console.print(f"\n{script}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _show(planned: Plan, console: Console) -> None:
+    console.print("\n".join(plan.summary(planned)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _say_what(submitted: Submitted, options: Options, console: Console) -> None:
+    if not submitted.job_ids:
+        console.print("nothing to submit")
+        return
+    count = len(submitted.planned.jobs)
+    lines = [
+        f"submitted: {count} cells as {'jobs' if len(submitted.job_ids) > 1 else 'job'} {', '.join(submitted.job_ids)}"
+    ]
+    if submitted.controller:
+        lines.append(f"job {submitted.controller} goes on when they have ended, and writes the table in the end")
+    name = submitted.launch_dir.parents[1].name
+    for word in ("status", "logs", "cancel", "table"):
+        lines.append(f"  rankmatch {word} --grid {name} --runs {options.runs}")
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _policy(loaded: Grid, grid_dir: Path, campaign: str) -> tuple[dict[str, str], list[str]]:
+    """Return why cells are given up, and the nodes that the others shall keep away from."""
+    refused: dict[str, str] = {}
+    mine = [(folder, submission) for folder, submission in submissions.read(grid_dir) if _campaign(folder) == campaign]
+    cancelled = {name for folder, _ in mine for name in submissions.cancelled(folder)}
+    num_submitted = Counter(name for _, submission in mine for name in submission.cells)
+    excluded: list[str] = []
+    for signature, folder in launch.run_folders(loaded, grid_dir).items():
+        if folder.result() is not None:
+            continue
+        name, ends = folder.path.name, folder.ends(campaign)
+        decision = decide(ends)
+        if name in cancelled:
+            refused[signature] = "cancelled"
+        elif not ends and num_submitted[name] >= MAX_WITHOUT_PROGRESS:
+            refused[signature] = f"submitted {num_submitted[name]} times and never begun"
+        elif decision.again:
+            excluded += decision.excluded_nodes
+        else:
+            refused[signature] = decision.why
+    return refused, excluded
+
+
+def _campaign(launch_dir: Path) -> str:
+    return str(files.read_json(launch_dir / ORDER)["name"])
+
+
+def _outcome(planned: Plan, grid_name: str) -> str:
+    num_done = sum(item.action is Action.KEEP for item in planned.items)
+    given_up = len(planned.items) - num_done
+    return f"{grid_name}: {num_done} of {len(planned.items)} cells are done" + (
+        f", {given_up} are given up" if given_up else ""
+    )

@@ -1,0 +1,91 @@
+"""The commands that look after a grid on Slurm: status, logs, cancel, retry, reconcile, sync."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+GridName = Annotated[str, typer.Option("--grid", help="The grid, as it was launched.")]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Where run folders are.")]
+Cells = Annotated[
+    list[str] | None, typer.Argument(metavar="[CELL]...", help="Signatures or parts of names; default: all.")
+]
+
+DEFAULT_RUNS = Path("runs")
+
+
+def status(
+    grid: GridName,
+    runs: RunsFolder = DEFAULT_RUNS,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it anew every 30 s, and keep MLflow up to date.")
+    ] = False,
+) -> None:
+    """Tell how every cell stands: by its run folder first, by squeue second."""
+    from rich.console import Console
+
+    from orchestration import control
+
+    control.status(control.grid_folder(runs, grid), Console(), watch=watch)
+
+
+def logs(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="A signature or a part of a name.")],
+    grid: GridName,
+    runs: RunsFolder = DEFAULT_RUNS,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is added.")] = False,
+) -> None:
+    """Print what the newest attempt of a cell printed, or its job where there is no attempt."""
+    from orchestration import control
+
+    control.logs(control.grid_folder(runs, grid), cell, follow=follow)
+
+
+def cancel(grid: GridName, cells: Cells = None, runs: RunsFolder = DEFAULT_RUNS) -> None:
+    """End the jobs of a grid, or of some of its cells; what trains writes a checkpoint first."""
+    from rich.console import Console
+
+    from orchestration import control
+
+    control.cancel(control.grid_folder(runs, grid), cells or (), Console())
+
+
+def retry(
+    grid: GridName,
+    cells: Cells = None,
+    runs: RunsFolder = DEFAULT_RUNS,
+    kind: Annotated[list[str] | None, typer.Option("--class", help="Only what failed so: 'out of GPU memory'.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="cluster.partition=big trainer.num_workers=2")
+    ] = None,
+) -> None:
+    """Submit failed cells again, however they failed, with the settings of their launch."""
+    from rich.console import Console
+
+    from orchestration import control
+
+    control.retry(control.grid_folder(runs, grid), cells or (), kind or (), settings or (), Console())
+
+
+def reconcile(grid: GridName, runs: RunsFolder = DEFAULT_RUNS) -> None:
+    """Find jobs of launches that were killed, write down how silent attempts ended, and bring MLflow up to date."""
+    from rich.console import Console
+
+    from orchestration import control
+
+    control.reconcile(control.grid_folder(runs, grid), Console())
+
+
+def sync(grid: GridName, runs: RunsFolder = DEFAULT_RUNS) -> None:
+    """Write what MLflow lacks, from the run folders."""
+    from rich.console import Console
+
+    from orchestration import control
+
+    control.sync(control.grid_folder(runs, grid), Console())
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make these commands of the program."""
+    for command in (status, logs, cancel, retry, reconcile, sync):
+        app.command()(command)

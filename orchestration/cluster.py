@@ -1,0 +1,162 @@
+"""What a cluster's site needs to be told: the fields of `experiments/conf/cluster/*.yaml`, checked here."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+import yaml
+
+from orchestration.cells import experiments_folder
+from orchestration.values import near_matches
+from rankmatch.checks import in_range, one_of
+
+CONTAINERS = ("", "apptainer", "pyxis")
+PREFIX = "cluster."
+
+
+@dataclass(kw_only=True, slots=True)
+class ClusterConfig:
+    """A Slurm site; empty or 0 is left to Slurm."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    wckey: str = ""
+    exclude: str = ""
+    """Nodes that get no job."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """More sbatch flags by their long names: `{nice: "100"}`; `true` for one without a value."""
+    srun_args: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    """Loaded in each job."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines that each job starts with."""
+    environment: dict[str, str] = field(default_factory=dict)
+    container: str = ""
+    """`apptainer` or `pyxis`, with `image`."""
+    image: str = ""
+    container_args: list[str] = field(default_factory=list)
+    """More words for `apptainer exec`, or for srun with pyxis."""
+    python: str = ""
+    """The Python of the jobs; empty: the one that launches, in a container `python`."""
+    gpus_per_node: int = 8
+    """How many of a cell's workers go to one node."""
+    gpu_type: str = ""
+    cpus_per_worker: int = 4
+    mem_gb_per_worker: float = 16.0
+    time_min: int = 0
+    """Time limit of a job; 0: `time_factor` times the estimate of its cell, at most the partition's limit."""
+    time_factor: float = 2.0
+    max_time_min: int = 0
+    """No job asks for more; 0: the partition's limit. A cell that takes longer goes on in a job of its own."""
+    signal_before_s: int = 120
+    """How long before its time limit a job is told to write its checkpoint."""
+    max_submit: int = 0
+    """No more jobs of a launch are in the queue at a time; the rest follows when these have ended. 0: all."""
+    requeue: bool = True
+    """False where the site refuses requeueing: a new job takes over."""
+    controller: bool = True
+    """A small job after each launch submits what is left, or writes the table. False where nodes must not submit."""
+    controller_partition: str = ""
+    controller_time_min: int = 10
+    mail_user: str = ""
+    """Slurm mails the controller's end, which is when all jobs of a launch have ended."""
+    notify_command: list[str] = field(default_factory=list)
+    """Run with a line of text as its last word when all is done. The address in the variable RANKMATCH_WEBHOOK, which
+    is a secret and stands in no file, gets the line too."""
+
+    def __post_init__(self) -> None:
+        one_of("cluster.container", self.container, CONTAINERS)
+        if bool(self.container) != bool(self.image):
+            raise ValueError(f"cluster.image must be given with cluster.container and not without; got {self.image!r}")
+        for name, low in (("gpus_per_node", 1), ("cpus_per_worker", 1), ("mem_gb_per_worker", 0.1), ("time_min", 0),
+                          ("time_factor", 1), ("max_time_min", 0), ("signal_before_s", 1), ("max_submit", 0),
+                          ("controller_time_min", 1)):  # fmt: skip
+            in_range(PREFIX + name, getattr(self, name), low)
+
+
+def load(name: str, settings: Iterable[str] = ()) -> ClusterConfig:
+    """Read a site of `experiments/conf/cluster` by name, or a YAML file, with changes `cluster.partition=gpu`.
+
+    Raises:
+        ValueError: Naming the field, its value and what is allowed.
+    """
+    path = (
+        Path(name) if name.endswith((".yaml", ".yml")) else experiments_folder() / "conf" / "cluster" / f"{name}.yaml"
+    )
+    if not path.is_file():
+        raise ValueError(f"--cluster must be one of local, inline, {', '.join(names())}, or a YAML file; got {name!r}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold fields and their values; got {type(values).__name__}")
+    return from_values(values, settings)
+
+
+def from_values(values: Mapping[str, Any], settings: Iterable[str] = ()) -> ClusterConfig:
+    """Build a checked site from fields, with changes.
+
+    Raises:
+        ValueError: Naming the field, its value and what is allowed.
+    """
+    values = dict(values)
+    for setting in settings:
+        key, _, text = setting.removeprefix(PREFIX).partition("=")
+        values[key] = yaml.safe_load(text) if _kind(key) is not str else text
+    return ClusterConfig(**{key: _checked(key, value) for key, value in values.items()})
+
+
+def names() -> list[str]:
+    """Return the sites of `experiments/conf/cluster`."""
+    return sorted(path.stem for path in (experiments_folder() / "conf" / "cluster").glob("*.yaml"))
+
+
+def _kind(key: str) -> Any:  # noqa: ANN401 (a type)
+    known = [part.name for part in fields(ClusterConfig)]
+    if key not in known:
+        near = near_matches(key, known)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known are {', '.join(known)}"
+        raise ValueError(f"unknown key '{PREFIX}{key}'; {hint}")
+    return get_type_hints(ClusterConfig)[key]
+
+
+def _checked(key: str, value: Any) -> Any:  # noqa: ANN401 (as YAML gives it)
+    kind = _kind(key)
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {
+            str(name): str(inner).lower() if isinstance(inner, bool) else str(inner) for name, inner in value.items()
+        }
+    if get_origin(kind) is list and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    if kind is float and isinstance(value, int):
+        return float(value)
+    if get_origin(kind) is None and type(value) is kind:
+        return value
+    wanted = {dict: "a mapping", list: "a list of texts"}.get(get_origin(kind)) or kind.__name__
+    raise ValueError(f"{PREFIX}{key} must be {wanted}; got {value!r}")
+
+
+def shell_setup(cluster: ClusterConfig, environment: dict[str, str]) -> list[str]:
+    """Return the shell lines that a job starts with; every value is quoted."""
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in {**cluster.environment, **environment}.items()]
+    modules = [f"module load {shlex.quote(name)}" for name in cluster.modules]
+    return [*modules, *exports, *cluster.setup]
+
+
+def python_command(cluster: ClusterConfig, python: str) -> str:
+    """Return the shell words that start Python in a job, inside the container if there is one."""
+    inside = cluster.python or ("python" if cluster.container else python)
+    if cluster.container != "apptainer":
+        return shlex.quote(inside)
+    return shlex.join(["apptainer", "exec", *cluster.container_args, cluster.image, inside])
+
+
+def srun_words(cluster: ClusterConfig) -> list[str]:
+    """Return the words for srun: one node that fails ends the job, and the container is srun's with pyxis."""
+    words = ["--kill-on-bad-exit=1", *cluster.srun_args]
+    if cluster.container == "pyxis":
+        words += [f"--container-image={cluster.image}", *cluster.container_args]
+    return words

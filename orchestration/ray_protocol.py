@@ -1,0 +1,26 @@
+"""What a job and the process in it that trains have agreed on: file names and exit codes; imports no Ray."""
+
+import os
+import signal
+import subprocess
+
+from orchestration.schedulers import JobState
+
+ORDER, STOP_FILE, ADDRESS, ENDED = "order.json", "stop", "address", "ended"
+EXIT_CODES = {JobState.DONE: 0, JobState.STOPPED: 3, JobState.FAILED: 4, JobState.SUPERSEDED: 5}
+
+TOKEN_VARIABLE = "RANKMATCH_RAY_TOKEN"
+"""Carries the token of a job's Ray to all its nodes."""
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that leads a session, and all that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            continue

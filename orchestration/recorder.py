@@ -1,0 +1,87 @@
+"""The rows of an attempt: epochs as lines of JSON, steps as a stream of Arrow batches."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from orchestration import files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = 1
+EPOCHS, STEPS = "epochs.jsonl", "steps.arrow"
+ROWS_PER_BATCH = 50
+SECONDS_PER_BATCH = 5.0
+
+Row = dict[str, Any]
+
+
+class Recorder:
+    """Writes what a training reports: epoch rows at once and for good, step rows in small batches."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: list[str] = []
+        self._rows: list[Row] = []
+        self._written = time.monotonic()
+
+    def __call__(self, step: int, row: Mapping[str, float | None]) -> None:
+        """Take a row; one with `epoch` is an epoch row.
+
+        Raises:
+            ValueError: A step row has a name that the first one had not.
+        """
+        if "epoch" in row:
+            self.flush()
+            files.append(self._path / EPOCHS, files.to_line({"step": step, "time": time.time(), **row}))
+            return
+        self._columns = self._columns or list(row)
+        for name in row:
+            if name not in self._columns:
+                raise ValueError(f"a step row must have the columns {', '.join(self._columns)}; got {name!r}")
+        self._rows.append({"step": step, **row})
+        if len(self._rows) >= ROWS_PER_BATCH or time.monotonic() - self._written > SECONDS_PER_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the step rows that wait."""
+        if not self._rows:
+            return
+        import pyarrow as pa
+
+        floats = [pa.field(name, pa.float64()) for name in self._columns]
+        schema = pa.schema([pa.field("step", pa.int64()), *floats], metadata={"schema": str(SCHEMA)})
+        path = self._path / STEPS
+        is_begun = path.exists() and path.stat().st_size > 0
+        batch = pa.RecordBatch.from_pylist(self._rows, schema).serialize().to_pybytes()
+        # A stream is its schema followed by batches; it may end anywhere between two of them.
+        files.append(path, batch if is_begun else schema.serialize().to_pybytes() + batch)
+        self._rows, self._written = [], time.monotonic()
+
+    def close(self) -> None:
+        """Write what waits."""
+        self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_steps(path: Path) -> "pa.Table":
+    """Read a stream of batches up to its end or to where a write was torn."""
+    import pyarrow as pa
+
+    content = path.read_bytes() if path.exists() else b""
+    batches = []
+    with suppress(pa.ArrowInvalid, OSError, StopIteration), pa.ipc.open_stream(pa.py_buffer(content)) as reader:
+        while True:
+            batches.append(reader.read_next_batch())
+    return pa.Table.from_batches(batches) if batches else pa.table({"step": pa.array([], "int64")})

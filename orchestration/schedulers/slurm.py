@@ -1,0 +1,256 @@
+"""Trains the cells as Slurm jobs: arrays of equal resources, submitted at once and left alone."""
+
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import _make_sbatch_string
+
+from orchestration import cluster, slurm_commands
+from orchestration.cluster import ClusterConfig
+from orchestration.ray_protocol import TOKEN_VARIABLE
+from orchestration.resources import Resources, resources, shares
+from orchestration.run_folder import RunFolder
+from orchestration.schedulers import CellJob, JobState, SchedulerError
+from orchestration.slurm_commands import SlurmError
+from orchestration.slurm_job import CellTask, batch_epilogue
+from orchestration.submissions import Submission
+
+JOBS = "jobs"
+MANY = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """Jobs that are submitted together."""
+
+    jobs: tuple[CellJob, ...]
+    resources: Resources
+    max_concurrent: int
+    after: int | None = None
+    """The array, by its place, that must have ended before: so arrays stay within one limit together."""
+
+
+class SlurmScheduler:
+    """Submits through submitit; the jobs import a snapshot of the sources."""
+
+    def __init__(self, config: ClusterConfig, snapshot: Path, *, max_concurrent: int | None = None) -> None:
+        self._config, self._snapshot, self._max_concurrent = config, snapshot, max_concurrent
+
+    def check(self, jobs: Sequence[CellJob]) -> None:
+        """Refuse what no job can carry out, and a machine without Slurm."""
+        if not slurm_commands.is_here():
+            raise ValueError("--cluster slurm must be launched where Slurm's commands are; there is no sbatch here")
+        for job in jobs:
+            resources(job, self._config)
+
+    def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> "SlurmJobs":
+        """Submit arrays of jobs, longest first; at most `cluster.max_submit` jobs.
+
+        Raises:
+            SchedulerError: sbatch refused; what was submitted before stays and is written down.
+        """
+        self.check(jobs)
+        taken = list(jobs)[: self._config.max_submit or None]
+        arrays = self._arrays(taken)
+        done: list[Submission] = []
+        for array in arrays:
+            after = done[array.after].job_id if array.after is not None else ""
+            done.append(self._submit(array, launch_dir.resolve(), owner, after))
+        return SlurmJobs(taken, done)
+
+    def submit_controller(self, task: Any, launch_dir: Path, after: Sequence[str]) -> str:  # noqa: ANN401 (a callable)
+        """Submit a small job that runs `task` when others have ended; return its id.
+
+        Raises:
+            SchedulerError: sbatch refused.
+        """
+        config = self._config
+        parameters = self._common(f"rankmatch-controller-{launch_dir.name[-12:]}") | {
+            "time": config.controller_time_min,
+            "nodes": 1,
+            "cpus_per_task": 1,
+            "mem": "4GB",
+            "use_srun": False,  # within a step, sbatch and srun of its own would see the step's settings
+            "dependency": f"afterany:{':'.join(after)}" if after else None,
+            "setup": cluster.shell_setup(config, {"PYTHONPATH": str(self._snapshot)}),
+        }
+        if config.controller_partition:
+            parameters["partition"] = config.controller_partition
+        if config.mail_user:
+            parameters |= {"mail_user": config.mail_user, "mail_type": "END,FAIL"}
+        executor = self._executor(launch_dir, parameters)
+        with _outside_of_jobs(), _refusals():
+            return str(executor.submit(task).job_id)
+
+    def scripts(self, jobs: Sequence[CellJob], launch_dir: Path) -> list[str]:
+        """Return the batch scripts that `submit` would hand to sbatch."""
+        python = cluster.python_command(self._config, sys.executable)
+        return [
+            _make_sbatch_string(
+                command=f"{python} -u -m submitit.core._submit {shlex.quote(str(launch_dir / JOBS))}",
+                folder=launch_dir / JOBS,
+                map_count=len(array.jobs),
+                **self._parameters(array, "rankmatch", ""),
+            )
+            for array in self._arrays(jobs)
+        ]
+
+    def _arrays(self, jobs: Sequence[CellJob]) -> list[Array]:
+        config = self._config
+        longest = slurm_commands.max_minutes(config.partition) if slurm_commands.is_here() else None
+        most = slurm_commands.max_array_size() if slurm_commands.is_here() else 1001
+        groups: dict[Resources, list[CellJob]] = {}
+        for job in jobs:
+            groups.setdefault(resources(job, config, longest), []).append(job)
+        chunks = [
+            (key, members[first : first + most - 1])  # MaxArraySize is one more than the highest index
+            for key, members in groups.items()
+            for first in range(0, len(members), most - 1)
+        ]
+        given = shares([len(members) for _, members in chunks], self._max_concurrent)
+        return [
+            Array(tuple(members), key, given[place % len(given)], place - len(given) if place >= len(given) else None)
+            for place, (key, members) in enumerate(chunks)
+        ]
+
+    def _submit(self, array: Array, launch_dir: Path, owner: Mapping[str, Any], after: str) -> Submission:
+        """Submit one array; written down before sbatch, so that a launch killed behind it can find its jobs by name."""
+        grid = launch_dir.parents[1].name
+        submission = Submission(f"rm-{grid}-{secrets.token_hex(4)}", [job.cell_dir.name for job in array.jobs])
+        executor = self._executor(launch_dir, self._parameters(array, submission.name, after))
+        submission.write(launch_dir)
+        with _outside_of_jobs(), _refusals(), executor.batch():
+            handles = [executor.submit(self._task(job, array, launch_dir, owner)) for job in array.jobs]
+        submission.job_id = str(handles[0].job_id).partition("_")[0]
+        submission.write(launch_dir)
+        return submission
+
+    def _task(self, job: CellJob, array: Array, launch_dir: Path, owner: Mapping[str, Any]) -> CellTask:
+        return CellTask(
+            cell_dir=str(job.cell_dir.resolve()),
+            jobs_dir=str(launch_dir / JOBS),
+            root=str(self._snapshot),
+            owner=job.owner(owner),
+            num_nodes=array.resources.nodes,
+            num_workers=job.num_workers,
+            num_cpus_per_node=array.resources.cpus_per_node,
+            num_gpus_per_node=array.resources.gpus_per_node,
+            signal_before_s=self._config.signal_before_s,
+            requeue=self._config.requeue,
+        )
+
+    def _executor(self, launch_dir: Path, parameters: dict[str, Any]) -> submitit.SlurmExecutor:
+        python = cluster.python_command(self._config, sys.executable)
+        executor = submitit.SlurmExecutor(launch_dir / JOBS, max_num_timeout=MANY, python=python)
+        executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
+        return executor
+
+    def _parameters(self, array: Array, name: str, after: str) -> dict[str, Any]:
+        config, asked = self._config, array.resources
+        gpus = (
+            {"gres": f"gpu:{config.gpu_type}:{asked.gpus_per_node}"} if config.gpu_type and asked.gpus_per_node else {}
+        )
+        if asked.gpus_per_node and not gpus:
+            gpus = {"gpus_per_node": str(asked.gpus_per_node)}
+        token = f'export {TOKEN_VARIABLE}="$(od -An -N32 -tx1 /dev/urandom | tr -d " \\n")"'
+        return self._common(name) | gpus | {
+            "time": asked.time_min,
+            "nodes": asked.nodes,
+            "ntasks_per_node": 1,
+            "cpus_per_task": asked.cpus_per_node,
+            "mem": f"{round(asked.mem_gb_per_node * 1024)}MB",
+            "signal_delay_s": config.signal_before_s,
+            "array_parallelism": array.max_concurrent,
+            "dependency": f"afterany:{after}" if after else None,
+            "setup": [*cluster.shell_setup(config, {"PYTHONPATH": str(self._snapshot)}), token],
+            "teardown": batch_epilogue(),
+            # srun does not inherit the CPUs from sbatch on Slurm 22.05 to 23.02
+            "srun_args": [f"--cpus-per-task={asked.cpus_per_node}", *cluster.srun_words(config)],
+        }  # fmt: skip
+
+    def _common(self, name: str) -> dict[str, Any]:
+        config = self._config
+        named = {key: getattr(config, key) or None
+                 for key in ("partition", "account", "qos", "constraint", "exclude")}  # fmt: skip
+        extra = {key: True if value == "true" else value for key, value in config.extra.items()}
+        if config.reservation:
+            extra["reservation"] = config.reservation
+        extra["requeue" if config.requeue else "no-requeue"] = True
+        return {
+            "job_name": name,
+            "wckey": config.wckey,
+            "stderr_to_stdout": True,
+            "additional_parameters": extra,
+        } | named
+
+
+class SlurmJobs:
+    """What was submitted by one launch."""
+
+    def __init__(self, jobs: Sequence[CellJob], submissions: Sequence[Submission]) -> None:
+        self.submissions = list(submissions)
+        self._folders = {job.name: RunFolder(job.cell_dir) for job in jobs}
+        self._job_ids = {name: job for submission in submissions for name, job in submission.job_ids().items()}
+
+    def poll(self) -> dict[str, JobState]:
+        """Tell the state of every job: first by its run folder, then by squeue.
+
+        Raises:
+            SchedulerError: squeue says nothing.
+        """
+        try:
+            queued = slurm_commands.queue()
+        except SlurmError as error:
+            raise SchedulerError(str(error)) from None
+        return {name: _state(folder, queued.get(self._job_ids[name])) for name, folder in self._folders.items()}
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until all jobs have ended; false if the time ran out before."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not all(state.has_ended for state in self.poll().values()):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(2.0 if deadline is None else min(2.0, max(0.0, deadline - time.monotonic())))
+        return True
+
+    def cancel(self, grace_s: float = 60.0) -> None:
+        """Have Slurm end the jobs: it sends SIGTERM, and they write a checkpoint within the site's KillWait."""
+        slurm_commands.cancel([submission.job_id for submission in self.submissions if submission.job_id])
+        self.wait(grace_s)
+
+
+def _state(folder: RunFolder, queued: slurm_commands.QueuedJob | None) -> JobState:
+    if folder.result() is not None:
+        return JobState.DONE
+    if queued is not None:
+        return JobState.PENDING if queued.is_waiting else JobState.RUNNING
+    return {"failed": JobState.FAILED, "running": JobState.FAILED}.get(folder.state().status, JobState.STOPPED)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except (FailedJobError, FailedSubmissionError, OSError) as error:
+        raise SchedulerError(f"sbatch refused: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the variables of the job that this process is in: sbatch would take them for options of the new one."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ)
+              if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name != "SLURM_CONF"}  # fmt: skip
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
