@@ -93,11 +93,14 @@ def _standing(state: "FolderState", job: "QueuedJob | None", *, knows: bool) -> 
 
 def to_rich(rows: Sequence[CellStatus]) -> Table:
     """Return the table."""
-    table = Table("cell", "state", "step", "mIoU", "tries", "job", "node", "written", "note")
+    table = Table("signature", "cell", "state", "step", "mIoU", "tries", "job", "node", "written", "note")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for row in rows:
         state = row.state
         table.add_row(
-            f"{row.signature} {row.name}",
+            row.signature,
+            row.name,
             row.standing,
             f"{state.step}/{state.num_steps or '?'}" if state.num_attempts else "",
             f"{100 * state.best_miou:.1f}" if state.best_miou is not None else "",

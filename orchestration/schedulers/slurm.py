@@ -82,7 +82,7 @@ class SlurmScheduler:
             "mem": "4GB",
             "use_srun": False,  # within a step, sbatch and srun of its own would see the step's settings
             "dependency": f"afterany:{':'.join(after)}" if after else None,
-            "setup": cluster.shell_setup(config, {"PYTHONPATH": str(self._snapshot)}),
+            "setup": self._setup(),
         }
         if config.controller_partition:
             parameters["partition"] = config.controller_partition
@@ -172,11 +172,15 @@ class SlurmScheduler:
             "signal_delay_s": config.signal_before_s,
             "array_parallelism": array.max_concurrent,
             "dependency": f"afterany:{after}" if after else None,
-            "setup": [*cluster.shell_setup(config, {"PYTHONPATH": str(self._snapshot)}), token],
+            "setup": [*self._setup(), token],
             "teardown": batch_epilogue(),
             # srun does not inherit the CPUs from sbatch on Slurm 22.05 to 23.02
             "srun_args": [f"--cpus-per-task={asked.cpus_per_node}", *cluster.srun_words(config)],
         }  # fmt: skip
+
+    def _setup(self) -> list[str]:
+        # PYTHONSAFEPATH: else the folder in which somebody typed the command comes before the snapshot
+        return cluster.shell_setup(self._config, {"PYTHONPATH": str(self._snapshot), "PYTHONSAFEPATH": "1"})
 
     def _common(self, name: str) -> dict[str, Any]:
         config = self._config
