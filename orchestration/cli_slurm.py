@@ -26,7 +26,10 @@ def status(
 
     from orchestration import control
 
-    control.status(control.grid_folder(runs, grid), Console(), watch=watch)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has no width, and 80 columns would cut names
+    control.status(control.grid_folder(runs, grid), console, watch=watch)
 
 
 def logs(

@@ -104,6 +104,7 @@ def make_plan(
         queued=queued,
         refused=refused,
         retried=options.retried,
+        uses_gpus=device == "cuda",
     )
 
 

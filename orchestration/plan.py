@@ -44,9 +44,8 @@ class Item:
 
     @property
     def gpu_hours(self) -> float:
-        """Roughly the GPU-hours that are left; 0 on CPUs."""
-        trainer = self.cell.config.execution.trainer
-        return 0.0 if trainer.device == "cpu" else trainer.num_workers * (self.estimate_s or 0.0) / 3600
+        """Roughly the GPU-hours that are left, a GPU for each worker."""
+        return self.cell.config.execution.trainer.num_workers * (self.estimate_s or 0.0) / 3600
 
     @property
     def to_do(self) -> bool:
@@ -62,6 +61,7 @@ class Plan:
     max_concurrent: int = 1
     conflicts: list[str] = field(default_factory=list)
     """One line a conflict; a launch stops at them before any job (exit code 2)."""
+    uses_gpus: bool = False
 
     @property
     def jobs(self) -> list[Item]:
@@ -75,8 +75,8 @@ class Plan:
 
     @property
     def gpu_hours(self) -> float:
-        """Roughly the GPU-hours that are left, of the cells that train on GPUs and can be estimated."""
-        return sum(item.gpu_hours for item in self.items)
+        """Roughly the GPU-hours that are left, of the cells that can be estimated; 0 on CPUs."""
+        return sum(item.gpu_hours for item in self.items) if self.uses_gpus else 0.0
 
     @property
     def makespan_s(self) -> float:
@@ -96,6 +96,7 @@ def make_plan(
     queued: Mapping[str, str] | None = None,
     retried: Collection[str] = (),
     refused: Mapping[str, str] | None = None,
+    uses_gpus: bool = False,
 ) -> Plan:
     """Decide what to do with each cell; every mapping is by signature.
 
@@ -109,6 +110,7 @@ def make_plan(
         max_concurrent: How many cells run at a time.
         queued: What a cluster says of cells that it has a job of.
         retried: Cells that are tried again however they failed.
+        uses_gpus: Whether each worker of a cell has a GPU.
         refused: Why cells are not tried again, where the policy of retries decides and nobody was asked.
     """
     items = []
@@ -124,7 +126,7 @@ def make_plan(
     order = {Action.RUNNING: 1, Action.KEEP: 2, Action.GIVE_UP: 3}
     items.sort(key=lambda item: (order.get(item.action, 0), -_length(item)))
     conflicts = [f"cell {item.cell.folder_name}: {text}" for item in items for text in item.conflicts]
-    return Plan(items, max_concurrent, conflicts)
+    return Plan(items, max_concurrent, conflicts, uses_gpus)
 
 
 def _item(

@@ -21,6 +21,6 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
         except ProcessLookupError:
             break
         try:
-            process.wait(5.0)
+            process.wait(2.0)
         except subprocess.TimeoutExpired:
             continue

@@ -296,6 +296,7 @@ def _done(result: Row, updated: float) -> FolderState:
         best_miou=result["best_miou"],
         commit=result["provenance"]["commit"],
         updated=updated,
+        host=result["provenance"].get("host", ""),
         provenance=result["provenance"],
     )
 

@@ -1,10 +1,11 @@
 """A Slurm job: hears Slurm's signals, has its cell trained in a process of its own, and says how that ended.
 
-The training is a session of its own, so that Slurm's signals, which go to a job's whole process group, reach this
-process alone; data workers and Ray's daemons hear nothing of them.
+Slurm's signals go to every process of a job, so the training and all that it starts, data workers and Ray's daemons,
+are begun deaf to them; what they mean is passed on through a file.
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,8 @@ from orchestration.schedulers import JobState
 REQUEUE = 85
 """The exit code that the batch script answers with `scontrol requeue`: containers have no scontrol."""
 LOG_TAIL_LINES = 40
+TEMP_PREFIX = f"{files.PREFIX}j"
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 _DRIVER = "from orchestration.ray_job import main; main()"
 
 
@@ -66,8 +69,10 @@ class _Head:
     def __init__(self, task: CellTask, folder: Path) -> None:
         self.task, self.folder, self.cell = task, folder, RunFolder(Path(task.cell_dir))
         self.end_time = slurm_commands.end_time(slurm_commands.job_fields(job_id()))
+        # Ray's sockets need a short path; not by process id, which nodes of one /tmp may share.
+        self.temp_dir = files.SHORT_TEMP / f"{TEMP_PREFIX}{folder.name}"
         self.heard: int | None = None
-        for number in (signal.SIGUSR2, signal.SIGTERM):
+        for number in SIGNALS:
             signal.signal(number, self._hear)  # after submitit's own, which would save from within the handler
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
@@ -77,11 +82,13 @@ class _Head:
         if not decision.again:
             sys.stderr.write(f"{self.cell.path.name} is not tried again: {decision.why}\n")
             return 0
+        _remove_leftovers()
         files.replace(self.folder / ORDER, files.to_text(self._order()))
         training = subprocess.Popen(
             [sys.executable, "-c", _DRIVER, str(self.folder / ORDER), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_ignore_signals,  # safe: this process has one thread
         )
         try:
             while training.poll() is None:
@@ -89,6 +96,7 @@ class _Head:
                 time.sleep(0.2)
         finally:
             end_group(training)
+            shutil.rmtree(self.temp_dir, ignore_errors=True)
         return self._exit_code(training.returncode)
 
     def _order(self) -> dict[str, Any]:
@@ -101,7 +109,7 @@ class _Head:
             "num_cpus_per_node": task.num_cpus_per_node,
             "num_gpus_per_node": task.num_gpus_per_node,
             "num_cpus_per_worker": task.num_cpus_per_node * task.num_nodes / task.num_workers,
-            "temp_dir": str(files.SHORT_TEMP / f"{files.PREFIX}j{job_id()}.{slurm['restart']}"),
+            "temp_dir": str(self.temp_dir),
             "owner": {**launcher(), **task.owner, "slurm": slurm},
         }
 
@@ -133,6 +141,25 @@ class _Head:
         message = f"the training process ended by {how} in job {job_id()} on {socket.gethostname()}"
         tail = log_tail(RunFolder(self.cell.path))
         record_loss(self.cell.path, Failure(FailureClass.LOST, "LostError", message, tail))
+
+
+def _remove_leftovers() -> None:
+    """Remove what this user's jobs left on this node when they were killed or it lost power."""
+    mine = [path for path in files.SHORT_TEMP.glob(f"{TEMP_PREFIX}*") if path.stat().st_uid == os.getuid()]
+    if not mine:
+        return
+    try:
+        alive = slurm_commands.queue().keys() - {job_id()}
+    except slurm_commands.SlurmError:
+        return  # a container has no squeue
+    for path in mine:
+        if path.name.removeprefix(TEMP_PREFIX).rpartition(".")[0] not in alive:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def job_id() -> str:

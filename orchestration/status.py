@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 
 from orchestration.cells import Cell
@@ -93,7 +94,9 @@ def _standing(state: "FolderState", job: "QueuedJob | None", *, knows: bool) -> 
 
 def to_rich(rows: Sequence[CellStatus]) -> Table:
     """Return the table."""
-    table = Table("signature", "cell", "state", "step", "mIoU", "tries", "job", "node", "written", "note")
+    table = Table(
+        "signature", "cell", "state", "step", "mIoU", "tries", "job", "node", "written", "note", box=box.SIMPLE
+    )
     for column in table.columns[:-1]:
         column.no_wrap = True
     for row in rows:

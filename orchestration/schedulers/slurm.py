@@ -113,9 +113,9 @@ class SlurmScheduler:
         for job in jobs:
             groups.setdefault(resources(job, config, longest), []).append(job)
         chunks = [
-            (key, members[first : first + most - 1])  # MaxArraySize is one more than the highest index
+            (key, members[first : first + most])
             for key, members in groups.items()
-            for first in range(0, len(members), most - 1)
+            for first in range(0, len(members), most)
         ]
         given = shares([len(members) for _, members in chunks], self._max_concurrent)
         return [

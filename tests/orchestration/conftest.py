@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from orchestration_fakes import slurm  # noqa: F401 (a fixture)
 
 from orchestration.cells import Cell, to_yaml
 from orchestration.run_folder import RunFolder

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from orchestration.failures import (
+    POLICY,
+    AttemptEnd,
     CancelledError,
     Failure,
     FailureClass,
     LostError,
-    PreemptedError,
     TrainingError,
+    decide,
     is_tried_again,
 )
 
@@ -23,7 +25,6 @@ RayOutOfMemory = type("OutOfMemoryError", (Exception,), {"__module__": "ray.exce
     ("error", "kind"),
     [
         (CancelledError(), FailureClass.CANCELLED),
-        (PreemptedError(), FailureClass.PREEMPTED),
         (LostError("worker 3"), FailureClass.LOST),
         (NonFiniteLossError("the loss is nan at step 3 of 10"), FailureClass.NON_FINITE_LOSS),
         (TorchOutOfMemory("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass.GPU_MEMORY),
@@ -75,5 +76,42 @@ def test_traceback_keeps_the_last_lines():
     assert Failure.of(error, num_lines=3).traceback == "97\n98\n99"
 
 
-def test_only_a_loss_that_is_not_finite_is_left_alone():
-    assert [kind for kind in FailureClass if not is_tried_again(kind)] == [FailureClass.NON_FINITE_LOSS]
+def test_launch_leaves_alone_what_would_end_the_same_way():
+    assert {kind for kind in FailureClass if not is_tried_again(kind)} == {
+        FailureClass.NON_FINITE_LOSS,
+        FailureClass.GPU_MEMORY,
+        FailureClass.HOST_MEMORY,
+    }
+    assert is_tried_again(None)
+
+
+def test_every_class_has_its_treatment():
+    assert set(POLICY) == set(FailureClass)
+
+
+def ends(*kinds, progress=5):
+    return [AttemptEnd(kind, step * progress, (step + 1) * progress, f"n{step}") for step, kind in enumerate(kinds)]
+
+
+@pytest.mark.parametrize(
+    ("history", "again", "why"),
+    [
+        ([], True, ""),
+        (ends(*[FailureClass.PREEMPTED] * 40), True, ""),
+        (ends(*[FailureClass.TIME_LIMIT] * 3, progress=0), False, "no progress in 3 attempts, last: time limit"),
+        (ends(*[FailureClass.TIME_LIMIT] * 2, progress=0), True, ""),
+        (ends(FailureClass.LOST, FailureClass.PREEMPTED, FailureClass.LOST), True, ""),
+        (ends(*[FailureClass.LOST] * 3), False, "lost, 3 times"),
+        (ends(FailureClass.PREEMPTED, FailureClass.GPU_MEMORY), False, "out of GPU memory"),
+        (ends(FailureClass.CODE), False, "code error"),
+        (ends(FailureClass.CANCELLED), False, "cancelled"),
+    ],
+)
+def test_policy_tries_again_while_a_cell_gets_on(history, again, why):
+    decision = decide(history)
+    assert (decision.again, decision.why) == (again, why)
+
+
+def test_nodes_that_failed_are_kept_away_from_and_those_that_were_taken_are_not():
+    history = ends(FailureClass.NODE_FAILURE, FailureClass.PREEMPTED, FailureClass.LOST)
+    assert decide(history).excluded_nodes == ("n0", "n2")

@@ -80,10 +80,36 @@ def test_makespan_fills_what_comes_free_first() -> None:
 
 def test_summary_counts_and_sums() -> None:
     lines = summary(plan_of(State("done"), State("failed", step=50), None, max_concurrent=2))
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[0].split() == ["submit", CELLS[2].signature, "s2", "100", "steps", "~3", "min", "new"]
-    assert lines[-2] == "3 cells: 1 submit, 1 resume, 1 keep"
-    assert lines[-1] == "rough estimate: 5 min in total, 3 min with 2 at a time"
+    assert lines[-3] == "3 cells: 1 submit, 1 resume, 1 keep"
+    assert lines[-2] == "rough estimate: 5 min in total, 3 min with 2 at a time"
+    assert lines[-1] == "disk: about 2.4 GB of checkpoints"
+
+
+def test_gpu_hours_are_those_of_all_workers() -> None:
+    cell = Cell(compose({"trainer.num_workers": 4}), {})
+    made = make_plan([cell], {}, num_steps={cell.signature: 1800}, seconds_per_step={cell.signature: 2}, uses_gpus=True)
+    assert made.gpu_hours == 4
+    assert "GPU-hours: 4.0 in all, 4.0 for the longest cell" in summary(made)
+    assert plan_of(None).gpu_hours == 0
+
+
+def test_cell_with_a_job_is_left_alone_and_one_that_the_policy_refuses_is_given_up() -> None:
+    first, second, third = (cell.signature for cell in CELLS)
+    queued = {first: "job 3 is pending", third: "job 4"}
+    failed = State("failed", failure="x")
+    made = plan_of(None, failed, State("done"), queued=queued, refused={second: "code error"})
+    assert {item.cell.signature: (item.action, item.reason) for item in made.items} == {
+        first: (Action.RUNNING, "job 3 is pending"),
+        second: (Action.GIVE_UP, "code error"),
+        third: (Action.KEEP, "done"),
+    }
+
+
+def test_retried_cell_is_submitted_however_it_failed() -> None:
+    state = State("failed", failure="the loss is nan", failure_class=FailureClass.NON_FINITE_LOSS)
+    assert plan_of(state, retried={CELLS[0].signature}).items[0].action is Action.SUBMIT
 
 
 def test_supervised_cells_of_another_number_of_steps_are_summed_apart() -> None:
@@ -101,7 +127,7 @@ def test_supervised_cells_of_another_number_of_steps_are_summed_apart() -> None:
 def test_summary_says_what_it_cannot_estimate() -> None:
     lines = summary(plan_of(None, None, num_steps={CELLS[0].signature: 10}))
     assert "? steps" in lines[1]
-    assert lines[-1].endswith("20 s with 1 at a time, without 1 cells that cannot be estimated")
+    assert lines[-2].endswith("20 s with 1 at a time, without 1 cells that cannot be estimated")
 
 
 def test_duration_has_a_fitting_unit() -> None:

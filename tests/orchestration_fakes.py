@@ -1,0 +1,85 @@
+"""Slurm's commands without Slurm: squeue, sacct, scontrol and scancel at the one seam to them, sbatch as a program."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from orchestration import slurm_commands
+from orchestration.slurm_commands import SlurmError
+
+
+class FakeSlurm:
+    """What Slurm would know; tests change it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.queued: dict[str, tuple[str, str]] = {}
+        """State and node of each job."""
+        self.accounted: dict[str, tuple[str, str]] | None = {}
+        """State and node; None where accounting is switched off."""
+        self.names: dict[str, str] = {}
+        self.cancelled: list[str] = []
+        self.is_down = False
+        self.max_array_size = 1001
+
+    def output(self, command: list[str]) -> str:
+        if self.is_down:
+            raise SlurmError(f"{command[0]} did not answer within 30 s")
+        return {"squeue": self._squeue, "sacct": self._sacct, "scontrol": self._scontrol, "scancel": self._scancel}[
+            command[0]
+        ](command)
+
+    @property
+    def scripts(self) -> list[str]:
+        """The scripts that sbatch was given, in order."""
+        paths = sorted(self.folder.glob("script.*"), key=lambda path: int(path.suffix[1:]))
+        return [path.read_text() for path in paths]
+
+    def _squeue(self, command: list[str]) -> str:
+        name = next((word.removeprefix("--name=") for word in command if word.startswith("--name=")), None)
+        if name is not None:
+            return self.names.get(name, "")
+        return "".join(f"{job}|{state}|{node}|None\n" for job, (state, node) in self.queued.items())
+
+    def _sacct(self, command: list[str]) -> str:
+        if self.accounted is None:
+            raise SlurmError("sacct failed with exit code 1: Slurm accounting storage is disabled")
+        return "".join(f"{job}|{state}|1:0|{node}\n" for job, (state, node) in self.accounted.items())
+
+    def _scontrol(self, command: list[str]) -> str:
+        if "partition" in command:
+            return "PartitionName=main Default=YES MaxTime=UNLIMITED\n"
+        return f"MaxArraySize = {self.max_array_size}\n"
+
+    def _scancel(self, command: list[str]) -> str:
+        self.cancelled += command[2:]
+        return ""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    sbatch = f"""#!/bin/sh
+n=$(($(ls {folder}/script.* 2>/dev/null | wc -l) + 1))
+if [ -e {folder}/refuses ]; then echo "sbatch: error: Invalid account" >&2; exit 1; fi
+cp "$1" {folder}/script.$n
+env > {folder}/env.$n
+echo "Submitted batch job $n"
+"""
+    for name, text in (("sbatch", sbatch), ("srun", "#!/bin/sh\n")):
+        path = folder / name
+        path.write_text(text)
+        path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    fake = FakeSlurm(folder)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm_commands, "_output", fake.output)
+    return fake
+
+
+def flags(script: str) -> dict[str, str]:
+    """Return the sbatch flags of a script."""
+    return dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", script, re.M))

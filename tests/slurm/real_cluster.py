@@ -1,0 +1,116 @@
+"""A real Slurm of four nodes on this machine, and a grid of one cell that takes some seconds on it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestration.run_folder import RunFolder, folders
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(__file__).parent / "cluster"
+STEPS_PER_EPOCH = 2
+
+
+class Cluster:
+    """Starts and stops a cluster, and makes its nodes fail."""
+
+    def __init__(self, folder: Path, base_port: int, accounting: str):
+        self.folder = folder
+        self.settings = {"ST_DIR": str(folder), "ST_BASE_PORT": str(base_port), "ST_ACCT": accounting,
+                         "ST_GRACE": "30"}  # fmt: skip
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+
+    def script(self, name: str, *words: str) -> None:
+        subprocess.run(
+            ["bash", SCRIPTS / name, *words], env={**self.environment, **self.settings}, check=True, timeout=120
+        )
+
+    def slurm(self, *words: str) -> str:
+        return subprocess.run(
+            words, env=self.environment, check=True, timeout=60, capture_output=True, text=True
+        ).stdout
+
+    def cut_power(self, node: str) -> None:
+        self.script("node.sh", "crash", node)
+        self.slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        self.script("node.sh", "start", node)
+
+
+def start(folder: Path, base_port: int, accounting: str) -> Iterator[Cluster]:
+    if not shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin"):
+        pytest.skip("Slurm is not installed: apt-get install slurm-wlm munge")
+    cluster = Cluster(folder, base_port, accounting)
+    cluster.script("up.sh")
+    try:
+        yield cluster
+    finally:
+        cluster.script("down.sh", "--wipe")
+
+
+class Grid:
+    """One cell of some seconds, launched as a user would."""
+
+    def __init__(self, cluster: Cluster | None, folder: Path, **settings: object):
+        self.cluster, self.folder = cluster, folder
+        fixed = yaml.safe_load((ROOT / "tests/orchestration/small.yaml").read_text())["set"]
+        fixed |= {"trainer.epochs": 60, "trainer.device": "cpu"} | settings
+        axes = {"method": ["supervised"], "split": ["4"], "seed": [0]}
+        table = {"rows": ["method"], "columns": ["split"], "over": ["seed"]}
+        folder.mkdir(exist_ok=True)
+        (folder / "long.yaml").write_text(json.dumps({"set": fixed, "axes": axes, "table": table}))
+
+    @property
+    def grid_dir(self) -> Path:
+        return self.folder / "runs" / "long"
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = self.cluster.environment if self.cluster else None
+        return subprocess.run([sys.executable, *words], env=environment, cwd=self.folder, capture_output=True,
+                              text=True, timeout=120, check=False)  # fmt: skip
+
+    def launch(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.command(str(ROOT / "orchestration/launch_grid.py"), "--grid", "long.yaml", "--cluster", "slurm",
+                            "--allow-dirty", "cluster.cpus_per_worker=1", "cluster.mem_gb_per_worker=2",
+                            "cluster.controller=false", *words)  # fmt: skip
+
+    def rankmatch(self, word: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.command("-c", "from orchestration.cli import main; main()", word, "--grid", "long", *words)
+
+    @property
+    def cell(self) -> RunFolder:
+        (folder,) = folders(self.grid_dir).values()
+        return folder
+
+    def job(self) -> str:
+        (path,) = self.grid_dir.glob("launches/*/submissions/*.json")
+        return json.loads(path.read_text())["job_id"]
+
+    def begun(self) -> None:
+        wait_until(lambda: folders(self.grid_dir) and len(self.cell.epochs()) >= 5)
+
+    def ended(self) -> None:
+        wait_until(lambda: self.cell.result() is not None and not self.cluster.slurm("squeue", "--noheader"))
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def numbers(rows: list[dict]) -> list[dict]:
+    """Leave out what a clock told."""
+    clocks = ("time", "duration_s", "evaluation_s")
+    return [{name: value for name, value in row.items() if name not in clocks} for row in rows]

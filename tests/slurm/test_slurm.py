@@ -1,0 +1,133 @@
+"""Cells on a real Slurm: each disturbed in its own way ends with the numbers of an undisturbed run, and once."""
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from slurm.real_cluster import Grid, numbers, start, wait_until
+
+pytestmark = pytest.mark.slurm
+
+
+def ends_like(grid: Grid, undisturbed: list[dict], num_attempts: int) -> None:
+    grid.ended()
+    assert numbers(grid.cell.epochs()) == undisturbed
+    assert grid.cell.result()["attempt"] == num_attempts
+    assert [attempt.first_step() for attempt in grid.cell.attempts()] == sorted(
+        attempt.first_step() for attempt in grid.cell.attempts()
+    )
+    assert grid.cell.attempts()[-1].first_step() > 0
+    assert not list(Path("/tmp").glob("rankmatch-j*"))
+
+
+def stops(grid: Grid) -> list[str]:
+    return [event["kind"] for attempt in grid.cell.attempts() for event in attempt.events() if "kind" in event]
+
+
+def test_cells_of_an_array_become_a_table_without_anybody_at_the_terminal(cluster, tmp_path):
+    grid = Grid(cluster, tmp_path)
+    small = Path(__file__).parents[1] / "orchestration/small.yaml"
+    done = grid.command(
+        str(Path(__file__).parents[2] / "orchestration/launch_grid.py"), "--grid", str(small), "--cluster", "slurm",
+        "--allow-dirty", "--max-concurrent", "2", "cluster.cpus_per_worker=1", "cluster.mem_gb_per_worker=2",
+        "trainer.device=cpu", "cluster.notify_command=[sh,-c,'echo $0 >> told']",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "submitted: 4 cells as job" in done.stdout
+    report = tmp_path / "runs/small/report.md"
+    wait_until(lambda: report.exists() and not cluster.slurm("squeue", "--noheader"), 180)
+    assert "rankmatch" in report.read_text()
+    assert (tmp_path / "runs/mlflow.db").exists()
+    again = grid.command("-c", "from orchestration.cli import main; main()", "status", "--grid", "small")
+    assert "4 cells: 4 done" in again.stdout
+    assert not list(Path("/tmp").glob("rankmatch-j*"))
+
+
+def test_preempted_cell_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
+    grid = make_grid()
+    assert grid.launch("cluster.partition=low").returncode == 0
+    grid.begun()
+    cluster.slurm("sbatch", "-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    ends_like(grid, undisturbed, 2)
+    assert stops(grid) == ["preempted"]
+
+
+def test_cell_that_meets_its_time_limit_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
+    grid = make_grid()
+    assert grid.launch("cluster.signal_before_s=40").returncode == 0
+    grid.begun()
+    cluster.slurm("scontrol", "update", f"JobId={grid.job()}", "EndTime=now+30")
+    ends_like(grid, undisturbed, 2)
+    assert stops(grid) == ["preempted"]
+
+
+def test_requeued_cell_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
+    grid = make_grid()
+    assert grid.launch().returncode == 0
+    grid.begun()
+    cluster.slurm("scontrol", "requeue", grid.job())
+    ends_like(grid, undisturbed, 2)
+
+
+def test_cell_whose_node_lost_power_goes_on_from_its_checkpoint(make_grid, undisturbed, cluster):
+    grid = make_grid()
+    assert grid.launch("cluster.partition=low").returncode == 0
+    grid.begun()
+    cluster.cut_power(cluster.slurm("squeue", "--noheader", "--format=%N").strip())
+    ends_like(grid, undisturbed, 2)
+
+
+def test_cancelled_cell_waits_for_the_next_launch(make_grid, undisturbed, cluster):
+    grid = make_grid()
+    assert grid.launch().returncode == 0
+    grid.begun()
+    assert "1 jobs were told to end" in grid.rankmatch("cancel").stdout
+    wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
+    assert stops(grid) == ["cancelled"]
+    assert "1 interrupted" in grid.rankmatch("status").stdout
+    assert "resume" in grid.launch().stdout
+    ends_like(grid, undisturbed, 2)
+
+
+def test_cell_of_two_nodes_has_the_numbers_of_one(cluster, tmp_path, undisturbed):
+    grid = Grid(cluster, tmp_path, **{"trainer.num_workers": 2, "trainer.epochs": 2})
+    assert grid.launch("cluster.gpus_per_node=1").returncode == 0
+    grid.ended()
+    nodes = grid.cell.attempts()[0].owner()["slurm"]
+    assert nodes["job"] == grid.job()
+    for row, expected in zip(grid.cell.epochs(), undisturbed, strict=False):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1.0)
+    assert not list(Path("/tmp").glob("rankmatch-j*"))
+
+
+def test_job_of_a_launch_that_was_killed_behind_sbatch_is_found_and_not_submitted_twice(make_grid, cluster, tmp_path):
+    grid = make_grid(**{"trainer.epochs": 20})
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
+    killer = tmp_path / "bin" / "sbatch"
+    killer.parent.mkdir()
+    killer.write_text(f'#!/bin/sh\n{real} "$@"\nkill -9 $PPID\n')
+    killer.chmod(killer.stat().st_mode | stat.S_IEXEC)
+    path, os.environ["PATH"] = os.environ["PATH"], f"{killer.parent}:{os.environ['PATH']}"
+    try:
+        assert grid.launch().returncode == -9
+    finally:
+        os.environ["PATH"] = path
+    assert grid.job() == ""
+    assert "found job" in grid.rankmatch("reconcile").stdout
+    assert grid.job()
+    assert "nothing to submit" in grid.launch().stdout
+
+
+def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_folder, tmp_path, undisturbed):
+    for cluster in start(short_folder / "plain", 17800, "none"):
+        grid = Grid(cluster, tmp_path / "g")
+        assert grid.launch("cluster.requeue=false").returncode == 0
+        grid.begun()
+        cluster.cut_power(cluster.slurm("squeue", "--noheader", "--format=%N").strip())
+        wait_until(lambda: not cluster.slurm("squeue", "--noheader"))  # noqa: B023
+        assert "1 lost?" in grid.rankmatch("status").stdout
+        assert "lost: job" in grid.rankmatch("reconcile").stdout
+        assert grid.launch().returncode == 0
+        ends_like(grid, undisturbed, 2)
