@@ -64,6 +64,7 @@ def main() -> None:
     order = json.loads(path.read_text())
     asked = StopAsked(path.parent / STOP_FILE, order["end_time"])
     with _ray_of_job(order, path.parent):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray has made it deadly again
         from orchestration.ray_train import Grant, train_with_ray  # torch takes seconds; Ray is up by now
 
         grant = Grant(order["num_cpus_per_worker"], 1.0 if order["num_gpus_per_node"] else 0.0)

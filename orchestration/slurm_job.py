@@ -54,7 +54,7 @@ class CellTask:
     def __call__(self) -> None:
         """Be one task of the job: the first node's trains, the others' lend their node to its Ray."""
         _check_sources(self.root)
-        folder = Path(self.jobs_dir) / f"{job_id()}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        folder = Path(self.jobs_dir) / f"{job_id()}.{_restart()}"
         folder.mkdir(parents=True, exist_ok=True)
         if int(os.environ.get("SLURM_PROCID", "0")):
             from orchestration.ray_job import join
@@ -96,12 +96,12 @@ class _Head:
                 time.sleep(0.2)
         finally:
             end_group(training)
-            shutil.rmtree(self.temp_dir, ignore_errors=True)
+            _remove(self.temp_dir)
         return self._exit_code(training.returncode)
 
     def _order(self) -> dict[str, Any]:
         task = self.task
-        slurm = {"job": job_id(), "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0"))}
+        slurm = {"job": job_id(), "restart": int(_restart())}
         return {
             "cell_dir": task.cell_dir,
             "end_time": self.end_time,
@@ -122,10 +122,13 @@ class _Head:
             files.replace(self.folder / STOP_FILE, self._meaning(self.heard).value)
 
     def _meaning(self, number: int) -> FailureClass:
-        if number == signal.SIGTERM and slurm_commands.job_fields(job_id()).get("JobState") == "CANCELLED":
-            return FailureClass.CANCELLED
-        limit = self.end_time is not None and time.time() > self.end_time - self.task.signal_before_s - 60
-        return FailureClass.TIME_LIMIT if limit else FailureClass.PREEMPTED
+        """Ask Slurm what a signal is for: a job that ends and is not to begin again was cancelled."""
+        # Slurm may send its warning up to 60 s earlier than asked.
+        if self.end_time is not None and time.time() > self.end_time - self.task.signal_before_s - 60:
+            return FailureClass.TIME_LIMIT
+        fields = slurm_commands.job_fields(job_id()) if number == signal.SIGTERM else {}
+        ends = fields.get("JobState") in ("CANCELLED", "COMPLETING")
+        return FailureClass.CANCELLED if ends and fields.get("Restarts") == _restart() else FailureClass.PREEMPTED
 
     def _exit_code(self, code: int) -> int:
         if code == EXIT_CODES[JobState.STOPPED]:
@@ -154,7 +157,16 @@ def _remove_leftovers() -> None:
         return  # a container has no squeue
     for path in mine:
         if path.name.removeprefix(TEMP_PREFIX).rpartition(".")[0] not in alive:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """Remove Ray's folder; a daemon that is just being killed may still write there."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _ignore_signals() -> None:
@@ -166,6 +178,11 @@ def job_id() -> str:
     """Return this job's id as users write it: `123`, or `123_4` of an array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def _restart() -> str:
+    """Return how often Slurm has begun this job again."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0")
 
 
 def log_tail(folder: RunFolder) -> str:

@@ -56,8 +56,10 @@ def test_exit_code_tells_the_batch_script_what_to_do(code, stop, requeue, expect
 @pytest.mark.parametrize(
     ("number", "fields", "meaning"),
     [
-        (signal.SIGTERM, {"JobState": "CANCELLED"}, FailureClass.CANCELLED),
-        (signal.SIGTERM, {"JobState": "PENDING"}, FailureClass.PREEMPTED),
+        (signal.SIGTERM, {"JobState": "COMPLETING", "Restarts": "0"}, FailureClass.CANCELLED),
+        (signal.SIGTERM, {"JobState": "COMPLETING", "Restarts": "1"}, FailureClass.PREEMPTED),
+        (signal.SIGTERM, {"JobState": "RUNNING", "Restarts": "0"}, FailureClass.PREEMPTED),
+        (signal.SIGTERM, {}, FailureClass.PREEMPTED),
         (signal.SIGUSR2, {"JobState": "RUNNING"}, FailureClass.PREEMPTED),
         (signal.SIGUSR2, {"EndTime": "2020-01-01T00:00:00"}, FailureClass.TIME_LIMIT),
         (signal.SIGUSR2, {"EndTime": "2100-01-01T00:00:00"}, FailureClass.PREEMPTED),

@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,22 @@ class Grid:
 
     def begun(self) -> None:
         wait_until(lambda: folders(self.grid_dir) and len(self.cell.epochs()) >= 5)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the process that trains, and let it go on."""
+        orders = [str(path) for path in self.grid_dir.glob("launches/*/jobs/*/order.json")]
+        (training,) = (
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if orders[0] in (words := path.read_text()) and words.startswith(sys.executable)
+        )
+        os.kill(training, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(training, signal.SIGCONT)
 
     def ended(self) -> None:
         wait_until(lambda: self.cell.result() is not None and not self.cluster.slurm("squeue", "--noheader"))
