@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help venv demo check test test-ray test-services format lock clean
+.PHONY: help venv demo check test test-ray test-slurm test-services format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,10 +28,13 @@ check: venv ## format, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: check ## the whole check: style, types, unit tests, one real Ray and Tune run
-	$(BIN)/python -m pytest --durations=10 -m "not (ray or services) or smoke"
+	$(BIN)/python -m pytest --durations=10 -m "not (ray or services or slurm) or smoke"
 
 test-ray: venv ## the suite that runs cells through real Ray Train and Tune
 	$(BIN)/python -m pytest --durations=10 -m "ray and not smoke"
+
+test-slurm: venv ## the suite that submits to a real Slurm; needs apt-get install slurm-wlm munge
+	$(BIN)/python -m pytest --durations=10 -m slurm
 
 test-services: venv ## the suite that starts the MLflow server
 	$(BIN)/python -m pytest --durations=10 -m services
