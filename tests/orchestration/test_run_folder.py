@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orchestration import files, run_folder
+from orchestration import files, recorder, run_folder
 from orchestration.run_folder import AlreadyPublished, Attempt, AttemptTaken, RunFolder, folders
 
 EPOCH = {"num_epochs": 3, "num_steps": 30}
@@ -193,7 +193,7 @@ def test_step_file_is_a_plain_arrow_stream(folder: RunFolder) -> None:
 
 def test_step_rows_wait_for_fifty_or_an_epoch(folder: RunFolder) -> None:
     report = folder.claim({}).recorder()
-    for step in range(run_folder.ROWS_PER_BATCH - 1):
+    for step in range(recorder.ROWS_PER_BATCH - 1):
         report(step, {"loss": 0.0})
     assert folder.steps().num_rows == 0
     report(49, {"loss": 0.0})
