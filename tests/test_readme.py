@@ -14,7 +14,7 @@ PAGES = [
     "CONTRIBUTING.md",
     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
-RUN_BY_CI = {"make demo", "make test", "make test-ray", "make test-services", ".ci/run"}
+RUN_BY_CI = {"make demo", "make test", "make test-ray", "make test-services", "make test-slurm", ".ci/run"}
 BIN = Path(sys.executable).parent
 
 
@@ -55,6 +55,14 @@ def test_every_other_command_is_known():
         "rankmatch splits draw camvid --count 20 --seed 0 --balanced data_root=camvid",
         "rankmatch evaluate --checkpoint best.pt --dataset pascal data_root=VOC2012",  # test_trained.py, as the next
         "rankmatch predict --checkpoint best.pt photos -o out --dataset pascal",
+        # test_campaign.py and tests/slurm, as all that follow but the last
+        "python orchestration/launch_grid.py --cluster slurm --grid pascal_classic cluster.partition=gpu",
+        "rankmatch status --grid pascal_classic --watch",
+        "rankmatch logs 1_16-s0 --grid pascal_classic -f",
+        "rankmatch cancel --grid pascal_classic",
+        'rankmatch retry --grid pascal_classic --class "code error"',
+        "rankmatch reconcile --grid pascal_classic",
+        "rankmatch sync --grid pascal_classic",
         "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db",  # test_mlflow_ui.py
     }
 
