@@ -78,6 +78,17 @@ def compose(settings: Mapping[str, Any]) -> TrainConfig:
     return _config(flat)
 
 
+def compose_untrained(dataset: str, settings: Mapping[str, Any]) -> TrainConfig:
+    """Compose a configuration that only says what a data set or a model is, not how it is trained.
+
+    The method is the one that reads all three lists and asks nothing of the crop, unless the settings name another.
+
+    Raises:
+        ValueError: As `compose` does.
+    """
+    return compose({"dataset": dataset, "method": "fixmatch", "backbone.pretrained": False, **settings})
+
+
 def changed(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """Return a copy of a composed configuration with other values of some fields (short names).
 
