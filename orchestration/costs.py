@@ -66,7 +66,7 @@ def num_steps(config: TrainConfig, size: SplitSize | None = None) -> int | None:
     """Return how many steps a cell is trained for, None if its split is not known here.
 
     Raises:
-        ValueError: If an epoch would have no step.
+        ValueError: If an epoch would have no step, or the drawn scenes are fewer than the split says.
     """
     size = size or split_size(config)
     numerics = config.numerics
@@ -127,12 +127,10 @@ def _images_per_step(numerics: NumericsConfig) -> float:
     return labeled + num_views * unlabeled + partners
 
 
-def _scene_split_size(numerics: NumericsConfig) -> SplitSize | None:
-    if not numerics.split.isdecimal():
-        return None
-    num_labeled = int(numerics.split)
+def _scene_split_size(numerics: NumericsConfig) -> SplitSize:
     scenes = numerics.dataset.scenes
-    return SplitSize(num_labeled, max(0, scenes.num_train - num_labeled), scenes.num_val)
+    num_labeled = scenes.num_labeled(numerics.split)
+    return SplitSize(num_labeled, scenes.num_train - num_labeled, scenes.num_val)
 
 
 def _split_roots(config: TrainConfig) -> list[Path]:
