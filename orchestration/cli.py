@@ -236,7 +236,10 @@ def guarded(command: Callable[[], object]) -> None:
     """Run a command; what the user can mend ends in one message and exit code 2, without a traceback."""
     try:
         command()
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        sys.stderr.write(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}\n")
+        sys.exit(2)
+    except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except SchedulerError as error:
