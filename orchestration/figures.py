@@ -31,6 +31,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":
             _draw(axes, [row for row in rows if row["panel"] == panel], labels, field, factor)
             axes.set_ylabel(title if column == 0 else "")
             axes.set_title(panel if line == 0 else "")
+            axes.locator_params(axis="x", integer=True)
             axes.set_xlabel("epoch" if line == len(PANELS) - 1 else "")
     if labels:
         handles = [grid[0][0].plot([], [], color=f"C{place % 10}")[0] for place in range(len(labels))]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from mlflow.entities import Run
@@ -182,9 +182,9 @@ class Store:
             self._client.log_text(run.id, json.dumps(content, indent=1) + "\n", name)
 
     def history(self, run: StoredRun, name: str) -> list[tuple[int, float]]:
-        """Return step and value of every point of a metric."""
+        """Return step and value of every point of a metric, by step."""
         with _answers():
-            return [(point.step, point.value) for point in self._client.get_metric_history(run.id, name)]
+            return sorted((point.step, point.value) for point in self._client.get_metric_history(run.id, name))
 
     def register(self, name: str, run: StoredRun, folder: str, tags: Mapping[str, str]) -> tuple[str, bool]:
         """Make a folder of a run's files the newest version of a registered model.
@@ -224,7 +224,8 @@ def without_password(uri: str) -> str:
     query = [(name, value) for name, value in parse_qsl(parts.query) if "password" not in name]
     if ":" not in user and len(query) == len(parse_qsl(parts.query)):
         return uri
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}", query=urlencode(query)))
+    shown = f"{parts.scheme}://{user.partition(':')[0]}{at}{host}{parts.path}"  # urlunsplit would drop an empty host
+    return shown + (f"?{urlencode(query)}" if query else "")
 
 
 def _without_secrets(text: str) -> str:

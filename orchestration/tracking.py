@@ -34,6 +34,9 @@ EPOCHS, STEPS, _PROCESSOR = "epoch", "step/loss", "cpu_percent"
 MIRROR = "mirror"
 """The field of `owner.json` by which an attempt's job mirrors itself: the id of the experiment."""
 SAMPLES, MODEL = "samples.png", "model"
+_SOURCE = {"mlflow.source.name": "rankmatch", "mlflow.source.type": "LOCAL"}
+"""Beside the commit, which the page shows only with them."""
+_HINT = "Expand a launch (+) or group by a tag to see curves of its cells.\n\n"
 _NOT_METRICS = ("step", "time", "num_epochs", "num_steps")
 _CLASS_IOU = "class_iou_"
 
@@ -103,6 +106,7 @@ class Mirror:
             return
         if known.seen is None:
             self._store.log_params(run, _params(folder.config()))
+            self._store.log_file(run, folder.path / CONFIG)
         for kind, rows in _new_rows(folder, known).items():
             self._store.log_rows(run, rows)
             known.last[kind] = rows[-1][0].step
@@ -110,7 +114,10 @@ class Mirror:
             self._log_result(cell, known)
         if run.status != STATUSES[state.status]:
             self._store.set_status(run, STATUSES[state.status], state.updated)
-        self._store.set_tags(run, _tags_of_state(folder, state))
+        tags = _tags_of_state(folder, state)
+        if not tags[FAILURE] and FAILURE not in run.tags:
+            del tags[FAILURE]
+        self._store.set_tags(run, tags)
         known.seen = (state.status, state.updated)
 
     def schedule(self, cells: Iterable[MirroredCell], launch_id: str) -> None:
@@ -143,7 +150,7 @@ class Mirror:
         for path in files:
             self._store.log_file(run, path)
         self._store.set_tags(run, {NOTE: note})
-        self._store.describe(self.experiment_id, note)
+        self._store.describe(self.experiment_id, _HINT + note)
         self._store.set_status(run, status)
 
     def register(self, name: str, cell: MirroredCell, weights: Path, tags: Mapping[str, str]) -> tuple[str, bool]:
@@ -171,12 +178,10 @@ class Mirror:
 
     def _create(self, cell: MirroredCell, launch_id: str, started: float | None, status: str) -> StoredRun:
         folder = cell.folder.path
-        tags = {**cell.axes, SIGNATURE: cell.signature, "rankmatch.folder": str(folder)}
+        tags = {**cell.axes, **_SOURCE, SIGNATURE: cell.signature, "rankmatch.folder": str(folder)}
         if launch_id:
             tags[PARENT] = self._launch(launch_id).id
-        run = self._store.create_run(self.experiment_id, folder.name.partition("-")[2], tags, started, status)
-        self._store.log_file(run, folder / CONFIG)
-        return run
+        return self._store.create_run(self.experiment_id, folder.name.partition("-")[2], tags, started, status)
 
     def _last_steps(self, run: StoredRun, num_workers: int) -> dict[str, int]:
         if run.tags.get(STATUS) == "done":
