@@ -60,7 +60,7 @@ def launch(
         float, typer.Option(min=0.01, max=1, help="Share of a GPU for each training process, where there is one.")
     ] = 1.0,
     tracking_uri: Annotated[
-        str, typer.Option(help="MLflow store; default: SQLite in the runs folder.", envvar="MLFLOW_TRACKING_URI")
+        str, typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder.")
     ] = "",
 ) -> None:
     """Train the cells of a grid that are not trained yet, and end with its table."""

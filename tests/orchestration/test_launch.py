@@ -1,46 +1,11 @@
-import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from launcher import Launcher
 
-from orchestration.launch import Options, launch
 from orchestration.run_folder import folders
-
-SMALL = Path(__file__).with_name("small.yaml")
-
-
-class Launcher:
-    """Launches the small grid inline and keeps what was printed."""
-
-    def __init__(self, folder):
-        self.file, self.runs, self.printed = folder / "small.yaml", folder / "runs", ""
-        shutil.copy(SMALL, self.file)
-
-    def __call__(self, *overrides, **options):
-        console = Console(record=True, width=160, file=io.StringIO())
-        settings = {"cluster": "inline", "runs": self.runs} | options
-        code = launch(Options(grid=str(self.file), overrides=overrides, **settings), console)
-        self.printed = console.export_text()
-        return code
-
-    def attempts(self):
-        found = folders(self.runs / "small").values()
-        return {folder.path.name.partition("-")[2]: len(folder.attempts()) for folder in found}
-
-
-@pytest.fixture(scope="module")
-def launched(tmp_path_factory):
-    launcher = Launcher(tmp_path_factory.mktemp("launched"))
-    launcher.code = launcher()
-    return launcher
-
-
-@pytest.fixture
-def fresh(tmp_path):
-    return Launcher(tmp_path)
 
 
 def test_launch_ends_with_the_table_the_report_and_where_things_are(launched):
