@@ -13,7 +13,7 @@ from types import FrameType
 import filelock
 from rich.console import Console
 
-from orchestration import cells, costs, files, grid, plan, preflight, provenance, report, results, tables
+from orchestration import cells, costs, files, grid, index, plan, preflight, provenance, report, results, tables
 from orchestration.grid import Grid
 from orchestration.plan import Plan
 from orchestration.progress import Progress, Snapshot
@@ -35,6 +35,8 @@ class Options:
     cluster: str = "local"
     runs: Path = field(default_factory=lambda: Path("runs"))
     dry_run: bool = False
+    scripts: bool = True
+    """A dry run on Slurm prints the scripts too."""
     max_concurrent: int | None = None
     num_cpus_per_worker: int = 1
     num_gpus_per_worker: float = 1.0
@@ -65,6 +67,7 @@ def launch(options: Options, console: Console) -> int:
     console.print("\n".join(plan.summary(planned)), highlight=False, markup=False, soft_wrap=True)
     if options.dry_run:
         say_missing_inputs(loaded, console)
+        refuse_budget(planned, options)
         return 0
     grid_dir.mkdir(parents=True, exist_ok=True)
     with only_launch_of(grid_dir):
@@ -89,7 +92,7 @@ def make_plan(
     """Compare a grid with its run folders; touches nothing."""
     found = folders(grid_dir)
     states = {signature: folder.state() for signature, folder in found.items()}
-    measured = _measured_pace(loaded, found, states)
+    measured = _measured_pace(loaded, states)
     device = _device(loaded, options)
     return plan.make_plan(
         loaded.cells,
@@ -195,6 +198,9 @@ def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[st
 def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     """Make the folder of this launch, which is returned, and those of the cells that it starts."""
     files.replace(grid_dir / "grid.yaml", loaded.text)
+    by_place = {cell.signature: place for place, cell in enumerate(loaded.cells)}
+    items = sorted(planned.items, key=lambda item: by_place[item.cell.signature])
+    index.write(grid_dir, items, uses_gpus=planned.uses_gpus)
     launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     launch_dir.mkdir(parents=True)
     files.replace(launch_dir / "grid.yaml", loaded.text)
@@ -307,15 +313,14 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _measured_pace(loaded: Grid, found: Mapping[str, RunFolder], states: Mapping[str, FolderState]) -> dict[str, float]:
+def _measured_pace(loaded: Grid, states: Mapping[str, FolderState]) -> dict[str, float]:
     """Return seconds a step by method, from the finished cells of the grid."""
     pace: dict[str, list[float]] = {}
     for cell in loaded.cells:
         state = states.get(cell.signature)
         if state is None or state.status != "done" or not state.num_steps:
             continue
-        duration_s = (found[cell.signature].result() or {}).get("duration_s", 0.0)
-        pace.setdefault(cell.config.numerics.method.name, []).append(duration_s / state.num_steps)
+        pace.setdefault(cell.config.numerics.method.name, []).append(state.duration_s / state.num_steps)
     return {method: sum(values) / len(values) for method, values in pace.items()}
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,19 +84,16 @@ def _copy(root: Path, target: Path) -> None:
 
 def _difference(root: Path) -> str:
     """Return the difference to the commit as text; new files are named in it by `git add --intent-to-add` of a copy."""
-    index = root / ".git" / f"index.{os.getpid()}"
-    environment = {**os.environ, "GIT_INDEX_FILE": str(index)}
-    git = ["git", "-C", str(root)]
-    try:
+    sources = [name for name in provenance.SOURCES if (root / name).is_dir()]
+    with tempfile.TemporaryDirectory() as folder:  # not in .git, which is a file in a worktree
+        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
         for command in (
             ["read-tree", "HEAD"],
-            ["add", "--intent-to-add", "--", *(name for name in provenance.SOURCES if (root / name).is_dir())],
+            ["add", "--intent-to-add", "--", *sources],
+            ["diff", "HEAD", "--binary"],
         ):
-            subprocess.run([*git, *command], env=environment, capture_output=True, check=True)
-        done = subprocess.run([*git, "diff", "HEAD", "--binary"], env=environment, capture_output=True, check=True)
-        return done.stdout.decode(errors="replace")
-    finally:
-        index.unlink(missing_ok=True)
+            done = subprocess.run(["git", "-C", str(root), *command], env=environment, capture_output=True, check=True)
+    return done.stdout.decode(errors="replace")
 
 
 def _state(root: Path) -> bytes:

@@ -51,6 +51,13 @@ def test_allowed_difference_is_stored_with_new_files_and_the_index_is_untouched(
     assert snapshot.take(tmp_path / "grid", allow_dirty=True, root=checkout).path != taken.path
 
 
+def test_difference_is_taken_in_a_worktree_too(checkout, tmp_path):
+    git(checkout, "worktree", "add", "--quiet", tmp_path / "other")
+    (tmp_path / "other/rankmatch/a.py").write_text("second\n")
+    taken = snapshot.take(tmp_path / "grid", allow_dirty=True, root=tmp_path / "other")
+    assert "+second" in taken.difference
+
+
 def test_installation_without_commits_is_copied(checkout, tmp_path):
     subprocess.run(["rm", "-rf", checkout / ".git"], check=True)
     taken = snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout)
