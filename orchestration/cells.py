@@ -106,6 +106,7 @@ def changed(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
 short_names_once = cache(short_names)
 
 
+@cache
 def experiments_folder() -> Path:
     """Return the folder of configurations, grids and published numbers: the checkout's, else the installed one."""
     package = Path(__file__).resolve().parent
@@ -207,10 +208,18 @@ def _config(flat: Mapping[str, Any]) -> TrainConfig:
 
 def _build(flat: Mapping[str, Any], section: Any, prefix: str) -> Any:  # noqa: ANN401
     values = {}
-    for name, inner in _parts(section):
-        full = prefix + name
-        values[name] = _build(flat, inner, f"{full}.") if inner else copy(flat[full])  # no two cells share a list
+    for name, full, inner in _named_parts(section, prefix):
+        if inner:
+            values[name] = _build(flat, inner, f"{full}.")
+        else:
+            value = flat[full]
+            values[name] = copy(value) if isinstance(value, list | dict) else value  # no two cells share a list
     return section(**values)
+
+
+@cache
+def _named_parts(section: Any, prefix: str) -> list[tuple[str, str, Any]]:  # noqa: ANN401
+    return [(name, prefix + name, inner) for name, inner in _parts(section)]
 
 
 @cache
@@ -236,24 +245,24 @@ def signature(numerics: NumericsConfig) -> str:
 def _identity(section: Any) -> dict[str, Any]:  # noqa: ANN401
     content: dict[str, Any] = {}
     kind: Any = type(section)
-    for name, is_float, neutral in _hashed_fields(kind):
+    for name, is_section, is_float, neutral in _hashed_fields(kind):
         value = getattr(section, name)
         if neutral and value == neutral[0]:
             continue
-        if is_dataclass(value):
-            inner = _identity(value)
-            content |= {name: inner} if inner else {}  # a later section whose fields are all neutral
+        if is_section:
+            if inner := _identity(value):  # else a later section whose fields are all neutral
+                content[name] = inner
         else:
             content[name] = float(value) if is_float else value  # JSON tells 1 from 1.0, which are equal numbers
     return content
 
 
 @cache
-def _hashed_fields(section: Any) -> list[tuple[str, bool, list[Any]]]:  # noqa: ANN401
+def _hashed_fields(section: Any) -> list[tuple[str, bool, bool, list[Any]]]:  # noqa: ANN401
     kinds, hashed = get_type_hints(section), []
     for part in fields(section):
         neutral = [part.metadata["neutral"]] if "neutral" in part.metadata else []
-        hashed.append((part.name, kinds[part.name] is float, neutral))
+        hashed.append((part.name, is_dataclass(kinds[part.name]), kinds[part.name] is float, neutral))
     return hashed
 
 

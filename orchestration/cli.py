@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestration import cli_bench, cli_slurm
 from orchestration.schedulers import SchedulerError
+
+if TYPE_CHECKING:
+    from orchestration.launch import Options
 
 DEFAULT_GRID = "demo"
 
@@ -28,6 +31,7 @@ ClusterOption = Annotated[
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrent", min=1, help="Cells at a time; default: as many as the machine holds.")
 ]
+BudgetOption = Annotated[float | None, typer.Option(min=0, help="Refuse a plan that is estimated to take more.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a data set.")
@@ -51,9 +55,7 @@ def launch(
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="Submit code that is not committed; its difference is stored.")
     ] = False,
-    budget_gpu_hours: Annotated[
-        float | None, typer.Option(min=0, help="Refuse a plan that is estimated to take more.")
-    ] = None,
+    budget_gpu_hours: BudgetOption = None,
     max_concurrent: ConcurrencyOption = None,
     cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPU cores for each training process.")] = 1,
     gpus_per_worker: Annotated[
@@ -64,18 +66,10 @@ def launch(
     ] = "",
 ) -> None:
     """Train the cells of a grid that are not trained yet, and end with its table."""
-    from rich.console import Console
-
-    from orchestration import campaign
-    from orchestration.launch import LOCAL_CLUSTERS, Options
-    from orchestration.launch import launch as launch_here
-
-    settings = [word for word in overrides or () if word.startswith("cluster.")]
-    options = Options(
+    options = _options(
+        overrides,
         grid=grid,
-        overrides=[word for word in overrides or () if word not in settings],
         cluster=cluster,
-        cluster_settings=settings,
         runs=runs,
         dry_run=dry_run,
         watch=watch,
@@ -86,8 +80,25 @@ def launch(
         num_gpus_per_worker=gpus_per_worker,
         tracking_uri=tracking_uri,
     )
-    begin = launch_here if cluster in LOCAL_CLUSTERS else campaign.launch_on_slurm
-    raise typer.Exit(begin(options, Console()))
+    raise typer.Exit(_begin(options))
+
+
+def _options(overrides: Sequence[str] | None, **settings: Any) -> "Options":  # noqa: ANN401 (as Options takes them)
+    """Divide the words of the command line into those of the grid and those of the site."""
+    from orchestration.launch import Options
+
+    of_site = [word for word in overrides or () if word.startswith("cluster.")]
+    of_grid = [word for word in overrides or () if word not in of_site]
+    return Options(overrides=of_grid, cluster_settings=of_site, **settings)
+
+
+def _begin(options: "Options") -> int:
+    from rich.console import Console
+
+    from orchestration import campaign, launch
+
+    begin = launch.launch if options.cluster in launch.LOCAL_CLUSTERS else campaign.launch_on_slurm
+    return begin(options, Console())
 
 
 @app.command()
@@ -96,6 +107,7 @@ def plan(
     grid: GridOption = DEFAULT_GRID,
     cluster: ClusterOption = "local",
     runs: RunsOption = Path("runs"),
+    budget_gpu_hours: BudgetOption = None,
     max_concurrent: ConcurrencyOption = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Play the launch through on a pool of GPUs; what follows is for that.")
@@ -125,7 +137,17 @@ def plan(
     if given:
         name = next(iter(given)).removeprefix("num_").replace("_", "-")
         raise ValueError(f"--simulate must be given with --{name}; got --{name} alone")
-    launch(overrides, grid, cluster, runs, dry_run=True, max_concurrent=max_concurrent)
+    options = _options(
+        overrides,
+        grid=grid,
+        cluster=cluster,
+        runs=runs,
+        dry_run=True,
+        scripts=False,
+        budget_gpu_hours=budget_gpu_hours,
+        max_concurrent=max_concurrent,
+    )
+    raise typer.Exit(_begin(options))
 
 
 def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[str, Any]) -> None:

@@ -64,10 +64,13 @@ class ClusterConfig:
     controller_partition: str = ""
     controller_time_min: int = 10
     mail_user: str = ""
-    """Slurm mails the controller's end, which is when all jobs of a launch have ended."""
+    """Is mailed when the first cell begins, when one fails for good, and when all is done; by Slurm, when a controller
+    itself fails."""
+    mail_server: str = "localhost"
+    """Takes the mail of jobs, `host` or `host:port`."""
     notify_command: list[str] = field(default_factory=list)
-    """Run with a line of text as its last word when all is done. The address in the variable RANKMATCH_WEBHOOK, which
-    is a secret and stands in no file, gets the line too."""
+    """Run at these times with a line of text as its last word. The address in the variable RANKMATCH_WEBHOOK, which is
+    a secret and stands in no file, gets the line too."""
 
     def __post_init__(self) -> None:
         one_of("cluster.container", self.container, CONTAINERS)

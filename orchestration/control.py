@@ -8,16 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import campaign, grid, launch, registry, slurm_commands, submissions
+from orchestration import campaign, grid, index, launch, registry, slurm_commands, submissions
 from orchestration.grid import Grid
-from orchestration.launch import Options
-from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells
 from orchestration.mlflow_store import StoreError
-from orchestration.run_folder import RunFolder, folders
+from orchestration.run_folder import RESULT, RunFolder, folders
 from orchestration.schedulers import SchedulerError
-from orchestration.slurm_commands import QueuedJob, SlurmError
+from orchestration.slurm_commands import SlurmError
 from orchestration.slurm_state import queued_cells
-from orchestration.status import CellStatus, judge, to_rich, totals
+from orchestration.status import Slurm, judge, to_lines, totals
 
 WATCH_S = 30.0
 
@@ -36,19 +34,22 @@ def grid_folder(runs: Path, name: str) -> Path:
 
 
 def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
-    """Show how the cells stand; watched, until all have ended, with MLflow kept up to date."""
-    loaded, options = _load(grid_dir), Options(runs=grid_dir.parent)
+    """Show how the cells stand; watched, until all have ended, with MLflow kept up to date.
+
+    Where no controller goes on with the grid, the next step is taken here.
+    """
     while True:
-        rows, note = _look(loaded, grid_dir)
-        planned = launch.make_plan(
-            loaded, grid_dir, options, queued={row.signature: row.job for row in rows if row.job}
-        )
-        console.print(to_rich(rows))
-        for line in [*totals(rows, planned), *([note] if note else [])]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        notes = _go_on(grid_dir, console)
+        slurm, silence = _ask(grid_dir)
+        found = folders(grid_dir)
+        rows = [
+            judge(cell, found.get(cell.signature, RunFolder(grid_dir / "cells" / cell.folder_name)), slurm)
+            for cell in index.read(grid_dir)
+        ]
+        console.out("\n".join([*to_lines(rows), *totals(rows), *notes, *silence]), highlight=False)
         if not watch or not any(row.standing.is_open for row in rows):
             return
-        _sync(loaded, grid_dir)
+        _sync(_load(grid_dir), grid_dir)
         time.sleep(WATCH_S)
 
 
@@ -142,13 +143,7 @@ def register(
 
 def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
     with launch.only_launch_of(grid_dir):
-        mirror = GridMirror(
-            last_tracking_uri(tracking_uri, grid_dir),
-            grid_dir,
-            mirrored_cells(loaded, launch.run_folders(loaded, grid_dir)),
-        )
-        mirror.start()
-        warning = mirror.finish()
+        warning = launch.mirror_of(loaded, grid_dir, tracking_uri).finish()
     if warning:
         raise SchedulerError(f"MLflow is not up to date: {warning}")
 
@@ -157,17 +152,41 @@ def _load(grid_dir: Path) -> Grid:
     return replace(grid.load(str(grid_dir / "grid.yaml"), ()), name=grid_dir.name)
 
 
-def _look(loaded: Grid, grid_dir: Path) -> tuple[list[CellStatus], str]:
-    """Return a row for each cell, and what could not be asked."""
-    queued: dict[str, QueuedJob] | None = {}
-    note = ""
-    if submissions.read(grid_dir):
-        try:
-            queued = queued_cells(grid_dir)
-        except SlurmError as error:
-            queued, note = None, f"{error}; the states are those of the run folders alone"
-    found = launch.run_folders(loaded, grid_dir)
-    return [judge(cell, found[cell.signature], queued) for cell in loaded.cells], note
+def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
+    """Return what Slurm says, and what could not be asked."""
+    submitted = submissions.newest_jobs(grid_dir)
+    if not submitted:
+        return Slurm({}, {}, {}), []
+    try:
+        queued = queued_cells(grid_dir)
+    except SlurmError as error:
+        return Slurm(submitted, None, {}), [f"{error}; the states are those of the run folders alone"]
+    unclear = [
+        job
+        for name, job in submitted.items()
+        if name not in queued and not (grid_dir / "cells" / name / RESULT).exists()
+    ]
+    return Slurm(submitted, queued, slurm_commands.ended(unclear)), []
+
+
+def _go_on(grid_dir: Path, console: Console) -> list[str]:
+    """Take the next step of a grid that has no controller; return what to say of one whose controller is gone."""
+    try:
+        launch_dir = campaign.waits_for_a_step(grid_dir)
+        if launch_dir is None or campaign.controller_job(launch_dir) in slurm_commands.queue():
+            return []
+    except SlurmError:
+        return []
+    if campaign.has_controller(launch_dir):
+        job = campaign.controller_job(launch_dir)
+        what = f"job {job}, which should go on with this grid, is gone" if job else "no job goes on with this grid"
+        return [f"{what}; the launch command does"]
+    console.print("no job goes on with this grid by itself (cluster.controller=false): taking the next step")
+    try:
+        campaign.take_step(launch_dir, console)
+    except ValueError as error:
+        return [f"the next step was not taken: {error}"]
+    return []
 
 
 def _chosen(grid_dir: Path, cells: Sequence[str], *, only_one: bool = False) -> list[RunFolder]:

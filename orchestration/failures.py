@@ -44,6 +44,10 @@ class Failure:
     message: str
     traceback: str
     """The last lines of it."""
+    exit_code: str = ""
+    """Of the process that vanished: a number, `signal 9`, or as Slurm writes it."""
+    slurm_state: str = ""
+    """What Slurm says became of the job."""
 
     @classmethod
     def of(cls, error: BaseException, num_lines: int = 40) -> Self:

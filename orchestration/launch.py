@@ -14,9 +14,22 @@ from types import FrameType
 import filelock
 from rich.console import Console
 
-from orchestration import cells, costs, files, grid, plan, preflight, provenance, report, results, simulate, tables
+from orchestration import (
+    cells,
+    costs,
+    files,
+    grid,
+    index,
+    plan,
+    preflight,
+    provenance,
+    report,
+    results,
+    simulate,
+    tables,
+)
 from orchestration.grid import Grid
-from orchestration.launch_mirror import GridMirror, mirrored_cells, tracking_uri, where
+from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri, where
 from orchestration.plan import Plan
 from orchestration.progress import Progress, Snapshot
 from orchestration.run_cell import launcher
@@ -38,6 +51,8 @@ class Options:
     cluster: str = "local"
     runs: Path = field(default_factory=lambda: Path("runs"))
     dry_run: bool = False
+    scripts: bool = True
+    """A dry run on Slurm prints the scripts too."""
     max_concurrent: int | None = None
     num_cpus_per_worker: int = 1
     num_gpus_per_worker: float = 1.0
@@ -68,6 +83,7 @@ def launch(options: Options, console: Console) -> int:
     console.print("\n".join(plan.summary(planned)), highlight=False, markup=False, soft_wrap=True)
     if options.dry_run:
         say_missing_inputs(loaded, console)
+        refuse_budget(planned, options)
         return 0
     grid_dir.mkdir(parents=True, exist_ok=True)
     with only_launch_of(grid_dir):
@@ -104,7 +120,7 @@ def make_plan(
     """Compare a grid with its run folders; touches nothing."""
     found = folders(grid_dir)
     states = {signature: folder.state() for signature, folder in found.items()}
-    measured = _measured_pace(loaded, found, states)
+    measured = _measured_pace(loaded, states)
     device = _device(loaded, options)
     return plan.make_plan(
         loaded.cells,
@@ -147,7 +163,7 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     try:
         stopped = bool(jobs) and _work(scheduler, jobs, planned, launch_dir, mark, console)
     finally:
-        end_with_results(loaded, grid_dir, mirror, options, console)
+        end_with_results(loaded, grid_dir, mirror, console)
     if stopped:
         console.print("Stopped. The same command goes on from the newest checkpoints.")
         return 130
@@ -173,12 +189,26 @@ def begin_mirror(
     return mirror, mark
 
 
-def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, options: Options, console: Console) -> None:
+def mirror_of(loaded: Grid, grid_dir: Path, uri: str = "", launch_id: str = "") -> GridMirror:
+    """Begin to bring MLflow up to date for a grid that was launched before; empty: into the store of its last launch.
+
+    Raises:
+        ValueError: That store needs a password, which is not given.
+    """
+    cells_of_grid = mirrored_cells(loaded, run_folders(loaded, grid_dir))
+    mirror = GridMirror(
+        last_tracking_uri(uri, grid_dir), grid_dir, cells_of_grid, Launch(launch_id) if launch_id else None
+    )
+    mirror.start()
+    return mirror
+
+
+def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, console: Console) -> None:
     """Write table, report and figures, bring MLflow up to date, and say where all that is."""
     written = finish(loaded, grid_dir, console)
     with console.status("writing the last rows to MLflow"):
         warning = mirror.finish_launch(loaded, run_folders(loaded, grid_dir), written)
-    _say_where(grid_dir, written[0], options, console)
+    _say_where(grid_dir, written[0], mirror.uri, console)
     if warning:
         say_outdated(warning, console)
 
@@ -226,6 +256,9 @@ def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[st
 def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     """Make the folder of this launch, which is returned, and those of the cells that it starts."""
     files.replace(grid_dir / "grid.yaml", loaded.text)
+    by_place = {cell.signature: place for place, cell in enumerate(loaded.cells)}
+    items = sorted(planned.items, key=lambda item: by_place[item.cell.signature])
+    index.write(grid_dir, items, uses_gpus=planned.uses_gpus)
     launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     launch_dir.mkdir(parents=True)
     files.replace(launch_dir / "grid.yaml", loaded.text)
@@ -352,15 +385,14 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _measured_pace(loaded: Grid, found: Mapping[str, RunFolder], states: Mapping[str, FolderState]) -> dict[str, float]:
+def _measured_pace(loaded: Grid, states: Mapping[str, FolderState]) -> dict[str, float]:
     """Return seconds a step by method, from the finished cells of the grid."""
     pace: dict[str, list[float]] = {}
     for cell in loaded.cells:
         state = states.get(cell.signature)
         if state is None or state.status != "done" or not state.num_steps:
             continue
-        duration_s = (found[cell.signature].result() or {}).get("duration_s", 0.0)
-        pace.setdefault(cell.config.numerics.method.name, []).append(duration_s / state.num_steps)
+        pace.setdefault(cell.config.numerics.method.name, []).append(state.duration_s / state.num_steps)
     return {method: sum(values) / len(values) for method, values in pace.items()}
 
 
@@ -385,11 +417,11 @@ def _device(loaded: Grid, options: Options) -> str:
     return "cuda" if provenance.gpus() else "cpu"
 
 
-def _say_where(grid_dir: Path, report_path: Path, options: Options, console: Console) -> None:
+def _say_where(grid_dir: Path, report_path: Path, uri: str, console: Console) -> None:
     lines = {
         "report": str(report_path),
         "run folders": str(grid_dir / "cells"),
-        "MLflow UI": where(tracking_uri(options.tracking_uri, options.runs)),
+        "MLflow UI": where(uri),
     }
     console.print()
     for name, place in lines.items():

@@ -69,7 +69,7 @@ class GridMirror:
     """A grid's experiment, and the thread that writes it."""
 
     def __init__(self, uri: str, grid_dir: Path, cells: Sequence[MirroredCell], launch: Launch | None = None) -> None:
-        self._uri, self._grid_dir, self._cells, self._launch = uri, grid_dir, cells, launch
+        self.uri, self._grid_dir, self._cells, self._launch = uri, grid_dir, cells, launch
         self._mirror: Mirror | None = None
         self._thread: MirrorThread | None = None
         self.warning = ""
@@ -85,19 +85,19 @@ class GridMirror:
             ValueError: The experiment was deleted, or a driver is missing.
         """
         assert self._launch is not None
-        remembered = {"schema": SCHEMA, "uri": without_password(self._uri)}
-        remembered["had_password"] = remembered["uri"] != self._uri
+        remembered = {"schema": SCHEMA, "uri": without_password(self.uri)}
+        remembered["had_password"] = remembered["uri"] != self.uri
         files.replace(self._grid_dir / "launches" / self._launch.id / REMEMBERED, files.to_text(remembered))
         try:
             mirror = self.open()
-            if not is_written_by_jobs(self._uri):
+            if not is_written_by_jobs(self.uri):
                 self._mirror = mirror
                 return {}
             mirror.schedule([cell for cell in self._cells if cell.signature in jobs], self._launch.id)
         except StoreError as error:
             self.warning = str(error)
             return {}
-        os.environ[URI_VARIABLE] = self._uri  # jobs inherit it; it is written into no file
+        os.environ[URI_VARIABLE] = self.uri  # jobs inherit it; it is written into no file
         self._mirror = mirror
         return {MIRROR: mirror.experiment_id}
 
@@ -138,9 +138,9 @@ class GridMirror:
             StoreError: The store does not answer.
             ValueError: The experiment was deleted, or a driver is missing.
         """
-        store = Store(self._uri)
+        store = Store(self.uri)
         name = self._grid_dir.name
-        mirror = Mirror(store, store.experiment(name, artifacts_folder(self._uri, self._grid_dir.parent, name)))
+        mirror = Mirror(store, store.experiment(name, artifacts_folder(self.uri, self._grid_dir.parent, name)))
         if self._launch is not None:
             mirror.begin_launch(self._launch)
         return mirror

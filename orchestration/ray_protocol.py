@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 from orchestration.schedulers import JobState
 
@@ -24,3 +25,9 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
             process.wait(2.0)
         except subprocess.TimeoutExpired:
             continue
+
+
+def stop_kind(folder: Path) -> str:
+    """Return why a training was told to end, a value of `FailureClass`; empty: it was not."""
+    path = folder / STOP_FILE
+    return path.read_text().partition("\n")[0] if path.exists() else ""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LEASE_S = 600.0
 """An attempt on another host counts as ended when it has written nothing for so long."""
 CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
-ATTEMPTS, OWNER, EVENTS = "attempts", "owner.json", "events.jsonl"
+ATTEMPTS, OWNER, EVENTS, LOG = "attempts", "owner.json", "events.jsonl", "log"
 ENVIRONMENT = "environment"
 """The event that tells what the training process has."""
 
@@ -66,6 +66,8 @@ class FolderState:
     """Slurm's job of the newest attempt."""
     failure_class: str | None = None
     """A value of `failures.FailureClass`."""
+    duration_s: float = 0.0
+    """That a finished training took, over all attempts."""
     updated: float = 0.0
     """When something was last written, in seconds since 1970."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -120,13 +122,18 @@ class Attempt:
         step = max(first, row.get("step", -1) + 1, *(event.get("step", 0) for event in events), 0)
         return AttemptEnd(FailureClass(last.get("kind", FailureClass.LOST)), first, step, self.owner()["host"])
 
+    def log_tail(self, num_lines: int = 40) -> str:
+        """Return the last lines that it printed."""
+        path = self.path / LOG
+        return "\n".join(path.read_text(errors="replace").splitlines()[-num_lines:]) if path.is_file() else ""
+
     def busy_s(self) -> float:
         """Return the seconds from its begin to what it wrote last."""
         return max(0.0, _last_write(self.path) - datetime.fromisoformat(self.owner()["started"]).timestamp())
 
     def recorder(self) -> Recorder:
         """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
-        return Recorder(self.path)
+        return Recorder(self.path, self.superseded)
 
     def superseded(self) -> bool:
         """Tell whether an attempt with a higher number exists."""
@@ -315,6 +322,7 @@ def _done(result: Row, updated: float) -> FolderState:
         miou=result["last_miou"],
         best_miou=result["best_miou"],
         commit=result["provenance"]["commit"],
+        duration_s=result.get("duration_s", 0.0),
         updated=updated,
         host=result["provenance"].get("host", ""),
         provenance=result["provenance"],

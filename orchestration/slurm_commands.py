@@ -82,15 +82,15 @@ def ended(job_ids: Iterable[str]) -> Mapping[str, EndedJob] | None:
     A job that it does not name is unknown, which says nothing of how it went.
     """
     wanted = sorted(set(job_ids))
-    if not wanted:
-        return {}
-    text = _accounting([f"--jobs={','.join(wanted)}", "--format=JobID,State,ExitCode,NodeList"])
-    if text is None:
-        return None
-    rows = [line.split("|") for line in text.splitlines() if line]
-    return {
-        row[0]: EndedJob(_state(row[1]), row[2], row[3]) for row in rows if _state(row[1]) not in ("RUNNING", "PENDING")
-    }
+    found: dict[str, EndedJob] = {}
+    for first in range(0, len(wanted), 1000):  # one word of a command has at most 128 KiB
+        jobs = ",".join(wanted[first : first + 1000])
+        text = _accounting([f"--jobs={jobs}", "--format=JobID,State,ExitCode,NodeList"])
+        if text is None:
+            return None
+        rows = [line.split("|") for line in text.splitlines() if line]
+        found |= {row[0]: EndedJob(_state(row[1]), row[2], row[3]) for row in rows}
+    return {job: ended for job, ended in found.items() if ended.state not in ("RUNNING", "PENDING")}
 
 
 def job_fields(job_id: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from orchestration import cluster, slurm_commands
 from orchestration.cluster import ClusterConfig
+from orchestration.notices import Notifier
 from orchestration.ray_protocol import TOKEN_VARIABLE
 from orchestration.resources import Resources, resources, shares
 from orchestration.run_folder import RunFolder
@@ -87,7 +88,7 @@ class SlurmScheduler:
         if config.controller_partition:
             parameters["partition"] = config.controller_partition
         if config.mail_user:
-            parameters |= {"mail_user": config.mail_user, "mail_type": "END,FAIL"}
+            parameters |= {"mail_user": config.mail_user, "mail_type": "FAIL"}
         executor = self._executor(launch_dir, parameters)
         with _outside_of_jobs(), _refusals():
             return str(executor.submit(task).job_id)
@@ -147,6 +148,7 @@ class SlurmScheduler:
             num_gpus_per_node=array.resources.gpus_per_node,
             signal_before_s=self._config.signal_before_s,
             requeue=self._config.requeue,
+            notifier=Notifier.of(self._config, launch_dir.parents[1]),
         )
 
     def _executor(self, launch_dir: Path, parameters: dict[str, Any]) -> submitit.SlurmExecutor:

@@ -114,8 +114,9 @@ def test_step_writes_down_what_a_silent_job_died_of_and_follows_the_policy(
     assert bool(resubmitted) is again
     excludes = kind in ("node failure", "lost")
     assert ("#SBATCH --exclude=n7" in "".join(resubmitted)) is excludes
-    if kind not in ("cancelled",):
-        assert last["traceback"] == "last words"
+    assert last["log_tail"] == "last words"
+    if accounted:
+        assert (last["slurm_state"], last["exit_code"]) == (accounted["1_0"][0], "1:0")
 
 
 def test_running_job_is_not_taken_for_lost(options, slurm, console):

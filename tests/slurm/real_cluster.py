@@ -79,7 +79,7 @@ class Grid:
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = self.cluster.environment if self.cluster else None
         return subprocess.run([sys.executable, *words], env=environment, cwd=self.folder, capture_output=True,
-                              text=True, timeout=120, check=False)  # fmt: skip
+                              text=True, timeout=240, check=False)  # fmt: skip
 
     def launch(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.command(str(ROOT / "orchestration/launch_grid.py"), "--grid", "long.yaml", "--cluster", "slurm",
@@ -117,11 +117,14 @@ class Grid:
             with suppress(ProcessLookupError):
                 os.kill(training, signal.SIGCONT)
 
+    def told_to_stop(self) -> bool:
+        return any(self.grid_dir.glob("launches/*/jobs/*/stop"))
+
     def ended(self) -> None:
         wait_until(lambda: self.cell.result() is not None and not self.cluster.slurm("squeue", "--noheader"))
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 120) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
