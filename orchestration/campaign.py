@@ -17,11 +17,11 @@ from orchestration.launch import Options
 from orchestration.notices import Notifier
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
-from orchestration.schedulers import CellJob, Jobs, JobState, SchedulerError
-from orchestration.slurm_commands import SlurmError
+from orchestration.schedulers import CellJob, JobState, SchedulerError
+from orchestration.slurm_commands import QueuedJob, SlurmError
 
 if TYPE_CHECKING:
-    from orchestration.schedulers.slurm import SlurmScheduler
+    from orchestration.schedulers.slurm import SlurmJobs, SlurmScheduler
 
 ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
 
@@ -66,9 +66,14 @@ class Submitted:
 
     planned: Plan
     launch_dir: Path
-    jobs: Jobs | None = None
+    jobs: "SlurmJobs | None" = None
     job_ids: list[str] = field(default_factory=list)
     controller: str = ""
+
+    @property
+    def num_cells(self) -> int:
+        """How many cells got a job."""
+        return len(self.jobs.names) if self.jobs else 0
 
 
 def launch_on_slurm(options: Options, console: Console) -> int:
@@ -224,14 +229,17 @@ def queued(grid_dir: Path) -> dict[str, str]:
     Raises:
         SchedulerError: squeue says nothing.
     """
-    try:
-        found = slurm_state.queued_cells(grid_dir)
-    except SlurmError as error:
-        raise SchedulerError(f"nothing was submitted, as jobs may be there: {error}") from None
     return {
         name.partition("-")[0]: f"job {job.job_id} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
-        for name, job in found.items()
+        for name, job in _queued_jobs(grid_dir).items()
     }
+
+
+def _queued_jobs(grid_dir: Path) -> dict[str, QueuedJob]:
+    try:
+        return slurm_state.queued_cells(grid_dir)
+    except SlurmError as error:
+        raise SchedulerError(f"nothing was submitted, as jobs may be there: {error}") from None
 
 
 def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_dir: Path) -> Submitted:
@@ -241,7 +249,8 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
     software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty} | campaign.difference
     owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software,
              **campaign.mark}  # fmt: skip
-    scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign)
+    busy = [job.job_id for job in _queued_jobs(launch_dir.parents[1]).values()]
+    scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign, busy)
     handle = scheduler.submit(jobs, launch_dir, owner)
     ids = [submission.job_id for submission in handle.submissions]
     controller = ""
@@ -251,10 +260,12 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
     return Submitted(planned, launch_dir, handle, ids, controller)
 
 
-def _scheduler(site: ClusterConfig, sources: Path, limits: "Options | Campaign") -> "SlurmScheduler":
+def _scheduler(
+    site: ClusterConfig, sources: Path, limits: "Options | Campaign", busy: Sequence[str] = ()
+) -> "SlurmScheduler":
     from orchestration.schedulers.slurm import SlurmScheduler
 
-    return SlurmScheduler(site, sources, max_concurrent=limits.max_concurrent)
+    return SlurmScheduler(site, sources, max_concurrent=limits.max_concurrent, busy=busy)
 
 
 def _dry_run(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig, console: Console) -> int:
@@ -279,10 +290,10 @@ def _say_what(submitted: Submitted, options: Options, console: Console) -> None:
     if not submitted.job_ids:
         console.print("nothing to submit")
         return
-    count = len(submitted.planned.jobs)
-    lines = [
-        f"submitted: {count} cells as {'jobs' if len(submitted.job_ids) > 1 else 'job'} {', '.join(submitted.job_ids)}"
-    ]
+    count, due = submitted.num_cells, len(submitted.planned.jobs)
+    how_many = f"{count} cells" if count == due else f"{count} of {due} cells, as many as the site takes,"
+    jobs = "jobs" if len(submitted.job_ids) > 1 else "job"
+    lines = [f"submitted: {how_many} as {jobs} {', '.join(submitted.job_ids)}"]
     if submitted.controller:
         lines.append(f"job {submitted.controller} goes on when they have ended, and writes the table in the end")
     name = submitted.launch_dir.parents[1].name

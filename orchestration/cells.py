@@ -20,6 +20,7 @@ from rankmatch.hashing import sha256_of
 SCHEMA = 1
 SIGNATURE_LENGTH = 12
 MAX_SLUG_LENGTH = 80
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C it is ten times as fast
 WEIGHTS, WEIGHTS_SHA256 = "execution.backbone.weights", "numerics.backbone.weights_sha256"
 
 
@@ -281,7 +282,7 @@ def _slug_part(key: str, text: str) -> str:
 
 def to_yaml(config: TrainConfig) -> str:
     """Write a configuration as YAML; `from_yaml` reads back an equal one."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+    return str(yaml.dump(asdict(config), Dumper=_DUMPER, sort_keys=False, allow_unicode=True))
 
 
 def from_yaml(text: str) -> TrainConfig:

@@ -56,7 +56,8 @@ class ClusterConfig:
     signal_before_s: int = 120
     """How long before its time limit a job is told to write its checkpoint."""
     max_submit: int = 0
-    """No more jobs of a launch are in the queue at a time; the rest follows when these have ended. 0: all."""
+    """No more jobs of a launch are in the queue at a time; the rest follows when these have ended. 0: as many as
+    account and qos allow (MaxSubmitJobs), where the site says it."""
     requeue: bool = True
     """False where the site refuses requeueing: a new job takes over."""
     controller: bool = True
@@ -80,6 +81,17 @@ class ClusterConfig:
                           ("time_factor", 1), ("max_time_min", 0), ("signal_before_s", 1), ("max_submit", 0),
                           ("controller_time_min", 1)):  # fmt: skip
             in_range(PREFIX + name, getattr(self, name), low)
+        for name in ("partition", "account", "qos", "constraint", "reservation", "wckey", "exclude", "gpu_type",
+                     "controller_partition"):  # fmt: skip
+            _one_line(name, getattr(self, name))
+        for key, value in self.extra.items():
+            _one_line(f"extra {key}", key + value)
+
+
+def _one_line(name: str, value: str) -> None:
+    """Refuse what would end a line of the batch script and begin a command."""
+    if "\n" in value or "\r" in value:
+        raise ValueError(f"{PREFIX}{name} must be one line; got {value!r}")
 
 
 def load(name: str, settings: Iterable[str] = ()) -> ClusterConfig:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from rich.console import Console
 
 from orchestration import campaign, grid, index, launch, registry, slurm_commands, submissions
 from orchestration.grid import Grid
+from orchestration.index import IndexedCell
 from orchestration.mlflow_store import StoreError
-from orchestration.run_folder import RESULT, RunFolder, folders
+from orchestration.run_folder import LOG, RESULT, RunFolder, folders
 from orchestration.schedulers import SchedulerError
 from orchestration.slurm_commands import SlurmError
 from orchestration.slurm_state import queued_cells
@@ -42,10 +43,7 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
         notes = _go_on(grid_dir, console)
         slurm, silence = _ask(grid_dir)
         found = folders(grid_dir)
-        rows = [
-            judge(cell, found.get(cell.signature, RunFolder(grid_dir / "cells" / cell.folder_name)), slurm)
-            for cell in index.read(grid_dir)
-        ]
+        rows = [judge(cell, _folder(cell, found, grid_dir), slurm) for cell in index.read(grid_dir)]
         console.out("\n".join([*to_lines(rows), *totals(rows), *notes, *silence]), highlight=False)
         if not watch or not any(row.standing.is_open for row in rows):
             return
@@ -54,26 +52,41 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
 
 
 def logs(grid_dir: Path, cell: str, *, follow: bool = False) -> None:
-    """Print the log of a cell's newest attempt, or what its newest job printed; following, until interrupted.
+    """Print the log of a cell's newest attempt, or what its newest job printed; following, until it is done.
 
     Raises:
         ValueError: No cell, or several, are meant, or nothing was printed yet.
     """
     (folder,) = _chosen(grid_dir, [cell], only_one=True)
-    attempts = folder.attempts()
-    path = attempts[-1].path / "log" if attempts else None
-    if path is None or not path.is_file():
-        job = submissions.newest_jobs(grid_dir).get(folder.path.name, "")
-        path = next(iter(sorted(grid_dir.glob(f"launches/*/jobs/{job}_0_log.out"))), None) if job else None
+    path = _log(grid_dir, folder)
     if path is None:
         raise ValueError(f"{folder.path.name} has printed nothing yet")
+    while path is not None:
+        path = _print_log(path, grid_dir, folder, follow=follow)
+
+
+def _log(grid_dir: Path, folder: RunFolder) -> Path | None:
+    attempts = folder.attempts()
+    path = attempts[-1].path / LOG if attempts else None
+    if path is not None and path.is_file():
+        return path
+    job = submissions.newest_jobs(grid_dir).get(folder.path.name, "")
+    return next(iter(sorted(grid_dir.glob(f"launches/*/jobs/{job}_0_log.out"))), None) if job else None
+
+
+def _print_log(path: Path, grid_dir: Path, folder: RunFolder, *, follow: bool) -> Path | None:
+    """Print a log and what is added to it; return the next attempt's once that has one."""
     sys.stdout.write(f"{path}\n")
     with path.open(encoding="utf-8", errors="replace") as file:
         sys.stdout.write(file.read())
-        while follow:
+        while follow and folder.result() is None:
             sys.stdout.flush()
             time.sleep(1.0)
+            following = _log(grid_dir, folder)
             sys.stdout.write(file.read())
+            if following not in (None, path):
+                return following
+    return None
 
 
 def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
@@ -150,6 +163,10 @@ def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
 
 def _load(grid_dir: Path) -> Grid:
     return replace(grid.load(str(grid_dir / "grid.yaml"), ()), name=grid_dir.name)
+
+
+def _folder(cell: IndexedCell, found: Mapping[str, RunFolder], grid_dir: Path) -> RunFolder:
+    return found.get(cell.signature) or RunFolder(grid_dir / "cells" / cell.folder_name)
 
 
 def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:

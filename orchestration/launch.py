@@ -29,6 +29,7 @@ from orchestration import (
     tables,
 )
 from orchestration.grid import Grid
+from orchestration.index import IndexedCell
 from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri, where
 from orchestration.plan import Plan
 from orchestration.progress import Progress, Snapshot
@@ -256,9 +257,7 @@ def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[st
 def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     """Make the folder of this launch, which is returned, and those of the cells that it starts."""
     files.replace(grid_dir / "grid.yaml", loaded.text)
-    by_place = {cell.signature: place for place, cell in enumerate(loaded.cells)}
-    items = sorted(planned.items, key=lambda item: by_place[item.cell.signature])
-    index.write(grid_dir, items, uses_gpus=planned.uses_gpus)
+    index.write(grid_dir, _indexed(loaded, planned))
     launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     launch_dir.mkdir(parents=True)
     files.replace(launch_dir / "grid.yaml", loaded.text)
@@ -267,6 +266,22 @@ def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     for item in planned.jobs:
         made[item.cell.signature].create(cells.to_yaml(item.cell.config), item.cell.axes)
     return launch_dir
+
+
+def _indexed(loaded: Grid, planned: Plan) -> list[IndexedCell]:
+    """Return what is kept of each cell, in the grid's order."""
+    items = {item.cell.signature: item for item in planned.items}
+    return [
+        IndexedCell(
+            cell.signature,
+            cell.slug,
+            cell.config.numerics.method.name,
+            items[cell.signature].num_steps,
+            items[cell.signature].seconds_per_step,
+            cell.config.execution.trainer.num_workers if planned.uses_gpus else 0,
+        )
+        for cell in loaded.cells
+    ]
 
 
 def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:

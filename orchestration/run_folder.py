@@ -159,7 +159,7 @@ class RunFolder:
     """The folder of one cell."""
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+        self.path = path
 
     def create(self, config_yaml: str, axes: Mapping[str, str]) -> None:
         """Make the folder with its configuration; in one that is there, replace what differs."""
@@ -167,7 +167,7 @@ class RunFolder:
         for name, text in ((CONFIG, config_yaml), (AXES, files.to_text({"schema": SCHEMA, "axes": dict(axes)}))):
             path = self.path / name
             if not path.exists() or path.read_text() != text:
-                files.replace(path, text)
+                files.replace(path, text, sync=False)  # thousands at once; each launch makes what is missing
 
     def config(self) -> str:
         """Return the configuration as YAML."""
@@ -298,8 +298,8 @@ def folders(grid_dir: Path) -> dict[str, RunFolder]:
     if not (grid_dir / "cells").is_dir():
         return {}
     with os.scandir(grid_dir / "cells") as found:
-        paths = sorted(entry.path for entry in found if _CELL_NAME.match(entry.name))
-    return {Path(path).name.partition("-")[0]: RunFolder(Path(path)) for path in paths}
+        paths = sorted((entry.name, entry.path) for entry in found if _CELL_NAME.match(entry.name))
+    return {name.partition("-")[0]: RunFolder(Path(path)) for name, path in paths}
 
 
 def process_start(pid: int) -> int | None:

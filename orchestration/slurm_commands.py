@@ -3,6 +3,7 @@
 Every call has a time limit, since all of them hang while slurmctld is down.
 """
 
+import getpass
 import os
 import re
 import shutil
@@ -121,6 +122,22 @@ def max_array_size() -> int:
     """
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", _output(["scontrol", "show", "config"]))
     return int(found[1]) if found else 1001
+
+
+def max_submit_jobs(account: str, qos: str) -> int | None:
+    """Return how many jobs this user may have in the queue by account and qos; None where accounting does not say."""
+    user = getpass.getuser()
+    asked = [["assoc", f"user={user}", *([f"account={account}"] if account else []), "format=MaxSubmitJobs"]]
+    if qos:
+        asked.append(["qos", qos, "format=MaxSubmitJobsPerUser"])
+    limits: list[int] = []
+    for words in asked:
+        try:
+            text = _output(["sacctmgr", "--noheader", "--parsable2", "show", *words])
+        except SlurmError:
+            continue  # many sites let users ask nothing; sbatch refuses then
+        limits += [int(word) for word in text.split() if word.isdigit()]
+    return min(limits, default=None)
 
 
 def max_minutes(partition: str) -> int | None:

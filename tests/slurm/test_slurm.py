@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from slurm.real_cluster import Grid, numbers, start, wait_until
 
-from orchestration.run_folder import folders
+from orchestration.run_folder import folders, process_start
 
 pytestmark = pytest.mark.slurm
 
@@ -82,6 +82,45 @@ def test_cell_whose_node_lost_power_goes_on_from_its_checkpoint(make_grid, undis
     grid.begun()
     cluster.cut_power(cluster.slurm("squeue", "--noheader", "--format=%N").strip())
     ends_like(grid, undisturbed, 2)
+
+
+def test_job_whose_node_was_given_up_stops_without_writing_while_its_follower_goes_on(
+    short_folder, tmp_path, undisturbed
+):
+    for cluster in start(short_folder / "shared", 18800, "none", ST_NODE_NS="0"):
+        grid = Grid(cluster, tmp_path / "g")
+        assert grid.launch().returncode == 0
+        grid.begun()
+        first = grid.cell.attempts()[0]
+        with grid.frozen():
+            cluster.give_up(cluster.slurm("squeue", "--noheader", "--format=%N").strip())  # its processes live on
+            wait_until(lambda: grid.cell.attempts()[1:] and grid.cell.attempts()[1].epochs())  # noqa: B023
+            assert process_start(first.owner()["training_pid"]) is not None
+            before = contents(first.path)
+        wait_until(lambda: process_start(first.owner()["pid"]) is None)  # noqa: B023
+        ends_like(grid, undisturbed, 2)
+        assert contents(first.path) == before
+        assert grid.cell.attempts()[1].owner()["slurm"] == {"job": grid.job(), "restart": 1}
+
+
+def contents(attempt: Path) -> dict[str, bytes]:
+    """Return its rows and events, and its best weights; it may have been frozen while it saved a checkpoint."""
+    return {path.name: path.read_bytes() for path in attempt.iterdir() if path.is_file()}
+
+
+def test_cell_that_may_not_be_requeued_goes_on_in_a_new_job_on_another_node(make_grid, undisturbed, cluster):
+    grid = make_grid()
+    assert grid.launch("cluster.requeue=false", "cluster.controller=true").returncode == 0
+    grid.begun()
+    node = cluster.slurm("squeue", "--noheader", "--states=running", "--format=%N").strip()
+    cluster.cut_power(node)
+    ends_like(grid, undisturbed, 2)
+    first, second = grid.cell.attempts()
+    last, job = first.events()[-1], first.owner()["slurm"]["job"]
+    assert (last["kind"], last["slurm_state"]) == ("node failure", "NODE_FAIL")
+    assert last["message"] == f"job {job} on {node}: Slurm says NODE_FAIL, exit code {last['exit_code']}"
+    assert second.owner()["slurm"]["job"] != job
+    assert second.owner()["host"] != node
 
 
 def test_cancelled_cell_waits_for_the_next_launch(make_grid, undisturbed, cluster):
