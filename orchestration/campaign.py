@@ -143,7 +143,8 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     site = cluster.from_values(before.cluster, of_site)
     loaded = replace(grid.load(str(grid_dir / "grid.yaml"), others), name=grid_dir.name)
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
-                      allow_dirty=before.dirty, retried=signatures)  # fmt: skip
+                      allow_dirty=before.dirty, retried=signatures,
+                      tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
     with launch.only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, options, site, console)
     _say_what(submitted, options, console)

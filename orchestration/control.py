@@ -48,7 +48,10 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if not watch or not any(row.standing.is_open for row in rows):
             return
-        _sync(loaded, grid_dir)
+        try:
+            _sync(loaded, grid_dir)
+        except SchedulerError as error:  # the next time, or `sync`, writes it
+            console.print(str(error), highlight=False, markup=False, soft_wrap=True)
         time.sleep(WATCH_S)
 
 
@@ -141,16 +144,12 @@ def register(
 
 
 def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
+    cells = mirrored_cells(loaded, launch.run_folders(loaded, grid_dir))
     with launch.only_launch_of(grid_dir):
-        mirror = GridMirror(
-            last_tracking_uri(tracking_uri, grid_dir),
-            grid_dir,
-            mirrored_cells(loaded, launch.run_folders(loaded, grid_dir)),
-        )
-        mirror.start()
-        warning = mirror.finish()
-    if warning:
-        raise SchedulerError(f"MLflow is not up to date: {warning}")
+        try:
+            GridMirror(last_tracking_uri(tracking_uri, grid_dir), grid_dir, cells).sync()
+        except StoreError as error:
+            raise SchedulerError(f"MLflow is not up to date: {error}") from None
 
 
 def _load(grid_dir: Path) -> Grid:
