@@ -14,7 +14,7 @@ from types import FrameType
 import filelock
 from rich.console import Console
 
-from orchestration import cells, costs, files, grid, plan, preflight, provenance, report, results, tables
+from orchestration import cells, costs, files, grid, plan, preflight, provenance, report, results, simulate, tables
 from orchestration.grid import Grid
 from orchestration.launch_mirror import GridMirror, mirrored_cells, tracking_uri, where
 from orchestration.plan import Plan
@@ -72,6 +72,18 @@ def launch(options: Options, console: Console) -> int:
     grid_dir.mkdir(parents=True, exist_ok=True)
     with only_launch_of(grid_dir):
         return _commit(loaded, grid_dir, options, console)
+
+
+def simulate_launch(options: Options, pool: simulate.Pool, checkpoint_min: float | None, console: Console) -> None:
+    """Print what would come of a grid's launch on a pool of GPUs.
+
+    Raises:
+        ValueError: Something the user can mend.
+    """
+    loaded = grid.load(options.grid, options.overrides)
+    planned = make_plan(loaded, options.runs.resolve() / loaded.name, options)
+    text = simulate.lines(simulate.tasks(planned, checkpoint_min), pool)
+    console.print("\n".join(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def say_missing_inputs(loaded: Grid, console: Console) -> None:

@@ -52,6 +52,18 @@ class SceneConfig:
         in_range("dataset.scenes.size", self.size, 32, 4096)
         in_range("dataset.scenes.seed", self.seed, 0)
 
+    def num_labeled(self, split: str) -> int:
+        """Return how many scenes a split has labeled.
+
+        Raises:
+            ValueError: It is no number, or there are fewer scenes.
+        """
+        if split not in map(str, range(1, self.num_train + 1)):
+            raise ValueError(
+                f"split must be how many of the drawn scenes are labeled, 1 to {self.num_train}; got {split!r}"
+            )
+        return int(split)
+
 
 @dataclass(kw_only=True, slots=True)
 class DatasetConfig:
