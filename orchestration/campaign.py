@@ -148,7 +148,8 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     site = cluster.from_values(before.cluster, of_site)
     loaded = replace(grid.load(str(grid_dir / "grid.yaml"), others), name=grid_dir.name)
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
-                      allow_dirty=before.dirty, retried=signatures)  # fmt: skip
+                      allow_dirty=before.dirty, retried=signatures,
+                      tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
     with launch.only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, options, site, console)
     _say_what(submitted, options, console)
@@ -333,6 +334,7 @@ def _end(launch_dir: Path, loaded: Grid, grid_dir: Path, planned: Plan, console:
     """Write table and report; once nothing runs any more, that is the end of the campaign."""
     campaign = Campaign(**files.read_json(launch_dir / ORDER))
     mirror = launch.mirror_of(loaded, grid_dir, launch_id=campaign.name)
+    mirror.start()
     launch.end_with_results(loaded, grid_dir, mirror, console)
     if _runs(planned):
         return

@@ -47,7 +47,10 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
         console.out("\n".join([*to_lines(rows), *totals(rows), *notes, *silence]), highlight=False)
         if not watch or not any(row.standing.is_open for row in rows):
             return
-        _sync(_load(grid_dir), grid_dir)
+        try:
+            _sync(_load(grid_dir), grid_dir)
+        except SchedulerError as error:  # the next time, or `sync`, writes it
+            console.print(str(error), highlight=False, markup=False, soft_wrap=True)
         time.sleep(WATCH_S)
 
 
@@ -156,9 +159,10 @@ def register(
 
 def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
     with launch.only_launch_of(grid_dir):
-        warning = launch.mirror_of(loaded, grid_dir, tracking_uri).finish()
-    if warning:
-        raise SchedulerError(f"MLflow is not up to date: {warning}")
+        try:
+            launch.mirror_of(loaded, grid_dir, tracking_uri).sync()
+        except StoreError as error:
+            raise SchedulerError(f"MLflow is not up to date: {error}") from None
 
 
 def _load(grid_dir: Path) -> Grid:

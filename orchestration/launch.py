@@ -191,17 +191,15 @@ def begin_mirror(
 
 
 def mirror_of(loaded: Grid, grid_dir: Path, uri: str = "", launch_id: str = "") -> GridMirror:
-    """Begin to bring MLflow up to date for a grid that was launched before; empty: into the store of its last launch.
+    """Return the mirror of a grid that was launched before; without a `uri`, into the store of its last launch.
 
     Raises:
         ValueError: That store needs a password, which is not given.
     """
     cells_of_grid = mirrored_cells(loaded, run_folders(loaded, grid_dir))
-    mirror = GridMirror(
+    return GridMirror(
         last_tracking_uri(uri, grid_dir), grid_dir, cells_of_grid, Launch(launch_id) if launch_id else None
     )
-    mirror.start()
-    return mirror
 
 
 def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, console: Console) -> None:

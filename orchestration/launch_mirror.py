@@ -107,10 +107,14 @@ class GridMirror:
         self._thread = MirrorThread(self.open, sync, mirror=self._mirror)
         self._thread.start()
 
-    def finish(self) -> str:
-        """Write what is left; return what went wrong, if anything."""
-        assert self._thread is not None
-        return self._thread.finish(FINISH_TIMEOUT_S)
+    def sync(self) -> None:
+        """Write all that is missing, now and for as long as it takes.
+
+        Raises:
+            StoreError: The store does not answer.
+            ValueError: The experiment was deleted, or a driver is missing.
+        """
+        self.open().sync(self._cells)
 
     def finish_launch(self, loaded: Grid, found: Mapping[str, RunFolder], written: Sequence[Path]) -> str:
         """Write what is left, then how the launch ended, its tables (the report first) and a figure of all curves.
