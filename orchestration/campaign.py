@@ -14,6 +14,7 @@ from orchestration.cluster import ClusterConfig
 from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
 from orchestration.grid import Grid
 from orchestration.launch import Options
+from orchestration.launch_mirror import last_tracking_uri
 from orchestration.notices import Notifier
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
