@@ -23,7 +23,9 @@ Overrides = Annotated[
 ]
 ClusterOption = Annotated[
     str,
-    typer.Option("--cluster", help="Where cells run: local (a private Ray), inline, slurm, or a site's YAML file."),
+    typer.Option(
+        "--cluster", help="Where cells run: local (a private Ray), inline, ray, slurm, or a site's YAML file."
+    ),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrent", min=1, help="Cells at a time; default: as many as the machine holds.")
@@ -42,10 +44,11 @@ def launch(
     overrides: Overrides = None,
     grid: GridOption = DEFAULT_GRID,
     cluster: ClusterOption = "local",
+    address: Annotated[str, typer.Option(help="HOST:PORT of the Ray of --cluster ray; auto: that of this node.")] = "",
     runs: RunsOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow until the last cell ends; local and inline always do.")
+        bool, typer.Option("--watch", help="Follow until the last cell ends; local, inline and ray always do.")
     ] = False,
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="Submit code that is not committed; its difference is stored.")
@@ -66,7 +69,7 @@ def launch(
     from rich.console import Console
 
     from orchestration import campaign
-    from orchestration.launch import LOCAL_CLUSTERS, Options
+    from orchestration.launch import FOLLOWED_CLUSTERS, Options
     from orchestration.launch import launch as launch_here
 
     settings = [word for word in overrides or () if word.startswith("cluster.")]
@@ -74,6 +77,7 @@ def launch(
         grid=grid,
         overrides=[word for word in overrides or () if word not in settings],
         cluster=cluster,
+        address=address,
         cluster_settings=settings,
         runs=runs,
         dry_run=dry_run,
@@ -85,7 +89,7 @@ def launch(
         num_gpus_per_worker=gpus_per_worker,
         tracking_uri=tracking_uri,
     )
-    begin = launch_here if cluster in LOCAL_CLUSTERS else campaign.launch_on_slurm
+    begin = launch_here if cluster in FOLLOWED_CLUSTERS else campaign.launch_on_slurm
     raise typer.Exit(begin(options, Console()))
 
 
@@ -124,7 +128,7 @@ def plan(
     if given:
         name = next(iter(given)).removeprefix("num_").replace("_", "-")
         raise ValueError(f"--simulate must be given with --{name}; got --{name} alone")
-    launch(overrides, grid, cluster, runs, dry_run=True, max_concurrent=max_concurrent)
+    launch(overrides, grid, cluster, runs=runs, dry_run=True, max_concurrent=max_concurrent)
 
 
 def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[str, Any]) -> None:

@@ -57,11 +57,20 @@ def device() -> str:
 
 def gpus() -> list[str]:
     """Return the name of every NVIDIA GPU of this machine, without importing torch."""
+    return _ask_gpus("name")
+
+
+def gpu_memory_gb() -> list[float]:
+    """Return the memory of every NVIDIA GPU of this machine."""
+    return [int(mib) * 2**20 / 1e9 for mib in _ask_gpus("memory.total") if mib.isdigit()]
+
+
+def _ask_gpus(field: str) -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
-    return [name.strip() for name in names if name.strip()]
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _processor() -> str:
