@@ -26,7 +26,9 @@ Overrides = Annotated[
 ]
 ClusterOption = Annotated[
     str,
-    typer.Option("--cluster", help="Where cells run: local (a private Ray), inline, slurm, or a site's YAML file."),
+    typer.Option(
+        "--cluster", help="Where cells run: local (a private Ray), inline, ray, slurm, or a site's YAML file."
+    ),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrent", min=1, help="Cells at a time; default: as many as the machine holds.")
@@ -47,10 +49,11 @@ def launch(
     overrides: Overrides = None,
     grid: GridOption = DEFAULT_GRID,
     cluster: ClusterOption = "local",
+    address: Annotated[str, typer.Option(help="HOST:PORT of the Ray of --cluster ray; auto: that of this node.")] = "",
     runs: RunsOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow until the last cell ends; local and inline always do.")
+        bool, typer.Option("--watch", help="Follow until the last cell ends; local, inline and ray always do.")
     ] = False,
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="Submit code that is not committed; its difference is stored.")
@@ -70,6 +73,7 @@ def launch(
         overrides,
         grid=grid,
         cluster=cluster,
+        address=address,
         runs=runs,
         dry_run=dry_run,
         watch=watch,
@@ -97,7 +101,7 @@ def _begin(options: "Options") -> int:
 
     from orchestration import campaign, launch
 
-    begin = launch.launch if options.cluster in launch.LOCAL_CLUSTERS else campaign.launch_on_slurm
+    begin = launch.launch if options.cluster in launch.FOLLOWED_CLUSTERS else campaign.launch_on_slurm
     return begin(options, Console())
 
 

@@ -40,6 +40,8 @@ from orchestration.tracking import Launch
 
 PLAN = "plan.txt"
 LOCAL_CLUSTERS = ("local", "inline")
+FOLLOWED_CLUSTERS = (*LOCAL_CLUSTERS, "ray")
+"""Those whose launcher stays until the last cell ends."""
 POLL_S = 0.5
 
 
@@ -50,6 +52,8 @@ class Options:
     grid: str = "demo"
     overrides: Sequence[str] = ()
     cluster: str = "local"
+    address: str = ""
+    """Of the Ray of `--cluster ray`."""
     runs: Path = field(default_factory=lambda: Path("runs"))
     dry_run: bool = False
     scripts: bool = True
@@ -70,6 +74,12 @@ class Options:
     def __post_init__(self) -> None:
         if self.cluster == "inline" and (self.max_concurrent or 1) > 1:
             raise ValueError(f"--max-concurrent must be 1 with --cluster inline; got {self.max_concurrent}")
+        if self.address and self.cluster != "ray":
+            raise ValueError(f"--address must be given with --cluster ray only; got it with --cluster {self.cluster}")
+        if self.cluster == "ray" and not self.address and not self.dry_run:
+            raise ValueError(
+                "--address must be given with --cluster ray: HOST:PORT of the Ray's head, or auto; got none"
+            )
 
 
 def launch(options: Options, console: Console) -> int:
@@ -357,6 +367,7 @@ def cell_jobs(
             num_cpus_per_worker=options.num_cpus_per_worker,
             device=item.cell.config.execution.trainer.device,
             estimate_s=item.estimate_s,
+            gpu_memory_gb=costs.gpu_memory_gb(item.cell.config),
             data=identities[item.cell.signature].as_dict() if identities else {},
         )
         for item in planned.jobs
@@ -370,7 +381,11 @@ def _scheduler(options: Options) -> Scheduler:
         return InlineScheduler()
     from orchestration.schedulers.ray_tune import RayTuneScheduler
 
-    return RayTuneScheduler(max_concurrent=options.max_concurrent, num_gpus_per_worker=options.num_gpus_per_worker)
+    return RayTuneScheduler(
+        max_concurrent=options.max_concurrent,
+        num_gpus_per_worker=options.num_gpus_per_worker,
+        address=options.address,
+    )
 
 
 @contextmanager

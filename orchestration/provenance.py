@@ -109,10 +109,15 @@ def driver() -> str:
     return next(iter(_of_gpus("driver_version")), "")
 
 
+def gpu_memory_gb() -> list[float]:
+    """Return the memory of every NVIDIA GPU of this machine."""
+    return [int(mib) * 2**20 / 1e9 for mib in _of_gpus("memory.total") if mib.isdigit()]
+
+
 def _of_gpus(field: str) -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
-    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
     return [line.strip() for line in lines if line.strip()]
 
