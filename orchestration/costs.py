@@ -186,10 +186,9 @@ def _read_split_size(folder: Path) -> SplitSize:
 def _count_images(path: Path) -> int | None:
     if not path.is_file():
         return None
-    from rankmatch.data.pixels import frames_of
+    from rankmatch.data.pixels import frames_of, list_lines
 
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return sum(len(frames_of(line.split()[0])) for line in lines if line.strip())
+    return sum(len(frames_of(line.split()[0])) for line in list_lines(path) if line.strip())
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Image and label files as pixels."""
+"""Image and label files as pixels, and how split lists name them."""
 
 import re
 import struct
@@ -14,6 +14,18 @@ FRAMES = re.compile(r"(.+#)(\d+)-(\d+)")
 # What PIL raises for broken files, seen by cutting and changing files of eight kinds; SyntaxError is a PNG's chunk.
 UNDECODABLE = (OSError, SyntaxError, TypeError, LookupError, ValueError, EOFError, struct.error,
                Image.DecompressionBombError)  # fmt: skip
+
+
+def list_lines(path: Path) -> list[str]:
+    """Return the lines of a split list.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"split list {path} must be text in UTF-8: {error}") from error
 
 
 def file_of(name: str) -> str:

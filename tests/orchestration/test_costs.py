@@ -38,6 +38,13 @@ def test_unlabeled_list_is_the_rest_of_train_where_it_has_no_file(tmp_path: Path
     assert split_size(compose({"dataset": "camvid", "split": "7", "split_root": str(tmp_path)})) == SplitSize(7, 23)
 
 
+def test_list_that_is_no_text_is_named(tmp_path: Path) -> None:
+    write_lists(tmp_path, **{"7__labeled": 7, "train": 30})
+    (tmp_path / "val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"split list .*val.txt must be text in UTF-8"):
+        split_size(compose({"dataset": "camvid", "split": "7", "split_root": str(tmp_path)}))
+
+
 def test_unknown_split_has_no_steps() -> None:
     assert num_steps(compose({"dataset": "camvid"})) is None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import ray_protocol
+from orchestration import provenance, ray_protocol
 from orchestration.run_cell import launcher
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, ray_tune
@@ -71,6 +71,15 @@ def test_inline_refuses_several_workers(make_cell, launch_dir):
         InlineScheduler().submit([job(make_cell(), num_workers=2)], launch_dir, launcher())
 
 
+def test_inline_refuses_a_gpu_that_is_not_there(monkeypatch):
+    wanted = CellJob(Path("cell"), device="cuda")
+    monkeypatch.setattr(provenance, "gpus", lambda: ["H100"])
+    InlineScheduler().check([wanted])
+    monkeypatch.setattr(provenance, "gpus", list)
+    with pytest.raises(ValueError, match=r"trainer.device must be cpu or auto on a machine without a GPU; got .cuda."):
+        InlineScheduler().check([wanted])
+
+
 def test_cancelled_inline_launch_begins_no_other_cell(make_cell, launch_dir):
     first, second = make_cell(seed=0, epochs=100_000), make_cell(seed=1)
     jobs = InlineScheduler().submit([job(first), job(second)], launch_dir, launcher())
@@ -103,7 +112,6 @@ def test_state_log_keeps_the_last_state_and_drops_a_torn_line(tmp_path):
 LAUNCH = """
 import json, sys, time
 from pathlib import Path
-from orchestration import ray_protocol
 from orchestration.run_cell import launcher
 from orchestration.schedulers import CellJob
 from orchestration.schedulers.ray_tune import RayTuneScheduler
