@@ -1,15 +1,16 @@
 """A step's batch on the device that trains: strong views, CutMix boxes and every other counted draw of the step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import starmap
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from rankmatch.config import AugmentConfig, NumericsConfig
+from rankmatch.config import NumericsConfig
 from rankmatch.data.loaders import Batch
-from rankmatch.data.transforms import cutmix_box, normalise, strong_view
+from rankmatch.data.strong import apply_views, draw_view
+from rankmatch.data.transforms import cutmix_box, normalise
 from rankmatch.distributed import Purpose, generator
 
 NUM_STRONG_VIEWS = {"supervised": 0, "fixmatch": 1, "unimatch": 2, "rankmatch": 2}
@@ -93,20 +94,25 @@ class ViewMaker:
 
     def _strong(self, weak: Images, partner: Images, positions: list[int], epoch: int, number: int) -> StrongView:
         augment = self.numerics.augment
-        own = self._augmented(weak, augment, self._generators(epoch, positions, _VIEW[number]))
-        pasted = self._augmented(partner, augment, self._generators(epoch, positions, _PARTNER_VIEW[number]))
+        images = self._augmented(weak, positions, epoch, _VIEW[number])
         boxes = [cutmix_box(augment.crop_size, augment, g) for g in self._generators(epoch, positions, _BOX[number])]
         box = self._move(torch.stack(boxes))
+        pasted = [place for place, one in enumerate(boxes) if one.any()]
+        if pasted:  # the partners of the others are not seen
+            chosen = self._move(torch.tensor(pasted))
+            partners = self._augmented(
+                partner[chosen], [positions[place] for place in pasted], epoch, _PARTNER_VIEW[number]
+            )
+            images[chosen] = torch.where(box[chosen, None], partners, images[chosen])
         return StrongView(
-            images=normalise(torch.where(box[:, None], pasted, own)),
+            images=normalise(images),
             box=box,
             agent_generators=self._generators(epoch, positions, _AGENT[number]),
         )
 
-    @staticmethod
-    def _augmented(images: Images, augment: AugmentConfig, generators: list[torch.Generator]) -> Images:
-        pairs = zip(images, generators, strict=True)
-        return torch.stack(list(starmap(lambda image, draws: strong_view(image, augment, draws), pairs)))
+    def _augmented(self, images: Images, positions: Sequence[int], epoch: int, purpose: Purpose) -> Images:
+        draws = [draw_view(self.numerics.augment, g) for g in self._generators(epoch, positions, purpose)]
+        return apply_views(images, draws)
 
     def _keep(self, batch: Batch, epoch: int) -> Keep:
         low, high = (
@@ -127,14 +133,14 @@ class ViewMaker:
         draws = torch.stack([torch.rand(channels, generator=draw) for draw in generators])
         return self._move(draws < _KEEP_PROBABILITY)
 
-    def _generators(self, epoch: int, positions: list[int], purpose: Purpose) -> list[torch.Generator]:
+    def _generators(self, epoch: int, positions: Sequence[int], purpose: Purpose) -> list[torch.Generator]:
         return [generator(self.numerics.seed, epoch, position, purpose) for position in positions]
 
     def _normalised(self, images: UInt8[Tensor, "batch 3 height width"]) -> Images:
         return normalise(self._unit(images))
 
     def _unit(self, images: UInt8[Tensor, "batch 3 height width"]) -> Images:
-        return self._move(images).to(torch.get_default_dtype()) / 255
+        return self._move(images).to(torch.get_default_dtype()).div_(255)
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
