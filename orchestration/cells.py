@@ -56,6 +56,8 @@ def missing_inputs(cell: Cell) -> list[str]:
         missing.append(f"data_root must be the folder of {numerics.dataset.name}; got {execution.data_root!r}")
     if execution.split_root and not Path(execution.split_root).is_dir():
         missing.append(f"split_root must be the folder of the split lists; got {execution.split_root!r}")
+    if execution.data_store and not Path(execution.data_store).is_dir():
+        missing.append(f"data_store must be a folder that `rankmatch data pack` wrote; got {execution.data_store!r}")
     return missing
 
 
@@ -163,7 +165,7 @@ def _hydras_name(group: str, choice: str) -> str:
     if not isinstance(split, str):  # YAML reads 1_16 as 116
         raise ValueError(f"{choice}: numerics.split must be text in quotes; got the number {split!r}")
     execution = tree.setdefault("execution", {})
-    for key in ("data_root", "split_root"):
+    for key in ("data_root", "split_root", "data_store"):
         if execution.get(key):  # relative to the file, wherever the command is typed
             execution[key] = str(Path(choice).resolve().parent / execution[key])
     name = f"own_{hashlib.sha256(choice.encode()).hexdigest()[:12]}"

@@ -49,7 +49,8 @@ def test_every_other_command_is_known():
     real = [line for line in others if "../shared/data" in line]  # test_real_data.py runs them, shortened
     assert set(others) - set(real) == {
         "rankmatch table --grid demo",  # test_launch.py
-        "rankmatch data check camvid data_root=camvid",  # test_datasets.py, as the next three
+        "rankmatch data check camvid data_root=camvid",  # test_datasets.py, as the next four
+        "rankmatch data pack camvid data_root=camvid",
         "rankmatch data convert cityscapes cityscapes/gtFine",
         "rankmatch splits download pascal --to splits/pascal",
         "rankmatch splits draw camvid --count 20 --seed 0 --balanced data_root=camvid",

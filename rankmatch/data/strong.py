@@ -5,6 +5,7 @@ Here one call serves all images that are treated alike, the hue turns without a 
 up shifted images, an axis after the other. A CPU takes each image alone and in strips, which stay in its cache.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,14 @@ from rankmatch.config import AugmentConfig
 STRIP_PIXELS = 2**17
 """How many pixels a CPU treats at a time: fewer waste calls, more leave the cache."""
 LUMA = (0.2989, 0.587, 0.114)
+_CONTRAST = 1
+"""Its place in `ViewDraw.factors`."""
 
 Images = Float[Tensor, "batch 3 height width"]
 Values = Float[Tensor, " batch"]
 """One number an image, on the host, in float64."""
+Window = tuple[slice, slice]
+"""Rows and columns of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +64,59 @@ def draw_view(augment: AugmentConfig, generator: torch.Generator) -> ViewDraw:
     )
 
 
-def apply_views(images: Images, draws: Sequence[ViewDraw]) -> Images:
-    """Apply to each image in [0, 1] what was drawn for it: colour jitter, grayscale, true Gaussian blur.
+def distort(images: Images, draws: Sequence[ViewDraw], windows: Sequence[Window] | None = None) -> None:
+    """Apply to each image in [0, 1], in place, what was drawn for it: colour jitter, grayscale, true Gaussian blur.
 
-    The draws are numbers on the host, so they do not depend on the device of the images.
+    The draws are numbers on the host, so they do not depend on the device of the images. Where windows are given, one
+    an image, only what is inside them is sure to be finished.
     """
-    views = images.clone()
-    at_once = 1 if images.device.type == "cpu" else len(draws)
-    for first in range(0, len(draws), at_once):
-        _apply(views[first : first + at_once], draws[first : first + at_once])
-    return views
+    if images.device.type != "cpu":
+        _distort(images, draws, None)
+        return
+    for place, draw in enumerate(draws):
+        _distort(images[place : place + 1], [draw], windows[place] if windows is not None else None)
 
 
-def _apply(images: Images, draws: Sequence[ViewDraw]) -> None:
-    """Apply the draws in place, to every group of images that is treated alike by one call."""
+def _distort(images: Images, draws: Sequence[ViewDraw], window: Window | None) -> None:
+    """Apply the draws to every group of images that is treated alike by one call; a window is that of one image."""
     for place in range(4):
+        if window is not None and _sees_window_alone(draws[0], place):
+            images, window = images[(..., *_grown(window, draws[0]))], None
         for kind, adjust in enumerate((_brighten, _contrast, _saturate, _turn_hue)):
             chosen = {
                 n: draw.factors[kind] for n, draw in enumerate(draws) if draw.jitter and draw.order[place] == kind
             }
             _on_chosen(images, chosen, adjust)
+    if window is not None:  # contrast was last
+        images = images[(..., *_grown(window, draws[0]))]
     _on_chosen(images, {n: 0.0 for n, draw in enumerate(draws) if draw.gray}, _saturate)
     _on_chosen(images, {n: draw.sigma for n, draw in enumerate(draws) if draw.blur}, _blur)
 
 
+def _sees_window_alone(draw: ViewDraw, place: int) -> bool:
+    """Tell whether the pixels beside a window count no more: contrast, which takes their mean, is behind."""
+    return not draw.jitter or _CONTRAST in draw.order[:place]
+
+
+def _grown(window: Window, draw: ViewDraw) -> Window:
+    """Return the window with the neighbours that its blur takes in."""
+    reach = math.ceil(3 * draw.sigma) if draw.blur else 0
+    rows, columns = (slice(max(0, part.start - reach), part.stop + reach) for part in window)
+    return rows, columns
+
+
 def _on_chosen(images: Images, chosen: Mapping[int, float], change: Callable[[Images, Values], None]) -> None:
     """Change some images in place; the keys are their places, the values what `change` takes for each."""
+    if not chosen:
+        return
     values = torch.tensor(list(chosen.values()), dtype=torch.float64)
     if len(chosen) == len(images):
         change(images, values)
-    elif chosen:
-        places = torch.tensor(list(chosen)).to(images.device, non_blocking=True)
-        part = images[places]
-        change(part, values)
-        images[places] = part
+        return
+    places = torch.tensor(list(chosen)).to(images.device, non_blocking=True)
+    part = images[places]
+    change(part, values)
+    images[places] = part
 
 
 def _beside(values: Values, images: Images) -> Float[Tensor, "batch 1 1 1"]:
@@ -139,29 +163,25 @@ def _turn_hue(images: Images, values: Values) -> None:
 def _turn_hue_of(strip: Images, shifts: Float[Tensor, "batch 1 1"]) -> None:
     """Turn the hue by a share of the circle; the largest and the smallest channel of a pixel keep their values.
 
-    On the circle in sixths red is at its largest around 0, green around 2 and blue around 4; each falls linearly
-    between the distances 1 and 2. `lerp` with a weight of 0 or 1 chooses: on a CPU much faster than `where`.
+    The circle is counted in sixths from cyan, -3 to 3: there red is smallest, green is largest at -1, blue at 1. With
+    channels stretched to 0..1, the distance from cyan is 2 + red - green - blue.
     """
     red, green, blue = strip.unbind(1)
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
-    by_red, by_green, by_blue = green - blue, blue - red, red - green
-    by_green.add_(chroma, alpha=2)
-    by_green.lerp_(by_blue.add_(chroma, alpha=4), (high - green).sign_())
-    by_red.lerp_(by_green, high.sub_(red).sign_())
-    sixth = by_red.div_(chroma.clamp_min(torch.finfo(chroma.dtype).tiny))
-    sixth = torch.add(shifts + 1, sixth, alpha=1 / 6).frac_().mul_(6)
-    rising, falling = low - chroma, low.add_(chroma, alpha=2)
-    torch.addcmul(rising, chroma, (sixth - 3).abs_().clamp_(1, 2), out=red)
-    torch.addcmul(falling, chroma, (sixth - 2).abs_().clamp_(1, 2), value=-1, out=green)
-    torch.addcmul(falling, chroma, sixth.sub_(4).abs_().clamp_(1, 2), value=-1, out=blue)
-    strip.clamp_(0, 1)  # rounding
+    sixths = torch.add(red, high, alpha=2).sub_(low).sub_(green).sub_(blue)
+    sixths.div_(chroma.clamp_min(torch.finfo(chroma.dtype).tiny)).copysign_(blue - green)
+    sixths = torch.add(shifts + 1.5, sixths, alpha=1 / 6).frac_().sub_(0.5).mul_(6)
+    rising, falling = low - chroma, torch.add(low, chroma, alpha=2)
+    torch.addcmul(rising, chroma, sixths.abs(), out=red).clamp_(low, high)
+    torch.addcmul(falling, chroma, (sixths + 1).abs_(), value=-1, out=green).clamp_(low, high)
+    torch.addcmul(falling, chroma, sixths.sub_(1).abs_(), value=-1, out=blue).clamp_(low, high)
 
 
 def _blur(images: Images, values: Values) -> None:
     """Blur with true Gaussians, each cut at 3 sigma; beyond the border the edge repeats, as in PIL's blur."""
-    taps = [_beside(column, images) for column in _gaussians(values).unbind(1)]
+    taps = _gaussians(values).to(images, non_blocking=True)[..., None, None, None].unbind(1)
     reach = len(taps) // 2
     padded, first = F.pad(images, [reach] * 4, mode="replicate"), 0
     for strip in _strips(images):

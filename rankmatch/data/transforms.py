@@ -46,14 +46,16 @@ def crop_view(
     return pixels, classes, valid
 
 
-def cutmix_box(size: int, augment: AugmentConfig, generator: torch.Generator) -> Bool[Tensor, "size size"]:
-    """Draw the box that the partner is pasted into; all false with probability 1 - `cutmix_probability`.
+def draw_box(size: int, augment: AugmentConfig, generator: torch.Generator) -> tuple[slice, slice] | None:
+    """Draw rows and columns that the partner is pasted into; None with probability 1 - `cutmix_probability`.
 
     The area is uniform, the aspect ratio (height / width) uniform in [a, 1 / a], the corner uniform in the crop, given
     that the box lies inside: shapes with more places to lie are more frequent, as when boxes that stick out are
     drawn again.
     """
     paste, area_share, top_share, left_share = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    if paste >= augment.cutmix_probability:
+        return None
     area = (augment.min_box_area + area_share * (augment.max_box_area - augment.min_box_area)) * size**2
     ratios = _aspects(augment.min_box_aspect)
     heights, widths = (area * ratios).sqrt().int(), (area / ratios).sqrt().int()
@@ -61,10 +63,7 @@ def cutmix_box(size: int, augment: AugmentConfig, generator: torch.Generator) ->
     shape = torch.multinomial(num_places.double(), 1, generator=generator).item()
     height, width = heights[shape].item(), widths[shape].item()
     top, left = int(top_share * (size - height + 1)), int(left_share * (size - width + 1))
-    box = torch.zeros(size, size, dtype=torch.bool)
-    if paste < augment.cutmix_probability:
-        box[top : top + height, left : left + width] = True
-    return box
+    return slice(top, top + height), slice(left, left + width)
 
 
 @lru_cache(maxsize=4)
@@ -75,8 +74,13 @@ def _aspects(smallest: float) -> Float[Tensor, " shapes"]:
 
 def normalise(image: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
     """Subtract ImageNet's mean from images in [0, 1] and divide by its standard deviation."""
+    return normalise_(image.clone())
+
+
+def normalise_(image: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
+    """Do as `normalise`, in place."""
     mean, std = (image.new_tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (image - mean).div_(std)
+    return image.sub_(mean).div_(std)
 
 
 def eval_view(
@@ -88,7 +92,7 @@ def eval_view(
 
 def eval_image(image: Image.Image) -> Float[Tensor, "3 height width"]:
     """Return the whole image, normalised."""
-    return normalise(_image_tensor(image).to(torch.get_default_dtype()) / 255)
+    return normalise_(_image_tensor(image).to(torch.get_default_dtype()).div_(255))
 
 
 def _resized_part(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:

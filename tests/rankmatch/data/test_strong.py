@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional
 
 from rankmatch.config import AugmentConfig
 from rankmatch.data import strong
-from rankmatch.data.strong import ViewDraw, apply_views, draw_view
+from rankmatch.data.strong import ViewDraw, distort, draw_view
 from rankmatch.distributed import Purpose, generator
 
 AUGMENT = AugmentConfig(crop_size=65)
@@ -34,7 +34,9 @@ def noise(*size: int) -> torch.Tensor:
 
 
 def applied(image: torch.Tensor, draw: ViewDraw) -> torch.Tensor:
-    return apply_views(image[None], [draw])[0]
+    images = image[None].clone()
+    distort(images, [draw])
+    return images[0]
 
 
 def defined(image: torch.Tensor, draw: ViewDraw) -> torch.Tensor:
@@ -60,9 +62,9 @@ def test_strong_views_are_torchvisions(together: bool, monkeypatch: pytest.Monke
     expected = torch.stack([defined(image, view) for image, view in zip(images, views, strict=True)])
     ours = images.clone()
     if together:
-        strong._apply(ours, views)
+        strong._distort(ours, views, None)
     else:
-        ours = apply_views(images, views)
+        distort(ours, views)
     torch.testing.assert_close(ours, expected, atol=5e-6, rtol=0)
 
 
@@ -73,11 +75,16 @@ def test_hue_is_torchvisions(shift: float):
     torch.testing.assert_close(turned, functional.adjust_hue(image, shift), atol=3e-6, rtol=0)
 
 
-def test_views_leave_the_images_alone():
-    images = noise(2, 3, 20, 20)
-    before = images.clone()
-    apply_views(images, [replace(STILL, gray=True, blur=True)] * 2)
-    assert torch.equal(images, before)
+def test_inside_a_window_the_view_is_the_same():
+    images, views = noise(200, 3, 33, 41), [draw_view(AUGMENT, draws(position)) for position in range(200)]
+    places = torch.randint(0, 20, (200, 2), generator=torch.Generator().manual_seed(1)).tolist()
+    windows = [(slice(top, top + 13), slice(left, left + 21)) for top, left in places]
+    whole, parts = images.clone(), images.clone()
+    distort(whole, views)
+    distort(parts, views, windows)
+    assert not torch.equal(whole, parts)
+    for one, other, window in zip(whole, parts, windows, strict=True):
+        torch.testing.assert_close(other[(..., *window)], one[(..., *window)], atol=1e-6, rtol=0)
 
 
 def test_strong_view_is_a_function_of_its_generator():

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from rankmatch.config import AugmentConfig
-from rankmatch.data.transforms import crop_view, cutmix_box, eval_view, normalise
+from rankmatch.data.transforms import crop_view, draw_box, eval_view, normalise
 from rankmatch.distributed import Purpose, generator
 
 AUGMENT = AugmentConfig(crop_size=65)
@@ -19,6 +19,14 @@ def draws(position: int = 0) -> torch.Generator:
 def noise(width: int, height: int, channels: int = 3) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
     return Image.fromarray(values.squeeze(-1) if channels == 1 else values)
+
+
+def box_of(size: int, augment: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+    box = torch.zeros(size, size, dtype=torch.bool)
+    window = draw_box(size, augment, generator)
+    if window is not None:
+        box[window] = True
+    return box
 
 
 def fixed(scale: float, flip: float = 0.0) -> AugmentConfig:
@@ -96,7 +104,7 @@ def test_crops_cover_the_image_and_the_scales():
 
 def test_boxes_have_the_configured_areas_and_aspects():
     always = replace(AUGMENT, cutmix_probability=1)
-    boxes = torch.stack([cutmix_box(321, always, draws(position)) for position in range(400)])
+    boxes = torch.stack([box_of(321, always, draws(position)) for position in range(400)])
     heights, widths = boxes.any(2).sum(1), boxes.any(1).sum(1)
     assert torch.equal(boxes.sum((1, 2)), heights * widths)  # one rectangle
     areas = heights * widths / 321**2
@@ -109,19 +117,19 @@ def test_boxes_have_the_configured_areas_and_aspects():
 
 
 def test_boxes_are_pasted_with_their_probability_and_stay_in_place():
-    some = [cutmix_box(65, AUGMENT, draws(position)) for position in range(1000)]
-    all_ = [cutmix_box(65, replace(AUGMENT, cutmix_probability=1), draws(position)) for position in range(1000)]
+    some = [box_of(65, AUGMENT, draws(position)) for position in range(1000)]
+    all_ = [box_of(65, replace(AUGMENT, cutmix_probability=1), draws(position)) for position in range(1000)]
     assert np.mean([box.any().item() for box in some]) == pytest.approx(0.5, abs=0.05)
     assert all(not box.any() or torch.equal(box, same) for box, same in zip(some, all_, strict=True))
 
 
 def test_box_of_the_whole_crop_can_be_drawn():
     whole = replace(AUGMENT, cutmix_probability=1, min_box_area=1, max_box_area=1)
-    assert cutmix_box(65, whole, draws()).sum() >= 64 * 65
+    assert box_of(65, whole, draws()).sum() >= 64 * 65
 
 
 def test_boxes_reach_every_side():
-    boxes = torch.stack([cutmix_box(65, AUGMENT, draws(position)) for position in range(1000)])
+    boxes = torch.stack([box_of(65, AUGMENT, draws(position)) for position in range(1000)])
     assert all(side.any() for side in (boxes[:, 0], boxes[:, -1], boxes[..., 0], boxes[..., -1]))
 
 
