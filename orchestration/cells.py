@@ -57,6 +57,8 @@ def missing_inputs(cell: Cell) -> list[str]:
         missing.append(f"data_root must be the folder of {numerics.dataset.name}; got {execution.data_root!r}")
     if execution.split_root and not Path(execution.split_root).is_dir():
         missing.append(f"split_root must be the folder of the split lists; got {execution.split_root!r}")
+    if execution.data_store and not Path(execution.data_store).is_dir():
+        missing.append(f"data_store must be a folder that `rankmatch data pack` wrote; got {execution.data_store!r}")
     return missing
 
 

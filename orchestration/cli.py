@@ -197,6 +197,23 @@ def check_data(name: NameArgument, settings: SettingsArgument = None) -> None:
     datasets.check(name, settings or (), Console())
 
 
+@data.command("pack")
+def pack_data(
+    name: NameArgument,
+    settings: SettingsArgument = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Gets the shards; default: packed-decoded or -encoded below data_root.")
+    ] = None,
+    encoded: Annotated[bool, typer.Option("--encoded", help="Keep the bytes of the files instead of pixels.")] = False,
+) -> None:
+    """Pack images and labels for faster reading (data_store=FOLDER); what is packed already is kept."""
+    from rich.console import Console
+
+    from orchestration import datasets
+
+    datasets.pack(name, settings or (), to, "encoded" if encoded else "decoded", Console())
+
+
 @data.command("convert")
 def convert_data(
     name: Annotated[str, typer.Argument(metavar="NAME", help="cityscapes: label ids to train ids.")],

@@ -3,6 +3,7 @@
 import re
 import struct
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +40,18 @@ def frames_of(name: str) -> list[str]:
     return [f"{found[1]}{number}" for number in range(int(found[2]), int(found[3]) + 1)] if found else [name]
 
 
-def read_image(path: Path, name: str) -> Image.Image:
+def read_image(path: Path, name: str, content: bytes | memoryview | None = None) -> Image.Image:
     """Read a grey or colour image of 8 or 16 bits, in mode RGB; of 16 bits the upper 8 are kept.
 
     Args:
         path: May end with the frame of a volume, `#12`.
         name: The file in messages.
+        content: What the file holds, if that is at hand; else it is opened.
 
     Raises:
         ValueError: The file is missing, cannot be decoded, or holds other numbers than these.
     """
-    image = _decoded(path, f"image {name}")
+    image = _decoded(path, f"image {name}", content)
     if image.mode.startswith("I;16"):  # PIL would cut everything above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -57,14 +59,16 @@ def read_image(path: Path, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_label(path: Path, name: str, colours: Sequence[Sequence[int]] = ()) -> npt.NDArray[np.uint8]:
+def read_label(
+    path: Path, name: str, colours: Sequence[Sequence[int]] = (), content: bytes | memoryview | None = None
+) -> npt.NDArray[np.uint8]:
     """Read the values of a label: the indices of a palette file, or the places of its pixels' colours in `colours`.
 
     Raises:
         ValueError: The file is missing, cannot be decoded, has more than one channel though no colours are given, or
             shows a colour that is not given.
     """
-    label = _decoded(path, f"label {name}")
+    label = _decoded(path, f"label {name}", content)
     if colours:
         return _places(np.asarray(label.convert("RGB")), colours, name)
     if label.mode not in ("L", "P", "1"):
@@ -92,11 +96,11 @@ def _codes(colours: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return codes
 
 
-def _decoded(path: Path, what: str) -> Image.Image:
+def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> Image.Image:
     found = FRAME.search(path.name)
     frame = int(found[1]) if found else None
     try:
-        with Image.open(path.with_name(file_of(path.name))) as image:
+        with Image.open(path.with_name(file_of(path.name)) if content is None else BytesIO(content)) as image:
             fault = _fault_of_frame(image, frame)
             if not fault:
                 image.seek(frame or 0)
