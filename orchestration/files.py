@@ -79,10 +79,19 @@ def to_text(content: Mapping[str, Any]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(read_bytes(str(path)))
     except ValueError as error:
         raise ValueError(f"{path} must hold JSON; it is damaged: {error}") from None
     return content
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a file in three calls of the system, for readers of tens of thousands of files."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(handle, os.fstat(handle).st_size)
+    finally:
+        os.close(handle)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from types import FrameType
 import filelock
 from rich.console import Console
 
-from orchestration import cells, costs, files, grid, plan, preflight, provenance, report, results, tables
+from orchestration import cells, costs, files, grid, plan, preflight, provenance, report, results, table_formats
 from orchestration.grid import Grid
 from orchestration.plan import Plan
 from orchestration.progress import Progress, Snapshot
@@ -111,10 +111,8 @@ def make_plan(
 def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
     """Collect the results, print the table and write the report; return the files that were written."""
     records = results.collect(grid_dir, loaded.cells).to_pylist()
-    table = tables.build(records, loaded.table, baseline=loaded.baseline)
     console.print()
-    console.print(tables.to_rich(table))
-    console.print(tables.note(table), highlight=False)
+    table_formats.show(report.build_table(records, loaded.table, baseline=loaded.baseline), console)
     path = report.write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline)
     return [path, grid_dir / report.CSV]
 
