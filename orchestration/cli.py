@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration import cli_slurm
+from orchestration import cli_bench, cli_slurm
 from orchestration.schedulers import SchedulerError
 
 DEFAULT_GRID = "demo"
@@ -35,6 +35,7 @@ splits = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring or
 app.add_typer(data, name="data")
 app.add_typer(splits, name="splits")
 cli_slurm.add_to(app)
+cli_bench.add_to(app)
 
 
 @app.command()
