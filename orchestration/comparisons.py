@@ -83,7 +83,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def ranks(means: Mapping[str, float]) -> dict[str, float]:
     """Rank by mean, the highest first; equal ones share the mean of their places."""
     return {
-        name: 1 + sum(other > mean for other in means.values()) + (sum(other == mean for other in means.values()) - 1) / 2
+        name: 1
+        + sum(other > mean for other in means.values())
+        + (sum(other == mean for other in means.values()) - 1) / 2
         for name, mean in means.items()
     }
 

@@ -7,7 +7,11 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
-SHARED = {"code": ("code", ()), "data": ("data_fingerprint", ("dataset",)), "lists": ("split_sha256", ("dataset", "split"))}
+SHARED = {
+    "code": ("code", ()),
+    "data": ("data_fingerprint", ("dataset",)),
+    "lists": ("split_sha256", ("dataset", "split")),
+}
 """What runs of a row share: the field that names it, and what else must be the same for that."""
 
 

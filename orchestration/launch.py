@@ -113,8 +113,7 @@ def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
     records = results.collect(grid_dir, loaded.cells).to_pylist()
     console.print()
     table_formats.show(report.build_table(records, loaded.table, baseline=loaded.baseline), console)
-    path = report.write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline)
-    return [path, grid_dir / report.CSV]
+    return report.write(loaded, grid_dir)
 
 
 def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:

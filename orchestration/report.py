@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestration import files, published, table_formats, tables
 from orchestration.cells import Cell
+from orchestration.grid import Grid
 from orchestration.layouts import Layout
 from orchestration.results import collect
 from orchestration.run_folder import folders
@@ -29,6 +30,11 @@ def build_table(
 ) -> tables.Table:
     """Build a table of records with the published figures that its layout names."""
     return tables.build(records, layout, metric, baseline, published.figures(layout, records))
+
+
+def write(loaded: Grid, grid_dir: Path) -> list[Path]:
+    """Write a grid's report and table anew; return the files."""
+    return [write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline), grid_dir / CSV]
 
 
 def write_report(

@@ -76,7 +76,7 @@ class Results:
     """A row for each run: `run` (its folder, relative to the root), `grid`, `signature`, the names, the axes as text,
     `FIELDS`. Fractions for mIoU and IoU."""
     epochs: pa.Table | None
-    """A row for each epoch of each run, with `run` before the fields of epochs.jsonl; None where it was not asked for."""
+    """A row for each epoch of each run, with `run` before the fields of epochs.jsonl; None if not asked for."""
 
 
 def collect(grid_dir: Path, cells: Sequence[Cell]) -> pa.Table:
@@ -263,8 +263,7 @@ def export(table: pa.Table, kind: str, path: Path) -> None:
     Raises:
         ValueError: The kind is another one.
     """
-    if kind not in KINDS:
-        raise ValueError(f"--format must be one of {', '.join(KINDS)}; got {kind!r}")
+    check_kind(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -272,6 +271,22 @@ def export(table: pa.Table, kind: str, path: Path) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a format that there is not.
+
+    Raises:
+        ValueError: Naming those that there are.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"--format must be one of {', '.join(KINDS)}; got {kind!r}")
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Make a table of rows that need not have the same fields."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
 
 
 def _to_csv(table: pa.Table, path: Path) -> None:

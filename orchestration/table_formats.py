@@ -14,7 +14,9 @@ from rich.text import Text
 from orchestration.table_lines import Line, Shown, lines, notes, percent
 from orchestration.tables import METRICS, Entry, Table
 
-_STYLES = {"ours": "", "difference": "dim", "published": "dim", "other": "dim italic"}
+_STYLES = {"ours": "", "difference": "dim", "published": "dim", "heading": "dim", "other": "dim italic"}
+WIDE = 8
+"""With more columns LaTeX's table gets small type and the width of the page."""
 _CSV_NUMBERS = (
     "mean_percent",
     "std_percent",
@@ -32,6 +34,7 @@ _CSV_NUMBERS = (
 )
 _CSS = """\
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2px solid #222; }
 th, td { padding: .25rem .8rem; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th { font-weight: 600; }
@@ -40,8 +43,9 @@ thead tr:last-child th { border-bottom: 1px solid #222; }
 th.block { text-align: center; border-bottom: 1px solid #999; }
 tr.ours td { padding-top: .45rem; }
 tr.difference td, tr.published td { color: #666; font-size: .87em; padding-top: 0; }
-tr.difference td.name, tr.published td.name { padding-left: 1.8rem; }
+tr.difference td.name, tr.published td.name, tr.other td.name { padding-left: 1.8rem; }
 tr.other td { color: #666; font-style: italic; }
+tr.heading td { color: #666; border-top: 1px solid #999; }
 p { max-width: 60rem; color: #555; font-size: .87em; }
 .odd { color: #b00; }"""
 _LATEX_SPECIAL = {
@@ -56,33 +60,39 @@ _LATEX_SPECIAL = {
 } | {mark: f"\\{mark}" for mark in "&%$#_{}"}
 
 
-def to_rich(table: Table) -> list[RichTable]:
-    """Draw the table for a terminal, one for each block; marks stand beside bold and underline, which no pipe keeps."""
+def to_rich(table: Table) -> list[tuple[str, RichTable]]:
+    """Draw each block for a terminal, with its title; marks stand beside bold and underline, which no pipe keeps."""
     drawn = []
     for block, columns in table.blocks:
-        part = RichTable(title=table.block_title(block) or None, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        part = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
         for number, title in enumerate(table.titles(columns)):
-            part.add_column(Text(title), justify="left" if number < len(table.row_axes or [""]) else "right")
+            is_name = number < len(table.row_axes or [""])
+            part.add_column(
+                Text(title if is_name else f"{title} "), justify="left" if is_name else "right", no_wrap=is_name
+            )
         for line in lines(table, columns, with_n=table.repeats is None):
-            titles = [("  " if line.kind in ("difference", "published") else "") + line.titles[0], *line.titles[1:]]
+            indent = " " if line.kind in ("difference", "published", "other") else ""
+            titles = [indent + line.titles[0], *line.titles[1:]]
             part.add_row(*map(Text, titles), *map(_rich_place, line.places), style=_STYLES[line.kind])
-        drawn.append(part)
+        drawn.append((table.block_title(block), part))
     return drawn
 
 
 def show(table: Table, console: Console) -> None:
     """Print the table, and a line each for what its numbers and marks are."""
-    for part in to_rich(table):
+    for title, part in to_rich(table):
+        if title:
+            console.print(Text(title, "bold"))
         console.print(part)
+        console.print()
     said = notes(table, best="¹", second="²", significant="*", odd="!", with_n=table.repeats is None)
     console.print("\n".join(said), highlight=False, markup=False)
 
 
 def _rich_place(shown: Shown) -> Text:
+    mark = "*" if shown.is_significant else {1: "¹", 2: "²"}.get(shown.rank or 0, " ")
     style = {1: "bold", 2: "underline"}.get(shown.rank or 0, "")
-    text = Text(shown.text, style)
-    text.append({1: "¹", 2: "²"}.get(shown.rank or 0, " ") if shown.rank or shown.text else "", "not underline")
-    return text.append("*" if shown.is_significant else "").append("!" if shown.is_odd else "")
+    return Text.assemble((shown.text, style), mark if shown.text else "", "!" if shown.is_odd else "")
 
 
 def to_markdown(table: Table) -> str:
@@ -116,25 +126,23 @@ def _markdown_place(shown: Shown) -> str:
 def to_latex(table: Table) -> str:
     """Write the table as a float for LaTeX with booktabs, the blocks side by side."""
     columns = [column for _, block in table.blocks for column in block]
-    width = len(table.row_axes or [""])
-    said = notes(table, best="bold:", second="underlined:", significant="*:", odd="!:", with_n=table.repeats is None)
-    body = [_latex_line(line) for line in lines(table, columns, with_n=table.repeats is None)]
-    firsts = [i for i, line in enumerate(lines(table, columns, with_n=False)) if line.kind == "other"]
-    if firsts:
-        body.insert(firsts[0], r"\midrule")
-    environment = "table*" if len(columns) > 5 else "table"
+    width, with_n = len(table.row_axes or [""]), table.repeats is None
+    said = notes(table, best="bold:", second="underlined:", significant="*:", odd="!:", with_n=with_n)
+    is_wide = len(columns) > WIDE
+    small = "" if is_wide else r"\footnotesize "
+    environment = "table*" if is_wide else "table"
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             f"\\begin{{{environment}}}[t]",
-            r"\centering\small\setlength{\tabcolsep}{4pt}",
+            r"\centering" + (r"\scriptsize\setlength{\tabcolsep}{2.5pt}" if is_wide else r"\small"),
             f"\\caption{{{_latex('; '.join(said))}.}}",
             f"\\begin{{tabular}}{{{'l' * width}{'r' * len(columns)}}}",
             r"\toprule",
             *_latex_blocks(table, width),
             " & ".join(map(_latex, table.titles(columns))) + r" \\",
             r"\midrule",
-            *body,
+            *(_latex_line(line, small) for line in lines(table, columns, with_n=with_n)),
             r"\bottomrule",
             r"\end{tabular}",
             f"\\end{{{environment}}}",
@@ -154,11 +162,12 @@ def _latex_blocks(table: Table, width: int) -> list[str]:
     return ["& " * width + " & ".join(spans) + r" \\", " ".join(rules)]
 
 
-def _latex_line(line: Line) -> str:
-    indent = r"\quad " if line.kind in ("difference", "published") else ""
-    titles = [indent + _latex(line.titles[0]), *map(_latex, line.titles[1:])]
-    text = " & ".join([*titles, *map(_latex_place, line.places)]) + r" \\"
-    return text if line.kind == "ours" else re.sub(r"(^|(?<= & ))(?=[^&\\ ]|\\quad)", r"\\footnotesize ", text)
+def _latex_line(line: Line, small: str) -> str:
+    indent = r"\quad " if line.kind in ("difference", "published", "other") else ""
+    texts = [indent + _latex(line.titles[0]), *map(_latex, line.titles[1:]), *map(_latex_place, line.places)]
+    size = "" if line.kind == "ours" else small
+    rule = "\\midrule\n" if line.kind == "heading" else ""
+    return rule + " & ".join(size + text if text else "" for text in texts) + r" \\"
 
 
 def _latex_place(shown: Shown) -> str:
@@ -188,7 +197,9 @@ def to_html(table: Table, title: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         f"<style>\n{_CSS}\n</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
-        f"<table>\n<thead>\n{head}\n</thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>\n"
+        f"<div class='wide'><table>\n<thead>\n{head}\n</thead>\n<tbody>\n"
+        + "\n".join(rows)
+        + "\n</tbody>\n</table></div>\n"
         f"<p>{html.escape('; '.join(said))}.</p>\n</body>\n</html>\n"
     )
 
@@ -251,7 +262,9 @@ def _four(fraction: float | None) -> str:
 
 
 FORMATS: dict[str, Callable[[Table, str], str]] = {
-    "markdown": lambda table, title: f"# {title}, {METRICS[table.metric]}\n\n{to_markdown(table)}\n{markdown_note(table)}",
+    "markdown": lambda table, title: (
+        f"# {title}, {METRICS[table.metric]}\n\n{to_markdown(table)}\n{markdown_note(table)}"
+    ),
     "latex": lambda table, title: to_latex(table),
     "html": lambda table, title: to_html(table, f"{title}, {METRICS[table.metric]}"),
     "csv": lambda table, title: to_csv(table),

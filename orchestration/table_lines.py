@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestration.comparisons import MIN_T
 from orchestration.tables import DASH, METRICS, Entry, Key, Table
 
-Kind = Literal["ours", "difference", "published", "other"]
+Kind = Literal["ours", "difference", "published", "heading", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +50,29 @@ def lines(table: Table, columns: Sequence[Key], *, with_n: bool) -> list[Line]:
             pairs = zip(entries, figures, strict=True)
             texts = [Shown(_published(entry, figure.value) if figure else "") for entry, figure in pairs]
             found.append(Line("published", _wide(table, "published"), texts))
+    return found + _others(table, columns)
+
+
+def _others(table: Table, columns: Sequence[Key]) -> list[Line]:
+    found = []
     for row in table.other_rows:
         figures = [table.published.get((row, column)) for column in columns]
-        texts = [Shown(f"{100 * figure.value:.1f}" if figure else DASH) for figure in figures]
-        found.append(Line("other", _wide(table, f"{' '.join(filter(None, row))} (published)"), texts))
-    return found
+        if any(figures):
+            texts = [Shown(f"{100 * figure.value:.1f}" if figure else DASH) for figure in figures]
+            found.append(Line("other", _wide(table, " ".join(filter(None, row))), texts))
+    heading = Line("heading", _wide(table, "published:"), [Shown("")] * len(columns))
+    return [heading, *found] if found else []
 
 
 def notes(table: Table, *, best: str, second: str, significant: str, odd: str, with_n: bool) -> list[str]:
-    """Say what the numbers and the marks of a drawn table are, in sentences without a stop; marks as the format has them."""
+    """Say what the numbers and the marks of a drawn table are, a sentence each, with the marks of the format."""
     n = f"over {table.repeats} cells each" if table.repeats and not with_n else "(cells)"
     if table.repeats == 1 and not with_n:
         n = "of one cell each, without a spread"
     said = [f"mIoU in %, {METRICS[table.metric]}: mean ± standard deviation {n}"]
     entries = table.entries.values()
+    if any(entry.estimate and entry.estimate.n < entry.expected for entry in entries):
+        said.append("(1/2): one of two cells is done")
     if any(entry.is_best for entry in entries):
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):
@@ -70,8 +80,8 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     compared = [entry.comparison for entry in entries if entry.comparison]
     if any(made.is_significant for made in compared):
         said.append(f"{significant} paired t test over the cells, p < 0.05 after Holm's correction over the table")
-    elif compared and max(made.n for made in compared) < 3:
-        said.append(f"at most {max(made.n for made in compared)} pairs of cells: too few to test a difference")
+    elif compared and (most := max(made.n for made in compared)) < MIN_T:
+        said.append(f"{most} {'pair' if most == 1 else 'pairs'} of cells at most: too few to test a difference")
     elif compared:
         said.append("no difference is significant (paired t test over the cells, Holm's correction over the table)")
     if any(entry.odd for entry in entries):
@@ -100,7 +110,7 @@ def _shown(entry: Entry | None, with_n: bool) -> Shown:
     spread = "" if made.std is None else f" ± {100 * made.std:.1f}"
     n = f" ({made.n})" if with_n else ""
     if made.n != entry.expected:
-        n = f" ({made.n} of {entry.expected})"
+        n = f" ({made.n}/{entry.expected})"
     return Shown(f"{100 * made.mean:.1f}{spread}{n}", entry.rank, is_odd=bool(entry.odd))
 
 

@@ -111,10 +111,9 @@ class Table:
 
     @property
     def repeats(self) -> int | None:
-        """How many cells every entry has, all of them done; None where entries differ in that."""
-        counts = {(entry.estimate.n if entry.estimate else 0, entry.expected) for entry in self.entries.values()}
-        n, expected = counts.pop() if len(counts) == 1 else (0, 1)
-        return n if n == expected else None
+        """How many cells every entry has, done or not; None where entries differ in that."""
+        counts = {entry.expected for entry in self.entries.values()}
+        return counts.pop() if len(counts) == 1 else None
 
     @property
     def sources(self) -> list[str]:

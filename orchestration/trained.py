@@ -85,7 +85,10 @@ def score(source: Source, console: Console, *, as_trained: bool = False) -> dict
     val = read_val(config)
     loader = val_loader(Splits([], [], val), open_dataset(config))
     is_half = as_trained and config.numerics.trainer.precision == "bfloat16"
-    with Progress(console=console, transient=True) as progress, torch.autocast(device.type, torch.bfloat16, enabled=is_half):
+    with (
+        Progress(console=console, transient=True) as progress,
+        torch.autocast(device.type, torch.bfloat16, enabled=is_half),
+    ):
         scored = evaluation.evaluate(
             model,
             _shown(progress, loader, len(val)),

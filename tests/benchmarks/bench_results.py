@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestration import results
-from orchestration.cells import Cell, to_yaml
+from orchestration.cells import to_yaml
 from rankmatch.config import MethodConfig, NumericsConfig, TrainConfig
 
 METHODS, SPLITS = ("supervised", "fixmatch", "unimatch", "rankmatch"), ("92", "183", "366", "732", "1464")
@@ -29,7 +29,9 @@ def make_runs(root: Path, num_runs: int, num_epochs: int) -> None:
         folder = root / f"grid{number % 3}" / "cells" / f"{number:012x}-{method}-{split}-s{axes['seed']}"
         attempt = folder / "attempts" / "1"
         attempt.mkdir(parents=True)
-        text = yamls[method].replace("split: '92'", f"split: '{split}'").replace("  seed: 0", f"  seed: {axes['seed']}", 1)
+        text = (
+            yamls[method].replace("split: '92'", f"split: '{split}'").replace("  seed: 0", f"  seed: {axes['seed']}", 1)
+        )
         (folder / "config.yaml").write_text(text)
         (folder / "axes.json").write_text(json.dumps({"schema": 1, "axes": axes}, indent=1))
         (folder / "result.json").write_text(json.dumps(_result(draws, num_epochs), indent=1))
