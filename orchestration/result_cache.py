@@ -83,7 +83,7 @@ class ResultCache:
 
 
 def _read(path: Path) -> tuple[pa.Table, dict[str, str]] | None:
-    with suppress(pa.ArrowException, OSError, ValueError, KeyError):
+    with suppress(pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         table = pq.read_table(path, page_checksum_verification=True)
         meta = json.loads(table.schema.metadata[_META])
         if meta["version"] == VERSION:

@@ -1,18 +1,19 @@
-"""Seconds that `rankmatch results` takes to read many runs, with and without its cache."""
+"""`rankmatch results` over 10,000 runs of 80 epochs: without and with a cache; the reference is the bound aimed at."""
 
 import json
-import resource
-import sys
+import shutil
 import tempfile
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import Row, Settings, peak_mb, plain, seconds
 from orchestration import results
 from orchestration.cells import to_yaml
 from rankmatch.config import MethodConfig, NumericsConfig, TrainConfig
 
+COLD_S, WARM_S = 3.0, 0.5
 METHODS, SPLITS = ("supervised", "fixmatch", "unimatch", "rankmatch"), ("92", "183", "366", "732", "1464")
 NUM_CLASSES, NUM_TEMPLATES = 21, 40
 TERMS = ("loss", "loss_x", "loss_fp", "loss_s1", "loss_rank1", "loss_s2", "loss_rank2", "mask_ratio", "learning_rate")
@@ -40,18 +41,27 @@ def make_runs(root: Path, num_runs: int, num_epochs: int) -> None:
         (attempt / "epochs.jsonl").write_text(epochs[number % NUM_TEMPLATES])
 
 
-def seconds(num_runs: int = 10_000, num_epochs: int = 80) -> dict[str, float]:
-    """Return the seconds of a first reading (`cold`, without the cache) and of a second one (`warm`)."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_runs(Path(folder), num_runs, num_epochs)
-        return {name: _timed(Path(folder), num_runs * num_epochs) for name in ("cold", "warm")}
+def rows(settings: Settings) -> Iterator[Row]:
+    """Time the table of runs alone, and with every epoch's row; then the memory of the latter without a cache."""
+    num_runs, num_epochs = (40, 4) if settings.tiny else (10_000, 80)
+    root = Path(tempfile.mkdtemp(prefix="rankmatch-bench-"))
+    try:
+        make_runs(root, num_runs, num_epochs)
+        note = f"{num_runs} runs x {num_epochs} epochs; reference: the bound"
+        for name, with_epochs in (("results", False), ("results_epochs", True)):
+            for kind, bound in (("cold", COLD_S), ("warm", WARM_S)):
+                taken = seconds(lambda with_epochs=with_epochs: results.load(root, with_epochs=with_epochs))
+                yield plain(f"{name}_{kind}", taken, bound, "s", note)
+            shutil.rmtree(root / results.CACHE)
+        grown = peak_mb("bench_results", "loaded", str(root))
+        yield plain("results_memory", grown, grown, "MB", f"{note.partition(';')[0]}, with epochs, cold; no reference")
+    finally:
+        shutil.rmtree(root)
 
 
-def _timed(root: Path, num_rows: int) -> float:
-    began = time.perf_counter()
-    found = results.load(root, with_epochs=True)
-    assert found.epochs is not None and found.epochs.num_rows == num_rows
-    return time.perf_counter() - began
+def loaded(root: str) -> Callable[[], object]:
+    """Prepare to read everything, for `peak_mb`."""
+    return lambda: results.load(Path(root), with_epochs=True)
 
 
 def _config(method: str, split: str, seed: int) -> TrainConfig:
@@ -84,10 +94,3 @@ def _result(draws: np.random.Generator, num_epochs: int) -> dict[str, object]:
         "num_present_classes": NUM_CLASSES,
         "provenance": known | {"packages": packages},
     }
-
-
-if __name__ == "__main__":
-    num_runs = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    for name, value in seconds(num_runs).items():
-        sys.stdout.write(f"{name}: {value:.2f} s\n")
-    sys.stdout.write(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB\n")

@@ -85,7 +85,7 @@ def test_mlflow_holds_a_run_for_each_cell_and_the_launch(launched):
 
 
 def test_table_is_printed_from_the_run_folders_alone(launched, capsys):
-    from orchestration.cli import table
+    from orchestration.cli_results import table
 
     report = launched.runs / "small" / "report.md"
     before = report.read_text()
