@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INTEGERS = ("step", "epoch", "num_epochs", "num_steps")
-RUNS_AT_ONCE = 500
+RUNS_AT_ONCE = 200
 NUM_THREADS = 2
 
 Piece = tuple[bytes, float]

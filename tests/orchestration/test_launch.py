@@ -45,7 +45,14 @@ def fresh(tmp_path):
 
 def test_launch_ends_with_the_table_the_report_and_where_things_are(launched):
     assert launched.code == 0
-    for expected in ("split=4", "rankmatch", "supervised", "(2)", "report.md", "mlflow ui --backend-store-uri"):
+    for expected in (
+        "split=4",
+        "rankmatch",
+        "supervised",
+        "over 2 cells each",
+        "report.md",
+        "mlflow ui --backend-store-uri",
+    ):
         assert expected in launched.printed
     report = (launched.runs / "small" / "report.md").read_text()
     assert "4 of 4 cells are done" in report
