@@ -13,11 +13,13 @@ from orchestration.cluster import ClusterConfig
 from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
 from orchestration.grid import Grid
 from orchestration.launch import Options
+from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells
 from orchestration.notices import notify
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
 from orchestration.schedulers import CellJob, Jobs, JobState, SchedulerError
 from orchestration.slurm_commands import SlurmError
+from orchestration.tracking import Launch
 
 if TYPE_CHECKING:
     from orchestration.schedulers.slurm import SlurmScheduler
@@ -36,6 +38,10 @@ class Campaign:
     snapshot: str
     commit: str
     dirty: bool
+    difference: dict[str, str]
+    """Where what was not committed is kept, and its hash."""
+    mark: dict[str, str]
+    """What attempts hold whose jobs write MLflow themselves."""
     cluster: dict[str, Any]
     max_concurrent: int | None = None
 
@@ -104,8 +110,8 @@ def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterCon
     jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
     _scheduler(site, taken.path, options).check(jobs)
     launch_dir = launch.make_folders(loaded, grid_dir, planned)
-    if taken.difference:
-        files.replace(launch_dir / snapshot.DIFFERENCE, taken.difference)
+    difference = launch.keep_difference(launch_dir, taken.difference) if taken.difference else {}
+    _, mark = launch.begin_mirror(loaded, grid_dir, planned, launch_dir, options, console)
     campaign = Campaign(
         name=launch_dir.name,
         grid_name=loaded.name,
@@ -113,6 +119,8 @@ def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterCon
         snapshot=str(taken.path),
         commit=taken.commit,
         dirty=bool(taken.difference),
+        difference=difference,
+        mark=mark,
         cluster=asdict(site),
         max_concurrent=options.max_concurrent,
     )
@@ -167,8 +175,12 @@ def take_step(launch_dir: Path, console: Console) -> None:
                 _submit(following, planned, jobs, launch.make_folders(loaded, grid_dir, planned)), options, console
             )
             return
-        mirror = launch.start_mirror(loaded, grid_dir, options)
-        launch.end_with_results(loaded, grid_dir, launch_dir, mirror, options, console)
+        uri = last_tracking_uri("", grid_dir)
+        mirror = GridMirror(
+            uri, grid_dir, mirrored_cells(loaded, launch.run_folders(loaded, grid_dir)), Launch(campaign.name)
+        )
+        mirror.start()
+        launch.end_with_results(loaded, grid_dir, mirror, replace(options, tracking_uri=uri), console)
         if all(item.action is not Action.RUNNING for item in planned.items):
             notify(campaign.config(), grid_dir, _outcome(planned, campaign.grid_name))
 
@@ -208,8 +220,9 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
     files.replace(launch_dir / ORDER, files.to_text(asdict(campaign)))
     if not jobs:
         return Submitted(planned, launch_dir)
-    software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty}
-    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software}
+    software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty} | campaign.difference
+    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software,
+             **campaign.mark}  # fmt: skip
     scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign)
     handle = scheduler.submit(jobs, launch_dir, owner)
     ids = [submission.job_id for submission in handle.submissions]

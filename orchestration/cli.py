@@ -1,9 +1,9 @@
 """The command line `rankmatch`, and its `launch` alone as `orchestration/launch_grid.py`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,7 +61,7 @@ def launch(
         float, typer.Option(min=0.01, max=1, help="Share of a GPU for each training process, where there is one.")
     ] = 1.0,
     tracking_uri: Annotated[
-        str, typer.Option(help="MLflow store; default: SQLite in the runs folder.", envvar="MLFLOW_TRACKING_URI")
+        str, typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder.")
     ] = "",
 ) -> None:
     """Train the cells of a grid that are not trained yet, and end with its table."""
@@ -98,9 +98,48 @@ def plan(
     cluster: ClusterOption = "local",
     runs: RunsOption = Path("runs"),
     max_concurrent: ConcurrencyOption = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Play the launch through on a pool of GPUs; what follows is for that.")
+    ] = False,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of the pool.")] = None,
+    mtbf_hours: Annotated[
+        float | None, typer.Option(help="Mean time between failures of one GPU in use; default: none fails.")
+    ] = None,
+    preempt_hours: Annotated[
+        float | None, typer.Option(help="Mean time that a job runs before it is preempted; default: none is.")
+    ] = None,
+    queue_min: Annotated[float | None, typer.Option(help="Minutes that each attempt waits; default: none.")] = None,
+    checkpoint_min: Annotated[
+        float | None, typer.Option(help="Minutes between checkpoints; default: as each cell is configured.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws of what happens; default: 0.")] = None,
 ) -> None:
     """Say what a launch would run, resume and keep, and about how long it would take; needs no data."""
+    settings = {
+        "num_gpus": gpus, "mtbf_hours": mtbf_hours, "preempt_hours": preempt_hours,
+        "queue_min": queue_min, "checkpoint_min": checkpoint_min, "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in settings.items() if value is not None}
+    if simulate:
+        _simulate(grid, overrides or (), runs, given)
+        return
+    if given:
+        name = next(iter(given)).removeprefix("num_").replace("_", "-")
+        raise ValueError(f"--simulate must be given with --{name}; got --{name} alone")
     launch(overrides, grid, cluster, runs, dry_run=True, max_concurrent=max_concurrent)
+
+
+def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[str, Any]) -> None:
+    if "num_gpus" not in settings:
+        raise ValueError("--gpus must be given with --simulate; got none")
+    from rich.console import Console
+
+    from orchestration.launch import Options, simulate_launch
+    from orchestration.simulate import Pool
+
+    checkpoint_min = settings.pop("checkpoint_min", None)
+    options = Options(grid=grid, overrides=overrides, cluster="slurm", runs=runs)  # each worker has a GPU
+    simulate_launch(options, Pool(**settings), checkpoint_min, Console())
 
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A data set of experiments/conf/dataset.")]
@@ -221,7 +260,10 @@ def guarded(command: Callable[[], object]) -> None:
     """Run a command; what the user can mend ends in one message and exit code 2, without a traceback."""
     try:
         command()
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        sys.stderr.write(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}\n")
+        sys.exit(2)
+    except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except SchedulerError as error:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import campaign, grid, launch, slurm_commands, submissions
+from orchestration import campaign, grid, launch, registry, slurm_commands, submissions
 from orchestration.grid import Grid
 from orchestration.launch import Options
+from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells
+from orchestration.mlflow_store import StoreError
 from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import SchedulerError
 from orchestration.slurm_commands import QueuedJob, SlurmError
@@ -46,7 +48,7 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if not watch or not any(row.standing.is_open for row in rows):
             return
-        _sync(loaded, grid_dir, options, console)
+        _sync(loaded, grid_dir)
         time.sleep(WATCH_S)
 
 
@@ -113,15 +115,40 @@ def reconcile(grid_dir: Path, console: Console) -> None:
     sync(grid_dir, console)
 
 
-def sync(grid_dir: Path, console: Console) -> None:
-    """Write what MLflow lacks."""
-    _sync(_load(grid_dir), grid_dir, Options(runs=grid_dir.parent), console)
+def sync(grid_dir: Path, console: Console, tracking_uri: str = "") -> None:
+    """Write what MLflow lacks.
+
+    Raises:
+        SchedulerError: The store does not answer.
+    """
+    _sync(_load(grid_dir), grid_dir, tracking_uri)
     console.print("MLflow is up to date")
 
 
-def _sync(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> None:
+def register(
+    grid_dir: Path, methods: Sequence[str], backbones: Sequence[str], tracking_uri: str, console: Console
+) -> None:
+    """Make the best model of each method and backbone a version of a registered one.
+
+    Raises:
+        ValueError: There is none.
+        SchedulerError: The store does not answer.
+    """
+    try:
+        registry.register(_load(grid_dir), grid_dir, tracking_uri, methods, backbones, console)
+    except StoreError as error:
+        raise SchedulerError(f"nothing more was registered: {error}") from None
+
+
+def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
     with launch.only_launch_of(grid_dir):
-        warning = launch.start_mirror(loaded, grid_dir, options).finish("", ())
+        mirror = GridMirror(
+            last_tracking_uri(tracking_uri, grid_dir),
+            grid_dir,
+            mirrored_cells(loaded, launch.run_folders(loaded, grid_dir)),
+        )
+        mirror.start()
+        warning = mirror.finish()
     if warning:
         raise SchedulerError(f"MLflow is not up to date: {warning}")
 

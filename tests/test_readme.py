@@ -59,6 +59,7 @@ def test_every_other_command_is_known():
         "rankmatch compare pascal_classic pascal_paper --metric miou",
         "rankmatch verify --count 2",
         "rankmatch verify --count 3 --seed 0",
+        "rankmatch register --grid demo",  # test_registry.py
         "rankmatch data check camvid data_root=camvid",  # test_datasets.py, as the next three
         "rankmatch data convert cityscapes cityscapes/gtFine",
         "rankmatch splits download pascal --to splits/pascal",

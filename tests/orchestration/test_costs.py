@@ -40,7 +40,14 @@ def test_unlabeled_list_is_the_rest_of_train_where_it_has_no_file(tmp_path: Path
 
 def test_unknown_split_has_no_steps() -> None:
     assert num_steps(compose({"dataset": "camvid"})) is None
-    assert num_steps(compose({"split": "many"})) is None
+
+
+@pytest.mark.parametrize("split", ["0", "201", "1_16", "04"])
+def test_split_that_the_drawn_scenes_have_not_is_refused(split: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"split must be how many of the drawn scenes are labeled, 1 to 200; got '{split}'"
+    ):
+        num_steps(compose({"split": split}))
 
 
 def test_epoch_without_a_step_is_refused() -> None:
