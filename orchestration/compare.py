@@ -22,7 +22,6 @@ from orchestration.values import flatten
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
 MAX_CELLS = 40
-_NOT_COMPARED = ("execution.", "numerics.backbone.weights_sha256")
 Row = dict[str, Any]
 
 

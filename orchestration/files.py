@@ -87,10 +87,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_bytes(path: str) -> bytes:
-    """Read a file in three calls of the system, for readers of tens of thousands of files."""
+    """Read a file in four calls of the system, for readers of tens of thousands of files."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        return os.read(handle, os.fstat(handle).st_size)
+        size = os.fstat(handle).st_size
+        content = os.read(handle, size)
+        while len(content) < size and (more := os.read(handle, size - len(content))):
+            content += more
+        return content
     finally:
         os.close(handle)
 

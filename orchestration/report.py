@@ -17,8 +17,7 @@ _CELL_COLUMNS = ("status", "best", "last", "best epoch", "epochs", "attempts", "
 _NOTE = (
     "mIoU in percent on the validation list: mean ± standard deviation of a sample (number of cells), over {over}. "
     "*Best epoch*: the highest of the values after each epoch, so chosen on the validation list itself. *Last epoch*: "
-    "the value after the last one. `(1 of 2)`: one of two cells is done; "
-    f"`{tables.DASH}`: none is."
+    f"the value after the last one. `{tables.DASH}`: no cell is done."
 )
 
 

@@ -84,7 +84,7 @@ def collect(grid_dir: Path, cells: Sequence[Cell]) -> pa.Table:
     found = folders(grid_dir)
     rows = []
     for cell in cells:
-        folder = found.get(cell.signature, RunFolder(grid_dir / "cells" / cell.folder_name))
+        folder = found.get(cell.signature, RunFolder(grid_dir / CELLS / cell.folder_name))
         named = {"grid": grid_dir.name, "signature": cell.signature, **_names(cell)}
         rows.append(named | _fields(folder) | cell.axes)
     return _table(rows)
@@ -205,7 +205,9 @@ def _key(path: str) -> str:
 
 def _runs_below(folder: str, prefix: str) -> Iterator[str]:
     with os.scandir(folder) as entries:
-        inner = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        inner = [
+            entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+        ]
     for name in inner:
         runs = cell_names(f"{folder}/{name}") if name == CELLS else []
         yield from (f"{prefix}{name}/{run}" for run in runs)

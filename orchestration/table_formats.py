@@ -135,7 +135,7 @@ def to_latex(table: Table) -> str:
         [
             r"% needs \usepackage{booktabs}",
             f"\\begin{{{environment}}}[t]",
-            r"\centering" + (r"\scriptsize\setlength{\tabcolsep}{2.5pt}" if is_wide else r"\small"),
+            r"\centering" + (r"\scriptsize\setlength{\tabcolsep}{1.5pt}" if is_wide else r"\small"),
             f"\\caption{{{_latex('; '.join(said))}.}}",
             f"\\begin{{tabular}}{{{'l' * width}{'r' * len(columns)}}}",
             r"\toprule",

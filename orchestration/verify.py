@@ -1,7 +1,7 @@
 """Finished runs put to the test: their figures recomputed from checkpoints, their making compared with their row's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def verify(
         checks.append(recompute(root, run, tolerance, device, bar))
         found = checks[-1].fault or f"as recorded (largest difference {checks[-1].largest:.2g} points)"
         _say(console, f"{'DIFFERS' if checks[-1].fault else 'ok':<8}{run}: {found}")
-    num_odd = _report_odd(root, {row["grid"] for row in runs}, console)
+    grid_dirs = sorted({(root / row["run"]).parents[1] for row in runs})
+    num_odd = _report_odd(grid_dirs, console)
     num_bad = sum(bool(check.fault) for check in checks)
     _say(console, f"{num_bad} of {len(chosen)} differ; {num_odd} findings in the rows of tables")
     return 1 if num_bad or num_odd else 0
@@ -100,18 +101,21 @@ def _compared(run: str, result: dict[str, Any], numbers: dict[str, Any], toleran
     return Check(run, "; ".join(faults), largest)
 
 
-def _report_odd(root: Path, names: set[str], console: Console) -> int:
+def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
     """Print the finished runs that do not match their row in the table of their grid; return how many findings."""
     count = 0
-    for path in sorted(root.rglob(GRID) if not (root / GRID).is_file() else [root / GRID]):
-        if path.parent.name not in names or "launches" in path.parts or "snapshots" in path.parts:
+    for grid_dir in grid_dirs:
+        try:
+            loaded = grid.load(str(grid_dir / GRID))
+        except ValueError as error:
+            _say(console, f"ODD     {grid_dir.name}: its rows cannot be told: {error}")
+            count += 1
             continue
-        loaded = replace(grid.load(str(path)), name=path.parent.name)
-        records = results.collect(path.parent, loaded.cells).to_pylist()
+        records = results.collect(grid_dir, loaded.cells).to_pylist()
         for odd in odd_ones(records, loaded.table.rows):
-            record = records[odd.place]
             usual = f"most of its row have {odd.usual[:12]}" if odd.usual else "its row has no most frequent value"
-            _say(console, f"ODD     {loaded.name}/{record['folder']}: {odd.what} {odd.value[:12]}, {usual}")
+            name = f"{grid_dir.name}/{records[odd.place]['folder']}"
+            _say(console, f"ODD     {name}: {odd.what} {odd.value[:12]}, {usual}")
             count += 1
     return count
 
