@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration import cli_bench, cli_slurm
+from orchestration import cli_bench, cli_results, cli_slurm
 from orchestration.schedulers import SchedulerError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a 
 splits = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring or draw split lists.")
 app.add_typer(data, name="data")
 app.add_typer(splits, name="splits")
+cli_results.add_to(app)
 cli_slurm.add_to(app)
 cli_bench.add_to(app)
 
@@ -165,22 +166,6 @@ def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[st
     checkpoint_min = settings.pop("checkpoint_min", None)
     options = Options(grid=grid, overrides=overrides, cluster="slurm", runs=runs)  # each worker has a GPU
     simulate_launch(options, Pool(**settings), checkpoint_min, Console())
-
-
-@app.command()
-def table(overrides: Overrides = None, grid: GridOption = DEFAULT_GRID, runs: RunsOption = Path("runs")) -> None:
-    """Print the table of a grid from its run folders, and write its report anew."""
-    from rich.console import Console
-
-    from orchestration.grid import load
-    from orchestration.launch import finish
-
-    loaded = load(grid, overrides or ())
-    grid_dir = runs.resolve() / loaded.name
-    if not grid_dir.is_dir():
-        raise ValueError(f"--runs must hold the folder of grid {loaded.name}; there is no {grid_dir}")
-    for path in finish(loaded, grid_dir, Console()):
-        typer.echo(path)
 
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A data set of experiments/conf/dataset.")]

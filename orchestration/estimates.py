@@ -1,8 +1,17 @@
 """From repeated numbers to what is stated about them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+
+import numpy as np
+
+MIN_INTERVAL = 3
+"""Fewer numbers say nothing about an interval."""
+FEW = 5
+"""From fewer numbers a bootstrap interval comes out too narrow."""
+NUM_RESAMPLES = 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +33,45 @@ def estimate(values: Sequence[float]) -> Estimate:
     if not values:
         raise ValueError("values must hold at least one number; got none")
     return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def interval(values: Sequence[float], key: str, level: float = 0.95) -> tuple[float, float] | None:
+    """Return the percentile bootstrap interval of the mean; None for fewer than `MIN_INTERVAL` numbers.
+
+    Args:
+        values: Repetitions; their order does not matter.
+        key: Names the data: the same key and values give the same interval, whatever was drawn before.
+        level: The share of such intervals that shall hold the mean.
+    """
+    if len(values) < MIN_INTERVAL:
+        return None
+    data = np.sort(np.asarray(values, float))
+    draws = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
+    means = data[draws.integers(0, len(data), (NUM_RESAMPLES, len(data)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """Return the mean of the middle half (Agarwal et al., NeurIPS 2021): a quarter is cut off at each end.
+
+    Raises:
+        ValueError: There are no values.
+    """
+    if not values:
+        raise ValueError("values must hold at least one number; got none")
+    ordered = sorted(values)
+    cut = len(ordered) // 4  # as scipy.stats.trim_mean does
+    return fmean(ordered[cut : len(ordered) - cut])
+
+
+def probability_of_improvement(ours: Sequence[float], others: Sequence[float]) -> float:
+    """Return how often a number of ours is above one of the others, ties counted half (Mann and Whitney's U / nm).
+
+    Raises:
+        ValueError: There are no numbers on one side.
+    """
+    if not ours or not others:
+        raise ValueError("ours and others must hold at least one number each")
+    above = np.sign(np.subtract.outer(np.asarray(ours, float), np.asarray(others, float)))
+    return float((above.mean() + 1) / 2)

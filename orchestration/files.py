@@ -80,10 +80,23 @@ def to_text(content: Mapping[str, Any]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(read_bytes(str(path)))
     except ValueError as error:
         raise ValueError(f"{path} must hold JSON; it is damaged: {error}") from None
     return content
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a file in four calls of the system, for readers of tens of thousands of files."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(handle).st_size
+        content = os.read(handle, size)
+        while len(content) < size and (more := os.read(handle, size - len(content))):
+            content += more
+        return content
+    finally:
+        os.close(handle)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -2,14 +2,16 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from orchestration import layouts
 from orchestration.cells import Cell, check_choice, compose, experiments_folder
+from orchestration.layouts import Layout
 from orchestration.values import (
     GROUPS,
     Node,
@@ -23,17 +25,6 @@ from orchestration.values import (
 )
 
 KEYS = ("set", "axes", "exclude", "baseline", "table")
-PLACES = ("rows", "columns", "over")
-
-
-@dataclass(frozen=True, slots=True)
-class TableLayout:
-    """Where each axis of a grid stands in its table."""
-
-    rows: list[str]
-    columns: list[str]
-    over: list[str]
-    """The axes that a place of the table gives mean and spread over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +37,7 @@ class Grid:
     """The varied keys in order, with their values as text."""
     baseline: dict[str, str]
     """The axis values of the entries that others are compared with."""
-    table: TableLayout
+    table: Layout
     text: str
     """The grid as resolved; loading it gives the same cells."""
 
@@ -59,7 +50,8 @@ class _Spec:
     axes: dict[str, list[Value]] = field(default_factory=dict)
     exclude: list[dict[str, list[Value]]] = field(default_factory=list)
     baseline: dict[str, Value] = field(default_factory=dict)
-    table: dict[str, list[str]] = field(default_factory=dict)
+    table: dict[str, Any] = field(default_factory=dict)
+    """Fields of a `Layout`, as far as the file gives them."""
 
 
 def load(name_or_file: str, overrides: Sequence[str] = ()) -> Grid:
@@ -138,7 +130,7 @@ def _read_spec(content: Mapping[str, Any]) -> _Spec:
         spec.axes[key] = read_axis(key, nodes)
     spec.exclude = [_read_point("exclude", spec, point) for point in _list("exclude", content)]
     spec.baseline = {key: values[0] for key, values in _read_point("baseline", spec, content.get("baseline")).items()}
-    spec.table = _read_table(_mapping("table", content), spec.axes)
+    spec.table = layouts.read(_mapping("table", content), spec.axes)
     return spec
 
 
@@ -177,24 +169,6 @@ def _read_point(name: str, spec: _Spec, point: Any) -> dict[str, list[Value]]:  
                 allowed = ", ".join(map(format_value, spec.axes[key]))
                 raise ValueError(f"{name}: {key} must be one of {allowed}; got {format_value(value)}")
     return values
-
-
-def _read_table(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, list[str]]:
-    places: dict[str, list[str]] = {}
-    for place, value in table.items():
-        if place not in PLACES:
-            raise ValueError(f"table may have the keys {', '.join(PLACES)}; got {place!r}")
-        places[place] = [value] if isinstance(value, str) else value
-        if not isinstance(value, str | list) or not all(isinstance(key, str) for key in places[place]):
-            raise ValueError(f"table: {place} must be an axis or a list of axes; got {value!r}")
-        for key in places[place]:
-            if key not in axes:
-                raise ValueError(f"table: {place} may name the axes {', '.join(axes) or '(none)'}; got {key!r}")
-    named = list(itertools.chain(*places.values()))
-    for key in named:
-        if named.count(key) > 1:
-            raise ValueError(f"table must name an axis once; {key} stands twice")
-    return places
 
 
 def _apply(spec: _Spec, overrides: Sequence[str]) -> None:
@@ -257,28 +231,29 @@ def _describe(axes: Mapping[str, str]) -> str:
     return " ".join(f"{key}={text}" for key, text in axes.items())
 
 
-def _layout(spec: _Spec) -> TableLayout:
-    table = spec.table
-    over = table.get("over", [key for key in ("seed",) if key in spec.axes and not _is_named(key, table)])
-    named = {*over, *table.get("rows", []), *table.get("columns", [])}
+def _layout(spec: _Spec) -> Layout:
+    said = {place: spec.table.get(place, []) for place in layouts.PLACES}
+    over = spec.table.get("over", [key for key in ("seed",) if key in spec.axes and not _is_named(key, said)])
+    named = {*over, *said["rows"], *said["columns"], *said["blocks"]}
     free = [key for key in spec.axes if key not in named]
-    rows = table.get("rows", [key for key in free if key == "method"] or free[:1])
-    columns = table.get("columns", [key for key in free if key not in rows])
+    rows = spec.table.get("rows", [key for key in free if key == "method"] or free[:1])
+    columns = spec.table.get("columns", [key for key in free if key not in rows])
     # An axis that the command line adds has no place in the file: it gets rows of its own.
-    return TableLayout([*rows, *(key for key in free if key not in rows and key not in columns)], columns, over)
+    rows = [*rows, *(key for key in free if key not in rows and key not in columns)]
+    return Layout(**spec.table | {"rows": rows, "columns": columns, "over": over})
 
 
 def _is_named(key: str, table: Mapping[str, list[str]]) -> bool:
     return any(key in names for names in table.values())
 
 
-def _resolved_text(name: str, spec: _Spec, layout: TableLayout) -> str:
+def _resolved_text(name: str, spec: _Spec, layout: Layout) -> str:
     content = {
         "set": spec.fixed,
         "axes": spec.axes,
         "exclude": _rules_within(spec),
         "baseline": _baseline_within(spec),
-        "table": {"rows": layout.rows, "columns": layout.columns, "over": layout.over},
+        "table": layouts.to_tree(layout),
     }
     body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
     return f"# Grid {name} as it was launched, command line included.\n{body}"

@@ -26,7 +26,7 @@ from orchestration import (
     report,
     results,
     simulate,
-    tables,
+    table_formats,
 )
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
@@ -153,12 +153,9 @@ def make_plan(
 def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
     """Collect the results, print the table and write the report; return the files that were written."""
     records = results.collect(grid_dir, loaded.cells).to_pylist()
-    table = tables.build(records, loaded.table, baseline=loaded.baseline)
     console.print()
-    console.print(tables.to_rich(table))
-    console.print(tables.note(table), highlight=False)
-    path = report.write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline)
-    return [path, grid_dir / report.CSV]
+    table_formats.show(report.build_table(records, loaded.table, baseline=loaded.baseline), console)
+    return report.write(loaded, grid_dir)
 
 
 def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:

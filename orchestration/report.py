@@ -4,23 +4,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestration import files, tables
+from orchestration import files, published, table_formats, tables
 from orchestration.cells import Cell
+from orchestration.grid import Grid
+from orchestration.layouts import Layout
 from orchestration.results import collect
 from orchestration.run_folder import folders
+from orchestration.table_statistics import sections
 
 REPORT, CSV = "report.md", "table.csv"
 _CELL_COLUMNS = ("status", "best", "last", "best epoch", "epochs", "attempts", "hours", "commit")
 _NOTE = (
     "mIoU in percent on the validation list: mean ± standard deviation of a sample (number of cells), over {over}. "
     "*Best epoch*: the highest of the values after each epoch, so chosen on the validation list itself. *Last epoch*: "
-    "the value after the last one. The best mean of a column is bold; `(1 of 2)`: one of two cells is done; "
-    f"`{tables.DASH}`: none is."
+    f"the value after the last one. `{tables.DASH}`: no cell is done."
 )
 
 
+def build_table(
+    records: Sequence[Mapping[str, Any]],
+    layout: Layout,
+    metric: str = "best_miou",
+    baseline: Mapping[str, str] | None = None,
+) -> tables.Table:
+    """Build a table of records with the published figures that its layout names."""
+    return tables.build(records, layout, metric, baseline, published.figures(layout, records))
+
+
+def write(loaded: Grid, grid_dir: Path) -> list[Path]:
+    """Write a grid's report and table anew; return the files."""
+    return [write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline), grid_dir / CSV]
+
+
 def write_report(
-    grid_dir: Path, cells: Sequence[Cell], layout: tables.Layout, baseline: Mapping[str, str] | None = None
+    grid_dir: Path, cells: Sequence[Cell], layout: Layout, baseline: Mapping[str, str] | None = None
 ) -> Path:
     """Write `report.md` and `table.csv` in place of earlier ones; return the report's path.
 
@@ -31,18 +48,33 @@ def write_report(
         baseline: Axis values of the entries that others are compared with.
     """
     records = collect(grid_dir, cells).to_pylist()
-    built = [tables.build(records, layout, metric, baseline) for metric in tables.METRICS]
+    built = [build_table(records, layout, metric, baseline) for metric in tables.METRICS]
     axes = list(dict.fromkeys(key for cell in cells for key in cell.axes))
-    over = [axis for axis in axes if axis not in (*layout.rows, *layout.columns)]
+    over = [axis for axis in axes if axis not in (*layout.rows, *layout.blocks, *layout.columns)]
     parts = [
         f"# {grid_dir.name}\n\n{_summary(records)}\n\n{_NOTE.format(over=_values_of(records, over))}\n",
-        *(f"## {tables.METRICS[table.metric].capitalize()}\n\n{tables.to_markdown(table)}" for table in built),
+        *map(_table_section, built),
+        f"## Statistics of the {tables.METRICS[built[0].metric]}\n\n{_statistics(built[0])}",
         f"## Cells\n\n{_cell_table(records, axes)}",
         f"## Provenance\n\n{_provenance(grid_dir, records)}",
     ]
-    files.replace(grid_dir / CSV, tables.to_csv(*built))
+    files.replace(grid_dir / CSV, table_formats.to_csv(*built))
     files.replace(grid_dir / REPORT, "\n".join(parts))
     return grid_dir / REPORT
+
+
+def _table_section(table: tables.Table) -> str:
+    title = tables.METRICS[table.metric].capitalize()
+    return f"## {title}\n\n{table_formats.to_markdown(table)}\n{table_formats.markdown_note(table)}"
+
+
+def _statistics(table: tables.Table) -> str:
+    parts = [f"{title}:\n\n{_markdown_rows(rows)}" for title, rows in sections(table)]
+    return "\n".join(parts) or "Nothing is trained yet.\n"
+
+
+def _markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    return table_formats.markdown_rows([rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
 def _summary(records: Sequence[Mapping[str, Any]]) -> str:
@@ -62,8 +94,7 @@ def _values_of(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str
 
 def _cell_table(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str:
     header = ["signature", *axes, *_CELL_COLUMNS]
-    lines = [header, ["---"] * len(header), *(_cell_line(record, axes) for record in records)]
-    return "".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |\n" for line in lines)
+    return _markdown_rows([header, *(_cell_line(record, axes) for record in records)])
 
 
 def _cell_line(record: Mapping[str, Any], axes: Sequence[str]) -> list[str]:

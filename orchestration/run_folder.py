@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LEASE_S = 600.0
 """An attempt on another host counts as ended when it has written nothing for so long."""
 CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
+CELLS = "cells"
 ATTEMPTS, OWNER, EVENTS, LOG = "attempts", "owner.json", "events.jsonl", "log"
 ENVIRONMENT = "environment"
 """The event that tells what the training process has."""
@@ -221,7 +222,7 @@ class RunFolder:
 
     def epochs(self) -> list[Row]:
         """Return the epoch rows of all attempts in order, each epoch once."""
-        kept = [(attempt.epochs(), limit) for attempt, limit in self._attempts_with_limits()]
+        kept = [(attempt.epochs(), limit) for attempt, limit in self.attempts_with_limits()]
         return [row for rows, limit in kept for row in rows if row["step"] < limit]
 
     def steps(self) -> "pa.Table":
@@ -229,7 +230,7 @@ class RunFolder:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        tables = [(read_steps(attempt.path / STEPS), limit) for attempt, limit in self._attempts_with_limits()]
+        tables = [(read_steps(attempt.path / STEPS), limit) for attempt, limit in self.attempts_with_limits()]
         kept = [table.filter(pc.less(table["step"], limit)) for table, limit in tables if table.num_rows]
         return pa.concat_tables(kept, promote_options="default") if kept else pa.table({"step": pa.array([], "int64")})
 
@@ -255,7 +256,7 @@ class RunFolder:
     def state(self) -> FolderState:
         """Tell how the cell stands; opens the result or, without one, the last attempt only."""
         if (result := self.result()) is not None:
-            return _done(result, (self.path / RESULT).stat().st_mtime)
+            return state_of_result(result, (self.path / RESULT).stat().st_mtime)
         attempts = self.attempts()
         return self._state_of(attempts[-1]) if attempts else FolderState("missing")
 
@@ -283,7 +284,7 @@ class RunFolder:
             provenance=owner.get("provenance", {}),
         )
 
-    def _attempts_with_limits(self) -> list[tuple[Attempt, float]]:
+    def attempts_with_limits(self) -> list[tuple[Attempt, float]]:
         """Pair each attempt with the step at which a later one began: from there on its rows are repeated."""
         limit, pairs = math.inf, []
         for attempt in reversed(self.attempts()):
@@ -295,11 +296,15 @@ class RunFolder:
 
 def folders(grid_dir: Path) -> dict[str, RunFolder]:
     """Return the run folders of a grid by signature."""
-    if not (grid_dir / "cells").is_dir():
+    if not (grid_dir / CELLS).is_dir():
         return {}
-    with os.scandir(grid_dir / "cells") as found:
-        paths = sorted((entry.name, entry.path) for entry in found if _CELL_NAME.match(entry.name))
-    return {name.partition("-")[0]: RunFolder(Path(path)) for name, path in paths}
+    names = sorted(cell_names(str(grid_dir / CELLS)))
+    return {name.partition("-")[0]: RunFolder(grid_dir / CELLS / name) for name in names}
+
+
+def cell_names(folder: str) -> list[str]:
+    """Return the names of the run folders in a folder `cells`, in no order."""
+    return [name for name in os.listdir(folder) if _CELL_NAME.match(name)]  # noqa: PTH208 (fast)
 
 
 def process_start(pid: int) -> int | None:
@@ -311,7 +316,8 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _done(result: Row, updated: float) -> FolderState:
+def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
+    """Tell how a cell with a result stands."""
     return FolderState(
         status="done",
         num_attempts=result["attempt"],

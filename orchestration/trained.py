@@ -60,6 +60,21 @@ def evaluate(source: Source, console: Console, json_file: Path | None = None) ->
     Raises:
         ValueError: Bad settings, a checkpoint of another architecture, or bad data.
     """
+    numbers = score(source, console)
+    console.print(_table(numbers))
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(json_file, json.dumps(numbers, indent=1) + "\n")
+
+
+def score(source: Source, console: Console, *, as_trained: bool = False) -> dict[str, Any]:
+    """Score a model on the validation list; `as_trained` in the precision of its training, else in float32.
+
+    Raises:
+        ValueError: Bad settings, a checkpoint of another architecture, or bad data.
+    """
+    import torch
+
     from rankmatch import evaluation
     from rankmatch.data.catalog import open_dataset
     from rankmatch.data.loaders import val_loader
@@ -69,7 +84,11 @@ def evaluate(source: Source, console: Console, json_file: Path | None = None) ->
     model, device = _load(source, config)
     val = read_val(config)
     loader = val_loader(Splits([], [], val), open_dataset(config))
-    with Progress(console=console, transient=True) as progress:
+    is_half = as_trained and config.numerics.trainer.precision == "bfloat16"
+    with (
+        Progress(console=console, transient=True) as progress,
+        torch.autocast(device.type, torch.bfloat16, enabled=is_half),
+    ):
         scored = evaluation.evaluate(
             model,
             _shown(progress, loader, len(val)),
@@ -79,11 +98,7 @@ def evaluate(source: Source, console: Console, json_file: Path | None = None) ->
             crop_size=config.numerics.augment.crop_size,
             absent_classes=config.numerics.evaluation.absent_classes,
         )
-    numbers = _numbers(config, scored, len(val))
-    console.print(_table(numbers))
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(json_file, json.dumps(numbers, indent=1) + "\n")
+    return _numbers(config, scored, len(val))
 
 
 def predict(

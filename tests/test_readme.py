@@ -49,6 +49,16 @@ def test_every_other_command_is_known():
     real = [line for line in others if "../shared/data" in line]  # test_real_data.py runs them, shortened
     assert set(others) - set(real) == {
         "rankmatch table --grid demo",  # test_launch.py
+        # test_results_load.py, test_compare_verify.py
+        "rankmatch results split=8 --format csv -o runs.csv",
+        "rankmatch results method=[unimatch,rankmatch] --format csv -o runs.csv",
+        "rankmatch results grid=pascal_classic --epochs --format parquet -o epochs.parquet",
+        "rankmatch table --grid demo --metric last --statistics",
+        "rankmatch table --grid demo --format latex -o table.tex",
+        "rankmatch compare rankmatch-8-s0 unimatch-8-s0",
+        "rankmatch compare pascal_classic pascal_paper --metric miou",
+        "rankmatch verify --count 2",
+        "rankmatch verify --count 3 --seed 0",
         "rankmatch register --grid demo",  # test_registry.py
         # test_ray_existing.py
         "python orchestration/launch_grid.py --cluster ray --address head:6379 --grid camvid --runs /shared/runs",

@@ -116,7 +116,10 @@ def test_wrong_override_is_refused_in_one_line(override: str, message: str, tmp_
         ("axes: {seed: [0]}\nexclude: [{seed: 7}]", "exclude: seed must be one of 0; got 7"),
         ("axes: {seed: [0]}\nexclude: {seed: 0}", "exclude must be a list; got {'seed': '0'}"),
         ("axes: {seed: [0]}\nbaseline: {method: supervised}", "baseline may name the axes seed; got 'method'"),
-        ("axes: {seed: [0]}\ntable: {row: seed}", "table may have the keys rows, columns, over; got 'row'"),
+        (
+            "axes: {seed: [0]}\ntable: {row: seed}",
+            "table may have the keys rows, blocks, columns, over, published, others, names; got 'row'",
+        ),
         ("axes: {seed: [0]}\ntable: {rows: split}", "table: rows may name the axes seed; got 'split'"),
         ("axes: {seed: [0]}\ntable: {rows: seed, over: seed}", "table must name an axis once; seed stands twice"),
         ("set: {a: [}", "cannot be read as YAML: "),

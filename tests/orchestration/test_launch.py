@@ -10,7 +10,14 @@ from orchestration.run_folder import folders
 
 def test_launch_ends_with_the_table_the_report_and_where_things_are(launched):
     assert launched.code == 0
-    for expected in ("split=4", "rankmatch", "supervised", "(2)", "report.md", "mlflow ui --backend-store-uri"):
+    for expected in (
+        "split=4",
+        "rankmatch",
+        "supervised",
+        "over 2 cells each",
+        "report.md",
+        "mlflow ui --backend-store-uri",
+    ):
         assert expected in launched.printed
     report = (launched.runs / "small" / "report.md").read_text()
     assert "4 of 4 cells are done" in report
@@ -50,7 +57,7 @@ def test_mlflow_holds_a_run_for_each_cell_and_the_launch(launched):
 
 
 def test_table_is_printed_from_the_run_folders_alone(launched, capsys):
-    from orchestration.cli import table
+    from orchestration.cli_results import table
 
     report = launched.runs / "small" / "report.md"
     before = report.read_text()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.cells import Cell, to_yaml
+from orchestration.cells import NAMES, Cell, to_yaml
 from orchestration.results import FIELDS, collect
 from orchestration.run_folder import RunFolder
 from rankmatch.config import NumericsConfig, TrainConfig
@@ -56,7 +56,7 @@ def test_rows_keep_the_order_of_the_cells(grid_dir: Path) -> None:
     table = collect(grid_dir, cells)
     assert table["signature"].to_pylist() == [made.signature for made in cells]
     assert table["status"].to_pylist() == ["missing", "failed", "done"]
-    assert table.column_names == ["signature", "split", "seed", *FIELDS]
+    assert table.column_names == ["grid", "signature", *NAMES, *FIELDS]
 
 
 def test_folder_is_found_by_its_signature_whatever_its_slug(grid_dir: Path) -> None:

@@ -1,24 +1,15 @@
-import io
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from orchestration import tables
-from orchestration.tables import build, to_csv, to_markdown, to_rich
+from orchestration.layouts import Layout
+from orchestration.tables import build, summaries
 
-
-@dataclass(frozen=True)
-class Layout:
-    rows: list[str]
-    columns: list[str]
-
-
-LAYOUT = Layout(["method"], ["split"])
+LAYOUT = Layout(["method"], ["split"], ["seed"])
 
 
 def record(method: str, split: str, seed: int, best: float | None, last: float | None = None) -> dict[str, Any]:
@@ -36,71 +27,48 @@ RECORDS = [
     record("fixmatch", "1_8", 0, None, None),
 ]
 
-MARKDOWN = """\
-| method | split=1_16 | split=1_8 |
-| --- | --- | --- |
-| supervised | 65.5 ± 0.7 (2) | **70.0 (1)** |
-| rankmatch | **71.2 ± 0.4 (2)** | 70.0 (1 of 2) |
-| vs supervised | +5.7 | +0.0 |
-| fixmatch | — | — |
-"""
 
-CSV = """\
-metric,method,split,mean_percent,std_percent,n,expected,best,difference_percent
-best_miou,supervised,1_16,65.5000,0.7071,2,2,0,
-best_miou,supervised,1_8,70.0400,,1,1,1,
-best_miou,rankmatch,1_16,71.2000,0.4243,2,2,1,5.7000
-best_miou,rankmatch,1_8,70.0100,,1,2,0,-0.0300
-best_miou,fixmatch,1_8,,,0,1,0,
-"""
+def ranks(*means: float) -> list[int | None]:
+    built = build([record(str(place), "4", 0, mean) for place, mean in enumerate(means)], LAYOUT)
+    return [entry.rank for entry in built.entries.values()]
 
 
-def test_markdown_is_the_hand_worked_one() -> None:
-    assert to_markdown(build(RECORDS, LAYOUT, "best_miou", {"method": "supervised"})) == MARKDOWN
+def test_entries_hold_mean_spread_and_counts() -> None:
+    entry = build(RECORDS, LAYOUT).entries[("rankmatch",), ("1_8",)]
+    assert entry.estimate is not None
+    assert (entry.estimate.mean, entry.estimate.std, entry.estimate.n, entry.expected) == (0.7001, None, 1, 2)
 
 
-def test_csv_is_the_hand_worked_one() -> None:
-    assert to_csv(build(RECORDS, LAYOUT, "best_miou", {"method": "supervised"})) == CSV
+def test_best_and_second_of_a_column_are_ranked() -> None:
+    assert ranks(0.5, 0.7, 0.6) == [None, 1, 2]
+    assert ranks(0.5, 0.50001, 0.4) == [2, 1, None]  # also where the shown digits are the same
 
 
-def test_csv_of_two_metrics_has_one_header() -> None:
-    lines = to_csv(build(RECORDS, LAYOUT), build(RECORDS, LAYOUT, "last_miou")).splitlines()
-    assert len(lines) == 1 + 2 * 5
-    assert lines[6].startswith("last_miou,supervised,1_16,61.0000,1.4142,2,2,0,")
+def test_equal_means_are_all_the_best_and_leave_no_second() -> None:
+    assert ranks(0.5, 0.5, 0.4999) == [1, 1, None]
 
 
-def test_terminal_shows_the_best_in_bold() -> None:
-    text = io.StringIO()
-    console = Console(file=text, width=100, force_terminal=True, color_system=None)
-    console.print(to_rich(build(RECORDS, LAYOUT, "best_miou", {"method": "supervised"})))
-    shown = text.getvalue()
-    assert "71.2 ± 0.4 (2)" in shown
-    assert "70.0 (1 of 2)" in shown
-    assert "+5.7" in shown and "(2) *" in shown
-    columns = to_rich(build(RECORDS, LAYOUT)).columns[1]
-    assert [getattr(cell, "style", "") for cell in columns.cells] == ["", "bold", ""]
-
-
-def test_equal_means_are_all_the_best() -> None:
-    records = [record("a", "4", 0, 0.5), record("b", "4", 0, 0.5), record("c", "4", 0, 0.4999)]
-    built = build(records, LAYOUT)
-    assert [entry.is_best for entry in built.entries.values()] == [True, True, False]
-    assert to_markdown(built).count("**50.0 (1)**") == 2
-
-
-def test_means_that_differ_below_the_shown_digit_have_one_best() -> None:
-    built = build([record("a", "4", 0, 0.50001), record("b", "4", 0, 0.50002)], LAYOUT)
-    assert [entry.is_best for entry in built.entries.values()] == [False, True]
+def test_of_two_entries_none_is_second() -> None:
+    assert ranks(0.5, 0.6) == [None, 1]
 
 
 def test_rows_and_columns_may_have_several_axes_or_none() -> None:
-    layout = Layout(["method", "split"], [])
-    assert to_markdown(build(RECORDS[:1], layout)) == (
-        "| method | split | mIoU |\n| --- | --- | --- |\n| supervised | 1_16 | **65.0 (1)** |\n"
-    )
-    assert to_markdown(build(RECORDS[:1], Layout([], ["method", "split"]))) == (
-        "|  | method=supervised, split=1_16 |\n| --- | --- |\n|  | **65.0 (1)** |\n"
-    )
+    assert build(RECORDS[:1], Layout(["method", "split"], [], ["seed"])).rows == [("supervised", "1_16")]
+    assert build(RECORDS[:1], Layout([], ["method", "split"], ["seed"])).titles([("supervised", "1_16")]) == [
+        "",
+        "method=supervised, split=1_16",
+    ]
+
+
+def test_blocks_group_the_columns() -> None:
+    records = [dict(made, backbone=backbone) for made in RECORDS[:3] for backbone in ("r50", "r101")]
+    layout = Layout(["method"], ["split"], ["seed"], blocks=["backbone"], names={"backbone": {"r50": "ResNet-50"}})
+    built = build(records, layout)
+    assert built.blocks == [
+        (("r50",), [("r50", "1_16"), ("r50", "1_8")]),
+        (("r101",), [("r101", "1_16"), ("r101", "1_8")]),
+    ]
+    assert [built.block_title(block) for block, _ in built.blocks] == ["ResNet-50", "backbone=r101"]
 
 
 def test_baseline_may_be_a_column() -> None:
@@ -109,8 +77,33 @@ def test_baseline_may_be_a_column() -> None:
     assert built.entries[("supervised",), ("1_16",)].difference is None
 
 
-def test_bars_in_values_do_not_break_markdown() -> None:
-    assert r"a\|b" in to_markdown(build([record("a|b", "4", 0, 0.5)], LAYOUT))
+def test_methods_are_paired_by_seed_and_corrected_over_the_table() -> None:
+    records = [record("supervised", split, seed, 0.6 + 0.01 * seed) for split in ("4", "8") for seed in range(3)]
+    records += [record("rankmatch", "4", seed, 0.7 + 0.01 * seed + 0.001 * seed**2) for seed in (2, 1, 0)]
+    records += [record("rankmatch", "8", seed, 0.6 + 0.02 * seed) for seed in range(3)]
+    entries = build(records, LAYOUT, baseline={"method": "supervised"}).entries
+    clear, weak = (entries[("rankmatch",), (split,)].comparison for split in ("4", "8"))
+    assert clear is not None and weak is not None
+    assert (clear.n, clear.effect) == (3, pytest.approx(0.1 + 0.005 / 3))
+    assert clear.p_holm == pytest.approx(2 * (clear.p_t or 0)) and clear.is_significant
+    assert weak.p_holm == weak.p_t and not weak.is_significant
+
+
+def test_rows_are_summed_up_over_the_columns_that_all_have() -> None:
+    records = [record("a", split, seed, 0.5 + 0.1 * seed) for split in ("4", "8") for seed in (0, 1)]
+    records += [record("b", split, seed, 0.55 + 0.1 * seed) for split in ("4", "8") for seed in (0, 1)]
+    records += [record("a", "16", 0, 0.9)]
+    a, b = summaries(build(records, LAYOUT, baseline={"method": "a"}))
+    assert (a.mean_rank, a.num_ranked, b.mean_rank, b.num_ranked) == (2.0, 2, 1.0, 2)
+    assert b.interquartile_mean == pytest.approx(0.6) and b.probability_of_improvement == 0.75
+    assert a.probability_of_improvement is None
+
+
+def test_entry_with_a_run_of_other_code_is_marked() -> None:
+    records = [dict(made, code="new" if place == 3 else "old") for place, made in enumerate(RECORDS)]
+    records += [dict(record("rankmatch", "1_4", seed, 0.7), code="old") for seed in (0, 1)]
+    odd = {place for place, entry in build(records, LAYOUT).entries.items() if entry.odd}
+    assert odd == {(("rankmatch",), ("1_16",))}
 
 
 def test_unknown_metric_is_refused() -> None:
@@ -119,8 +112,8 @@ def test_unknown_metric_is_refused() -> None:
 
 
 def test_tables_need_neither_torch_nor_a_tracker() -> None:
-    heavy = "{'torch', 'mlflow', 'ray', 'pyarrow'}"
-    code = f"import sys, orchestration.tables; print(sorted({heavy} & sys.modules.keys()))"
+    heavy = "{'torch', 'mlflow', 'ray', 'pyarrow', 'scipy'}"
+    code = f"import sys, orchestration.table_formats; print(sorted({heavy} & sys.modules.keys()))"
     root = Path(tables.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout == "[]\n"

@@ -1,0 +1,48 @@
+"""Runs that were not made as their neighbours in a table's row: other code, other data, other split lists."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Record = Mapping[str, Any]
+
+SHARED = {
+    "code": ("code", ()),
+    "data": ("data_fingerprint", ("dataset",)),
+    "lists": ("split_sha256", ("dataset", "split")),
+}
+"""What runs of a row share: the field that names it, and what else must be the same for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """A run that differs from the others of its row."""
+
+    place: int
+    """The record's place among all."""
+    what: str
+    """A key of `SHARED`."""
+    value: str
+    usual: str
+    """What most of the row have; empty where no value is the most frequent one, and all are odd."""
+
+
+def odd_ones(records: Sequence[Record], row_axes: Sequence[str]) -> list[Odd]:
+    """Find the finished runs that do not match their neighbours; records without a field are not judged by it."""
+    found = []
+    for what, (name, within) in SHARED.items():
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for place, record in enumerate(records):
+            if record.get("best_miou") is not None and record.get(name):
+                groups.setdefault(tuple(record.get(axis) for axis in (*row_axes, *within)), []).append(place)
+        for places in groups.values():
+            found += _odd_of(what, {place: str(records[place][name]) for place in places})
+    return sorted(found, key=lambda odd: odd.place)
+
+
+def _odd_of(what: str, values: Mapping[int, str]) -> list[Odd]:
+    counts = Counter(values.values()).most_common(2)
+    is_tied = len(counts) > 1 and counts[0][1] == counts[1][1]
+    usual = "" if is_tied else counts[0][0]
+    return [Odd(place, what, value, usual) for place, value in values.items() if value != usual]

@@ -1,0 +1,150 @@
+"""How a table is laid out: the section `table` of a grid file, or a YAML file of one's own."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PLACES = ("rows", "blocks", "columns", "over")
+KEYS = (*PLACES, "published", "others", "names")
+OF_PUBLISHED = ("file", "dataset", "where", "axes", "row", "rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where the published figures of a table stand."""
+
+    file: str
+    """A CSV file of experiments/paper, or a path."""
+    dataset: str
+    """The name of the data set that they are of; cells of another one are not compared with them."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Values of the file's columns that choose the table."""
+    axes: dict[str, str] = field(default_factory=dict)
+    """The file's column for an axis, where that is not named alike (`split` is `partition`)."""
+    row: str = ""
+    """The file's column that names a row, where rows are not told apart by one axis with the file's names."""
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    """With `row`: a name of the file, and the values of the row's axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each axis of a grid stands in its table."""
+
+    rows: list[str]
+    columns: list[str]
+    over: list[str]
+    """The axes that a place of the table gives mean and spread over."""
+    blocks: list[str] = field(default_factory=list)
+    """Axes whose values get a group of columns each, as the backbones of the paper's tables."""
+    published: Published | None = None
+    others: bool = False
+    """Whether rows that only the published table has are shown too."""
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What an axis' value is called in the table."""
+
+
+def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
+    """Check the section `table` of a grid file, scalars as text; return what it says by the fields of `Layout`.
+
+    Raises:
+        ValueError: A key, an axis or a value is not allowed.
+    """
+    axes = list(axes)
+    said: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in KEYS:
+            raise ValueError(f"table may have the keys {', '.join(KEYS)}; got {key!r}")
+        if key in PLACES:
+            said[key] = _axes(key, value, axes)
+    named = list(itertools.chain.from_iterable(said.values()))
+    for axis in named:
+        if named.count(axis) > 1:
+            raise ValueError(f"table must name an axis once; {axis} stands twice")
+    if "published" in table:
+        said["published"] = _published(table["published"])
+    if "others" in table:
+        if table["others"] not in ("true", "false"):
+            raise ValueError(f"table: others must be true or false; got {table['others']!r}")
+        said["others"] = table["others"] == "true"
+    if "names" in table:
+        said["names"] = _names(table["names"], axes)
+    return said
+
+
+def read_file(path: Path, axes: Iterable[str]) -> Layout:
+    """Read a layout of one's own for a grid of these axes; an axis that it does not name is one to average over.
+
+    Raises:
+        ValueError: The file cannot be read, or a key, an axis or a value is not allowed.
+    """
+    if not path.is_file():
+        raise ValueError(f"--layout must be a YAML file; there is no {path}")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}  # noqa: S506 (makes text only)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML: " + " ".join(str(error).split())) from error
+    axes = list(axes)
+    try:
+        if not isinstance(content, dict):
+            raise ValueError(f"a layout must be a mapping with the keys {', '.join(KEYS)}; got {content!r}")
+        said = read(content, axes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    named = {axis for place in PLACES for axis in said.get(place, ())}
+    said["over"] = [*said.get("over", ()), *(axis for axis in axes if axis not in named)]
+    return Layout(**{"rows": [], "columns": []} | said)
+
+
+def to_tree(layout: Layout) -> dict[str, Any]:
+    """Write a layout as the section that `read` takes; what is empty is left out."""
+    tree = asdict(layout)
+    published = {key: value for key, value in (tree.pop("published") or {}).items() if value}
+    tree = {key: tree[key] for key in (*PLACES, "others", "names") if tree[key] or key in ("rows", "columns", "over")}
+    return tree | ({"published": published} if published else {})
+
+
+def _axes(place: str, value: Any, axes: list[str]) -> list[str]:  # noqa: ANN401
+    named = [value] if isinstance(value, str) else value
+    if not isinstance(value, str | list) or not all(isinstance(axis, str) for axis in named):
+        raise ValueError(f"table: {place} must be an axis or a list of axes; got {value!r}")
+    for axis in named:
+        if axis not in axes:
+            raise ValueError(f"table: {place} may name the axes {', '.join(axes) or '(none)'}; got {axis!r}")
+    return list(named)
+
+
+def _published(value: Any) -> Published:  # noqa: ANN401
+    said = _mapping("published", value)
+    for key in said:
+        if key not in OF_PUBLISHED:
+            raise ValueError(f"table: published may have the keys {', '.join(OF_PUBLISHED)}; got {key!r}")
+    for key in ("file", "dataset"):
+        if not isinstance(said.get(key), str):
+            raise ValueError(f"table: published must have a {key}; got {said.get(key)!r}")
+    for key in ("where", "axes"):
+        said[key] = _mapping(f"published: {key}", said.get(key, {}))
+        if not all(isinstance(text, str) for text in said[key].values()):
+            raise ValueError(f"table: published: {key} must map names to text; got {said[key]!r}")
+    said["rows"] = _mapping("published: rows", said.get("rows", {}))
+    if not all(isinstance(values, list) for values in said["rows"].values()) or (said["rows"] and not said.get("row")):
+        raise ValueError("table: published: rows must map values of the column `row` to lists of axis values")
+    return Published(**said)
+
+
+def _names(value: Any, axes: list[str]) -> dict[str, dict[str, str]]:  # noqa: ANN401
+    names = {axis: _mapping(f"names: {axis}", named) for axis, named in _mapping("names", value).items()}
+    for axis in names:
+        if axis not in axes:
+            raise ValueError(f"table: names may name the axes {', '.join(axes) or '(none)'}; got {axis!r}")
+    return names
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
+    if not isinstance(value, dict):
+        raise ValueError(f"table: {key} must be a mapping; got {value!r}")
+    return dict(value)
