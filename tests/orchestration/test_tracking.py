@@ -299,7 +299,7 @@ def test_mirror_can_be_deleted_and_made_again(tmp_path: Path, folder: RunFolder)
         store = Store(f"sqlite:///{tmp_path / name}.db")
         mirror = Mirror(store, store.experiment("grid", tmp_path / name))
         run = sync(mirror, folder)
-        assert [parent.tags[tracking.LAUNCH] for parent in launches_of(mirror)] == ["l1"]
+        assert [(parent.tags[tracking.LAUNCH], parent.status) for parent in launches_of(mirror)] == [("l1", "FINISHED")]
         curves.append([history(mirror, run, metric) for metric in ("miou", "step/loss", "final/best_miou")])
     assert curves[0] == curves[1]
 
