@@ -13,7 +13,14 @@ from orchestration.cells import to_yaml
 from orchestration.mlflow_store import NOTE, PARENT, Point, Store, StoredRun
 from orchestration.run_folder import Attempt, RunFolder
 from orchestration.tracking import Launch, Mirror, MirroredCell
-from rankmatch.config import ExecutionConfig, NumericsConfig, TrackingExecution, TrainConfig, TrainerExecution
+from rankmatch.config import (
+    DatasetConfig,
+    ExecutionConfig,
+    NumericsConfig,
+    TrackingExecution,
+    TrainConfig,
+    TrainerExecution,
+)
 
 RESULT = {"step": 30, "num_steps": 30, "epoch": 3, "num_epochs": 3, "best_miou": 0.3, "best_epoch": 3, "last_miou": 0.3}
 AXES = {"method": "rankmatch", "split": "1_16"}
@@ -47,7 +54,12 @@ def make_folder(tmp_path: Path, *, num_workers: int = 2, **tracking_settings: An
         trainer=TrainerExecution(num_workers=num_workers),
         tracking=TrackingExecution(**tracking_settings),
     )
-    made.create(to_yaml(TrainConfig(numerics=NumericsConfig(split="1_16"), execution=execution)), AXES)
+    made.create(
+        to_yaml(
+            TrainConfig(numerics=NumericsConfig(split="1_16", dataset=DatasetConfig(name="mine")), execution=execution)
+        ),
+        AXES,
+    )
     return made
 
 
