@@ -38,12 +38,12 @@ class Campaign:
     snapshot: str
     commit: str
     dirty: bool
-    difference: dict[str, str]
-    """Where what was not committed is kept, and its hash."""
-    mark: dict[str, str]
-    """What attempts hold whose jobs write MLflow themselves."""
     cluster: dict[str, Any]
     max_concurrent: int | None = None
+    difference: dict[str, str] = field(default_factory=dict)
+    """Where what was not committed is kept, and its hash."""
+    mark: dict[str, str] = field(default_factory=dict)
+    """What attempts hold whose jobs write MLflow themselves."""
 
     def config(self) -> ClusterConfig:
         """Return the site."""

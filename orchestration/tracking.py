@@ -106,10 +106,11 @@ class Mirror:
             return
         if known.seen is None:
             self._store.log_params(run, _params(folder.config()))
-            self._store.log_file(run, folder.path / CONFIG)
         for kind, rows in _new_rows(folder, known).items():
             self._store.log_rows(run, rows)
             known.last[kind] = rows[-1][0].step
+        if known.seen is None:
+            self._store.log_file(run, folder.path / CONFIG)
         if state.status == "done":
             self._log_result(cell, known)
         if run.status != STATUSES[state.status]:
@@ -141,6 +142,7 @@ class Mirror:
             if other.tags[LAUNCH] != launch.id:
                 self._store.set_status(other, "KILLED")
         run = self._launch(launch.id)
+        self._store.set_status(run, "RUNNING")
         for path in launch.files:
             self._store.log_file(run, path)
 
@@ -203,14 +205,15 @@ class Mirror:
     def _launch(self, launch_id: str) -> StoredRun:
         if launch_id not in self._launches:
             found = self._store.runs(self.experiment_id, f"tags.`{LAUNCH}` = '{launch_id}'")
-            self._launches[launch_id] = (
-                found[0]
-                if found
-                else self._store.create_run(
-                    self.experiment_id, _launch_name(launch_id), {LAUNCH: launch_id}, _launch_time(launch_id)
-                )
-            )
+            self._launches[launch_id] = found[0] if found else self._create_launch(launch_id)
         return self._launches[launch_id]
+
+    def _create_launch(self, launch_id: str) -> StoredRun:
+        """Make the run of a launch that is over, as it is unless `begin_launch` says otherwise."""
+        begun = _launch_time(launch_id)
+        run = self._store.create_run(self.experiment_id, _launch_name(launch_id), {LAUNCH: launch_id}, begun)
+        self._store.set_status(run, "FINISHED", begun)
+        return run
 
     def _log_result(self, cell: MirroredCell, known: _Progress) -> None:
         result, run, path = cell.folder.result() or {}, known.run, cell.folder.path

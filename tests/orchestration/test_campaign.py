@@ -52,6 +52,20 @@ def test_launch_submits_and_returns_with_the_commands_to_follow_it(options, slur
     assert "--wrap" not in slurm.scripts[1] and "srun" not in slurm.scripts[1]
 
 
+def test_dead_store_stops_no_submission_and_its_password_reaches_jobs_by_the_environment_only(
+    options, slurm, console, monkeypatch
+):
+    uri = "http://me:s3cret-word@127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert launch_on_slurm(options, console) == 0
+    said = console.export_text()
+    assert "MLflow is not up to date" in said and "submitted: 4 cells" in said
+    assert f"MLFLOW_TRACKING_URI={uri}" in (slurm.folder / "env.1").read_text()
+    written = [path for path in options.runs.rglob("*") if path.is_file()]
+    assert [path for path in written if b"s3cret-word" in path.read_bytes()] == []
+    assert "s3cret-word" not in said + "".join(slurm.scripts)
+
+
 def test_dry_run_prints_the_scripts_and_makes_nothing(options, slurm, console):
     assert launch_on_slurm(Options(**as_dict(options) | {"dry_run": True}), console) == 0
     assert "#SBATCH --array=0-3%4" in console.export_text()

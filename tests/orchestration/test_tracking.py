@@ -13,7 +13,14 @@ from orchestration.cells import to_yaml
 from orchestration.mlflow_store import NOTE, PARENT, Point, Store, StoredRun
 from orchestration.run_folder import Attempt, RunFolder
 from orchestration.tracking import Launch, Mirror, MirroredCell
-from rankmatch.config import ExecutionConfig, NumericsConfig, TrackingExecution, TrainConfig, TrainerExecution
+from rankmatch.config import (
+    DatasetConfig,
+    ExecutionConfig,
+    NumericsConfig,
+    TrackingExecution,
+    TrainConfig,
+    TrainerExecution,
+)
 
 RESULT = {"step": 30, "num_steps": 30, "epoch": 3, "num_epochs": 3, "best_miou": 0.3, "best_epoch": 3, "last_miou": 0.3}
 AXES = {"method": "rankmatch", "split": "1_16"}
@@ -47,7 +54,12 @@ def make_folder(tmp_path: Path, *, num_workers: int = 2, **tracking_settings: An
         trainer=TrainerExecution(num_workers=num_workers),
         tracking=TrackingExecution(**tracking_settings),
     )
-    made.create(to_yaml(TrainConfig(numerics=NumericsConfig(split="1_16"), execution=execution)), AXES)
+    made.create(
+        to_yaml(
+            TrainConfig(numerics=NumericsConfig(split="1_16", dataset=DatasetConfig(name="mine")), execution=execution)
+        ),
+        AXES,
+    )
     return made
 
 
@@ -299,7 +311,7 @@ def test_mirror_can_be_deleted_and_made_again(tmp_path: Path, folder: RunFolder)
         store = Store(f"sqlite:///{tmp_path / name}.db")
         mirror = Mirror(store, store.experiment("grid", tmp_path / name))
         run = sync(mirror, folder)
-        assert [parent.tags[tracking.LAUNCH] for parent in launches_of(mirror)] == ["l1"]
+        assert [(parent.tags[tracking.LAUNCH], parent.status) for parent in launches_of(mirror)] == [("l1", "FINISHED")]
         curves.append([history(mirror, run, metric) for metric in ("miou", "step/loss", "final/best_miou")])
     assert curves[0] == curves[1]
 
