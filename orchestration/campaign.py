@@ -1,5 +1,6 @@
 """A launch on Slurm: submitted and left alone; a small controller job takes the next step when the jobs have ended."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,18 +14,17 @@ from orchestration.cluster import ClusterConfig
 from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
 from orchestration.grid import Grid
 from orchestration.launch import Options
-from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells
-from orchestration.notices import notify
+from orchestration.launch_mirror import last_tracking_uri
+from orchestration.notices import Notifier
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
-from orchestration.schedulers import CellJob, Jobs, JobState, SchedulerError
-from orchestration.slurm_commands import SlurmError
-from orchestration.tracking import Launch
+from orchestration.schedulers import CellJob, JobState, SchedulerError
+from orchestration.slurm_commands import QueuedJob, SlurmError
 
 if TYPE_CHECKING:
-    from orchestration.schedulers.slurm import SlurmScheduler
+    from orchestration.schedulers.slurm import SlurmJobs, SlurmScheduler
 
-ORDER = "campaign.json"
+ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,14 @@ class Submitted:
 
     planned: Plan
     launch_dir: Path
-    jobs: Jobs | None = None
+    jobs: "SlurmJobs | None" = None
     job_ids: list[str] = field(default_factory=list)
     controller: str = ""
+
+    @property
+    def num_cells(self) -> int:
+        """How many cells got a job."""
+        return len(self.jobs.names) if self.jobs else 0
 
 
 def launch_on_slurm(options: Options, console: Console) -> int:
@@ -83,12 +88,13 @@ def launch_on_slurm(options: Options, console: Console) -> int:
     grid_dir = options.runs.resolve() / loaded.name
     site = cluster.load(options.cluster, options.cluster_settings)
     if options.dry_run:
-        _show(launch.make_plan(loaded, grid_dir, options), console)
         return _dry_run(loaded, grid_dir, options, site, console)
     grid_dir.mkdir(parents=True, exist_ok=True)
     with launch.only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, options, site, console)
-    _say_what(submitted, options, console)
+        _say_what(submitted, options, console)
+        if submitted.jobs is None and not _runs(submitted.planned):
+            _end(submitted.launch_dir, loaded, grid_dir, submitted.planned, console)
     if not options.watch or submitted.jobs is None:
         return 0
     launch.follow(submitted.jobs, submitted.planned, grid_dir, console)
@@ -143,7 +149,8 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     site = cluster.from_values(before.cluster, of_site)
     loaded = replace(grid.load(str(grid_dir / "grid.yaml"), others), name=grid_dir.name)
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
-                      allow_dirty=before.dirty, retried=signatures)  # fmt: skip
+                      allow_dirty=before.dirty, retried=signatures,
+                      tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
     with launch.only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, options, site, console)
     _say_what(submitted, options, console)
@@ -161,7 +168,7 @@ def take_step(launch_dir: Path, console: Console) -> None:
     loaded = replace(grid.load(str(launch_dir / "grid.yaml"), ()), name=campaign.grid_name)
     options = Options(runs=Path(campaign.runs), cluster="slurm", max_concurrent=campaign.max_concurrent)
     with launch.only_launch_of(grid_dir):
-        tidy(grid_dir, console)
+        _tell_of_lost(campaign, grid_dir, tidy(grid_dir, console))
         identities = launch.look_at_data(loaded, options, console)
         refused, excluded = _policy(loaded, grid_dir, campaign.name)
         planned = launch.make_plan(loaded, grid_dir, options, identities, queued=queued(grid_dir), refused=refused)
@@ -175,18 +182,34 @@ def take_step(launch_dir: Path, console: Console) -> None:
                 _submit(following, planned, jobs, launch.make_folders(loaded, grid_dir, planned)), options, console
             )
             return
-        uri = last_tracking_uri("", grid_dir)
-        mirror = GridMirror(
-            uri, grid_dir, mirrored_cells(loaded, launch.run_folders(loaded, grid_dir)), Launch(campaign.name)
-        )
-        mirror.start()
-        launch.end_with_results(loaded, grid_dir, mirror, replace(options, tracking_uri=uri), console)
-        if all(item.action is not Action.RUNNING for item in planned.items):
-            notify(campaign.config(), grid_dir, _outcome(planned, campaign.grid_name))
+        _end(launch_dir, loaded, grid_dir, planned, console)
 
 
-def tidy(grid_dir: Path, console: Console) -> None:
-    """Find the jobs of launches that were killed, and write down how silent attempts ended.
+def waits_for_a_step(grid_dir: Path) -> Path | None:
+    """Return the newest launch where nobody goes on with a grid by themselves, and something is left to be done.
+
+    Raises:
+        SlurmError: squeue says nothing.
+    """
+    orders = sorted(grid_dir.glob(f"launches/*/{ORDER}"))
+    if not orders or (orders[-1].parent / ENDED).exists() or slurm_state.queued_cells(grid_dir):
+        return None
+    return orders[-1].parent
+
+
+def has_controller(launch_dir: Path) -> bool:
+    """Tell whether the site lets a job of a launch submit others."""
+    return Campaign(**files.read_json(launch_dir / ORDER)).config().controller
+
+
+def controller_job(launch_dir: Path) -> str:
+    """Return the id of a launch's controller; empty where there is none."""
+    path = launch_dir / CONTROLLER
+    return str(files.read_json(path)["job_id"]) if path.exists() else ""
+
+
+def tidy(grid_dir: Path, console: Console) -> list[slurm_state.Lost]:
+    """Find the jobs of launches that were killed, and write down how silent attempts ended; return these.
 
     Raises:
         SchedulerError: Slurm does not answer.
@@ -194,10 +217,12 @@ def tidy(grid_dir: Path, console: Console) -> None:
     try:
         for submission in submissions.complete(grid_dir):
             console.print(f"found job {submission.job_id} of a launch that was killed: {submission.name}")
-        for lost in slurm_state.record_lost(folders(grid_dir).values()):
-            console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
+        found = slurm_state.record_lost(folders(grid_dir).values())
     except SlurmError as error:
         raise SchedulerError(str(error)) from None
+    for lost in found:
+        console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
+    return found
 
 
 def queued(grid_dir: Path) -> dict[str, str]:
@@ -206,14 +231,17 @@ def queued(grid_dir: Path) -> dict[str, str]:
     Raises:
         SchedulerError: squeue says nothing.
     """
-    try:
-        found = slurm_state.queued_cells(grid_dir)
-    except SlurmError as error:
-        raise SchedulerError(f"nothing was submitted, as jobs may be there: {error}") from None
     return {
         name.partition("-")[0]: f"job {job.job_id} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
-        for name, job in found.items()
+        for name, job in _queued_jobs(grid_dir).items()
     }
+
+
+def _queued_jobs(grid_dir: Path) -> dict[str, QueuedJob]:
+    try:
+        return slurm_state.queued_cells(grid_dir)
+    except SlurmError as error:
+        raise SchedulerError(f"nothing was submitted, as jobs may be there: {error}") from None
 
 
 def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_dir: Path) -> Submitted:
@@ -223,24 +251,32 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
     software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty} | campaign.difference
     owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software,
              **campaign.mark}  # fmt: skip
-    scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign)
+    busy = [job.job_id for job in _queued_jobs(launch_dir.parents[1]).values()]
+    scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign, busy)
     handle = scheduler.submit(jobs, launch_dir, owner)
     ids = [submission.job_id for submission in handle.submissions]
     controller = ""
     if campaign.config().controller:
         controller = scheduler.submit_controller(ControllerTask(str(launch_dir)), launch_dir, ids)
+        files.replace(launch_dir / CONTROLLER, files.to_text({"job_id": controller}))
     return Submitted(planned, launch_dir, handle, ids, controller)
 
 
-def _scheduler(site: ClusterConfig, sources: Path, limits: "Options | Campaign") -> "SlurmScheduler":
+def _scheduler(
+    site: ClusterConfig, sources: Path, limits: "Options | Campaign", busy: Sequence[str] = ()
+) -> "SlurmScheduler":
     from orchestration.schedulers.slurm import SlurmScheduler
 
-    return SlurmScheduler(site, sources, max_concurrent=limits.max_concurrent)
+    return SlurmScheduler(site, sources, max_concurrent=limits.max_concurrent, busy=busy)
 
 
 def _dry_run(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig, console: Console) -> int:
-    launch.say_missing_inputs(loaded, console)
     planned = launch.make_plan(loaded, grid_dir, options)
+    _show(planned, console)
+    launch.say_missing_inputs(loaded, console)
+    launch.refuse_budget(planned, options)
+    if not options.scripts:
+        return 0
     jobs = launch.cell_jobs(planned, loaded, grid_dir, {}, options)
     place = grid_dir / "launches" / "<launch>"
     for script in _scheduler(site, grid_dir / "snapshots" / "<commit>", options).scripts(jobs, place):
@@ -256,10 +292,10 @@ def _say_what(submitted: Submitted, options: Options, console: Console) -> None:
     if not submitted.job_ids:
         console.print("nothing to submit")
         return
-    count = len(submitted.planned.jobs)
-    lines = [
-        f"submitted: {count} cells as {'jobs' if len(submitted.job_ids) > 1 else 'job'} {', '.join(submitted.job_ids)}"
-    ]
+    count, due = submitted.num_cells, len(submitted.planned.jobs)
+    how_many = f"{count} cells" if count == due else f"{count} of {due} cells, as many as the site takes,"
+    jobs = "jobs" if len(submitted.job_ids) > 1 else "job"
+    lines = [f"submitted: {how_many} as {jobs} {', '.join(submitted.job_ids)}"]
     if submitted.controller:
         lines.append(f"job {submitted.controller} goes on when they have ended, and writes the table in the end")
     name = submitted.launch_dir.parents[1].name
@@ -289,6 +325,33 @@ def _policy(loaded: Grid, grid_dir: Path, campaign: str) -> tuple[dict[str, str]
         else:
             refused[signature] = decision.why
     return refused, excluded
+
+
+def _runs(planned: Plan) -> bool:
+    return any(item.action is Action.RUNNING for item in planned.items)
+
+
+def _end(launch_dir: Path, loaded: Grid, grid_dir: Path, planned: Plan, console: Console) -> None:
+    """Write table and report; once nothing runs any more, that is the end of the campaign."""
+    campaign = Campaign(**files.read_json(launch_dir / ORDER))
+    mirror = launch.mirror_of(loaded, grid_dir, launch_id=campaign.name)
+    mirror.start()
+    launch.end_with_results(loaded, grid_dir, mirror, console)
+    if _runs(planned):
+        return
+    files.replace(launch_dir / ENDED, files.to_text({"time": time.time()}))
+    notifier = Notifier.of(campaign.config(), grid_dir)
+    notifier.tell(f"finished {campaign.name}", _outcome(planned, campaign.grid_name), once=True)
+
+
+def _tell_of_lost(campaign: Campaign, grid_dir: Path, lost: Sequence[slurm_state.Lost]) -> None:
+    """Tell of cells that were found lost and are given up; the jobs tell of the others themselves."""
+    made = {folder.path.name: folder for folder in folders(grid_dir).values()}
+    for cell in (item.cell for item in lost):
+        decision = decide(made[cell].ends(campaign.name))
+        if not decision.again:
+            text = f"{campaign.grid_name}: {cell} is not tried again: {decision.why}"
+            Notifier.of(campaign.config(), grid_dir).tell(f"failed: {decision.why}", text)
 
 
 def _campaign(launch_dir: Path) -> str:

@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestration import cli_bench, cli_results, cli_slurm
 from orchestration.schedulers import SchedulerError
+
+if TYPE_CHECKING:
+    from orchestration.launch import Options
 
 DEFAULT_GRID = "demo"
 
@@ -23,11 +26,14 @@ Overrides = Annotated[
 ]
 ClusterOption = Annotated[
     str,
-    typer.Option("--cluster", help="Where cells run: local (a private Ray), inline, slurm, or a site's YAML file."),
+    typer.Option(
+        "--cluster", help="Where cells run: local (a private Ray), inline, ray, slurm, or a site's YAML file."
+    ),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrent", min=1, help="Cells at a time; default: as many as the machine holds.")
 ]
+BudgetOption = Annotated[float | None, typer.Option(min=0, help="Refuse a plan that is estimated to take more.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a data set.")
@@ -44,17 +50,16 @@ def launch(
     overrides: Overrides = None,
     grid: GridOption = DEFAULT_GRID,
     cluster: ClusterOption = "local",
+    address: Annotated[str, typer.Option(help="HOST:PORT of the Ray of --cluster ray; auto: that of this node.")] = "",
     runs: RunsOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow until the last cell ends; local and inline always do.")
+        bool, typer.Option("--watch", help="Follow until the last cell ends; local, inline and ray always do.")
     ] = False,
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="Submit code that is not committed; its difference is stored.")
     ] = False,
-    budget_gpu_hours: Annotated[
-        float | None, typer.Option(min=0, help="Refuse a plan that is estimated to take more.")
-    ] = None,
+    budget_gpu_hours: BudgetOption = None,
     max_concurrent: ConcurrencyOption = None,
     cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPU cores for each training process.")] = 1,
     gpus_per_worker: Annotated[
@@ -65,18 +70,11 @@ def launch(
     ] = "",
 ) -> None:
     """Train the cells of a grid that are not trained yet, and end with its table."""
-    from rich.console import Console
-
-    from orchestration import campaign
-    from orchestration.launch import LOCAL_CLUSTERS, Options
-    from orchestration.launch import launch as launch_here
-
-    settings = [word for word in overrides or () if word.startswith("cluster.")]
-    options = Options(
+    options = _options(
+        overrides,
         grid=grid,
-        overrides=[word for word in overrides or () if word not in settings],
         cluster=cluster,
-        cluster_settings=settings,
+        address=address,
         runs=runs,
         dry_run=dry_run,
         watch=watch,
@@ -87,8 +85,25 @@ def launch(
         num_gpus_per_worker=gpus_per_worker,
         tracking_uri=tracking_uri,
     )
-    begin = launch_here if cluster in LOCAL_CLUSTERS else campaign.launch_on_slurm
-    raise typer.Exit(begin(options, Console()))
+    raise typer.Exit(_begin(options))
+
+
+def _options(overrides: Sequence[str] | None, **settings: Any) -> "Options":  # noqa: ANN401 (as Options takes them)
+    """Divide the words of the command line into those of the grid and those of the site."""
+    from orchestration.launch import Options
+
+    of_site = [word for word in overrides or () if word.startswith("cluster.")]
+    of_grid = [word for word in overrides or () if word not in of_site]
+    return Options(overrides=of_grid, cluster_settings=of_site, **settings)
+
+
+def _begin(options: "Options") -> int:
+    from rich.console import Console
+
+    from orchestration import campaign, launch
+
+    begin = launch.launch if options.cluster in launch.FOLLOWED_CLUSTERS else campaign.launch_on_slurm
+    return begin(options, Console())
 
 
 @app.command()
@@ -97,6 +112,7 @@ def plan(
     grid: GridOption = DEFAULT_GRID,
     cluster: ClusterOption = "local",
     runs: RunsOption = Path("runs"),
+    budget_gpu_hours: BudgetOption = None,
     max_concurrent: ConcurrencyOption = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Play the launch through on a pool of GPUs; what follows is for that.")
@@ -126,7 +142,17 @@ def plan(
     if given:
         name = next(iter(given)).removeprefix("num_").replace("_", "-")
         raise ValueError(f"--simulate must be given with --{name}; got --{name} alone")
-    launch(overrides, grid, cluster, runs, dry_run=True, max_concurrent=max_concurrent)
+    options = _options(
+        overrides,
+        grid=grid,
+        cluster=cluster,
+        runs=runs,
+        dry_run=True,
+        scripts=False,
+        budget_gpu_hours=budget_gpu_hours,
+        max_concurrent=max_concurrent,
+    )
+    raise typer.Exit(_begin(options))
 
 
 def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[str, Any]) -> None:
@@ -154,6 +180,23 @@ def check_data(name: NameArgument, settings: SettingsArgument = None) -> None:
     from orchestration import datasets
 
     datasets.check(name, settings or (), Console())
+
+
+@data.command("pack")
+def pack_data(
+    name: NameArgument,
+    settings: SettingsArgument = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Gets the shards; default: packed-decoded or -encoded below data_root.")
+    ] = None,
+    encoded: Annotated[bool, typer.Option("--encoded", help="Keep the bytes of the files instead of pixels.")] = False,
+) -> None:
+    """Pack images and labels for faster reading (data_store=FOLDER); what is packed already is kept."""
+    from rich.console import Console
+
+    from orchestration import datasets
+
+    datasets.pack(name, settings or (), to, "encoded" if encoded else "decoded", Console())
 
 
 @data.command("convert")

@@ -56,7 +56,8 @@ class ClusterConfig:
     signal_before_s: int = 120
     """How long before its time limit a job is told to write its checkpoint."""
     max_submit: int = 0
-    """No more jobs of a launch are in the queue at a time; the rest follows when these have ended. 0: all."""
+    """No more jobs of a launch are in the queue at a time; the rest follows when these have ended. 0: as many as
+    account and qos allow (MaxSubmitJobs), where the site says it."""
     requeue: bool = True
     """False where the site refuses requeueing: a new job takes over."""
     controller: bool = True
@@ -64,10 +65,13 @@ class ClusterConfig:
     controller_partition: str = ""
     controller_time_min: int = 10
     mail_user: str = ""
-    """Slurm mails the controller's end, which is when all jobs of a launch have ended."""
+    """Is mailed when the first cell begins, when one fails for good, and when all is done; by Slurm, when a controller
+    itself fails."""
+    mail_server: str = "localhost"
+    """Takes the mail of jobs, `host` or `host:port`."""
     notify_command: list[str] = field(default_factory=list)
-    """Run with a line of text as its last word when all is done. The address in the variable RANKMATCH_WEBHOOK, which
-    is a secret and stands in no file, gets the line too."""
+    """Run at these times with a line of text as its last word. The address in the variable RANKMATCH_WEBHOOK, which is
+    a secret and stands in no file, gets the line too."""
 
     def __post_init__(self) -> None:
         one_of("cluster.container", self.container, CONTAINERS)
@@ -77,6 +81,17 @@ class ClusterConfig:
                           ("time_factor", 1), ("max_time_min", 0), ("signal_before_s", 1), ("max_submit", 0),
                           ("controller_time_min", 1)):  # fmt: skip
             in_range(PREFIX + name, getattr(self, name), low)
+        for name in ("partition", "account", "qos", "constraint", "reservation", "wckey", "exclude", "gpu_type",
+                     "controller_partition"):  # fmt: skip
+            _one_line(name, getattr(self, name))
+        for key, value in self.extra.items():
+            _one_line(f"extra {key}", key + value)
+
+
+def _one_line(name: str, value: str) -> None:
+    """Refuse what would end a line of the batch script and begin a command."""
+    if "\n" in value or "\r" in value:
+        raise ValueError(f"{PREFIX}{name} must be one line; got {value!r}")
 
 
 def load(name: str, settings: Iterable[str] = ()) -> ClusterConfig:
@@ -89,7 +104,9 @@ def load(name: str, settings: Iterable[str] = ()) -> ClusterConfig:
         Path(name) if name.endswith((".yaml", ".yml")) else experiments_folder() / "conf" / "cluster" / f"{name}.yaml"
     )
     if not path.is_file():
-        raise ValueError(f"--cluster must be one of local, inline, {', '.join(names())}, or a YAML file; got {name!r}")
+        raise ValueError(
+            f"--cluster must be one of local, inline, ray, {', '.join(names())}, or a YAML file; got {name!r}"
+        )
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold fields and their values; got {type(values).__name__}")

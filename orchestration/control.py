@@ -2,22 +2,21 @@
 
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import campaign, grid, launch, registry, slurm_commands, submissions
+from orchestration import campaign, grid, index, launch, registry, slurm_commands, submissions
 from orchestration.grid import Grid
-from orchestration.launch import Options
-from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells
+from orchestration.index import IndexedCell
 from orchestration.mlflow_store import StoreError
-from orchestration.run_folder import RunFolder, folders
+from orchestration.run_folder import LOG, RESULT, RunFolder, folders
 from orchestration.schedulers import SchedulerError
-from orchestration.slurm_commands import QueuedJob, SlurmError
+from orchestration.slurm_commands import SlurmError
 from orchestration.slurm_state import queued_cells
-from orchestration.status import CellStatus, judge, to_rich, totals
+from orchestration.status import Slurm, judge, to_lines, totals
 
 WATCH_S = 30.0
 
@@ -36,43 +35,61 @@ def grid_folder(runs: Path, name: str) -> Path:
 
 
 def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
-    """Show how the cells stand; watched, until all have ended, with MLflow kept up to date."""
-    loaded, options = _load(grid_dir), Options(runs=grid_dir.parent)
+    """Show how the cells stand; watched, until all have ended, with MLflow kept up to date.
+
+    Where no controller goes on with the grid, the next step is taken here.
+    """
     while True:
-        rows, note = _look(loaded, grid_dir)
-        planned = launch.make_plan(
-            loaded, grid_dir, options, queued={row.signature: row.job for row in rows if row.job}
-        )
-        console.print(to_rich(rows))
-        for line in [*totals(rows, planned), *([note] if note else [])]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        notes = _go_on(grid_dir, console)
+        slurm, silence = _ask(grid_dir)
+        found = folders(grid_dir)
+        rows = [judge(cell, _folder(cell, found, grid_dir), slurm) for cell in index.read(grid_dir)]
+        console.out("\n".join([*to_lines(rows), *totals(rows), *notes, *silence]), highlight=False)
         if not watch or not any(row.standing.is_open for row in rows):
             return
-        _sync(loaded, grid_dir)
+        try:
+            _sync(_load(grid_dir), grid_dir)
+        except SchedulerError as error:  # the next time, or `sync`, writes it
+            console.print(str(error), highlight=False, markup=False, soft_wrap=True)
         time.sleep(WATCH_S)
 
 
 def logs(grid_dir: Path, cell: str, *, follow: bool = False) -> None:
-    """Print the log of a cell's newest attempt, or what its newest job printed; following, until interrupted.
+    """Print the log of a cell's newest attempt, or what its newest job printed; following, until it is done.
 
     Raises:
         ValueError: No cell, or several, are meant, or nothing was printed yet.
     """
     (folder,) = _chosen(grid_dir, [cell], only_one=True)
-    attempts = folder.attempts()
-    path = attempts[-1].path / "log" if attempts else None
-    if path is None or not path.is_file():
-        job = submissions.newest_jobs(grid_dir).get(folder.path.name, "")
-        path = next(iter(sorted(grid_dir.glob(f"launches/*/jobs/{job}_0_log.out"))), None) if job else None
+    path = _log(grid_dir, folder)
     if path is None:
         raise ValueError(f"{folder.path.name} has printed nothing yet")
+    while path is not None:
+        path = _print_log(path, grid_dir, folder, follow=follow)
+
+
+def _log(grid_dir: Path, folder: RunFolder) -> Path | None:
+    attempts = folder.attempts()
+    path = attempts[-1].path / LOG if attempts else None
+    if path is not None and path.is_file():
+        return path
+    job = submissions.newest_jobs(grid_dir).get(folder.path.name, "")
+    return next(iter(sorted(grid_dir.glob(f"launches/*/jobs/{job}_0_log.out"))), None) if job else None
+
+
+def _print_log(path: Path, grid_dir: Path, folder: RunFolder, *, follow: bool) -> Path | None:
+    """Print a log and what is added to it; return the next attempt's once that has one."""
     sys.stdout.write(f"{path}\n")
     with path.open(encoding="utf-8", errors="replace") as file:
         sys.stdout.write(file.read())
-        while follow:
+        while follow and folder.result() is None:
             sys.stdout.flush()
             time.sleep(1.0)
+            following = _log(grid_dir, folder)
             sys.stdout.write(file.read())
+            if following not in (None, path):
+                return following
+    return None
 
 
 def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
@@ -142,32 +159,55 @@ def register(
 
 def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
     with launch.only_launch_of(grid_dir):
-        mirror = GridMirror(
-            last_tracking_uri(tracking_uri, grid_dir),
-            grid_dir,
-            mirrored_cells(loaded, launch.run_folders(loaded, grid_dir)),
-        )
-        mirror.start()
-        warning = mirror.finish()
-    if warning:
-        raise SchedulerError(f"MLflow is not up to date: {warning}")
+        try:
+            launch.mirror_of(loaded, grid_dir, tracking_uri).sync()
+        except StoreError as error:
+            raise SchedulerError(f"MLflow is not up to date: {error}") from None
 
 
 def _load(grid_dir: Path) -> Grid:
     return replace(grid.load(str(grid_dir / "grid.yaml"), ()), name=grid_dir.name)
 
 
-def _look(loaded: Grid, grid_dir: Path) -> tuple[list[CellStatus], str]:
-    """Return a row for each cell, and what could not be asked."""
-    queued: dict[str, QueuedJob] | None = {}
-    note = ""
-    if submissions.read(grid_dir):
-        try:
-            queued = queued_cells(grid_dir)
-        except SlurmError as error:
-            queued, note = None, f"{error}; the states are those of the run folders alone"
-    found = launch.run_folders(loaded, grid_dir)
-    return [judge(cell, found[cell.signature], queued) for cell in loaded.cells], note
+def _folder(cell: IndexedCell, found: Mapping[str, RunFolder], grid_dir: Path) -> RunFolder:
+    return found.get(cell.signature) or RunFolder(grid_dir / "cells" / cell.folder_name)
+
+
+def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
+    """Return what Slurm says, and what could not be asked."""
+    submitted = submissions.newest_jobs(grid_dir)
+    if not submitted:
+        return Slurm({}, {}, {}), []
+    try:
+        queued = queued_cells(grid_dir)
+    except SlurmError as error:
+        return Slurm(submitted, None, {}), [f"{error}; the states are those of the run folders alone"]
+    unclear = [
+        job
+        for name, job in submitted.items()
+        if name not in queued and not (grid_dir / "cells" / name / RESULT).exists()
+    ]
+    return Slurm(submitted, queued, slurm_commands.ended(unclear)), []
+
+
+def _go_on(grid_dir: Path, console: Console) -> list[str]:
+    """Take the next step of a grid that has no controller; return what to say of one whose controller is gone."""
+    try:
+        launch_dir = campaign.waits_for_a_step(grid_dir)
+        if launch_dir is None or campaign.controller_job(launch_dir) in slurm_commands.queue():
+            return []
+    except SlurmError:
+        return []
+    if campaign.has_controller(launch_dir):
+        job = campaign.controller_job(launch_dir)
+        what = f"job {job}, which should go on with this grid, is gone" if job else "no job goes on with this grid"
+        return [f"{what}; the launch command does"]
+    console.print("no job goes on with this grid by itself (cluster.controller=false): taking the next step")
+    try:
+        campaign.take_step(launch_dir, console)
+    except ValueError as error:
+        return [f"the next step was not taken: {error}"]
+    return []
 
 
 def _chosen(grid_dir: Path, cells: Sequence[str], *, only_one: bool = False) -> list[RunFolder]:

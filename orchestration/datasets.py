@@ -1,6 +1,7 @@
 """What is done with a data set before it is trained on: its files looked at, its split lists brought or drawn."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,9 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         ValueError: All faults, a line each.
     """
     from rankmatch.data.check import check_files
-    from rankmatch.data.splits import split_root
 
     config = configuration(name, settings)
-    names = [config.numerics.split]
-    if name != "synthetic" and not any(setting.startswith("split=") for setting in settings):
-        names = sorted(path.parent.name for path in split_root(config).glob("*/labeled.txt")) or names
+    names = _split_names(config, settings)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("images", total=None)
         report = check_files(
@@ -56,6 +54,52 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         f"{report.num_images} images of split {', '.join(names)} are good; "
         f"{len(report.present_classes)} of {len(classes)} classes occur in the val labels"
     )
+
+
+def pack(name: str, settings: Sequence[str], to: Path | None, kind: str, console: Console) -> None:
+    """Pack the files of one split (`split=`), else of all that there are, into a data store.
+
+    Raises:
+        ValueError: All files that could not be packed, a line each; the others are.
+    """
+    from rankmatch.data import store
+    from rankmatch.data.catalog import data_root, pack_keys
+    from rankmatch.data.splits import read_splits
+
+    config = configuration(name, settings)
+    root = data_root(config)
+    folder = to or root / f"packed-{kind}"
+    numerics = [replace(config.numerics, split=split) for split in _split_names(config, settings)]
+    samples = [sample for one in numerics for sample in read_splits(replace(config, numerics=one))]
+    properties = store.Properties(kind, config.numerics.dataset.colours)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("images and labels", total=None)
+        packed = store.pack(
+            folder,
+            root,
+            pack_keys(samples, root),
+            properties,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for line in packed.damaged:
+        console.print(line, soft_wrap=True)
+    num_bytes = sum(shard.stat().st_size for shard in store.shards_of(folder))
+    console.print(
+        f"{packed.num_packed} packed, {packed.num_kept} kept, {num_bytes / 1e9:.2f} GB; data_store={folder}",
+        soft_wrap=True,
+    )
+    if packed.faults:
+        raise ValueError("\n".join([f"{len(packed.faults)} could not be packed:", *packed.faults]))
+
+
+def _split_names(config: TrainConfig, settings: Sequence[str]) -> list[str]:
+    """Return the split that the settings name, else all that there are."""
+    from rankmatch.data.splits import split_root
+
+    one = config.numerics.split
+    if config.numerics.dataset.name == "synthetic" or any(setting.startswith("split=") for setting in settings):
+        return [one]
+    return sorted(path.parent.name for path in split_root(config).glob("*/labeled.txt")) or [one]
 
 
 def download(name: str, to: Path, checkout: Path | None, base_url: str, console: Console) -> None:

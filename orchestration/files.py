@@ -30,9 +30,9 @@ def abandoned_process_folders() -> list[Path]:
     return found
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it there."""
-    with _draft(path, text) as draft:
+def replace(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write a file beside its place and rename it there; one that can be made again need not wait for the disk."""
+    with _draft(path, text, sync=sync) as draft:
         draft.replace(path)
 
 
@@ -122,13 +122,14 @@ def read_last_line(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _draft(path: Path, text: str) -> Iterator[Path]:
+def _draft(path: Path, text: str, *, sync: bool = True) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with draft.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         yield draft
     except OSError as error:
         error.filename = error.filename or str(path)  # a failed write() names no file

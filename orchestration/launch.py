@@ -19,6 +19,7 @@ from orchestration import (
     costs,
     files,
     grid,
+    index,
     plan,
     preflight,
     provenance,
@@ -28,7 +29,8 @@ from orchestration import (
     table_formats,
 )
 from orchestration.grid import Grid
-from orchestration.launch_mirror import GridMirror, mirrored_cells, tracking_uri, where
+from orchestration.index import IndexedCell
+from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri, where
 from orchestration.plan import Plan
 from orchestration.progress import Progress, Snapshot
 from orchestration.run_cell import launcher
@@ -38,6 +40,8 @@ from orchestration.tracking import Launch
 
 PLAN = "plan.txt"
 LOCAL_CLUSTERS = ("local", "inline")
+FOLLOWED_CLUSTERS = (*LOCAL_CLUSTERS, "ray")
+"""Those whose launcher stays until the last cell ends."""
 POLL_S = 0.5
 
 
@@ -48,8 +52,12 @@ class Options:
     grid: str = "demo"
     overrides: Sequence[str] = ()
     cluster: str = "local"
+    address: str = ""
+    """Of the Ray of `--cluster ray`."""
     runs: Path = field(default_factory=lambda: Path("runs"))
     dry_run: bool = False
+    scripts: bool = True
+    """A dry run on Slurm prints the scripts too."""
     max_concurrent: int | None = None
     num_cpus_per_worker: int = 1
     num_gpus_per_worker: float = 1.0
@@ -66,6 +74,12 @@ class Options:
     def __post_init__(self) -> None:
         if self.cluster == "inline" and (self.max_concurrent or 1) > 1:
             raise ValueError(f"--max-concurrent must be 1 with --cluster inline; got {self.max_concurrent}")
+        if self.address and self.cluster != "ray":
+            raise ValueError(f"--address must be given with --cluster ray only; got it with --cluster {self.cluster}")
+        if self.cluster == "ray" and not self.address and not self.dry_run:
+            raise ValueError(
+                "--address must be given with --cluster ray: HOST:PORT of the Ray's head, or auto; got none"
+            )
 
 
 def launch(options: Options, console: Console) -> int:
@@ -80,6 +94,7 @@ def launch(options: Options, console: Console) -> int:
     console.print("\n".join(plan.summary(planned)), highlight=False, markup=False, soft_wrap=True)
     if options.dry_run:
         say_missing_inputs(loaded, console)
+        refuse_budget(planned, options)
         return 0
     grid_dir.mkdir(parents=True, exist_ok=True)
     with only_launch_of(grid_dir):
@@ -116,7 +131,7 @@ def make_plan(
     """Compare a grid with its run folders; touches nothing."""
     found = folders(grid_dir)
     states = {signature: folder.state() for signature, folder in found.items()}
-    measured = _measured_pace(loaded, found, states)
+    measured = _measured_pace(loaded, states)
     device = _device(loaded, options)
     return plan.make_plan(
         loaded.cells,
@@ -156,7 +171,7 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     try:
         stopped = bool(jobs) and _work(scheduler, jobs, planned, launch_dir, mark, console)
     finally:
-        end_with_results(loaded, grid_dir, mirror, options, console)
+        end_with_results(loaded, grid_dir, mirror, console)
     if stopped:
         console.print("Stopped. The same command goes on from the newest checkpoints.")
         return 130
@@ -182,12 +197,24 @@ def begin_mirror(
     return mirror, mark
 
 
-def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, options: Options, console: Console) -> None:
+def mirror_of(loaded: Grid, grid_dir: Path, uri: str = "", launch_id: str = "") -> GridMirror:
+    """Return the mirror of a grid that was launched before; without a `uri`, into the store of its last launch.
+
+    Raises:
+        ValueError: That store needs a password, which is not given.
+    """
+    cells_of_grid = mirrored_cells(loaded, run_folders(loaded, grid_dir))
+    return GridMirror(
+        last_tracking_uri(uri, grid_dir), grid_dir, cells_of_grid, Launch(launch_id) if launch_id else None
+    )
+
+
+def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, console: Console) -> None:
     """Write table, report and figures, bring MLflow up to date, and say where all that is."""
     written = finish(loaded, grid_dir, console)
     with console.status("writing the last rows to MLflow"):
         warning = mirror.finish_launch(loaded, run_folders(loaded, grid_dir), written)
-    _say_where(grid_dir, written[0], options, console)
+    _say_where(grid_dir, written[0], mirror.uri, console)
     if warning:
         say_outdated(warning, console)
 
@@ -235,6 +262,7 @@ def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[st
 def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     """Make the folder of this launch, which is returned, and those of the cells that it starts."""
     files.replace(grid_dir / "grid.yaml", loaded.text)
+    index.write(grid_dir, _indexed(loaded, planned))
     launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     launch_dir.mkdir(parents=True)
     files.replace(launch_dir / "grid.yaml", loaded.text)
@@ -243,6 +271,22 @@ def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     for item in planned.jobs:
         made[item.cell.signature].create(cells.to_yaml(item.cell.config), item.cell.axes)
     return launch_dir
+
+
+def _indexed(loaded: Grid, planned: Plan) -> list[IndexedCell]:
+    """Return what is kept of each cell, in the grid's order."""
+    items = {item.cell.signature: item for item in planned.items}
+    return [
+        IndexedCell(
+            cell.signature,
+            cell.slug,
+            cell.config.numerics.method.name,
+            items[cell.signature].num_steps,
+            items[cell.signature].seconds_per_step,
+            cell.config.execution.trainer.num_workers if planned.uses_gpus else 0,
+        )
+        for cell in loaded.cells
+    ]
 
 
 def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
@@ -320,6 +364,7 @@ def cell_jobs(
             num_cpus_per_worker=options.num_cpus_per_worker,
             device=item.cell.config.execution.trainer.device,
             estimate_s=item.estimate_s,
+            gpu_memory_gb=costs.gpu_memory_gb(item.cell.config),
             data=identities[item.cell.signature].as_dict() if identities else {},
         )
         for item in planned.jobs
@@ -333,7 +378,11 @@ def _scheduler(options: Options) -> Scheduler:
         return InlineScheduler()
     from orchestration.schedulers.ray_tune import RayTuneScheduler
 
-    return RayTuneScheduler(max_concurrent=options.max_concurrent, num_gpus_per_worker=options.num_gpus_per_worker)
+    return RayTuneScheduler(
+        max_concurrent=options.max_concurrent,
+        num_gpus_per_worker=options.num_gpus_per_worker,
+        address=options.address,
+    )
 
 
 @contextmanager
@@ -361,15 +410,14 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _measured_pace(loaded: Grid, found: Mapping[str, RunFolder], states: Mapping[str, FolderState]) -> dict[str, float]:
+def _measured_pace(loaded: Grid, states: Mapping[str, FolderState]) -> dict[str, float]:
     """Return seconds a step by method, from the finished cells of the grid."""
     pace: dict[str, list[float]] = {}
     for cell in loaded.cells:
         state = states.get(cell.signature)
         if state is None or state.status != "done" or not state.num_steps:
             continue
-        duration_s = (found[cell.signature].result() or {}).get("duration_s", 0.0)
-        pace.setdefault(cell.config.numerics.method.name, []).append(duration_s / state.num_steps)
+        pace.setdefault(cell.config.numerics.method.name, []).append(state.duration_s / state.num_steps)
     return {method: sum(values) / len(values) for method, values in pace.items()}
 
 
@@ -394,11 +442,11 @@ def _device(loaded: Grid, options: Options) -> str:
     return "cuda" if provenance.gpus() else "cpu"
 
 
-def _say_where(grid_dir: Path, report_path: Path, options: Options, console: Console) -> None:
+def _say_where(grid_dir: Path, report_path: Path, uri: str, console: Console) -> None:
     lines = {
         "report": str(report_path),
         "run folders": str(grid_dir / "cells"),
-        "MLflow UI": where(tracking_uri(options.tracking_uri, options.runs)),
+        "MLflow UI": where(uri),
     }
     console.print()
     for name, place in lines.items():

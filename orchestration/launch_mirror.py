@@ -69,7 +69,7 @@ class GridMirror:
     """A grid's experiment, and the thread that writes it."""
 
     def __init__(self, uri: str, grid_dir: Path, cells: Sequence[MirroredCell], launch: Launch | None = None) -> None:
-        self._uri, self._grid_dir, self._cells, self._launch = uri, grid_dir, cells, launch
+        self.uri, self._grid_dir, self._cells, self._launch = uri, grid_dir, cells, launch
         self._mirror: Mirror | None = None
         self._thread: MirrorThread | None = None
         self.warning = ""
@@ -85,19 +85,19 @@ class GridMirror:
             ValueError: The experiment was deleted, or a driver is missing.
         """
         assert self._launch is not None
-        remembered = {"schema": SCHEMA, "uri": without_password(self._uri)}
-        remembered["had_password"] = remembered["uri"] != self._uri
+        remembered = {"schema": SCHEMA, "uri": without_password(self.uri)}
+        remembered["had_password"] = remembered["uri"] != self.uri
         files.replace(self._grid_dir / "launches" / self._launch.id / REMEMBERED, files.to_text(remembered))
         try:
             mirror = self.open()
-            if not is_written_by_jobs(self._uri):
+            if not is_written_by_jobs(self.uri):
                 self._mirror = mirror
                 return {}
             mirror.schedule([cell for cell in self._cells if cell.signature in jobs], self._launch.id)
         except StoreError as error:
             self.warning = str(error)
             return {}
-        os.environ[URI_VARIABLE] = self._uri  # jobs inherit it; it is written into no file
+        os.environ[URI_VARIABLE] = self.uri  # jobs inherit it; it is written into no file
         self._mirror = mirror
         return {MIRROR: mirror.experiment_id}
 
@@ -107,10 +107,14 @@ class GridMirror:
         self._thread = MirrorThread(self.open, sync, mirror=self._mirror)
         self._thread.start()
 
-    def finish(self) -> str:
-        """Write what is left; return what went wrong, if anything."""
-        assert self._thread is not None
-        return self._thread.finish(FINISH_TIMEOUT_S)
+    def sync(self) -> None:
+        """Write all that is missing, now and for as long as it takes.
+
+        Raises:
+            StoreError: The store does not answer.
+            ValueError: The experiment was deleted, or a driver is missing.
+        """
+        self.open().sync(self._cells)
 
     def finish_launch(self, loaded: Grid, found: Mapping[str, RunFolder], written: Sequence[Path]) -> str:
         """Write what is left, then how the launch ended, its tables (the report first) and a figure of all curves.
@@ -138,9 +142,9 @@ class GridMirror:
             StoreError: The store does not answer.
             ValueError: The experiment was deleted, or a driver is missing.
         """
-        store = Store(self._uri)
+        store = Store(self.uri)
         name = self._grid_dir.name
-        mirror = Mirror(store, store.experiment(name, artifacts_folder(self._uri, self._grid_dir.parent, name)))
+        mirror = Mirror(store, store.experiment(name, artifacts_folder(self.uri, self._grid_dir.parent, name)))
         if self._launch is not None:
             mirror.begin_launch(self._launch)
         return mirror

@@ -36,15 +36,16 @@ class MirrorThread(threading.Thread):
         self._connect, self._sync, self._mirror, self._every_s = connect, sync, mirror, every_s
         self._ended = threading.Event()
         self._last: Callable[[Mirror], None] | None = None
-        self._error = "the mirror ended early"
+        self._error = ""
 
     def run(self) -> None:
         """Work until `finish` is called, and once more then."""
         wait_s = self._every_s
         while not self._ended.wait(wait_s):
-            self._error = self._try(self._sync)
-            wait_s = min(2 * wait_s, LONGEST_S) if self._error else self._every_s
-        self._error = self._try(self._sync) or (self._try(self._last) if self._last else "")
+            is_done = self._try(self._sync)
+            wait_s = self._every_s if is_done else min(2 * wait_s, LONGEST_S)
+        if self._try(self._sync) and self._last:
+            self._try(self._last)
 
     def finish(self, timeout_s: float, last: Callable[[Mirror], None] | None = None) -> str:
         """Wait for a last sync and for what shall come after it; return what went wrong, if anything."""
@@ -53,14 +54,17 @@ class MirrorThread(threading.Thread):
         self.join(timeout_s)
         return f"the store did not answer within {timeout_s:.0f} s" if self.is_alive() else self._error
 
-    def _try(self, work: Callable[[Mirror], None]) -> str:
+    def _try(self, work: Callable[[Mirror], None]) -> bool:
+        self._error = "the mirror broke down"  # what nobody foresaw ends this thread, and no training
         try:
             self._mirror = self._mirror or self._connect()
             work(self._mirror)
         except (StoreError, OSError, ValueError) as error:
             self._mirror = None  # what it remembers may not be what the store has
-            return str(error)
-        return ""
+            self._error = str(error)
+            return False
+        self._error = ""
+        return True
 
 
 @contextmanager

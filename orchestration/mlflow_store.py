@@ -30,6 +30,8 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _LOUD = ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool")
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the page show an experiment as trainings; it takes those of unknown kind for conversations with models."""
 _FORBIDDEN = re.compile(r"[^\w\-./ :]")
 
 
@@ -92,9 +94,8 @@ class Store:
         with _answers():
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                made: str = self._client.create_experiment(
-                    name, artifact_location=artifacts.resolve().as_uri() if artifacts else None
-                )
+                place = artifacts.resolve().as_uri() if artifacts else None
+                made: str = self._client.create_experiment(name, artifact_location=place, tags=_KIND)
                 return made
         if found.lifecycle_stage != "active":
             raise ValueError(

@@ -39,6 +39,7 @@ class Item:
     """Steps of the whole run, None where the split is not known here."""
     estimate_s: float | None
     """Roughly the seconds that are left; 0 for a kept cell."""
+    seconds_per_step: float | None = None
     conflicts: tuple[str, ...] = ()
     """What differs between the data of the run folder and the data that is there now."""
 
@@ -145,7 +146,7 @@ def _item(
         done = state.step if state and action is not Action.SUBMIT else 0
         estimate = max(0, num_steps - done) * pace
     conflicts = _conflicts(state, provenance) if state and action in (Action.KEEP, Action.RESUME) else ()
-    return Item(cell, action, reason, num_steps, estimate, conflicts)
+    return Item(cell, action, reason, num_steps, estimate, pace, conflicts)
 
 
 def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = False) -> tuple[Action, str]:
@@ -188,7 +189,7 @@ def makespan(durations_s: Iterable[float], max_concurrent: int) -> float:
 def summary(plan: Plan) -> list[str]:
     """Return the lines of `--dry-run`: one a cell, then counts, total and makespan."""
     width = max((len(item.cell.slug) for item in plan.items), default=0)
-    lines = [_line(item, width) for item in plan.items]
+    lines = [_line(item, width, uses_gpus=plan.uses_gpus) for item in plan.items]
     counts = Counter(item.action for item in plan.items)
     shares = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
     lines.append(f"{len(plan.items)} cells: {shares or 'none'}")
@@ -196,7 +197,7 @@ def summary(plan: Plan) -> list[str]:
     unknown = f", without {num_unknown} cells that cannot be estimated" if num_unknown else ""
     lines.append(
         f"rough estimate: {format_duration(plan.total_s)} in total, "
-        f"{format_duration(plan.makespan_s)} with {plan.max_concurrent} at a time{unknown}"
+        f"{format_duration(plan.makespan_s)} with {plan.max_concurrent} at a time, longest first{unknown}"
     )
     if plan.gpu_hours:
         longest = max(item.gpu_hours for item in plan.items)
@@ -214,7 +215,7 @@ def _supervised_apart(plan: Plan) -> list[str]:
     """Say what the supervised cells take of the total where they take another number of steps than the others."""
     due = [item for item in plan.items if item.action is not Action.KEEP]
     apart = [item for item in due if item.cell.config.numerics.method.name == "supervised"]
-    others = {item.num_steps for item in due if item not in apart}
+    others = {item.num_steps for item in due if item.cell.config.numerics.method.name != "supervised"}
     if not apart or not others or {item.num_steps for item in apart} & others:
         return []
     total = sum(item.estimate_s or 0.0 for item in apart)
@@ -233,11 +234,15 @@ def _scaled_rates(plan: Plan) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _line(item: Item, width: int) -> str:
+def _line(item: Item, width: int, *, uses_gpus: bool) -> str:
     steps = "? steps" if item.num_steps is None else f"{item.num_steps} steps"
     rough = "?" if item.estimate_s is None else f"~{format_duration(item.estimate_s)}"
     time = "" if item.action is Action.KEEP else f"  {rough}"
-    return f"{item.action:<7}  {item.cell.signature}  {item.cell.slug:<{width}}  {steps:>12}{time:>9}  {item.reason}"
+    hours = f"{item.gpu_hours:.1f} GPU-h" if uses_gpus and item.gpu_hours else ""
+    return (
+        f"{item.action:<7}  {item.cell.signature}  {item.cell.slug:<{width}}  {steps:>12}{time:>9}"
+        f"{hours:>{13 if uses_gpus else 0}}  {item.reason}"
+    )
 
 
 def format_duration(seconds: float) -> str:

@@ -73,7 +73,8 @@ def _faults_of_weights(cells: Sequence[Cell]) -> list[str]:
 def _data_key(cell: Cell) -> str:
     numerics, execution = cell.config.numerics, cell.config.execution
     needs_labels_only = numerics.method.name == "supervised" and numerics.method.supervised_steps == "authors"
-    return repr((numerics.dataset, numerics.split, execution.data_root, execution.split_root, needs_labels_only))
+    places = (execution.data_root, execution.split_root, execution.data_store)
+    return repr((numerics.dataset, numerics.split, places, needs_labels_only))
 
 
 def _look(cell: Cell, cache_dir: Path, progress: Progress) -> tuple[DataIdentity, list[str]]:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,19 +70,16 @@ def is_dirty(root: Path = ROOT) -> bool:
 
 def difference(root: Path = ROOT) -> str:
     """Return the difference to the commit as text; new files are named in it by `git add --intent-to-add` of a copy."""
-    index = Path(_git(root, "rev-parse", "--absolute-git-dir")) / f"index.{os.getpid()}"
-    environment = {**os.environ, "GIT_INDEX_FILE": str(index)}
-    git = ["git", "-C", str(root)]
-    try:
+    sources = [name for name in SOURCES if (root / name).is_dir()]
+    with tempfile.TemporaryDirectory() as folder:  # not in .git, which is a file in a worktree
+        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
         for command in (
             ["read-tree", "HEAD"],
-            ["add", "--intent-to-add", "--", *(name for name in SOURCES if (root / name).is_dir())],
+            ["add", "--intent-to-add", "--", *sources],
+            ["diff", "HEAD", "--binary"],
         ):
-            subprocess.run([*git, *command], env=environment, capture_output=True, check=True)
-        done = subprocess.run([*git, "diff", "HEAD", "--binary"], env=environment, capture_output=True, check=True)
-        return done.stdout.decode(errors="replace")
-    finally:
-        index.unlink(missing_ok=True)
+            done = subprocess.run(["git", "-C", str(root), *command], env=environment, capture_output=True, check=True)
+    return done.stdout.decode(errors="replace")
 
 
 def versions() -> dict[str, str]:
@@ -111,10 +109,15 @@ def driver() -> str:
     return next(iter(_of_gpus("driver_version")), "")
 
 
+def gpu_memory_gb() -> list[float]:
+    """Return the memory of every NVIDIA GPU of this machine."""
+    return [int(mib) * 2**20 / 1e9 for mib in _of_gpus("memory.total") if mib.isdigit()]
+
+
 def _of_gpus(field: str) -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
-    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
     return [line.strip() for line in lines if line.strip()]
 

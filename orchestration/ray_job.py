@@ -48,7 +48,8 @@ class StopAsked:
         if self.stop_file.exists():
             return True
         if self.end_time is not None and now + 2 * self._longest_s + RESERVE_S > self.end_time:
-            files.replace(self.stop_file, "time limit")
+            evidence = f"{self.end_time - now:.0f} s before the limit; the longest way took {self._longest_s:.0f} s"
+            files.replace(self.stop_file, f"time limit\n{evidence}")
             return True
         return False
 

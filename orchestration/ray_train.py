@@ -15,7 +15,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from orchestration.failures import Failure, LostError, TrainingError
-from orchestration.run_cell import FencedError, Stop, train_here
+from orchestration.recorder import FencedError
+from orchestration.run_cell import Stop, train_here
 from orchestration.run_folder import Attempt
 from rankmatch.config import TrainConfig
 from rankmatch.trainer import FitResult

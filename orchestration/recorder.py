@@ -1,7 +1,7 @@
 """The rows of an attempt: epochs as lines of JSON, steps as a stream of Arrow batches."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,18 @@ SECONDS_PER_BATCH = 5.0
 Row = dict[str, Any]
 
 
-class Recorder:
-    """Writes what a training reports: epoch rows at once and for good, step rows in small batches."""
+class FencedError(Exception):
+    """The cell belongs to somebody else by now; nothing more may be written."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+
+class Recorder:
+    """Writes what a training reports: epoch rows at once and for good, step rows in small batches.
+
+    Raises `FencedError` instead of writing once the attempt is superseded.
+    """
+
+    def __init__(self, path: Path, superseded: Callable[[], bool] = bool) -> None:
+        self._path, self._superseded = path, superseded
         self._columns: list[str] = []
         self._rows: list[Row] = []
         self._written = time.monotonic()
@@ -37,6 +44,7 @@ class Recorder:
         """
         if "epoch" in row:
             self.flush()
+            self._refuse_when_superseded()
             files.append(self._path / EPOCHS, files.to_line({"step": step, "time": time.time(), **row}))
             return
         self._columns = self._columns or list(row)
@@ -51,6 +59,7 @@ class Recorder:
         """Write the step rows that wait."""
         if not self._rows:
             return
+        self._refuse_when_superseded()
         import pyarrow as pa
 
         floats = [pa.field(name, pa.float64()) for name in self._columns]
@@ -62,6 +71,11 @@ class Recorder:
         # A stream is its schema followed by batches; it may end anywhere between two of them.
         files.append(path, batch if is_begun else schema.serialize().to_pybytes() + batch)
         self._rows, self._written = [], time.monotonic()
+
+    def _refuse_when_superseded(self) -> None:
+        if self._superseded():
+            self._rows = []
+            raise FencedError("a newer attempt has begun")
 
     def close(self) -> None:
         """Write what waits."""

@@ -14,6 +14,7 @@ from orchestration import provenance, system_metrics
 from orchestration.cells import from_yaml
 from orchestration.failures import Failure, FailureClass
 from orchestration.mirror_thread import mirrored
+from orchestration.recorder import FencedError
 from orchestration.run_folder import ENVIRONMENT, AlreadyPublished, Attempt, AttemptTaken, RunFolder, process_start
 from orchestration.schedulers import JobState
 from rankmatch.config import TrainConfig
@@ -26,10 +27,6 @@ BEST = "best.pt"
 Stop = Callable[[], bool]
 Trainer = Callable[[TrainConfig, Attempt, Path | None, Stop], "FitResult"]
 """Trains a cell in an attempt's folder, from a checkpoint if one is given, until done or told to stop."""
-
-
-class FencedError(Exception):
-    """The cell belongs to somebody else by now; nothing more may be written."""
 
 
 def run_cell(
@@ -47,7 +44,8 @@ def run_cell(
         train: Does the work.
         owner: The launcher, as `launcher` describes it, with anything else worth keeping.
         should_stop: Tells whether to end early with a checkpoint.
-        why: Says of what class an early end was, a value of `FailureClass`; empty: cancelled.
+        why: Says of what class an early end was, a value of `FailureClass`, and in a second line how that is known;
+            empty: cancelled.
     """
     folder = RunFolder(cell_dir)
     if folder.result() is not None:
@@ -147,6 +145,8 @@ class _Body:
         except (FencedError, AlreadyPublished):
             return JobState.SUPERSEDED
         except Exception as error:  # the one broad one: whatever a cell dies of is written down and stays its own
+            if self.attempt.superseded():
+                return JobState.SUPERSEDED
             return record_failure(self.attempt, Failure.of(error), duration_s=self._duration_s())
 
     def _train(self) -> JobState:
@@ -157,14 +157,17 @@ class _Body:
         if self.stop():
             return self._stopped(step)
         result = self.train(config, self.attempt, resume_from, self.stop)
+        if self.attempt.superseded():
+            raise FencedError("a newer attempt has begun")
         if not result.finished:
             return self._stopped(result.step)
         self.attempt.publish(self._result(result))
         return JobState.DONE
 
     def _stopped(self, step: int) -> JobState:
-        kind = self.why() or FailureClass.CANCELLED.value
-        self.attempt.event("stopped", step=step, kind=kind, duration_s=self._duration_s())
+        kind, _, message = (self.why() or FailureClass.CANCELLED.value).partition("\n")
+        evidence = {"message": message} if message else {}
+        self.attempt.event("stopped", step=step, kind=kind, duration_s=self._duration_s(), **evidence)
         return JobState.STOPPED
 
     def _result(self, result: "FitResult") -> dict[str, Any]:
@@ -183,9 +186,15 @@ class _Body:
         return round(time.monotonic() - self.started, 3)
 
 
+def evidence(attempt: Attempt, failure: Failure) -> dict[str, Any]:
+    """Return what an event says of a failure: as far as known exit code and Slurm's state, and the tail of the log."""
+    known = {name: value for name, value in asdict(failure).items() if value or name in ("message", "traceback")}
+    return {**known, "log_tail": attempt.log_tail()}
+
+
 def record_failure(attempt: Attempt, failure: Failure, *, duration_s: float | None = None) -> JobState:
     """Write down why an attempt failed."""
-    fields = asdict(failure)
+    fields = evidence(attempt, failure)
     if duration_s is not None:
         fields["duration_s"] = duration_s
     try:
@@ -215,7 +224,7 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False) -
         return
     attempt = folder.attempts()[-1]
     if failure.kind is FailureClass.CANCELLED:
-        attempt.event("stopped", kind=failure.kind.value, message=failure.message)
+        attempt.event("stopped", **evidence(attempt, failure))
     else:
         record_failure(attempt, failure)
 

@@ -27,7 +27,7 @@ LEASE_S = 600.0
 """An attempt on another host counts as ended when it has written nothing for so long."""
 CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
 CELLS = "cells"
-ATTEMPTS, OWNER, EVENTS = "attempts", "owner.json", "events.jsonl"
+ATTEMPTS, OWNER, EVENTS, LOG = "attempts", "owner.json", "events.jsonl", "log"
 ENVIRONMENT = "environment"
 """The event that tells what the training process has."""
 
@@ -67,6 +67,8 @@ class FolderState:
     """Slurm's job of the newest attempt."""
     failure_class: str | None = None
     """A value of `failures.FailureClass`."""
+    duration_s: float = 0.0
+    """That a finished training took, over all attempts."""
     updated: float = 0.0
     """When something was last written, in seconds since 1970."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -121,13 +123,18 @@ class Attempt:
         step = max(first, row.get("step", -1) + 1, *(event.get("step", 0) for event in events), 0)
         return AttemptEnd(FailureClass(last.get("kind", FailureClass.LOST)), first, step, self.owner()["host"])
 
+    def log_tail(self, num_lines: int = 40) -> str:
+        """Return the last lines that it printed."""
+        path = self.path / LOG
+        return "\n".join(path.read_text(errors="replace").splitlines()[-num_lines:]) if path.is_file() else ""
+
     def busy_s(self) -> float:
         """Return the seconds from its begin to what it wrote last."""
         return max(0.0, _last_write(self.path) - datetime.fromisoformat(self.owner()["started"]).timestamp())
 
     def recorder(self) -> Recorder:
         """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
-        return Recorder(self.path)
+        return Recorder(self.path, self.superseded)
 
     def superseded(self) -> bool:
         """Tell whether an attempt with a higher number exists."""
@@ -153,7 +160,7 @@ class RunFolder:
     """The folder of one cell."""
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+        self.path = path
 
     def create(self, config_yaml: str, axes: Mapping[str, str]) -> None:
         """Make the folder with its configuration; in one that is there, replace what differs."""
@@ -161,7 +168,7 @@ class RunFolder:
         for name, text in ((CONFIG, config_yaml), (AXES, files.to_text({"schema": SCHEMA, "axes": dict(axes)}))):
             path = self.path / name
             if not path.exists() or path.read_text() != text:
-                files.replace(path, text)
+                files.replace(path, text, sync=False)  # thousands at once; each launch makes what is missing
 
     def config(self) -> str:
         """Return the configuration as YAML."""
@@ -321,6 +328,7 @@ def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
         miou=result["last_miou"],
         best_miou=result["best_miou"],
         commit=result["provenance"]["commit"],
+        duration_s=result.get("duration_s", 0.0),
         updated=updated,
         host=result["provenance"].get("host", ""),
         provenance=result["provenance"],

@@ -3,6 +3,7 @@
 Every call has a time limit, since all of them hang while slurmctld is down.
 """
 
+import getpass
 import os
 import re
 import shutil
@@ -82,15 +83,15 @@ def ended(job_ids: Iterable[str]) -> Mapping[str, EndedJob] | None:
     A job that it does not name is unknown, which says nothing of how it went.
     """
     wanted = sorted(set(job_ids))
-    if not wanted:
-        return {}
-    text = _accounting([f"--jobs={','.join(wanted)}", "--format=JobID,State,ExitCode,NodeList"])
-    if text is None:
-        return None
-    rows = [line.split("|") for line in text.splitlines() if line]
-    return {
-        row[0]: EndedJob(_state(row[1]), row[2], row[3]) for row in rows if _state(row[1]) not in ("RUNNING", "PENDING")
-    }
+    found: dict[str, EndedJob] = {}
+    for first in range(0, len(wanted), 1000):  # one word of a command has at most 128 KiB
+        jobs = ",".join(wanted[first : first + 1000])
+        text = _accounting([f"--jobs={jobs}", "--format=JobID,State,ExitCode,NodeList"])
+        if text is None:
+            return None
+        rows = [line.split("|") for line in text.splitlines() if line]
+        found |= {row[0]: EndedJob(_state(row[1]), row[2], row[3]) for row in rows}
+    return {job: ended for job, ended in found.items() if ended.state not in ("RUNNING", "PENDING")}
 
 
 def job_fields(job_id: str) -> dict[str, str]:
@@ -121,6 +122,22 @@ def max_array_size() -> int:
     """
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", _output(["scontrol", "show", "config"]))
     return int(found[1]) if found else 1001
+
+
+def max_submit_jobs(account: str, qos: str) -> int | None:
+    """Return how many jobs this user may have in the queue by account and qos; None where accounting does not say."""
+    user = getpass.getuser()
+    asked = [["assoc", f"user={user}", *([f"account={account}"] if account else []), "format=MaxSubmitJobs"]]
+    if qos:
+        asked.append(["qos", qos, "format=MaxSubmitJobsPerUser"])
+    limits: list[int] = []
+    for words in asked:
+        try:
+            text = _output(["sacctmgr", "--noheader", "--parsable2", "show", *words])
+        except SlurmError:
+            continue  # many sites let users ask nothing; sbatch refuses then
+        limits += [int(word) for word in text.split() if word.isdigit()]
+    return min(limits, default=None)
 
 
 def max_minutes(partition: str) -> int | None:

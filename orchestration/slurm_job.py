@@ -20,14 +20,14 @@ from typing import Any
 import rankmatch
 from orchestration import files, slurm_commands
 from orchestration.failures import Failure, FailureClass, decide
-from orchestration.ray_protocol import EXIT_CODES, ORDER, STOP_FILE, end_group
+from orchestration.notices import Notifier
+from orchestration.ray_protocol import EXIT_CODES, ORDER, STOP_FILE, end_group, stop_kind
 from orchestration.run_cell import launcher, record_loss
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import JobState
 
 REQUEUE = 85
 """The exit code that the batch script answers with `scontrol requeue`: containers have no scontrol."""
-LOG_TAIL_LINES = 40
 TEMP_PREFIX = f"{files.PREFIX}j"
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 _DRIVER = "from orchestration.ray_job import main; main()"
@@ -50,6 +50,7 @@ class CellTask:
     num_gpus_per_node: int = 0
     signal_before_s: int = 120
     requeue: bool = True
+    notifier: Notifier = Notifier("")
 
     def __call__(self) -> None:
         """Be one task of the job: the first node's trains, the others' lend their node to its Ray."""
@@ -72,15 +73,14 @@ class _Head:
         # Ray's sockets need a short path; not by process id, which nodes of one /tmp may share.
         self.temp_dir = files.SHORT_TEMP / f"{TEMP_PREFIX}{folder.name}"
         self.heard: int | None = None
+        self.num_oom_kills = num_oom_kills()
         for number in SIGNALS:
             signal.signal(number, self._hear)  # after submitit's own, which would save from within the handler
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
     def run(self) -> int:
         """Train, and return the exit code of the job."""
-        decision = decide(self.cell.ends(self.task.owner["campaign"]))
-        if not decision.again:
-            sys.stderr.write(f"{self.cell.path.name} is not tried again: {decision.why}\n")
+        if self._is_given_up():
             return 0
         _remove_leftovers()
         files.replace(self.folder / ORDER, files.to_text(self._order()))
@@ -91,17 +91,40 @@ class _Head:
             preexec_fn=_ignore_signals,  # safe: this process has one thread
         )
         try:
+            self._tell_of_begin()
             while training.poll() is None:
                 self._pass_on()
                 time.sleep(0.2)
         finally:
             end_group(training)
             _remove(self.temp_dir)
-        return self._exit_code(training.returncode)
+        code = self._exit_code(training.returncode)
+        if code == 1:
+            self._is_given_up()
+        return code
+
+    def _tell_of_begin(self) -> None:
+        where = f"job {job_id()} on {socket.gethostname()}"
+        campaign = self.task.owner["campaign"]
+        text = f"{self._grid}: the first cell has begun, {self.cell.path.name} in {where}"
+        self.task.notifier.tell(f"started {campaign}", text, once=True)
+
+    def _is_given_up(self) -> bool:
+        """Tell, here and to whom it concerns, whether the policy gives the cell up."""
+        decision = decide(self.cell.ends(self.task.owner["campaign"]))
+        if decision.again:
+            return False
+        text = f"{self.cell.path.name} is not tried again: {decision.why}"
+        sys.stderr.write(f"{text}\n")
+        self.task.notifier.tell(f"failed: {decision.why}", f"{self._grid}: {text}")
+        return True
+
+    @property
+    def _grid(self) -> str:
+        return self.cell.path.parents[1].name
 
     def _order(self) -> dict[str, Any]:
         task = self.task
-        slurm = {"job": job_id(), "restart": int(_restart())}
         return {
             "cell_dir": task.cell_dir,
             "end_time": self.end_time,
@@ -110,7 +133,7 @@ class _Head:
             "num_gpus_per_node": task.num_gpus_per_node,
             "num_cpus_per_worker": task.num_cpus_per_node * task.num_nodes / task.num_workers,
             "temp_dir": str(self.temp_dir),
-            "owner": {**launcher(), **task.owner, "slurm": slurm},
+            "owner": {**launcher(), **task.owner, "slurm": self._slurm()},
         }
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
@@ -119,31 +142,44 @@ class _Head:
     def _pass_on(self) -> None:
         """Tell the training of a signal; it writes a checkpoint at the next step edge."""
         if self.heard is not None and not (self.folder / STOP_FILE).exists():
-            files.replace(self.folder / STOP_FILE, self._meaning(self.heard).value)
+            fields = slurm_commands.job_fields(job_id())
+            says = f"Slurm says {fields['JobState']}" if "JobState" in fields else "Slurm says nothing"
+            meaning = self._meaning(self.heard, fields)
+            files.replace(self.folder / STOP_FILE, f"{meaning}\n{signal.Signals(self.heard).name} came; {says}")
 
-    def _meaning(self, number: int) -> FailureClass:
-        """Ask Slurm what a signal is for: a job that ends and is not to begin again was cancelled."""
+    def _meaning(self, number: int, fields: Mapping[str, str]) -> FailureClass:
+        """Tell by what Slurm says what a signal is for: a job that ends and is not to begin again was cancelled."""
+        end_time = self.end_time
+        if fields.get("JobState") == "RUNNING":  # one that is being ended has its present end there
+            end_time = slurm_commands.end_time(fields) or end_time
         # Slurm may send its warning up to 60 s earlier than asked.
-        if self.end_time is not None and time.time() > self.end_time - self.task.signal_before_s - 60:
+        if end_time is not None and time.time() > end_time - self.task.signal_before_s - 60:
             return FailureClass.TIME_LIMIT
-        fields = slurm_commands.job_fields(job_id()) if number == signal.SIGTERM else {}
         ends = fields.get("JobState") in ("CANCELLED", "COMPLETING")
-        return FailureClass.CANCELLED if ends and fields.get("Restarts") == _restart() else FailureClass.PREEMPTED
+        is_cancelled = number == signal.SIGTERM and ends and fields.get("Restarts") == _restart()
+        return FailureClass.CANCELLED if is_cancelled else FailureClass.PREEMPTED
 
     def _exit_code(self, code: int) -> int:
         if code == EXIT_CODES[JobState.STOPPED]:
-            stop = (self.folder / STOP_FILE).read_text() if (self.folder / STOP_FILE).exists() else ""
-            return REQUEUE if self.task.requeue and stop != FailureClass.CANCELLED.value else 0
+            return REQUEUE if self.task.requeue and stop_kind(self.folder) != FailureClass.CANCELLED.value else 0
         if code not in EXIT_CODES.values():
             self._record_crash(code)
             return 1
         return int(code == EXIT_CODES[JobState.FAILED])
 
     def _record_crash(self, code: int) -> None:
+        attempts = self.cell.attempts()
+        if not attempts or attempts[-1].owner().get("slurm") != self._slurm():
+            return  # another job's, where this node was given up
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         message = f"the training process ended by {how} in job {job_id()} on {socket.gethostname()}"
-        tail = log_tail(RunFolder(self.cell.path))
-        record_loss(self.cell.path, Failure(FailureClass.LOST, "LostError", message, tail))
+        kind = FailureClass.LOST
+        if num_oom_kills() > self.num_oom_kills:
+            kind, message = FailureClass.HOST_MEMORY, f"{message}, killed for the memory it took"
+        record_loss(self.cell.path, Failure(kind, "LostError", message, "", exit_code=how))
+
+    def _slurm(self) -> dict[str, Any]:
+        return {"job": job_id(), "restart": int(_restart())}
 
 
 def _remove_leftovers() -> None:
@@ -185,13 +221,16 @@ def _restart() -> str:
     return os.environ.get("SLURM_RESTART_COUNT", "0")
 
 
-def log_tail(folder: RunFolder) -> str:
-    """Return the last lines that the newest attempt of a cell printed."""
-    attempts = folder.attempts()
-    log = attempts[-1].path / "log" if attempts else None
-    if log is None or not log.is_file():
-        return ""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+def num_oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many processes of this one's control group the kernel has killed for their memory; 0 where unknown."""
+    lines = [line.split(":", 2) for line in proc.read_text().splitlines()] if proc.is_file() else []
+    for _, controllers, path in lines:
+        inner = path.lstrip("/")
+        file = root / "memory" / inner / "memory.oom_control" if controllers else root / inner / "memory.events"
+        if controllers in ("", "memory") and file.is_file():
+            counts = dict(line.split() for line in file.read_text().splitlines())
+            return int(counts.get("oom_kill", 0))
+    return 0
 
 
 def batch_epilogue() -> list[str]:

@@ -1,21 +1,20 @@
-"""How a cell stands, by its run folder first and squeue second; where the two disagree, that is said."""
+"""How a cell stands, by its run folder first, squeue second and sacct third; where they disagree, that is said."""
 
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
-from orchestration.cells import Cell
-from orchestration.plan import Plan, format_duration
+from orchestration.failures import is_tried_again
+from orchestration.plan import format_duration, makespan
 
 if TYPE_CHECKING:
+    from orchestration.index import IndexedCell
     from orchestration.run_folder import FolderState, RunFolder
-    from orchestration.slurm_commands import QueuedJob
+    from orchestration.slurm_commands import EndedJob, QueuedJob
 
 
 class Standing(StrEnum):
@@ -28,7 +27,7 @@ class Standing(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     LOST = "lost?"
-    """Its run folder looks as if it ran, and no job is there."""
+    """It was submitted, and no job is there, nor a word of its end."""
     NEW = "not submitted"
     UNKNOWN = "unknown"
     """It was submitted, and Slurm says nothing."""
@@ -40,11 +39,29 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Slurm:
+    """What Slurm says of a grid; an empty one of a grid that it never had."""
+
+    submitted: Mapping[str, str]
+    """The newest job of each cell's folder."""
+    queued: "Mapping[str, QueuedJob] | None"
+    """By the names of the cells' folders; None where squeue says nothing."""
+    ended: "Mapping[str, EndedJob] | None"
+    """By job; None where there is no accounting."""
+
+    def word_of(self, job: str) -> str:
+        """Return what accounting says of a job that is gone."""
+        if self.ended is None:
+            return "there is no accounting"
+        known = self.ended.get(job)
+        return f"Slurm says {known.state}, exit code {known.exit_code}" if known else "accounting does not know it"
+
+
+@dataclass(frozen=True, slots=True)
 class CellStatus:
     """A row of the status table."""
 
-    signature: str
-    name: str
+    cell: "IndexedCell"
     standing: Standing
     state: "FolderState"
     job: str = ""
@@ -54,26 +71,17 @@ class CellStatus:
     """GPU-seconds that its attempts took."""
 
 
-def judge(cell: Cell, folder: "RunFolder", queued: "Mapping[str, QueuedJob] | None") -> CellStatus:
-    """Judge a cell by its folder and by the jobs that Slurm has; None where Slurm says nothing."""
+def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm) -> CellStatus:
+    """Judge a cell by its folder and by what Slurm says."""
     state = folder.state()
-    job = (queued or {}).get(folder.path.name)
-    standing, note = _standing(state, job, knows=queued is not None)
-    trainer = cell.config.execution.trainer
-    num_gpus = 0 if trainer.device == "cpu" else trainer.num_workers
-    return CellStatus(
-        cell.signature,
-        cell.slug,
-        standing,
-        state,
-        job=job.job_id if job else "",
-        node=(job.node if job else "") or state.host,
-        note=note,
-        gpu_s=num_gpus * folder.busy_s(),
-    )
+    job = (slurm.queued or {}).get(folder.path.name)
+    standing, note = _standing(state, job, slurm, folder.path.name)
+    busy_s = state.duration_s if state.status == "done" else folder.busy_s() if cell.num_gpus else 0.0
+    node = (job.node if job else "") or state.host
+    return CellStatus(cell, standing, state, job.job_id if job else "", node, note, cell.num_gpus * busy_s)
 
 
-def _standing(state: "FolderState", job: "QueuedJob | None", *, knows: bool) -> tuple[Standing, str]:
+def _standing(state: "FolderState", job: "QueuedJob | None", slurm: Slurm, name: str) -> tuple[Standing, str]:
     if state.status == "done":
         return Standing.DONE, f"job {job.job_id} is still {job.state.lower()}" if job else ""
     if job is not None and job.is_waiting:
@@ -83,49 +91,77 @@ def _standing(state: "FolderState", job: "QueuedJob | None", *, knows: bool) -> 
         if state.status == "running":
             return Standing.RUNNING, ""
         return Standing.STARTING, f"job {job.state.lower()}, attempt {state.num_attempts} {state.status}"
-    if state.status == "running":
-        if not state.job:
-            return Standing.RUNNING, ""
-        return (Standing.LOST, f"job {state.job} is gone") if knows else (Standing.UNKNOWN, "wrote lately")
-    if state.status == "missing":
-        return (Standing.NEW, "") if knows else (Standing.UNKNOWN, "")
+    if state.status in ("running", "missing"):
+        return _without_a_job(state, slurm, slurm.submitted.get(name, ""))
     return (Standing.FAILED if state.status == "failed" else Standing.INTERRUPTED), state.failure or ""
 
 
-def to_rich(rows: Sequence[CellStatus]) -> Table:
-    """Return the table."""
-    table = Table(
-        "signature", "cell", "state", "step", "mIoU", "tries", "job", "node", "written", "note", box=box.SIMPLE
+def _without_a_job(state: "FolderState", slurm: Slurm, submitted: str) -> tuple[Standing, str]:
+    if state.status == "running" and not state.job:
+        return Standing.RUNNING, ""
+    if slurm.queued is None:
+        return Standing.UNKNOWN, "wrote lately" if state.status == "running" else ""
+    if state.status == "running":
+        return Standing.LOST, f"job {state.job} is gone; {slurm.word_of(state.job)}"
+    if not submitted:
+        return Standing.NEW, ""
+    return Standing.LOST, f"job {submitted} is gone and never began; {slurm.word_of(submitted)}"
+
+
+def to_lines(rows: Sequence[CellStatus]) -> list[str]:
+    """Return the table, notes last."""
+    head = ("signature", "cell", "state", "step", "mIoU", "tries", "job", "node", "written", "note")
+    now = time.time()
+    table = [head, *(_row(row, now) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def _row(row: CellStatus, now: float) -> tuple[str, ...]:
+    state = row.state
+    return (
+        row.cell.signature,
+        row.cell.slug,
+        row.standing,
+        f"{state.step}/{state.num_steps or '?'}" if state.num_attempts else "",
+        f"{100 * state.best_miou:.1f}" if state.best_miou is not None else "",
+        str(state.num_attempts or ""),
+        row.job,
+        row.node,
+        f"{format_duration(now - state.updated)} ago" if state.updated else "",
+        row.note,
     )
-    for column in table.columns[:-1]:
-        column.no_wrap = True
-    for row in rows:
-        state = row.state
-        table.add_row(
-            row.signature,
-            row.name,
-            row.standing,
-            f"{state.step}/{state.num_steps or '?'}" if state.num_attempts else "",
-            f"{100 * state.best_miou:.1f}" if state.best_miou is not None else "",
-            str(state.num_attempts or ""),
-            row.job,
-            row.node,
-            f"{format_duration(time.time() - state.updated)} ago" if state.updated else "",
-            row.note,
-        )
-    return table
 
 
-def totals(rows: Sequence[CellStatus], planned: Plan) -> list[str]:
+def totals(rows: Sequence[CellStatus]) -> list[str]:
     """Return the lines below the table: counts, GPU-hours spent and left, and about when the last cell ends."""
     counts = Counter(row.standing for row in rows)
     lines = [f"{len(rows)} cells: " + ", ".join(f"{counts[word]} {word}" for word in Standing if counts[word])]
-    spent = sum(row.gpu_s for row in rows) / 3600
-    if spent or planned.gpu_hours:
-        lines.append(f"GPU-hours: {spent:.1f} spent, about {planned.gpu_hours:.1f} left")
-    num_open = sum(row.standing.is_open for row in rows)
-    if num_open:
+    left = _left_s(rows)
+    spent_h = sum(row.gpu_s for row in rows) / 3600
+    left_h = sum(row.cell.num_gpus * left_s for row, left_s in zip(rows, left, strict=True)) / 3600
+    if spent_h or left_h:
+        lines.append(f"GPU-hours: {spent_h:.1f} spent, about {left_h:.1f} left")
+    if any(row.standing.is_open for row in rows):
         at_once = max(1, counts[Standing.RUNNING])
-        left_s = replace(planned, max_concurrent=at_once).makespan_s
-        lines.append(f"about {format_duration(left_s)} left with {at_once} at a time")
+        left_s = makespan(left, at_once)
+        end = datetime.fromtimestamp(time.time() + left_s).strftime("%Y-%m-%d %H:%M")
+        lines.append(f"expected end: about {end}, {format_duration(left_s)} from now, with {at_once} at a time")
     return lines
+
+
+def _left_s(rows: Sequence[CellStatus]) -> list[float]:
+    """Return roughly the seconds that each cell still needs, at the pace of those that are done where some are."""
+    paces: dict[str, list[float]] = {}
+    for row in rows:
+        if row.state.duration_s and row.state.num_steps:
+            paces.setdefault(row.cell.method, []).append(row.state.duration_s / row.state.num_steps)
+    measured = {method: sum(found) / len(found) for method, found in paces.items()}
+    return [_left_of(row, measured) for row in rows]
+
+
+def _left_of(row: CellStatus, measured: Mapping[str, float]) -> float:
+    is_over = row.standing is Standing.FAILED and not is_tried_again(row.state.failure_class)
+    if row.standing is Standing.DONE or is_over or not row.cell.num_steps:
+        return 0.0
+    return max(0, row.cell.num_steps - row.state.step) * measured.get(row.cell.method, row.cell.seconds_per_step or 0.0)

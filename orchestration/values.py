@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 from rankmatch.config import TrainConfig, short_names
 
 GROUPS = ("dataset", "backbone", "method", "preset")
-PATH_KEYS = frozenset({"data_root", "split_root", "backbone.weights"})
+PATH_KEYS = frozenset({"data_root", "split_root", "data_store", "backbone.weights"})
 FILLED_IN = "backbone.weights_sha256"
 
 Node: TypeAlias = "str | list[Node] | dict[str, Node]"

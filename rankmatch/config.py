@@ -370,6 +370,10 @@ class ExecutionConfig:
     """Where a line of a list holds a name alone: `images/{}.jpg` below `data_root`."""
     label_pattern: str = ""
     """The same for labels: `labels/{}.png`."""
+    data_store: str = ""
+    """Folder that `rankmatch data pack` wrote: images and labels are read from there instead of their files."""
+    stage_data_store: bool = False
+    """Copy the store to the node's disk first: to `$SLURM_TMPDIR`, else `$TMPDIR`."""
     class_names: list[str] = field(default_factory=list)
     backbone: BackboneFiles = field(default_factory=BackboneFiles)
     trainer: TrainerExecution = field(default_factory=TrainerExecution)
@@ -381,6 +385,8 @@ class ExecutionConfig:
                 raise ValueError(f"{name} must hold one {{}}, the place of the name; got {pattern!r}")
         if self.label_pattern and not self.image_pattern:
             raise ValueError("image_pattern must be given with label_pattern; got none")
+        if self.stage_data_store and not self.data_store:
+            raise ValueError("data_store must be given with stage_data_store; got none")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -403,6 +409,8 @@ class TrainConfig:
                 f"method.normalise={numerics.method.normalise} and method.ohem_scope={numerics.method.ohem_scope}; "
                 f"got {numerics.method.num_normalisers}"
             )
+        if self.execution.data_store and numerics.dataset.name == "synthetic":
+            raise ValueError(f"data_store must be empty for drawn scenes; got {self.execution.data_store!r}")
         names = self.execution.class_names
         if names and len(names) != numerics.dataset.num_classes:
             raise ValueError(

@@ -24,13 +24,19 @@ class FakeSlurm:
         self.cancelled: list[str] = []
         self.is_down = False
         self.max_array_size = 1001
+        self.max_submit_jobs: dict[str, str] = {}
+        """Of `assoc` and of `qos`, as sacctmgr writes it."""
 
     def output(self, command: list[str]) -> str:
         if self.is_down:
             raise SlurmError(f"{command[0]} did not answer within 30 s")
-        return {"squeue": self._squeue, "sacct": self._sacct, "scontrol": self._scontrol, "scancel": self._scancel}[
-            command[0]
-        ](command)
+        return {
+            "squeue": self._squeue,
+            "sacct": self._sacct,
+            "scontrol": self._scontrol,
+            "scancel": self._scancel,
+            "sacctmgr": lambda command: self.max_submit_jobs.get(command[4], ""),
+        }[command[0]](command)
 
     @property
     def scripts(self) -> list[str]:

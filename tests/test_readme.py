@@ -60,7 +60,10 @@ def test_every_other_command_is_known():
         "rankmatch verify --count 2",
         "rankmatch verify --count 3 --seed 0",
         "rankmatch register --grid demo",  # test_registry.py
-        "rankmatch data check camvid data_root=camvid",  # test_datasets.py, as the next three
+        # test_ray_existing.py
+        "python orchestration/launch_grid.py --cluster ray --address head:6379 --grid camvid --runs /shared/runs",
+        "rankmatch data check camvid data_root=camvid",  # test_datasets.py, as the next four
+        "rankmatch data pack camvid data_root=camvid",
         "rankmatch data convert cityscapes cityscapes/gtFine",
         "rankmatch splits download pascal --to splits/pascal",
         "rankmatch splits draw camvid --count 20 --seed 0 --balanced data_root=camvid",

@@ -17,6 +17,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from orchestration import cluster, slurm_commands
 from orchestration.cluster import ClusterConfig
+from orchestration.notices import Notifier
 from orchestration.ray_protocol import TOKEN_VARIABLE
 from orchestration.resources import Resources, resources, shares
 from orchestration.run_folder import RunFolder
@@ -43,8 +44,11 @@ class Array:
 class SlurmScheduler:
     """Submits through submitit; the jobs import a snapshot of the sources."""
 
-    def __init__(self, config: ClusterConfig, snapshot: Path, *, max_concurrent: int | None = None) -> None:
-        self._config, self._snapshot, self._max_concurrent = config, snapshot, max_concurrent
+    def __init__(
+        self, config: ClusterConfig, snapshot: Path, *, max_concurrent: int | None = None, busy: Sequence[str] = ()
+    ) -> None:
+        """Take a site, the sources of jobs, how many may run at a time, and those of the same grid that may run yet."""
+        self._config, self._snapshot, self._max_concurrent, self._busy = config, snapshot, max_concurrent, list(busy)
 
     def check(self, jobs: Sequence[CellJob]) -> None:
         """Refuse what no job can carry out, and a machine without Slurm."""
@@ -54,17 +58,17 @@ class SlurmScheduler:
             resources(job, self._config)
 
     def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> "SlurmJobs":
-        """Submit arrays of jobs, longest first; at most `cluster.max_submit` jobs.
+        """Submit arrays of jobs, longest first; at most as many as the site takes.
 
         Raises:
             SchedulerError: sbatch refused; what was submitted before stays and is written down.
         """
         self.check(jobs)
-        taken = list(jobs)[: self._config.max_submit or None]
+        taken = list(jobs)[: self._room()]
         arrays = self._arrays(taken)
         done: list[Submission] = []
         for array in arrays:
-            after = done[array.after].job_id if array.after is not None else ""
+            after = done[array.after].job_id if array.after is not None else self._after()
             done.append(self._submit(array, launch_dir.resolve(), owner, after))
         return SlurmJobs(taken, done)
 
@@ -87,7 +91,7 @@ class SlurmScheduler:
         if config.controller_partition:
             parameters["partition"] = config.controller_partition
         if config.mail_user:
-            parameters |= {"mail_user": config.mail_user, "mail_type": "END,FAIL"}
+            parameters |= {"mail_user": config.mail_user, "mail_type": "FAIL"}
         executor = self._executor(launch_dir, parameters)
         with _outside_of_jobs(), _refusals():
             return str(executor.submit(task).job_id)
@@ -105,6 +109,30 @@ class SlurmScheduler:
             for array in self._arrays(jobs)
         ]
 
+    def _room(self) -> int | None:
+        """Return how many jobs the site takes now; None: any number."""
+        config = self._config
+        limits = [config.max_submit] if config.max_submit else []
+        if (most := slurm_commands.max_submit_jobs(config.account, config.qos)) is not None:
+            with _answers():
+                room = most - config.controller - len(slurm_commands.queue())
+            if room < 1:
+                raise SchedulerError(f"the site takes {most} jobs of this user at a time, and has them; launch later")
+            limits.append(room)
+        return min(limits, default=None)
+
+    def _free(self) -> int | None:
+        """Return how many jobs may begin at once, beside those of the grid that are there."""
+        if self._max_concurrent is None:
+            return None
+        return self._max_concurrent if self._after() else self._max_concurrent - len(self._busy)
+
+    def _after(self) -> str:
+        """Return the jobs that must have ended first; empty where there is room beside them."""
+        if self._max_concurrent is None or len(self._busy) < self._max_concurrent:
+            return ""
+        return ":".join(dict.fromkeys(job.partition("_")[0] for job in self._busy))
+
     def _arrays(self, jobs: Sequence[CellJob]) -> list[Array]:
         config = self._config
         longest = slurm_commands.max_minutes(config.partition) if slurm_commands.is_here() else None
@@ -117,7 +145,7 @@ class SlurmScheduler:
             for key, members in groups.items()
             for first in range(0, len(members), most)
         ]
-        given = shares([len(members) for _, members in chunks], self._max_concurrent)
+        given = shares([len(members) for _, members in chunks], self._free())
         return [
             Array(tuple(members), key, given[place % len(given)], place - len(given) if place >= len(given) else None)
             for place, (key, members) in enumerate(chunks)
@@ -147,6 +175,7 @@ class SlurmScheduler:
             num_gpus_per_node=array.resources.gpus_per_node,
             signal_before_s=self._config.signal_before_s,
             requeue=self._config.requeue,
+            notifier=Notifier.of(self._config, launch_dir.parents[1]),
         )
 
     def _executor(self, launch_dir: Path, parameters: dict[str, Any]) -> submitit.SlurmExecutor:
@@ -206,16 +235,19 @@ class SlurmJobs:
         self._folders = {job.name: RunFolder(job.cell_dir) for job in jobs}
         self._job_ids = {name: job for submission in submissions for name, job in submission.job_ids().items()}
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the cells' folders."""
+        return list(self._folders)
+
     def poll(self) -> dict[str, JobState]:
         """Tell the state of every job: first by its run folder, then by squeue.
 
         Raises:
             SchedulerError: squeue says nothing.
         """
-        try:
+        with _answers():
             queued = slurm_commands.queue()
-        except SlurmError as error:
-            raise SchedulerError(str(error)) from None
         return {name: _state(folder, queued.get(self._job_ids[name])) for name, folder in self._folders.items()}
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -239,6 +271,14 @@ def _state(folder: RunFolder, queued: slurm_commands.QueuedJob | None) -> JobSta
     if queued is not None:
         return JobState.PENDING if queued.is_waiting else JobState.RUNNING
     return {"failed": JobState.FAILED, "running": JobState.FAILED}.get(folder.state().status, JobState.STOPPED)
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    try:
+        yield
+    except SlurmError as error:
+        raise SchedulerError(str(error)) from None
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """What a data set is: samples that give an image and a label, from a folder or drawn."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,12 @@ from PIL import Image
 
 from rankmatch.config import IGNORE_INDEX, SceneConfig, TrainConfig
 from rankmatch.data.pixels import file_of, read_image, read_label
+from rankmatch.data.staging import stage
 from rankmatch.data.synthetic import draw_scene
+from rankmatch.hashing import sha256_of
+
+if TYPE_CHECKING:
+    from rankmatch.data.store import Store
 
 SCENE_CACHE_BYTES = 2**27
 FIRST_VAL_SCENE = 2**31
@@ -66,9 +71,11 @@ class LabelTable:
 
     def apply(self, label: Array, name: str) -> Array:
         """Map the values of a label that is called `name` in messages."""
-        mapped = self.values[label]
-        wrong = (mapped >= self.num_classes) & (mapped != IGNORE_INDEX)
-        if wrong.any():
+        mapped = label
+        if (self.values != np.arange(256)).any():
+            mapped = np.frombuffer(label.tobytes().translate(self.values.tobytes()), np.uint8).reshape(label.shape)
+        if (mapped + np.uint8(1)).max() > self.num_classes:  # 255 becomes 0
+            wrong = (mapped >= self.num_classes) & (mapped != IGNORE_INDEX)
             found = ", ".join(map(str, np.unique(label[wrong])[:8]))
             raise ValueError(
                 f"label {name} holds {found}, which is no class; allowed are 0..{self.num_classes - 1} and 255"
@@ -77,12 +84,17 @@ class LabelTable:
 
 
 class FolderDataset:
-    """Image and label files below one folder."""
+    """Image and label files below one folder, or what was packed of them."""
 
     def __init__(
-        self, root: Path, num_classes: int, label_map: Mapping[int, int], colours: Sequence[Sequence[int]] = ()
+        self,
+        root: Path,
+        num_classes: int,
+        label_map: Mapping[int, int],
+        colours: Sequence[Sequence[int]] = (),
+        store: "Store | None" = None,
     ) -> None:
-        self.root, self.num_classes, self._colours = root, num_classes, colours
+        self.root, self.num_classes, self._colours, self._store = root, num_classes, colours, store
         self._table = LabelTable.of(label_map, num_classes)
 
     def image(self, sample: Sample) -> Image.Image:
@@ -91,6 +103,8 @@ class FolderDataset:
         Raises:
             ValueError: The file is missing or cannot be decoded.
         """
+        if self._store is not None:
+            return self._store.image(sample.image)
         return read_image(self.root / sample.image, sample.image)
 
     def label(self, sample: Sample) -> Image.Image:
@@ -100,12 +114,24 @@ class FolderDataset:
             ValueError: The file is missing, cannot be decoded, or holds something else than classes.
         """
         assert sample.label is not None
-        values = read_label(self.root / sample.label, sample.label, self._colours)
+        if self._store is None:
+            values = read_label(self.root / sample.label, sample.label, self._colours)
+        else:
+            values = self._store.label(sample.label)
         return Image.fromarray(self._table.apply(values, sample.label))
 
-    def has(self, name: str) -> bool:
-        """Return whether the file of a name is there."""
-        return (self.root / file_of(name)).is_file()
+    def has_label(self, name: str) -> bool:
+        """Return whether the label of a name is there."""
+        return self.has_file(file_of(name)) if self._store is None else self._store.has("label", name)
+
+    def has_file(self, name: str) -> bool:
+        """Return whether a file is there, or was packed."""
+        return (self.root / name).is_file() or (self._store is not None and name in self._store.sources)
+
+    def sha256(self, name: str) -> str:
+        """Return the SHA-256 of a file; a packed one was hashed then."""
+        packed = self._store.sources.get(name) if self._store is not None else None
+        return packed.sha256 if packed is not None else sha256_of(self.root / name)
 
 
 class SceneDataset:
@@ -139,12 +165,23 @@ def open_dataset(config: TrainConfig) -> Dataset:
     """Open the drawn scenes, or the folder `data_root` for every other data set.
 
     Raises:
-        ValueError: The folder is not there.
+        ValueError: The folder is not there, or the data store is not one of its files.
     """
     dataset = config.numerics.dataset
     if dataset.name == "synthetic":
         return SceneDataset(dataset.scenes, dataset.num_classes, dataset.label_map)
-    return FolderDataset(data_root(config), dataset.num_classes, dataset.label_map, dataset.colours)
+    root = data_root(config)
+    store = _open_store(config, root) if config.execution.data_store else None
+    return FolderDataset(root, dataset.num_classes, dataset.label_map, dataset.colours, store)
+
+
+def _open_store(config: TrainConfig, root: Path) -> "Store":
+    from rankmatch.data.store import Store  # pyarrow takes a second to import
+
+    folder = Path(config.execution.data_store)
+    store = Store(stage(folder) if config.execution.stage_data_store else folder)
+    store.check_sources(root, config.numerics.dataset.colours)
+    return store
 
 
 def data_root(config: TrainConfig) -> Path:
@@ -157,6 +194,17 @@ def data_root(config: TrainConfig) -> Path:
     if not root or not Path(root).is_dir():
         raise ValueError(f"data_root must be the folder of the data set {name!r}; got {root!r}, which is no folder")
     return Path(root)
+
+
+def pack_keys(samples: Iterable[Sample], root: Path) -> list[tuple[str, str]]:
+    """Return role and name of all that the samples read; true labels of unlabeled images where they are there."""
+    keys = []
+    for sample in samples:
+        label = sample.label or sample.truth
+        keys.append(("image", sample.image))
+        if label is not None and (sample.label or (root / file_of(label)).is_file()):
+            keys.append(("label", label))
+    return keys
 
 
 def labeled_pair(dataset: Dataset, sample: Sample) -> tuple[Image.Image, Image.Image]:
@@ -177,7 +225,7 @@ def truth_of(dataset: Dataset, sample: Sample, image: Image.Image) -> Image.Imag
     """
     if sample.truth is None:
         return None
-    if isinstance(dataset, FolderDataset) and not dataset.has(sample.truth):
+    if isinstance(dataset, FolderDataset) and not dataset.has_label(sample.truth):
         return None
     return _label_of(dataset, replace(sample, label=sample.truth), image)
 

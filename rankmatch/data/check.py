@@ -15,7 +15,6 @@ from rankmatch.config import TrainConfig
 from rankmatch.data.catalog import Dataset, FolderDataset, Sample, labeled_pair, open_dataset
 from rankmatch.data.pixels import file_of
 from rankmatch.data.splits import Splits, read_splits
-from rankmatch.hashing import sha256_of
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples looked at and of all."""
@@ -110,20 +109,22 @@ def _total(findings: list[_Finding]) -> list[int]:
 def state_of_files(config: TrainConfig, splits: Splits) -> str:
     """Return a hash that changes when a file of the run is exchanged; opens none, so it tells nothing of content."""
     digest = hashlib.sha256(repr((config.numerics.dataset, config.execution.data_root)).encode())
-    for name in _file_names(splits):
-        path = Path(config.execution.data_root) / name
+    paths = [Path(config.execution.data_root) / name for name in _file_names(splits)]
+    if config.execution.data_store:
+        paths += sorted(Path(config.execution.data_store).glob("*.arrow"))
+    for path in paths:
         if path.is_file():
             stat = path.stat()
-            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
 def _fingerprint(config: TrainConfig, dataset: Dataset, splits: Splits) -> str:
     if not isinstance(dataset, FolderDataset):
         return hashlib.sha256(str(asdict(config.numerics.dataset.scenes)).encode()).hexdigest()
-    names = [name for name in _file_names(splits) if (dataset.root / name).is_file()]
+    names = [name for name in _file_names(splits) if dataset.has_file(name)]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        hashes = pool.map(lambda name: sha256_of(dataset.root / name), names)
+        hashes = pool.map(dataset.sha256, names)
         lines = [f"{name} {content}\n" for name, content in zip(names, hashes, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -1,7 +1,9 @@
-"""Image and label files as pixels."""
+"""Image and label files as pixels, and how split lists name them."""
 
 import re
+import struct
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,21 @@ from PIL import Image
 
 FRAME = re.compile(r"#(\d+)$")
 FRAMES = re.compile(r"(.+#)(\d+)-(\d+)")
+# What PIL raises for broken files, seen by cutting and changing files of eight kinds; SyntaxError is a PNG's chunk.
+UNDECODABLE = (OSError, SyntaxError, TypeError, LookupError, ValueError, EOFError, struct.error,
+               Image.DecompressionBombError)  # fmt: skip
+
+
+def list_lines(path: Path) -> list[str]:
+    """Return the lines of a split list.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"split list {path} must be text in UTF-8: {error}") from error
 
 
 def file_of(name: str) -> str:
@@ -23,17 +40,18 @@ def frames_of(name: str) -> list[str]:
     return [f"{found[1]}{number}" for number in range(int(found[2]), int(found[3]) + 1)] if found else [name]
 
 
-def read_image(path: Path, name: str) -> Image.Image:
+def read_image(path: Path, name: str, content: bytes | memoryview | None = None) -> Image.Image:
     """Read a grey or colour image of 8 or 16 bits, in mode RGB; of 16 bits the upper 8 are kept.
 
     Args:
         path: May end with the frame of a volume, `#12`.
         name: The file in messages.
+        content: What the file holds, if that is at hand; else it is opened.
 
     Raises:
         ValueError: The file is missing, cannot be decoded, or holds other numbers than these.
     """
-    image = _decoded(path, f"image {name}")
+    image = _decoded(path, f"image {name}", content)
     if image.mode.startswith("I;16"):  # PIL would cut everything above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -41,14 +59,16 @@ def read_image(path: Path, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_label(path: Path, name: str, colours: Sequence[Sequence[int]] = ()) -> npt.NDArray[np.uint8]:
+def read_label(
+    path: Path, name: str, colours: Sequence[Sequence[int]] = (), content: bytes | memoryview | None = None
+) -> npt.NDArray[np.uint8]:
     """Read the values of a label: the indices of a palette file, or the places of its pixels' colours in `colours`.
 
     Raises:
         ValueError: The file is missing, cannot be decoded, has more than one channel though no colours are given, or
             shows a colour that is not given.
     """
-    label = _decoded(path, f"label {name}")
+    label = _decoded(path, f"label {name}", content)
     if colours:
         return _places(np.asarray(label.convert("RGB")), colours, name)
     if label.mode not in ("L", "P", "1"):
@@ -76,25 +96,29 @@ def _codes(colours: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return codes
 
 
-def _decoded(path: Path, what: str) -> Image.Image:
-    frame = FRAME.search(path.name)
+def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> Image.Image:
+    found = FRAME.search(path.name)
+    frame = int(found[1]) if found else None
     try:
-        with Image.open(path.with_name(file_of(path.name))) as image:
-            _seek(image, int(frame[1]) if frame else None, what)
-            image.load()
-            return image
+        with Image.open(path.with_name(file_of(path.name)) if content is None else BytesIO(content)) as image:
+            fault = _fault_of_frame(image, frame)
+            if not fault:
+                image.seek(frame or 0)
+                image.load()
     except FileNotFoundError:
         raise ValueError(f"{what} is missing") from None
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
+    except UNDECODABLE as error:
         raise ValueError(f"{what} cannot be decoded: {error}") from error
+    if fault:
+        raise ValueError(f"{what} {fault}")
+    return image
 
 
-def _seek(image: Image.Image, frame: int | None, what: str) -> None:
-    """Go to a frame; a volume without one is refused, as its first slice would be read for all."""
+def _fault_of_frame(image: Image.Image, frame: int | None) -> str:
+    """Say what is wrong with a frame; a volume without one is refused, as its first slice would be read for all."""
     count = getattr(image, "n_frames", 1) if frame is not None or image.format == "TIFF" else 1
     if frame is None and count > 1:
-        raise ValueError(f"{what} has {count} frames; its list must name one, #0 to #{count - 1}")
+        return f"has {count} frames; its list must name one, #0 to #{count - 1}"
     if frame is not None and frame >= count:
-        raise ValueError(f"{what} is not there: the file has {count} frames, #0 to #{count - 1}")
-    if frame is not None:
-        image.seek(frame)
+        return f"is not there: the file has {count} frames, #0 to #{count - 1}"
+    return ""

@@ -14,7 +14,7 @@ import torch
 
 from rankmatch.config import ExecutionConfig, NumericsConfig, TrainConfig
 from rankmatch.data.catalog import Sample, data_root
-from rankmatch.data.pixels import frames_of
+from rankmatch.data.pixels import frames_of, list_lines
 from rankmatch.distributed import Purpose, generator
 
 
@@ -146,12 +146,8 @@ def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list
 def _read_list(path: Path, execution: ExecutionConfig, *, with_labels: bool = True) -> list[Sample]:
     if not path.is_file():
         raise ValueError(f"split list {path} is not there")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"split list {path} must be text in UTF-8: {error}") from error
     samples = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(list_lines(path), 1):
         if line.strip():
             samples += _samples_of(line, f"{path}:{number}", execution, with_labels)
     return samples

@@ -1,15 +1,16 @@
 """A step's batch on the device that trains: strong views, CutMix boxes and every other counted draw of the step."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import starmap
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from rankmatch.config import AugmentConfig, NumericsConfig
+from rankmatch.config import NumericsConfig
 from rankmatch.data.loaders import Batch
-from rankmatch.data.transforms import cutmix_box, normalise, strong_view
+from rankmatch.data.strong import Window, distort, draw_view
+from rankmatch.data.transforms import draw_box, normalise_
 from rankmatch.distributed import Purpose, generator
 
 NUM_STRONG_VIEWS = {"supervised": 0, "fixmatch": 1, "unimatch": 2, "rankmatch": 2}
@@ -82,31 +83,60 @@ class ViewMaker:
         assert batch.weak is not None and batch.partner is not None
         assert batch.valid is not None and batch.partner_valid is not None and batch.truth is not None
         weak, partner = self._unit(batch.weak), self._unit(batch.partner)
+        strong = [self._strong(weak, partner, batch.positions, epoch, number) for number in range(num_views)]
         return UnlabeledViews(
-            weak=normalise(weak),
+            weak=normalise_(weak),
             valid=self._move(batch.valid),
             truth=self._move(batch.truth),
-            partner=normalise(partner),
+            partner=normalise_(partner),
             partner_valid=self._move(batch.partner_valid),
-            strong=[self._strong(weak, partner, batch.positions, epoch, number) for number in range(num_views)],
+            strong=strong,
         )
 
     def _strong(self, weak: Images, partner: Images, positions: list[int], epoch: int, number: int) -> StrongView:
         augment = self.numerics.augment
-        own = self._augmented(weak, augment, self._generators(epoch, positions, _VIEW[number]))
-        pasted = self._augmented(partner, augment, self._generators(epoch, positions, _PARTNER_VIEW[number]))
-        boxes = [cutmix_box(augment.crop_size, augment, g) for g in self._generators(epoch, positions, _BOX[number])]
-        box = self._move(torch.stack(boxes))
+        images = weak.clone()
+        self._distort(images, epoch, positions, _VIEW[number])
+        drawn = [draw_box(augment.crop_size, augment, g) for g in self._generators(epoch, positions, _BOX[number])]
+        windows = {place: window for place, window in enumerate(drawn) if window is not None}
+        self._paste(images, partner, epoch, positions, number, windows)
+        boxes = torch.zeros(len(positions), *images.shape[2:], dtype=torch.bool)
+        for place, window in windows.items():
+            boxes[place][window] = True
         return StrongView(
-            images=normalise(torch.where(box[:, None], pasted, own)),
-            box=box,
+            images=normalise_(images),
+            box=self._move(boxes),
             agent_generators=self._generators(epoch, positions, _AGENT[number]),
         )
 
-    @staticmethod
-    def _augmented(images: Images, augment: AugmentConfig, generators: list[torch.Generator]) -> Images:
-        pairs = zip(images, generators, strict=True)
-        return torch.stack(list(starmap(lambda image, draws: strong_view(image, augment, draws), pairs)))
+    def _paste(
+        self,
+        images: Images,
+        partner: Images,
+        epoch: int,
+        positions: list[int],
+        number: int,
+        windows: Mapping[int, Window],
+    ) -> None:
+        """Put the partners' strong views into the windows, which say what of them is seen and has to be made."""
+        if not windows:
+            return
+        pasted = partner[self._move(torch.tensor(list(windows)))]
+        chosen = [positions[place] for place in windows]
+        self._distort(pasted, epoch, chosen, _PARTNER_VIEW[number], list(windows.values()))
+        for image, (place, window) in zip(pasted, windows.items(), strict=True):
+            images[(place, ..., *window)] = image[(..., *window)]
+
+    def _distort(
+        self,
+        images: Images,
+        epoch: int,
+        positions: Sequence[int],
+        purpose: Purpose,
+        windows: Sequence[Window] | None = None,
+    ) -> None:
+        draws = [draw_view(self.numerics.augment, g) for g in self._generators(epoch, positions, purpose)]
+        distort(images, draws, windows)
 
     def _keep(self, batch: Batch, epoch: int) -> Keep:
         low, high = (
@@ -127,14 +157,14 @@ class ViewMaker:
         draws = torch.stack([torch.rand(channels, generator=draw) for draw in generators])
         return self._move(draws < _KEEP_PROBABILITY)
 
-    def _generators(self, epoch: int, positions: list[int], purpose: Purpose) -> list[torch.Generator]:
+    def _generators(self, epoch: int, positions: Sequence[int], purpose: Purpose) -> list[torch.Generator]:
         return [generator(self.numerics.seed, epoch, position, purpose) for position in positions]
 
     def _normalised(self, images: UInt8[Tensor, "batch 3 height width"]) -> Images:
-        return normalise(self._unit(images))
+        return normalise_(self._unit(images))
 
     def _unit(self, images: UInt8[Tensor, "batch 3 height width"]) -> Images:
-        return self._move(images).to(torch.get_default_dtype()) / 255
+        return self._move(images).to(torch.get_default_dtype()).div_(255)
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

@@ -1,7 +1,6 @@
 """Launches and controllers' steps against a Slurm that is not there; tests/slurm has the real one."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -114,8 +113,9 @@ def test_step_writes_down_what_a_silent_job_died_of_and_follows_the_policy(
     assert bool(resubmitted) is again
     excludes = kind in ("node failure", "lost")
     assert ("#SBATCH --exclude=n7" in "".join(resubmitted)) is excludes
-    if kind not in ("cancelled",):
-        assert last["traceback"] == "last words"
+    assert last["log_tail"] == "last words"
+    if accounted:
+        assert (last["slurm_state"], last["exit_code"]) == (accounted["1_0"][0], "1:0")
 
 
 def test_running_job_is_not_taken_for_lost(options, slurm, console):
@@ -195,7 +195,7 @@ def test_status_shows_folders_first_and_tells_where_slurm_says_nothing(options, 
     control.status(grid_dir, console)
     said = console.export_text()
     assert "4 cells: 1 starting, 1 waiting, 1 failed, 1 lost?" in said
-    assert "job 1_0 is gone" in said and "code error: boom" in said and "n3" in said
+    assert "job 1_0 is gone; accounting does not know it" in said and "code error: boom" in said and "n3" in said
     slurm.is_down = True
     control.status(grid_dir, console)
     said = console.export_text()
@@ -233,6 +233,125 @@ def test_second_launch_of_a_grid_waits_its_turn(options, slurm, console):
 
 def test_sync_writes_what_mlflow_lacks(options, slurm, console):
     launch_on_slurm(options, console)
-    shutil.rmtree(options.runs / "small" / "cells" / "none", ignore_errors=True)
     control.sync(options.runs / "small", console)
     assert (options.runs / "mlflow.db").exists() and "MLflow is up to date" in console.export_text()
+
+
+def test_status_tells_what_accounting_says_of_jobs_that_never_began(options, slurm, console):
+    launch_on_slurm(options, console)
+    slurm.queued = {"2": ("PENDING", "")}
+    slurm.accounted = {"1_0": ("FAILED", "n1")}
+    grid_dir = options.runs / "small"
+    control.status(grid_dir, console)
+    said = console.export_text()
+    assert "job 1_0 is gone and never began; Slurm says FAILED, exit code 1:0" in said
+    assert "job 1_1 is gone and never began; accounting does not know it" in said
+    slurm.accounted = None
+    control.status(grid_dir, console)
+    assert "job 1_0 is gone and never began; there is no accounting" in console.export_text()
+
+
+def test_status_says_so_when_the_controller_is_gone(options, slurm, console):
+    launch_on_slurm(options, console)
+    control.status(options.runs / "small", console)
+    assert "job 2, which should go on with this grid, is gone; the launch command does" in console.export_text()
+    slurm.queued = {"2": ("PENDING", "")}
+    control.status(options.runs / "small", console)
+    assert "should go on" not in console.export_text()
+
+
+def test_where_nodes_may_not_submit_status_takes_the_next_step_and_says_so(options, slurm, console):
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": ("cluster.controller=false",)}), console)
+    assert "goes on when they have ended" not in console.export_text()
+    grid_dir = options.runs / "small"
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in range(4)}
+    control.status(grid_dir, console)
+    assert len(slurm.scripts) == 1 and "taking the next step" not in console.export_text()
+    slurm.queued = {}
+    control.status(grid_dir, console)
+    said = console.export_text()
+    assert "no job goes on with this grid by itself (cluster.controller=false): taking the next step" in said
+    assert "submitted: 4 cells as job 2" in said and len(slurm.scripts) == 2
+    for folder in folders(grid_dir).values():
+        run_cell(folder.path, train=train_inline, owner={"commit": "abc", "host": "x", "pid": 1, "process_started": 1})
+    control.status(grid_dir, console)
+    assert (grid_dir / "report.md").exists() and "4 cells: 4 done" in console.export_text()
+    control.status(grid_dir, console)
+    assert "taking the next step" not in console.export_text()
+
+
+def test_launch_of_a_finished_grid_writes_its_table(options, slurm, console):
+    launch_on_slurm(options, console)
+    for folder in folders(options.runs / "small").values():
+        run_cell(folder.path, train=train_inline, owner={"commit": "abc", "host": "x", "pid": 1, "process_started": 1})
+    launch_on_slurm(options, console)
+    assert "nothing to submit" in console.export_text()
+    assert (options.runs / "small/report.md").exists() and len(slurm.scripts) == 2
+
+
+def test_job_that_may_not_be_requeued_is_followed_by_a_new_one(options, slurm, console):
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": ("cluster.requeue=false",)}), console)
+    first = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"][0]
+    attempt_of(options, first, "1_0").event("stopped", step=3, kind="preempted")
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
+    take_step(newest_launch(options), console)
+    script = slurm.scripts[2]
+    assert "srun" in script and "--no-requeue" in script and "--array" not in script
+    assert "#SBATCH --dependency=afterany:3" in slurm.scripts[3]
+
+
+def test_crash_that_accounting_calls_out_of_memory_is_not_run_again_unchanged(options, slurm, console):
+    launch_on_slurm(options, console)
+    first = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"][0]
+    attempt = attempt_of(options, first, "1_0")
+    attempt.event("failed", kind="lost", message="ended by signal 9", exit_code="signal 9")
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
+    slurm.accounted = {"1_0": ("OUT_OF_MEMORY", "n7")}
+    take_step(newest_launch(options), console)
+    assert [event["kind"] for event in attempt.events()] == ["lost", "out of host memory"]
+    assert "give up" in console.export_text() and len(slurm.scripts) == 2
+    launch_on_slurm(options, console)
+    assert len(slurm.scripts) == 2
+    control.retry(options.runs / "small", [], [], ["cluster.mem_gb_per_worker=64"], console)
+    assert "#SBATCH --mem=65536MB" in slurm.scripts[2]
+
+
+def test_somebody_is_told_of_cells_that_are_lost_for_good_and_of_the_end(options, slurm, console, tmp_path):
+    command = f"cluster.notify_command=[sh, -c, 'echo $0 >> {tmp_path}/told']"
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": (command,)}), console)
+    first, *others = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"]
+    attempt_of(options, first, "1_0")
+    slurm.accounted = {"1_0": ("OUT_OF_MEMORY", "n7")}
+    for name in others:
+        run_cell(cell_of(options, name).path, train=train_inline,
+                 owner={"commit": "abc", "host": "x", "pid": 1, "process_started": 1})  # fmt: skip
+    for _ in range(2):
+        take_step(newest_launch(options), console)
+    assert (tmp_path / "told").read_text().splitlines() == [
+        f"small: {first} is not tried again: out of host memory",
+        "small: 3 of 4 cells are done, 1 are given up",
+    ]
+
+
+def test_logs_go_on_with_the_next_attempt_and_end_with_the_result(options, slurm, console, capsys, monkeypatch):
+    launch_on_slurm(options, console)
+    first = attempt_of(options, "rankmatch-4-s0", "1_0")
+    first.path.joinpath("log").write_text("one\n")
+    steps = iter(["more", "next", "done"])
+
+    def sleep(_):
+        step = next(steps)
+        if step == "more":
+            with first.path.joinpath("log").open("a") as file:
+                file.write("two\n")
+        elif step == "next":
+            attempt_of(options, "rankmatch-4-s0", "1_0").path.joinpath("log").write_text("three\n")
+        else:
+            cell_of(options, "rankmatch-4-s0").path.joinpath("result.json").write_text("{}")
+
+    monkeypatch.setattr(control.time, "sleep", sleep)
+    capsys.readouterr()
+    control.logs(options.runs / "small", "rankmatch-4-s0", follow=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "/" not in line] == ["one", "two", "three"]
+    assert [line.split("/")[-2] for line in lines if "/" in line] == ["1", "2"]

@@ -34,7 +34,7 @@ def test_every_shipped_grid_is_planned_without_data(grid, tmp_path):
     ("arguments", "message"),
     [
         (("--grid", "dmeo"), "grid must be a YAML file or one of ablation_agent_selection, "),
-        (("--cluster", "slrum"), "--cluster must be one of local, inline, site_example, slurm, or a YAML file"),
+        (("--cluster", "slrum"), "--cluster must be one of local, inline, ray, site_example, slurm, or a YAML file"),
         (("dataset=cityscape",), "dataset must be one of"),
         (("trainer.learning_rate=fast",), "trainer.learning_rate"),
         (("seed=[0,0]",), "seed"),
@@ -54,3 +54,23 @@ def test_runs_folder_that_cannot_be_written_is_named(tmp_path):
     done = run("--runs", str(tmp_path / "file"))
     assert done.returncode == 2
     assert str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("plan",), ("launch", "--dry-run")])
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_plan_above_the_budget_is_refused(command, cluster, tmp_path):
+    words = [*command, "--grid", "pascal_classic", "--cluster", cluster, "--budget-gpu-hours", "10"]
+    program = [sys.executable, "-c", "from orchestration.cli import main; main()"]
+    device = ["trainer.device=cuda"]
+    done = subprocess.run([*program, *words, *device], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2
+    assert "GPU-hours: " in done.stdout and " GPU-h" in done.stdout and "disk: about " in done.stdout
+    assert "--budget-gpu-hours must be at least " in done.stderr and "; got 10" in done.stderr
+    assert "#SBATCH" not in done.stdout
+
+
+def test_plan_of_slurm_prints_no_scripts(tmp_path):
+    program = [sys.executable, "-c", "from orchestration.cli import main; main()"]
+    done = subprocess.run([*program, "plan", "--cluster", "slurm"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=240)  # fmt: skip
+    assert done.returncode == 0 and "longest first" in done.stdout and "#SBATCH" not in done.stdout

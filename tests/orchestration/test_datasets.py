@@ -242,6 +242,25 @@ def test_data_check_lists_all_faults_of_all_splits_once(camvid):
     assert "image 01.png cannot be decoded" in faults[1] and "label 12_label.png is missing" in faults[2]
 
 
+def test_data_pack_writes_a_store_of_all_splits_that_a_run_reads(camvid):
+    command("splits", "draw", "camvid", "--count", 3, "--count", 5, f"data_root={camvid}")
+    words = ["data", "pack", "camvid", f"data_root={camvid}"]
+    store = camvid / "packed-decoded"
+    assert f"30 packed, 0 kept, 0.00 GB; data_store={store}" in command(*words).stdout
+    assert f"0 packed, 30 kept, 0.00 GB; data_store={store}" in command(*words).stdout
+    assert (
+        f"30 packed, 0 kept, 0.00 GB; data_store={camvid / 'other'}"
+        in command(*words, "--encoded", "--to", camvid / "other").stdout
+    )
+    checked = command("data", "check", "camvid", f"data_root={camvid}", f"data_store={store}")
+    assert "15 images of split 3, 5 are good" in " ".join(checked.stdout.split())
+    (camvid / "01.png").write_bytes(b"")
+    done = command(*words)
+    assert "0 packed, 29 kept" in done.stdout
+    assert str(done.exception).splitlines()[0] == "1 could not be packed:"
+    assert "image 01.png cannot be decoded" in str(done.exception)
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "folder", "images"),

@@ -100,6 +100,16 @@ def test_thread_that_never_reached_the_store_tells_why():
     assert thread.finish(30.0) == "down"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_error_that_nobody_foresaw_is_told():
+    def breaks(mirror):
+        raise KeyError("oh")
+
+    thread = MirrorThread(lambda: "mirror", breaks, every_s=60.0)
+    thread.start()
+    assert thread.finish(30.0) == "the mirror broke down"
+
+
 def test_store_that_hangs_is_waited_for_only_so_long():
     released = threading.Event()
     thread = MirrorThread(lambda: released.wait(60), lambda mirror: None, every_s=60.0)

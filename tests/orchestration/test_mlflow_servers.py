@@ -89,9 +89,7 @@ def printed_by(jobs):
 
 
 def sync(uri, runs, name, cells):
-    mirror = GridMirror(uri, runs / name, cells)
-    mirror.start()
-    return mirror.finish()
+    GridMirror(uri, runs / name, cells).sync()
 
 
 def check_all_is_there_once(uri, name, cells):
@@ -129,7 +127,7 @@ def test_postgresql_that_restarts_under_sixteen_processes_loses_nothing(database
     database.stop()
     database.start()
     printed_by(jobs)
-    assert sync(uri, tmp_path, "restart", cells) == ""
+    sync(uri, tmp_path, "restart", cells)
     check_all_is_there_once(uri, "restart", cells)
 
 
@@ -154,7 +152,7 @@ def test_server_with_a_password_is_killed_in_the_middle_and_loses_nothing(server
     server.start()
     printed_by(jobs)
     for _ in range(2):
-        assert sync(uri, tmp_path, "killed", cells) == ""
+        sync(uri, tmp_path, "killed", cells)
     check_all_is_there_once(uri, "killed", cells)
     assert secrets_below(tmp_path, server.password) == []
 
@@ -176,13 +174,13 @@ def test_wrong_password_stops_no_job_and_is_told_without_it(server, at, tmp_path
     assert "wrong-secret" not in mirror.warning
 
 
-@pytest.mark.parametrize("where", ["database", "server"])
-def test_launch_has_its_jobs_write_and_leaves_no_password(request, where, at, tmp_path, capfd):
-    """Real trainings under Ray Tune, each writing its own run."""
+@pytest.mark.parametrize(("where", "cluster"), [("database", "inline"), ("server", "local")])
+def test_launch_has_its_jobs_write_and_leaves_no_password(request, where, cluster, at, tmp_path):
+    """Real trainings, in the launcher's process and under Ray Tune, each writing its own run."""
     store = request.getfixturevalue(where)
     uri = at(store.uri, store.password if where == "server" else "")
     command = [sys.executable, str(ROOT / "orchestration" / "launch_grid.py"), "--grid", str(SMALL), "--runs",
-               str(tmp_path), "trainer.device=cpu", "seed=[0]"]  # fmt: skip
+               str(tmp_path), "--cluster", cluster, "trainer.device=cpu", "seed=[0]"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     opened = Store(uri)

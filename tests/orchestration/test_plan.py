@@ -83,7 +83,7 @@ def test_summary_counts_and_sums() -> None:
     assert len(lines) == 6
     assert lines[0].split() == ["submit", CELLS[2].signature, "s2", "100", "steps", "~3", "min", "new"]
     assert lines[-3] == "3 cells: 1 submit, 1 resume, 1 keep"
-    assert lines[-2] == "rough estimate: 5 min in total, 3 min with 2 at a time"
+    assert lines[-2] == "rough estimate: 5 min in total, 3 min with 2 at a time, longest first"
     assert lines[-1] == "disk: about 2.4 GB of checkpoints"
 
 
@@ -92,6 +92,7 @@ def test_gpu_hours_are_those_of_all_workers() -> None:
     made = make_plan([cell], {}, num_steps={cell.signature: 1800}, seconds_per_step={cell.signature: 2}, uses_gpus=True)
     assert made.gpu_hours == 4
     assert "GPU-hours: 4.0 in all, 4.0 for the longest cell" in summary(made)
+    assert summary(made)[0].split()[-3:] == ["4.0", "GPU-h", "new"]
     assert plan_of(None).gpu_hours == 0
 
 
@@ -136,7 +137,7 @@ def test_supervised_cells_of_another_number_of_steps_are_summed_apart() -> None:
 def test_summary_says_what_it_cannot_estimate() -> None:
     lines = summary(plan_of(None, None, num_steps={CELLS[0].signature: 10}))
     assert "? steps" in lines[1]
-    assert lines[-2].endswith("20 s with 1 at a time, without 1 cells that cannot be estimated")
+    assert lines[-2].endswith("20 s with 1 at a time, longest first, without 1 cells that cannot be estimated")
 
 
 def test_duration_has_a_fitting_unit() -> None:

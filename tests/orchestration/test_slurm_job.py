@@ -2,13 +2,15 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
-from orchestration import slurm_commands, slurm_job
+from orchestration import notices, slurm_commands, slurm_job
 from orchestration.failures import FailureClass
+from orchestration.notices import Notifier
 from orchestration.ray_job import RESERVE_S, StopAsked
-from orchestration.slurm_job import REQUEUE, CellTask, _Head, batch_epilogue
+from orchestration.slurm_job import REQUEUE, CellTask, _Head, batch_epilogue, num_oom_kills
 
 
 @pytest.fixture
@@ -59,29 +61,84 @@ def test_exit_code_tells_the_batch_script_what_to_do(code, stop, requeue, expect
         (signal.SIGTERM, {"JobState": "COMPLETING", "Restarts": "0"}, FailureClass.CANCELLED),
         (signal.SIGTERM, {"JobState": "COMPLETING", "Restarts": "1"}, FailureClass.PREEMPTED),
         (signal.SIGTERM, {"JobState": "RUNNING", "Restarts": "0"}, FailureClass.PREEMPTED),
+        (
+            signal.SIGTERM,
+            {"JobState": "COMPLETING", "Restarts": "0", "EndTime": "2020-01-01T00:00:00"},
+            FailureClass.CANCELLED,
+        ),
         (signal.SIGTERM, {}, FailureClass.PREEMPTED),
         (signal.SIGUSR2, {"JobState": "RUNNING"}, FailureClass.PREEMPTED),
-        (signal.SIGUSR2, {"EndTime": "2020-01-01T00:00:00"}, FailureClass.TIME_LIMIT),
+        (signal.SIGUSR2, {"JobState": "RUNNING", "EndTime": "2020-01-01T00:00:00"}, FailureClass.TIME_LIMIT),
         (signal.SIGUSR2, {"EndTime": "2100-01-01T00:00:00"}, FailureClass.PREEMPTED),
     ],
 )
 def test_signal_is_passed_on_with_its_meaning(number, fields, meaning, head, tmp_path):
     task = head(f"while [ ! -e {tmp_path}/7.0/stop ]; do sleep 0.1; done; exit 3", **fields)
+    task.end_time = None  # as it was when the job began: far away
     task.heard = number
     assert task.run() == (0 if meaning is FailureClass.CANCELLED else REQUEUE)
-    assert (tmp_path / "7.0" / "stop").read_text() == meaning
+    said = f"Slurm says {fields.get('JobState', 'nothing')}"
+    assert (tmp_path / "7.0" / "stop").read_text() == f"{meaning}\n{signal.Signals(number).name} came; {said}"
 
 
 def test_training_that_crashes_is_written_down_with_its_last_words(head, make_cell):
     task = head("kill -9 $$")
-    attempt = task.cell.claim({"commit": "", "campaign": "l"})
+    attempt = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
     attempt.event("started", step=0)
     attempt.path.joinpath("log").write_text("\n".join(map(str, range(100))))
     assert task.run() == 1
     last = attempt.events()[-1]
     assert (last["event"], last["kind"]) == ("failed", "lost")
     assert "ended by signal 9 in job 7" in last["message"]
-    assert last["traceback"].splitlines()[0] == "60"
+    assert last["exit_code"] == "signal 9"
+    assert last["log_tail"].splitlines() == [str(number) for number in range(60, 100)]
+
+
+def test_job_on_a_node_that_was_given_up_writes_nothing_into_its_followers_attempt(head):
+    task = head("kill -9 $$")
+    task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
+    newer = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 1}})
+    task.run()
+    assert [attempt.events() for attempt in (task.cell.attempts()[0], newer)] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("group", "file", "text"),
+    [
+        ("0::/slurm/job_7", "slurm/job_7/memory.events", "low 0\noom 3\noom_kill 2\n"),
+        ("9:cpu:/x\n8:memory:/slurm/job_7", "memory/slurm/job_7/memory.oom_control", "under_oom 0\noom_kill 2\n"),
+        ("0::/elsewhere", "slurm/memory.events", ""),
+    ],
+)
+def test_kernels_kills_for_memory_are_counted(group, file, text, tmp_path):
+    (tmp_path / "cgroup").write_text(group + "\n")
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    assert num_oom_kills(tmp_path / "cgroup", tmp_path) == (2 if text else 0)
+
+
+def test_training_that_the_kernel_killed_for_its_memory_is_out_of_memory(head, monkeypatch):
+    counts = iter([0, 1])
+    monkeypatch.setattr(slurm_job, "num_oom_kills", lambda: next(counts))
+    task = head("kill -9 $$")
+    attempt = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
+    task.run()
+    assert attempt.events()[-1]["kind"] == "out of host memory"
+
+
+def test_somebody_is_told_once_that_cells_have_begun_and_of_one_that_failed_for_good(head, tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(notices, "_run", lambda command: told.append(command[-1]))
+    task = head()
+    task.task = replace(task.task, notifier=Notifier(str(tmp_path), command=("tell",)))
+    for _ in range(2):
+        task._tell_of_begin()
+    owner = {"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}}
+    task.cell.claim(owner).event("failed", kind="code error", message="boom")
+    assert task.run() == 0
+    first, second = told
+    assert first.startswith("grid: the first cell has begun, ") and "in job 7 on " in first
+    assert second == f"grid: {task.cell.path.name} is not tried again: code error"
 
 
 def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys):
@@ -106,13 +163,14 @@ def test_what_killed_jobs_left_on_the_node_is_removed_and_what_others_use_is_not
 def test_stop_is_asked_for_before_the_limit_by_the_longest_way_between_steps(tmp_path, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
-    asked = StopAsked(tmp_path / "stop", end_time=1000.0 + 100)
-    for passed, expected in ((0, False), (10, False), (40, False), (19, False), (1, True)):
+    asked = StopAsked(tmp_path / "stop", end_time=1100.0)
+    answers = []
+    for passed in (0, 10, 10, 25, 10):  # the fourth way holds a checkpoint
         clock[0] += passed
-        if expected:
-            assert clock[0] + 2 * 40 + RESERVE_S > 1100
-        assert asked() is (clock[0] + 2 * (40 if clock[0] >= 1050 else 10 if clock[0] > 1000 else 0) + RESERVE_S > 1100)
-    assert asked.why() == "time limit"
+        answers.append(asked())
+    assert RESERVE_S == 20
+    assert answers == [False, False, False, True, True]  # 1045 + 2 * 25 + 20 is beyond 1100, 1020 + 2 * 10 + 20 is not
+    assert asked.why() == "time limit\n55 s before the limit; the longest way took 25 s"
     assert StopAsked(tmp_path / "other", None).why() == ""
 
 

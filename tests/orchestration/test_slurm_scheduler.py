@@ -131,3 +131,54 @@ def test_machine_without_slurm_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="must be launched where Slurm's commands are"):
         scheduler(tmp_path).check([])
+
+
+def test_every_field_of_a_site_reaches_the_script(slurm, launch_dir, tmp_path):
+    site = {"partition": "gpu", "account": "our's", "qos": "high", "constraint": "a100&ib", "reservation": "r 1",
+            "wckey": "key", "exclude": "n[1-2]", "extra": {"nice": "5", "exclusive": "true"}, "gpu_type": "a100",
+            "srun_args": ["--mpi=none"], "modules": ["cuda/12.4"], "setup": ["ulimit -n 4096"],
+            "environment": {"NCCL_DEBUG": "it's"}, "container": "apptainer", "image": "/i m.sif",
+            "container_args": ["--nv"], "gpus_per_node": 4, "cpus_per_worker": 8, "mem_gb_per_worker": 48.0,
+            "time_min": 600, "signal_before_s": 300}  # fmt: skip
+    scheduler(tmp_path, **site).submit(jobs_of(tmp_path, 1, num_workers=2), launch_dir, OWNER)
+    (script,) = slurm.scripts
+    found = {name: shlex.split(value)[0] if value else "" for name, value in flags(script).items()}
+    assert found | {"output": "", "job-name": ""} == {
+        "partition": "gpu", "account": "our's", "qos": "high", "constraint": "a100&ib", "reservation": "r 1",
+        "wckey": "key", "exclude": "n[1-2]", "nice": "5", "exclusive": "", "gres": "gpu:a100:2", "nodes": "1",
+        "ntasks-per-node": "1", "cpus-per-task": "16", "mem": "98304MB", "time": "600", "signal": "USR2@300",
+        "open-mode": "append", "requeue": "", "output": "", "job-name": "",
+    }  # fmt: skip
+    lines = script.splitlines()
+    assert "module load cuda/12.4" in lines and "ulimit -n 4096" in lines
+    assert "export NCCL_DEBUG='it'\"'\"'s'" in lines
+    (command,) = (shlex.split(line) for line in lines if line.startswith("srun"))
+    assert {"--mpi=none", "--cpus-per-task=16", "--kill-on-bad-exit=1"} <= {*command}
+    place = command.index("apptainer")
+    assert command[place : place + 5] == ["apptainer", "exec", "--nv", "/i m.sif", "python"]
+
+
+def test_value_of_two_lines_is_refused():
+    for settings in ({"account": "a\ntouch evil"}, {"extra": {"nice": "1\ntouch evil"}}):
+        with pytest.raises(ValueError, match="must be one line; got"):
+            ClusterConfig(**settings)
+
+
+def test_site_that_says_how_many_jobs_it_takes_gets_no_more(slurm, launch_dir, tmp_path):
+    slurm.max_submit_jobs = {"assoc": "\n6\n", "qos": "5\n"}
+    slurm.queued = {"90": ("RUNNING", "n1")}
+    handle = scheduler(tmp_path, qos="normal").submit(jobs_of(tmp_path, 8), launch_dir, OWNER)
+    assert flags(slurm.scripts[0])["array"] == "0-2%3"  # 5, but for the job that is there and the controller
+    assert len(handle.names) == 3
+    slurm.queued = {str(number): ("PENDING", "") for number in range(5)}
+    with pytest.raises(SchedulerError, match="the site takes 5 jobs of this user at a time, and has them"):
+        scheduler(tmp_path, qos="normal").submit(jobs_of(tmp_path, 8), launch_dir, OWNER)
+
+
+def test_jobs_of_an_earlier_launch_count_in_the_limit_of_those_at_a_time(slurm, launch_dir, tmp_path):
+    make = ClusterConfig(), tmp_path / "code"
+    SlurmScheduler(*make, max_concurrent=3, busy=["7_0", "7_1"]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    assert flags(slurm.scripts[0])["array"] == "0-3%1" and "dependency" not in flags(slurm.scripts[0])
+    SlurmScheduler(*make, max_concurrent=2, busy=["7_0", "7_1"]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    assert flags(slurm.scripts[1])["array"] == "0-3%2"
+    assert flags(slurm.scripts[1])["dependency"] == "afterany:7"

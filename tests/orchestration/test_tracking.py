@@ -13,7 +13,7 @@ from orchestration.cells import to_yaml
 from orchestration.mlflow_store import NOTE, PARENT, Point, Store, StoredRun
 from orchestration.run_folder import Attempt, RunFolder
 from orchestration.tracking import Launch, Mirror, MirroredCell
-from rankmatch.config import ExecutionConfig, NumericsConfig, TrackingExecution, TrainConfig
+from rankmatch.config import ExecutionConfig, NumericsConfig, TrackingExecution, TrainConfig, TrainerExecution
 
 RESULT = {"step": 30, "num_steps": 30, "epoch": 3, "num_epochs": 3, "best_miou": 0.3, "best_epoch": 3, "last_miou": 0.3}
 AXES = {"method": "rankmatch", "split": "1_16"}
@@ -40,9 +40,13 @@ def mirror(open_mirror: Callable[[], Mirror]) -> Mirror:
     return open_mirror()
 
 
-def make_folder(tmp_path: Path, **tracking_settings: Any) -> RunFolder:
+def make_folder(tmp_path: Path, *, num_workers: int = 2, **tracking_settings: Any) -> RunFolder:
     made = RunFolder(tmp_path / f"{SIGNATURE}-rankmatch-1_16-s0")
-    execution = ExecutionConfig(class_names=NAMES, tracking=TrackingExecution(**tracking_settings))
+    execution = ExecutionConfig(
+        class_names=NAMES,
+        trainer=TrainerExecution(num_workers=num_workers),
+        tracking=TrackingExecution(**tracking_settings),
+    )
     made.create(to_yaml(TrainConfig(numerics=NumericsConfig(split="1_16"), execution=execution)), AXES)
     return made
 
@@ -213,6 +217,20 @@ def test_status_follows_the_folder(
     folder.claim({})
     run = sync(mirror, folder)
     assert (run.status, run.tags.get("rankmatch.failure")) == ("RUNNING", "" if failure else None)
+
+
+def test_each_worker_shows_what_it_takes(open_mirror: Callable[[], Mirror], folder: RunFolder) -> None:
+    attempt = folder.claim({"started": "2026-11-24T10:00:00+00:00"})
+    begun = 1795514400.0
+    for worker in (0, 1):
+        for second in (30, 60):
+            row = {"time": begun + second + worker, "cpu_percent": 10.0 * worker, "gpu_percent": 90.0}
+            files.append(attempt.path / f"system-{worker}.jsonl", files.to_line(row))
+    for _ in range(2):
+        mirror = open_mirror()
+        run = sync(mirror, folder)
+    assert history(mirror, run, "system/gpu_percent") == [(30, 90.0), (60, 90.0)]
+    assert history(mirror, run, "system/worker_1/cpu_percent") == [(31, 10.0), (61, 10.0)]
 
 
 def test_cell_that_never_began_gets_no_run(mirror: Mirror, folder: RunFolder) -> None:

@@ -24,10 +24,10 @@ STEPS_PER_EPOCH = 2
 class Cluster:
     """Starts and stops a cluster, and makes its nodes fail."""
 
-    def __init__(self, folder: Path, base_port: int, accounting: str):
+    def __init__(self, folder: Path, base_port: int, accounting: str, **settings: str):
         self.folder = folder
         self.settings = {"ST_DIR": str(folder), "ST_BASE_PORT": str(base_port), "ST_ACCT": accounting,
-                         "ST_GRACE": "30"}  # fmt: skip
+                         "ST_GRACE": "30", "ST_KILL_WAIT": "60", **settings}  # fmt: skip
 
     @property
     def environment(self) -> dict[str, str]:
@@ -44,15 +44,19 @@ class Cluster:
         ).stdout
 
     def cut_power(self, node: str) -> None:
-        self.script("node.sh", "crash", node)
-        self.slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        self.give_up(node)
         self.script("node.sh", "start", node)
 
+    def give_up(self, node: str) -> None:
+        """Kill slurmd, with all that runs there only where nodes have namespaces of their own, and have Slurm know."""
+        self.script("node.sh", "crash", node)
+        self.slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
-def start(folder: Path, base_port: int, accounting: str) -> Iterator[Cluster]:
+
+def start(folder: Path, base_port: int, accounting: str, **settings: str) -> Iterator[Cluster]:
     if not shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin"):
         pytest.skip("Slurm is not installed: apt-get install slurm-wlm munge")
-    cluster = Cluster(folder, base_port, accounting)
+    cluster = Cluster(folder, base_port, accounting, **settings)
     cluster.script("up.sh")
     try:
         yield cluster
@@ -79,7 +83,7 @@ class Grid:
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = self.cluster.environment if self.cluster else None
         return subprocess.run([sys.executable, *words], env=environment, cwd=self.folder, capture_output=True,
-                              text=True, timeout=120, check=False)  # fmt: skip
+                              text=True, timeout=240, check=False)  # fmt: skip
 
     def launch(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.command(str(ROOT / "orchestration/launch_grid.py"), "--grid", "long.yaml", "--cluster", "slurm",
@@ -117,11 +121,14 @@ class Grid:
             with suppress(ProcessLookupError):
                 os.kill(training, signal.SIGCONT)
 
+    def told_to_stop(self) -> bool:
+        return any(self.grid_dir.glob("launches/*/jobs/*/stop"))
+
     def ended(self) -> None:
         wait_until(lambda: self.cell.result() is not None and not self.cluster.slurm("squeue", "--noheader"))
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 120) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -1,27 +1,15 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
-from torchvision.transforms.v2 import functional
+from PIL import Image
 
 from rankmatch.config import AugmentConfig
-from rankmatch.data.transforms import (
-    ViewDraw,
-    apply_view,
-    crop_view,
-    cutmix_box,
-    draw_view,
-    eval_view,
-    normalise,
-    strong_view,
-)
+from rankmatch.data.transforms import crop_view, draw_box, eval_view, normalise
 from rankmatch.distributed import Purpose, generator
 
 AUGMENT = AugmentConfig(crop_size=65)
-STILL = ViewDraw(jitter=False, factors=(1.0, 1.0, 1.0, 0.0), order=(0, 1, 2, 3), gray=False, blur=False, sigma=1.0)
 
 
 def draws(position: int = 0) -> torch.Generator:
@@ -33,6 +21,14 @@ def noise(width: int, height: int, channels: int = 3) -> Image.Image:
     return Image.fromarray(values.squeeze(-1) if channels == 1 else values)
 
 
+def box_of(size: int, augment: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
+    box = torch.zeros(size, size, dtype=torch.bool)
+    window = draw_box(size, augment, generator)
+    if window is not None:
+        box[window] = True
+    return box
+
+
 def fixed(scale: float, flip: float = 0.0) -> AugmentConfig:
     return replace(AUGMENT, min_scale=scale, max_scale=scale, flip_probability=flip)
 
@@ -41,20 +37,33 @@ def tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-@pytest.mark.parametrize("scale", [0.53, 1.0, 1.7])
-def test_crop_is_a_window_of_the_resized_image_and_of_its_label(scale: float):
-    image, label = noise(150, 130), noise(150, 130, 1)
-    crop, classes, valid = crop_view(image, label, fixed(scale), draws())
-    size = (round(150 * scale), round(130 * scale))
-    whole = torch.from_numpy(np.array(label.resize(size, Image.Resampling.NEAREST)))
-    patches = whole.unfold(0, 5, 1).unfold(1, 5, 1)
-    top, left = (patches == classes[:5, :5]).all(3).all(2).nonzero()[0].tolist()
-    assert torch.equal(classes, whole[top : top + 65, left : left + 65])
-    resized = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1)
-    difference = crop.int() - resized[:, top : top + 65, left : left + 65].int()
-    assert difference.abs().max() <= 2
-    assert difference.abs().float().mean() < 0.1
-    assert valid.all()
+def test_crop_is_a_window_of_the_resized_image_and_of_its_label():
+    """PIL rounds after each of two passes, so where only a part is made one value in millions is two steps off."""
+    random = np.random.default_rng(0)
+    differences = []
+    for position in range(60):
+        width, height = random.integers(40, 300, 2).tolist()
+        image, label = noise(width, height), noise(width, height, 1)
+        crop, classes, valid = crop_view(image, label, replace(AUGMENT, flip_probability=0.0), draws(position))
+        size, box = geometry(image.size, draws(position))
+        rows, columns = slice(box[3] - box[1]), slice(box[2] - box[0])
+        resized = label.resize(size, Image.Resampling.NEAREST).crop(box)
+        assert np.array_equal(classes[rows, columns], resized)
+        whole = np.asarray(image.resize(size, Image.Resampling.BILINEAR).crop(box), dtype=int)
+        differences.append(np.abs(crop[:, rows, columns].permute(1, 2, 0).numpy() - whole).flatten())
+        assert valid.sum() == valid[rows, columns].numel() == whole.size // 3
+    all_ = np.concatenate(differences)
+    assert all_.max() <= 2
+    assert (all_ == 2).sum() <= 2
+    assert all_.mean() < 0.1
+
+
+def geometry(size: tuple[int, int], generator: torch.Generator) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """The resized image and the box in it, by the draws of `crop_view`."""
+    scale, left_share, top_share, _ = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    width, height = (max(1, round(side * (0.5 + 1.5 * scale))) for side in size)
+    left, top = int(left_share * (max(width, 65) - 64)), int(top_share * (max(height, 65) - 64))
+    return (width, height), (left, top, min(width, left + 65), min(height, top + 65))
 
 
 def test_padding_is_right_and_below_black_ignored_and_not_valid():
@@ -93,94 +102,9 @@ def test_crops_cover_the_image_and_the_scales():
     assert np.mean(widths) == pytest.approx(40, abs=2)
 
 
-def test_strong_view_is_a_function_of_its_generator():
-    image = tensor(noise(65, 65))
-    first, again, other = (strong_view(image, AUGMENT, draws(position)) for position in (3, 3, 4))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert first.min() >= 0
-    assert first.max() <= 1
-
-
-def test_one_probability_shifts_no_other_draw():
-    never = replace(AUGMENT, jitter_probability=0, gray_probability=0, blur_probability=0)
-    always = replace(AUGMENT, jitter_probability=1, gray_probability=1, blur_probability=1)
-    first, second = draw_view(never, draws()), draw_view(always, draws())
-    assert (first.jitter, first.gray, first.blur) == (False, False, False)
-    assert second == replace(first, jitter=True, gray=True, blur=True)
-
-
-def test_draws_have_the_configured_shares_and_ranges():
-    views = [draw_view(AUGMENT, draws(position)) for position in range(2000)]
-    for name, share in (("jitter", 0.8), ("gray", 0.2), ("blur", 0.5)):
-        assert np.mean([getattr(view, name) for view in views]) == pytest.approx(share, abs=0.04)
-    lows, highs = zip(
-        *((min(values), max(values)) for values in zip(*(view.factors for view in views), strict=True)), strict=True
-    )
-    assert lows == pytest.approx((0.5, 0.5, 0.5, -0.25), abs=0.01)
-    assert highs == pytest.approx((1.5, 1.5, 1.5, 0.25), abs=0.01)
-    assert len({view.order for view in views}) == 24
-    assert 0.1 <= min(view.sigma for view in views) <= max(view.sigma for view in views) <= 2.0
-
-
-def test_factors_are_applied_in_the_drawn_order():
-    image = tensor(noise(65, 65))
-    draw = replace(STILL, jitter=True, factors=(1.4, 0.6, 1.3, 0.2), order=(3, 1, 0, 2))
-    expected = functional.adjust_contrast(functional.adjust_hue(image, 0.2), 0.6)
-    expected = functional.adjust_saturation(functional.adjust_brightness(expected, 1.4), 1.3)
-    assert torch.equal(apply_view(image, draw), expected)
-
-
-def test_nothing_drawn_changes_nothing():
-    image = tensor(noise(65, 65))
-    assert torch.equal(apply_view(image, STILL), image)
-
-
-@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
-def test_blur_is_a_true_gaussian(sigma: float):
-    image = torch.zeros(3, 65, 65)
-    image[:, 32, 32] = 1
-    blurred = apply_view(image, replace(STILL, blur=True, sigma=sigma))
-    distance = torch.arange(65) - 32.0
-    kernel = torch.exp(-(distance**2) / (2 * sigma**2))
-    torch.testing.assert_close(blurred[0], torch.outer(kernel, kernel) / kernel.sum() ** 2, atol=2e-3, rtol=0)
-    assert blurred.sum((1, 2)).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.5, 2.0])
-def test_blur_agrees_with_pil(shared: Path, sigma: float):
-    image = Image.open(shared / "data/voc2012_animals_mini/JPEGImages/2007_000799.jpg")
-    blurred = apply_view(tensor(image), replace(STILL, blur=True, sigma=sigma))
-    assert_close_to_pil(blurred, image.filter(ImageFilter.GaussianBlur(sigma)))
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(
-    ("place", "factor"), [(0, 0.5), (0, 1.5), (1, 0.5), (1, 1.5), (2, 0.5), (2, 1.5), (3, -0.25), (3, 0.1), (3, 0.25)]
-)
-def test_jitter_agrees_with_pil(shared: Path, place: int, factor: float):
-    image = Image.open(shared / "data/voc2012_animals_mini/JPEGImages/2007_000799.jpg")
-    adjust = [getattr(functional, f"adjust_{name}") for name in ("brightness", "contrast", "saturation", "hue")][place]
-    draw = replace(STILL, jitter=True, factors=tuple(factor if n == place else STILL.factors[n] for n in range(4)))
-    assert_close_to_pil(apply_view(tensor(image), draw), adjust(image, factor))
-
-
-@pytest.mark.shared
-def test_gray_agrees_with_pil(shared: Path):
-    image = Image.open(shared / "data/voc2012_animals_mini/JPEGImages/2007_000799.jpg")
-    assert_close_to_pil(apply_view(tensor(image), replace(STILL, gray=True)), image.convert("L").convert("RGB"))
-
-
-def assert_close_to_pil(ours: torch.Tensor, theirs: Image.Image) -> None:
-    difference = (ours - tensor(theirs)).abs() * 255
-    assert difference.mean() <= 1
-    assert difference[:, 1:-1, 1:-1].max() <= 20  # PIL's blur, three box filters, is another one on the border itself
-
-
 def test_boxes_have_the_configured_areas_and_aspects():
     always = replace(AUGMENT, cutmix_probability=1)
-    boxes = torch.stack([cutmix_box(321, always, draws(position)) for position in range(400)])
+    boxes = torch.stack([box_of(321, always, draws(position)) for position in range(400)])
     heights, widths = boxes.any(2).sum(1), boxes.any(1).sum(1)
     assert torch.equal(boxes.sum((1, 2)), heights * widths)  # one rectangle
     areas = heights * widths / 321**2
@@ -193,19 +117,19 @@ def test_boxes_have_the_configured_areas_and_aspects():
 
 
 def test_boxes_are_pasted_with_their_probability_and_stay_in_place():
-    some = [cutmix_box(65, AUGMENT, draws(position)) for position in range(1000)]
-    all_ = [cutmix_box(65, replace(AUGMENT, cutmix_probability=1), draws(position)) for position in range(1000)]
+    some = [box_of(65, AUGMENT, draws(position)) for position in range(1000)]
+    all_ = [box_of(65, replace(AUGMENT, cutmix_probability=1), draws(position)) for position in range(1000)]
     assert np.mean([box.any().item() for box in some]) == pytest.approx(0.5, abs=0.05)
     assert all(not box.any() or torch.equal(box, same) for box, same in zip(some, all_, strict=True))
 
 
 def test_box_of_the_whole_crop_can_be_drawn():
     whole = replace(AUGMENT, cutmix_probability=1, min_box_area=1, max_box_area=1)
-    assert cutmix_box(65, whole, draws()).sum() >= 64 * 65
+    assert box_of(65, whole, draws()).sum() >= 64 * 65
 
 
 def test_boxes_reach_every_side():
-    boxes = torch.stack([cutmix_box(65, AUGMENT, draws(position)) for position in range(1000)])
+    boxes = torch.stack([box_of(65, AUGMENT, draws(position)) for position in range(1000)])
     assert all(side.any() for side in (boxes[:, 0], boxes[:, -1], boxes[..., 0], boxes[..., -1]))
 
 

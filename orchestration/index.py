@@ -1,0 +1,44 @@
+"""The cells of a grid as its newest launch resolved them: enough to tell how they stand without composing each anew."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orchestration import files
+
+INDEX = "index.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedCell:
+    """What is kept of a cell."""
+
+    signature: str
+    slug: str
+    method: str
+    num_steps: int | None
+    seconds_per_step: float | None
+    """As estimated at the launch."""
+    num_gpus: int
+
+    @property
+    def folder_name(self) -> str:
+        """The name of the run folder of a cell that has none yet."""
+        return f"{self.signature}-{self.slug}"
+
+
+def write(grid_dir: Path, cells: Iterable[IndexedCell]) -> None:
+    """Store the cells of a grid."""
+    files.replace(grid_dir / INDEX, "".join(json.dumps(asdict(cell)) + "\n" for cell in cells))
+
+
+def read(grid_dir: Path) -> list[IndexedCell]:
+    """Return the cells of the newest launch.
+
+    Raises:
+        ValueError: There is no list of them.
+    """
+    if not (grid_dir / INDEX).exists():
+        raise ValueError(f"{grid_dir / INDEX} must be there, as each launch writes it; launch the grid again")
+    return [IndexedCell(**row) for row in files.read_lines(grid_dir / INDEX)]
