@@ -20,10 +20,10 @@ from rankmatch.hashing import sha256_of
 SCHEMA = 1
 SIGNATURE_LENGTH = 12
 MAX_SLUG_LENGTH = 80
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C it is ten times as fast
 NAMES = ("dataset", "backbone", "method", "split", "seed")
 """What tells the runs of all grids apart at a glance; each is a key of the grammar, too."""
 _NAME_LINES = [f"\n  {key}: " if key in ("split", "seed") else f"\n  {key}:\n    name: " for key in NAMES]
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C it is ten times as fast
 WEIGHTS, WEIGHTS_SHA256 = "execution.backbone.weights", "numerics.backbone.weights_sha256"
 
 

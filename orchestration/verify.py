@@ -45,7 +45,8 @@ def verify(
     Raises:
         ValueError: There is no finished run.
     """
-    runs = results.select(results.load(root).runs, filters).to_pylist()
+    every = results.load(root, say=lambda text: _say(console, text))
+    runs = results.select(every.runs, filters).to_pylist()
     done = [row["run"] for row in runs if row["status"] == "done"]
     if not done:
         raise ValueError(f"there must be a finished run to verify among the {len(runs)} below {root}; there is none")
