@@ -8,6 +8,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from undisturbed import wait_until
 
 from orchestration import provenance, ray_protocol
 from orchestration.run_cell import launcher
@@ -33,13 +34,6 @@ def job(cell_dir: Path, **settings) -> CellJob:
 def ends_within(jobs, timeout_s: float) -> dict[str, JobState]:
     assert jobs.wait(timeout_s)
     return jobs.poll()
-
-
-def wait_until(condition, timeout_s: float = 90) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -146,7 +140,7 @@ def test_killed_launcher_leaves_nothing_behind(launch):
     process.kill()
     process.wait()
     assert RunFolder(cell).state().status == "interrupted"
-    wait_until(lambda: not processes(driver), timeout_s=15)
+    wait_until(lambda: not processes(driver))
     assert not Path(f"/tmp/rankmatch-{driver}").exists()
 
 
