@@ -1,5 +1,6 @@
 """Cells on a real Slurm: each disturbed in its own way ends with the numbers of an undisturbed run, and once."""
 
+import getpass
 import os
 import stat
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from slurm.real_cluster import Grid, numbers, start, wait_until
 
+from orchestration import slurm_commands
 from orchestration.run_folder import folders, process_start
 
 pytestmark = pytest.mark.slurm
@@ -179,3 +181,17 @@ def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_
         assert "lost: job" in grid.rankmatch("reconcile").stdout
         assert grid.launch().returncode == 0
         ends_like(grid, undisturbed, 2)
+
+
+def test_site_says_how_many_jobs_an_account_may_have(cluster, monkeypatch):
+    if cluster.settings["ST_ACCT"] == "none":
+        pytest.skip("the accounting of Slurm is not installed: apt-get install slurmdbd mariadb-server")
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, cluster.environment[name])
+    user = getpass.getuser()
+    cluster.slurm("sacctmgr", "--immediate", "add", "account", "few")
+    cluster.slurm("sacctmgr", "--immediate", "add", "user", user, "account=few", "MaxSubmitJobs=7")
+    cluster.slurm("sacctmgr", "--immediate", "add", "qos", "fewer", "MaxSubmitJobsPerUser=3")
+    assert slurm_commands.max_submit_jobs("few", "") == 7
+    assert slurm_commands.max_submit_jobs("few", "fewer") == 3
+    assert slurm_commands.max_submit_jobs("other", "") is None
