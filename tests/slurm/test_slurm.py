@@ -89,7 +89,7 @@ def test_cell_whose_node_lost_power_goes_on_from_its_checkpoint(make_grid, undis
 def test_job_whose_node_was_given_up_stops_without_writing_while_its_follower_goes_on(
     short_folder, tmp_path, undisturbed
 ):
-    for cluster in start(short_folder / "shared", 18800, "none", ST_NODE_NS="0"):
+    for cluster in start(short_folder / "shared", "none", ST_NODE_NS="0"):
         grid = Grid(cluster, tmp_path / "g")
         assert grid.launch().returncode == 0
         grid.begun()
@@ -171,7 +171,7 @@ def test_job_of_a_launch_that_was_killed_behind_sbatch_is_found_and_not_submitte
 
 
 def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_folder, tmp_path, undisturbed):
-    for cluster in start(short_folder / "plain", 17800, "none"):
+    for cluster in start(short_folder / "plain", "none"):
         grid = Grid(cluster, tmp_path / "g")
         assert grid.launch("cluster.requeue=false").returncode == 0
         grid.begun()
