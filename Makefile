@@ -36,7 +36,7 @@ test-ray: venv ## the suite that runs cells through real Ray Train and Tune
 test-slurm: venv ## the suite that submits to a real Slurm; needs apt-get install slurm-wlm munge
 	$(BIN)/python -m pytest --durations=10 -m slurm
 
-test-services: venv ## the suite that starts the MLflow server
+test-services: venv ## the suite that starts MLflow servers and PostgreSQL; needs apt-get install postgresql
 	$(BIN)/python -m pytest --durations=10 -m services
 
 format: venv ## rewrite the code in the project's format

@@ -14,6 +14,7 @@ from orchestration.cluster import ClusterConfig
 from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
 from orchestration.grid import Grid
 from orchestration.launch import Options
+from orchestration.launch_mirror import last_tracking_uri
 from orchestration.notices import Notifier
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
@@ -37,6 +38,10 @@ class Campaign:
     snapshot: str
     commit: str
     dirty: bool
+    difference: dict[str, str]
+    """Where what was not committed is kept, and its hash."""
+    mark: dict[str, str]
+    """What attempts hold whose jobs write MLflow themselves."""
     cluster: dict[str, Any]
     max_concurrent: int | None = None
 
@@ -89,7 +94,7 @@ def launch_on_slurm(options: Options, console: Console) -> int:
         submitted = _submit_new(loaded, grid_dir, options, site, console)
         _say_what(submitted, options, console)
         if submitted.jobs is None and not _runs(submitted.planned):
-            _end(submitted.launch_dir, loaded, grid_dir, options, submitted.planned, console)
+            _end(submitted.launch_dir, loaded, grid_dir, submitted.planned, console)
     if not options.watch or submitted.jobs is None:
         return 0
     launch.follow(submitted.jobs, submitted.planned, grid_dir, console)
@@ -111,8 +116,8 @@ def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterCon
     jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
     _scheduler(site, taken.path, options).check(jobs)
     launch_dir = launch.make_folders(loaded, grid_dir, planned)
-    if taken.difference:
-        files.replace(launch_dir / snapshot.DIFFERENCE, taken.difference)
+    difference = launch.keep_difference(launch_dir, taken.difference) if taken.difference else {}
+    _, mark = launch.begin_mirror(loaded, grid_dir, planned, launch_dir, options, console)
     campaign = Campaign(
         name=launch_dir.name,
         grid_name=loaded.name,
@@ -120,6 +125,8 @@ def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterCon
         snapshot=str(taken.path),
         commit=taken.commit,
         dirty=bool(taken.difference),
+        difference=difference,
+        mark=mark,
         cluster=asdict(site),
         max_concurrent=options.max_concurrent,
     )
@@ -142,7 +149,8 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     site = cluster.from_values(before.cluster, of_site)
     loaded = replace(grid.load(str(grid_dir / "grid.yaml"), others), name=grid_dir.name)
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
-                      allow_dirty=before.dirty, retried=signatures)  # fmt: skip
+                      allow_dirty=before.dirty, retried=signatures,
+                      tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
     with launch.only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, options, site, console)
     _say_what(submitted, options, console)
@@ -174,7 +182,7 @@ def take_step(launch_dir: Path, console: Console) -> None:
                 _submit(following, planned, jobs, launch.make_folders(loaded, grid_dir, planned)), options, console
             )
             return
-        _end(launch_dir, loaded, grid_dir, options, planned, console)
+        _end(launch_dir, loaded, grid_dir, planned, console)
 
 
 def waits_for_a_step(grid_dir: Path) -> Path | None:
@@ -240,8 +248,9 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
     files.replace(launch_dir / ORDER, files.to_text(asdict(campaign)))
     if not jobs:
         return Submitted(planned, launch_dir)
-    software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty}
-    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software}
+    software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty} | campaign.difference
+    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software,
+             **campaign.mark}  # fmt: skip
     busy = [job.job_id for job in _queued_jobs(launch_dir.parents[1]).values()]
     scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign, busy)
     handle = scheduler.submit(jobs, launch_dir, owner)
@@ -322,13 +331,14 @@ def _runs(planned: Plan) -> bool:
     return any(item.action is Action.RUNNING for item in planned.items)
 
 
-def _end(launch_dir: Path, loaded: Grid, grid_dir: Path, options: Options, planned: Plan, console: Console) -> None:
+def _end(launch_dir: Path, loaded: Grid, grid_dir: Path, planned: Plan, console: Console) -> None:
     """Write table and report; once nothing runs any more, that is the end of the campaign."""
-    mirror = launch.start_mirror(loaded, grid_dir, options)
-    launch.end_with_results(loaded, grid_dir, launch_dir, mirror, options, console)
+    campaign = Campaign(**files.read_json(launch_dir / ORDER))
+    mirror = launch.mirror_of(loaded, grid_dir, launch_id=campaign.name)
+    mirror.start()
+    launch.end_with_results(loaded, grid_dir, mirror, console)
     if _runs(planned):
         return
-    campaign = Campaign(**files.read_json(launch_dir / ORDER))
     files.replace(launch_dir / ENDED, files.to_text({"time": time.time()}))
     notifier = Notifier.of(campaign.config(), grid_dir)
     notifier.tell(f"finished {campaign.name}", _outcome(planned, campaign.grid_name), once=True)

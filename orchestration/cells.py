@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import yaml
 
 import rankmatch
-from orchestration.values import GROUPS, check_key, flatten, near_matches, read_value
+from orchestration.values import GROUPS, PATH_KEYS, check_key, flatten, near_matches, read_value
 from rankmatch.config import NumericsConfig, TrainConfig, short_names
 from rankmatch.hashing import sha256_of
 
@@ -77,6 +77,17 @@ def compose(settings: Mapping[str, Any]) -> TrainConfig:
     flat[WEIGHTS] = flat[WEIGHTS].replace("{backbone}", flat["numerics.backbone.name"])
     flat[WEIGHTS_SHA256] = _sha256_of_weights(flat[WEIGHTS]) if flat[WEIGHTS] else ""
     return _config(flat)
+
+
+def compose_untrained(dataset: str, settings: Mapping[str, Any]) -> TrainConfig:
+    """Compose a configuration that only says what a data set or a model is, not how it is trained.
+
+    The method is the one that reads all three lists and asks nothing of the crop, unless the settings name another.
+
+    Raises:
+        ValueError: As `compose` does.
+    """
+    return compose({"dataset": dataset, "method": "fixmatch", "backbone.pretrained": False, **settings})
 
 
 def changed(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
@@ -154,23 +165,32 @@ def _hydras_name(group: str, choice: str) -> str:
     if not is_own_dataset(group, choice):
         return choice
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
-    tree = yaml.safe_load(Path(choice).read_text(encoding="utf-8"))
-    dataset = tree.get("numerics", {}).get("dataset", {}) if isinstance(tree, dict) else {}
-    if dataset.get("name") in (None, "", "synthetic"):
-        raise ValueError(
-            f"{choice}: numerics.dataset.name must be a name of the data set's own; got {dataset.get('name')!r}"
-        )
-    split = tree["numerics"].get("split", "")
-    if not isinstance(split, str):  # YAML reads 1_16 as 116
-        raise ValueError(f"{choice}: numerics.split must be text in quotes; got the number {split!r}")
-    execution = tree.setdefault("execution", {})
-    for key in ("data_root", "split_root"):
-        if execution.get(key):  # relative to the file, wherever the command is typed
-            execution[key] = str(Path(choice).resolve().parent / execution[key])
+    tree = OmegaConf.create()
+    try:
+        for full, value in _own_dataset(Path(choice)).items():
+            OmegaConf.update(tree, full, value, force_add=True)
+    except ValueError as error:
+        raise ValueError(f"{choice}: {error}") from error
     name = f"own_{hashlib.sha256(choice.encode()).hexdigest()[:12]}"
     ConfigStore.instance().store(group=group, name=name, node=tree, package="_global_")
     return name
+
+
+def _own_dataset(path: Path) -> dict[str, Any]:
+    """Read a data set's file to values by the full names of their fields; its paths are relative to it."""
+    given = _given_fields(path.read_text(encoding="utf-8"))
+    name = given.get("numerics.dataset.name")
+    if name in (None, "", "synthetic"):
+        raise ValueError(f"numerics.dataset.name must be a name of the data set's own; got {name!r}")
+    shorts, values = _short_of_full(), {}
+    for full, node in given.items():
+        check_key(shorts[full])
+        if shorts[full] in PATH_KEYS and isinstance(node, str) and node:
+            node = str(path.resolve().parent / Path(node).expanduser())
+        values[full] = read_value(shorts[full], node)
+    return values
 
 
 def _one_line(error: Exception, conf: Path) -> str:
@@ -271,15 +291,32 @@ def from_yaml(text: str) -> TrainConfig:
     Raises:
         ValueError: If the text is no mapping, a field is unknown or missing, or a value is not allowed.
     """
-    tree = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (the base loader makes text only, so 1_16 stays 1_16)
+    given = _given_fields(text)
+    return _config({full: _read_field(full, short, given) for full, short in _short_of_full().items()})
+
+
+@cache
+def _short_of_full() -> dict[str, str]:
+    return {full: short for short, full in short_names_once().items()}
+
+
+def _given_fields(text: str) -> dict[str, Any]:
+    """Return the fields that a configuration gives, by their full names, all values text still."""
+    try:
+        tree = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (the base loader makes text only, so 1_16 stays 1_16)
+    except yaml.YAMLError as error:
+        raise ValueError("cannot be read as YAML: " + " ".join(str(error).split())) from error
     if not isinstance(tree, dict):
         raise ValueError(f"a configuration must be a mapping; got {text[:40]!r}")
-    given, shorts = flatten(tree), {full: short for short, full in short_names_once().items()}
-    for full in given:
-        if full not in shorts:
-            near = near_matches(full, shorts)
-            raise ValueError(f"unknown field {full!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-    return _config({full: _read_field(full, short, given) for full, short in shorts.items()})
+    given = flatten(tree)
+    for full, node in given.items():
+        if any(known.startswith(f"{full}.") for known in _short_of_full()):
+            raise ValueError(f"{full} must be a mapping of fields; got {node!r}")
+        if full not in _short_of_full():
+            near = near_matches(full, _short_of_full())
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"unknown field {full!r}{hint}")
+    return given
 
 
 def _read_field(full: str, short: str, given: Mapping[str, Any]) -> Any:  # noqa: ANN401

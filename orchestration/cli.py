@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration import cli_slurm
+from orchestration import cli_bench, cli_slurm
 from orchestration.schedulers import SchedulerError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ Overrides = Annotated[
 ]
 ClusterOption = Annotated[
     str,
-    typer.Option("--cluster", help="Where cells run: local (a private Ray), inline, slurm, or a site's YAML file."),
+    typer.Option(
+        "--cluster", help="Where cells run: local (a private Ray), inline, ray, slurm, or a site's YAML file."
+    ),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrent", min=1, help="Cells at a time; default: as many as the machine holds.")
@@ -39,6 +41,7 @@ splits = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring or
 app.add_typer(data, name="data")
 app.add_typer(splits, name="splits")
 cli_slurm.add_to(app)
+cli_bench.add_to(app)
 
 
 @app.command()
@@ -46,10 +49,11 @@ def launch(
     overrides: Overrides = None,
     grid: GridOption = DEFAULT_GRID,
     cluster: ClusterOption = "local",
+    address: Annotated[str, typer.Option(help="HOST:PORT of the Ray of --cluster ray; auto: that of this node.")] = "",
     runs: RunsOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow until the last cell ends; local and inline always do.")
+        bool, typer.Option("--watch", help="Follow until the last cell ends; local, inline and ray always do.")
     ] = False,
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="Submit code that is not committed; its difference is stored.")
@@ -61,7 +65,7 @@ def launch(
         float, typer.Option(min=0.01, max=1, help="Share of a GPU for each training process, where there is one.")
     ] = 1.0,
     tracking_uri: Annotated[
-        str, typer.Option(help="MLflow store; default: SQLite in the runs folder.", envvar="MLFLOW_TRACKING_URI")
+        str, typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder.")
     ] = "",
 ) -> None:
     """Train the cells of a grid that are not trained yet, and end with its table."""
@@ -69,6 +73,7 @@ def launch(
         overrides,
         grid=grid,
         cluster=cluster,
+        address=address,
         runs=runs,
         dry_run=dry_run,
         watch=watch,
@@ -96,7 +101,7 @@ def _begin(options: "Options") -> int:
 
     from orchestration import campaign, launch
 
-    begin = launch.launch if options.cluster in launch.LOCAL_CLUSTERS else campaign.launch_on_slurm
+    begin = launch.launch if options.cluster in launch.FOLLOWED_CLUSTERS else campaign.launch_on_slurm
     return begin(options, Console())
 
 
@@ -108,8 +113,34 @@ def plan(
     runs: RunsOption = Path("runs"),
     budget_gpu_hours: BudgetOption = None,
     max_concurrent: ConcurrencyOption = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Play the launch through on a pool of GPUs; what follows is for that.")
+    ] = False,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of the pool.")] = None,
+    mtbf_hours: Annotated[
+        float | None, typer.Option(help="Mean time between failures of one GPU in use; default: none fails.")
+    ] = None,
+    preempt_hours: Annotated[
+        float | None, typer.Option(help="Mean time that a job runs before it is preempted; default: none is.")
+    ] = None,
+    queue_min: Annotated[float | None, typer.Option(help="Minutes that each attempt waits; default: none.")] = None,
+    checkpoint_min: Annotated[
+        float | None, typer.Option(help="Minutes between checkpoints; default: as each cell is configured.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws of what happens; default: 0.")] = None,
 ) -> None:
     """Say what a launch would run, resume and keep, and about how long it would take; needs no data."""
+    settings = {
+        "num_gpus": gpus, "mtbf_hours": mtbf_hours, "preempt_hours": preempt_hours,
+        "queue_min": queue_min, "checkpoint_min": checkpoint_min, "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in settings.items() if value is not None}
+    if simulate:
+        _simulate(grid, overrides or (), runs, given)
+        return
+    if given:
+        name = next(iter(given)).removeprefix("num_").replace("_", "-")
+        raise ValueError(f"--simulate must be given with --{name}; got --{name} alone")
     options = _options(
         overrides,
         grid=grid,
@@ -121,6 +152,19 @@ def plan(
         max_concurrent=max_concurrent,
     )
     raise typer.Exit(_begin(options))
+
+
+def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[str, Any]) -> None:
+    if "num_gpus" not in settings:
+        raise ValueError("--gpus must be given with --simulate; got none")
+    from rich.console import Console
+
+    from orchestration.launch import Options, simulate_launch
+    from orchestration.simulate import Pool
+
+    checkpoint_min = settings.pop("checkpoint_min", None)
+    options = Options(grid=grid, overrides=overrides, cluster="slurm", runs=runs)  # each worker has a GPU
+    simulate_launch(options, Pool(**settings), checkpoint_min, Console())
 
 
 @app.command()
@@ -257,7 +301,10 @@ def guarded(command: Callable[[], object]) -> None:
     """Run a command; what the user can mend ends in one message and exit code 2, without a traceback."""
     try:
         command()
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        sys.stderr.write(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}\n")
+        sys.exit(2)
+    except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except SchedulerError as error:

@@ -1,4 +1,4 @@
-"""The commands that look after a grid on Slurm: status, logs, cancel, retry, reconcile, sync."""
+"""The commands that look after a grid on Slurm: status, logs, cancel, retry, reconcile, sync, register."""
 
 from pathlib import Path
 from typing import Annotated
@@ -79,16 +79,36 @@ def reconcile(grid: GridName, runs: RunsFolder = DEFAULT_RUNS) -> None:
     control.reconcile(control.grid_folder(runs, grid), Console())
 
 
-def sync(grid: GridName, runs: RunsFolder = DEFAULT_RUNS) -> None:
+TrackingUri = Annotated[
+    str, typer.Option("--tracking-uri", help="MLflow store; default: MLFLOW_TRACKING_URI, else the last launch's.")
+]
+
+
+def sync(grid: GridName, runs: RunsFolder = DEFAULT_RUNS, tracking_uri: TrackingUri = "") -> None:
     """Write what MLflow lacks, from the run folders."""
     from rich.console import Console
 
     from orchestration import control
 
-    control.sync(control.grid_folder(runs, grid), Console())
+    control.sync(control.grid_folder(runs, grid), Console(), tracking_uri)
+
+
+def register(
+    grid: GridName,
+    runs: RunsFolder = DEFAULT_RUNS,
+    method: Annotated[list[str] | None, typer.Option("--method", help="Only these; several times.")] = None,
+    backbone: Annotated[list[str] | None, typer.Option("--backbone", help="Only these; several times.")] = None,
+    tracking_uri: TrackingUri = "",
+) -> None:
+    """Make the best model of each method and backbone a version of MLflow's registered model GRID.METHOD.BACKBONE."""
+    from rich.console import Console
+
+    from orchestration import control
+
+    control.register(control.grid_folder(runs, grid), method or (), backbone or (), tracking_uri, Console())
 
 
 def add_to(app: typer.Typer) -> None:
     """Make these commands of the program."""
-    for command in (status, logs, cancel, retry, reconcile, sync):
+    for command in (status, logs, cancel, retry, reconcile, sync, register):
         app.command()(command)

@@ -104,7 +104,9 @@ def load(name: str, settings: Iterable[str] = ()) -> ClusterConfig:
         Path(name) if name.endswith((".yaml", ".yml")) else experiments_folder() / "conf" / "cluster" / f"{name}.yaml"
     )
     if not path.is_file():
-        raise ValueError(f"--cluster must be one of local, inline, {', '.join(names())}, or a YAML file; got {name!r}")
+        raise ValueError(
+            f"--cluster must be one of local, inline, ray, {', '.join(names())}, or a YAML file; got {name!r}"
+        )
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold fields and their values; got {type(values).__name__}")

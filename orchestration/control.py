@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import campaign, grid, index, launch, slurm_commands, submissions
+from orchestration import campaign, grid, index, launch, registry, slurm_commands, submissions
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
-from orchestration.launch import Options
+from orchestration.mlflow_store import StoreError
 from orchestration.run_folder import LOG, RESULT, RunFolder, folders
 from orchestration.schedulers import SchedulerError
 from orchestration.slurm_commands import SlurmError
@@ -47,7 +47,10 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
         console.out("\n".join([*to_lines(rows), *totals(rows), *notes, *silence]), highlight=False)
         if not watch or not any(row.standing.is_open for row in rows):
             return
-        _sync(_load(grid_dir), grid_dir, Options(runs=grid_dir.parent), console)
+        try:
+            _sync(_load(grid_dir), grid_dir)
+        except SchedulerError as error:  # the next time, or `sync`, writes it
+            console.print(str(error), highlight=False, markup=False, soft_wrap=True)
         time.sleep(WATCH_S)
 
 
@@ -129,17 +132,37 @@ def reconcile(grid_dir: Path, console: Console) -> None:
     sync(grid_dir, console)
 
 
-def sync(grid_dir: Path, console: Console) -> None:
-    """Write what MLflow lacks."""
-    _sync(_load(grid_dir), grid_dir, Options(runs=grid_dir.parent), console)
+def sync(grid_dir: Path, console: Console, tracking_uri: str = "") -> None:
+    """Write what MLflow lacks.
+
+    Raises:
+        SchedulerError: The store does not answer.
+    """
+    _sync(_load(grid_dir), grid_dir, tracking_uri)
     console.print("MLflow is up to date")
 
 
-def _sync(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> None:
+def register(
+    grid_dir: Path, methods: Sequence[str], backbones: Sequence[str], tracking_uri: str, console: Console
+) -> None:
+    """Make the best model of each method and backbone a version of a registered one.
+
+    Raises:
+        ValueError: There is none.
+        SchedulerError: The store does not answer.
+    """
+    try:
+        registry.register(_load(grid_dir), grid_dir, tracking_uri, methods, backbones, console)
+    except StoreError as error:
+        raise SchedulerError(f"nothing more was registered: {error}") from None
+
+
+def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
     with launch.only_launch_of(grid_dir):
-        warning = launch.start_mirror(loaded, grid_dir, options).finish("", ())
-    if warning:
-        raise SchedulerError(f"MLflow is not up to date: {warning}")
+        try:
+            launch.mirror_of(loaded, grid_dir, tracking_uri).sync()
+        except StoreError as error:
+            raise SchedulerError(f"MLflow is not up to date: {error}") from None
 
 
 def _load(grid_dir: Path) -> Grid:

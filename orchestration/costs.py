@@ -41,6 +41,17 @@ it has about the multiply-adds of ResNet-50 and is given its factor.
 NUM_PARAMETERS = {"resnet101": 59.6e6, "resnet50": 40.5e6, "xception": 54.9e6, "mobilenet_v2": 3.5e6}
 """Of the whole network with 21 classes, buffers included (`build_model`)."""
 
+SAVED_BYTES_PER_PIXEL = {"resnet101": 4420, "resnet50": 3530, "xception": 6490, "mobilenet_v2": 2350}
+"""What autograd keeps of an image for the backward pass, in float32 at output stride 16 with the perturbed head: the
+storages that `torch.autograd.graph.saved_tensors_hooks` sees at crop 321, 2026-11-24; twice as much at stride 8. Not
+measured on a GPU: what cuDNN takes for itself comes on top."""
+GPU_CONTEXT_GB = 0.5
+"""Of each process on a GPU: assumed, not measured."""
+
+CHECKPOINT_BYTES_PER_S = 125e6
+"""477 MB, the state of ResNet-101, in 3.8 s: written, synced and hashed by `checkpoint.save` on two busy cores of an
+AMD EPYC server with a local disk, 2026-11-24."""
+
 
 @dataclass(frozen=True, slots=True)
 class SplitSize:
@@ -66,7 +77,7 @@ def num_steps(config: TrainConfig, size: SplitSize | None = None) -> int | None:
     """Return how many steps a cell is trained for, None if its split is not known here.
 
     Raises:
-        ValueError: If an epoch would have no step.
+        ValueError: If an epoch would have no step, or the drawn scenes are fewer than the split says.
     """
     size = size or split_size(config)
     numerics = config.numerics
@@ -86,8 +97,26 @@ def num_steps(config: TrainConfig, size: SplitSize | None = None) -> int | None:
 
 def disk_bytes(config: TrainConfig) -> float:
     """Return roughly what a cell leaves on disk: checkpoints with weights and momentum, and the best weights."""
-    parameters = NUM_PARAMETERS[config.numerics.backbone.name] * config.numerics.backbone.width**2
-    return 4 * parameters * (2 * config.execution.trainer.num_checkpoints + 1)
+    return 4 * _num_parameters(config) * (2 * config.execution.trainer.num_checkpoints + 1)
+
+
+def gpu_memory_gb(config: TrainConfig) -> float:
+    """Return roughly what each worker of a cell needs on a GPU: activations, weights, gradients and momentum."""
+    numerics = config.numerics
+    images = _images_with_gradient(numerics) / config.execution.trainer.num_workers
+    size = 0.5 if numerics.trainer.precision == "bfloat16" else 1.0
+    stride = 2 if numerics.backbone.output_stride == 8 else 1
+    saved = SAVED_BYTES_PER_PIXEL[numerics.backbone.name] * numerics.augment.crop_size**2 * size * stride
+    return (images * saved + 3 * 4 * _num_parameters(config)) / 1e9 + GPU_CONTEXT_GB
+
+
+def checkpoint_s(config: TrainConfig) -> float:
+    """Return roughly how long a checkpoint keeps training waiting."""
+    return 2 * 4 * _num_parameters(config) / CHECKPOINT_BYTES_PER_S
+
+
+def _num_parameters(config: TrainConfig) -> float:
+    return NUM_PARAMETERS[config.numerics.backbone.name] * config.numerics.backbone.width**2
 
 
 def seconds_per_step(config: TrainConfig, device: str, measured: Mapping[str, float] | None = None) -> float:
@@ -121,18 +150,20 @@ def _val_pixels_per_step(config: TrainConfig) -> float:
 
 
 def _images_per_step(numerics: NumericsConfig) -> float:
-    labeled, unlabeled = numerics.trainer.labeled_batch_size, numerics.trainer.unlabeled_batch_size
+    is_supervised = numerics.method.name == "supervised"
+    partners = 0 if is_supervised else FORWARD * numerics.trainer.unlabeled_batch_size
+    return _images_with_gradient(numerics) + partners
+
+
+def _images_with_gradient(numerics: NumericsConfig) -> int:
     num_views = {"supervised": 0, "fixmatch": 2, "unimatch": 3, "rankmatch": 3}[numerics.method.name]
-    partners = FORWARD * unlabeled if num_views else 0
-    return labeled + num_views * unlabeled + partners
+    return numerics.trainer.labeled_batch_size + num_views * numerics.trainer.unlabeled_batch_size
 
 
-def _scene_split_size(numerics: NumericsConfig) -> SplitSize | None:
-    if not numerics.split.isdecimal():
-        return None
-    num_labeled = int(numerics.split)
+def _scene_split_size(numerics: NumericsConfig) -> SplitSize:
     scenes = numerics.dataset.scenes
-    return SplitSize(num_labeled, max(0, scenes.num_train - num_labeled), scenes.num_val)
+    num_labeled = scenes.num_labeled(numerics.split)
+    return SplitSize(num_labeled, scenes.num_train - num_labeled, scenes.num_val)
 
 
 def _split_roots(config: TrainConfig) -> list[Path]:
@@ -155,10 +186,9 @@ def _read_split_size(folder: Path) -> SplitSize:
 def _count_images(path: Path) -> int | None:
     if not path.is_file():
         return None
-    from rankmatch.data.pixels import frames_of
+    from rankmatch.data.pixels import frames_of, list_lines
 
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return sum(len(frames_of(line.split()[0])) for line in lines if line.strip())
+    return sum(len(frames_of(line.split()[0])) for line in list_lines(path) if line.strip())
 
 
 @cache

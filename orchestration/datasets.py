@@ -9,7 +9,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from orchestration import files
-from orchestration.cells import compose, experiments_folder
+from orchestration.cells import compose_untrained, experiments_folder
 from orchestration.values import read_settings
 from rankmatch.checks import one_of
 from rankmatch.config import TrainConfig
@@ -24,7 +24,7 @@ def configuration(name: str, settings: Sequence[str]) -> TrainConfig:
     Raises:
         ValueError: The data set or a setting is not allowed.
     """
-    return compose({"dataset": name, "backbone.pretrained": False} | read_settings(settings))
+    return compose_untrained(name, read_settings(settings))
 
 
 def check(name: str, settings: Sequence[str], console: Console) -> None:

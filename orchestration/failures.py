@@ -156,6 +156,7 @@ _BY_NAME = {
 _FULL_DISK = re.compile(r"No space left on device|unexpected pos \d+ vs \d+")  # the second is what torch.save says
 _GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 _HOST_MEMORY = re.compile(r"can't allocate memory|Cannot allocate memory|ran out of memory|killed due to the node")
+_PARTNER_GONE = re.compile(r"gloo/transport/|ncclRemoteError")  # what the other workers of one that was killed say
 _IN_DATA = re.compile(r'File "[^"]*rankmatch[/\\]data[/\\]')
 
 
@@ -178,6 +179,7 @@ def _classify(error: BaseException, text: str) -> FailureClass:
         (_FULL_DISK, FailureClass.DISK_FULL),
         (_GPU_MEMORY, FailureClass.GPU_MEMORY),
         (_HOST_MEMORY, FailureClass.HOST_MEMORY),
+        (_PARTNER_GONE, FailureClass.LOST),
     ):
         if re.search(pattern, message):
             return kind

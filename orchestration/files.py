@@ -59,8 +59,9 @@ def append(path: Path, content: bytes) -> None:
             while content:  # once, but on a disk that fills up: there the second write tells the error
                 content = content[os.write(handle, content) :]
             os.fsync(handle)
-        except OSError:
+        except OSError as error:
             os.ftruncate(handle, size)
+            error.filename = str(path)  # a failed write() names no file
             raise
     finally:
         os.close(handle)
@@ -117,6 +118,9 @@ def _draft(path: Path, text: str, *, sync: bool = True) -> Iterator[Path]:
             if sync:
                 os.fsync(file.fileno())
         yield draft
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write() names no file
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """A launch: plan, then commit. The plan is pure; the commit checks the data, makes run folders and hands over jobs."""
 
 import datetime
+import hashlib
 import os
 import signal
 import time
@@ -13,17 +14,34 @@ from types import FrameType
 import filelock
 from rich.console import Console
 
-from orchestration import cells, costs, files, grid, index, plan, preflight, provenance, report, results, tables
+from orchestration import (
+    cells,
+    costs,
+    files,
+    grid,
+    index,
+    plan,
+    preflight,
+    provenance,
+    report,
+    results,
+    simulate,
+    tables,
+)
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
+from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri, where
 from orchestration.plan import Plan
 from orchestration.progress import Progress, Snapshot
 from orchestration.run_cell import launcher
 from orchestration.run_folder import FolderState, RunFolder, folders
 from orchestration.schedulers import CellJob, Jobs, Scheduler
-from orchestration.tracking import MirroredCell, MirrorThread
+from orchestration.tracking import Launch
 
+PLAN = "plan.txt"
 LOCAL_CLUSTERS = ("local", "inline")
+FOLLOWED_CLUSTERS = (*LOCAL_CLUSTERS, "ray")
+"""Those whose launcher stays until the last cell ends."""
 POLL_S = 0.5
 
 
@@ -34,6 +52,8 @@ class Options:
     grid: str = "demo"
     overrides: Sequence[str] = ()
     cluster: str = "local"
+    address: str = ""
+    """Of the Ray of `--cluster ray`."""
     runs: Path = field(default_factory=lambda: Path("runs"))
     dry_run: bool = False
     scripts: bool = True
@@ -42,7 +62,7 @@ class Options:
     num_cpus_per_worker: int = 1
     num_gpus_per_worker: float = 1.0
     tracking_uri: str = ""
-    """Empty: SQLite in the runs folder."""
+    """Empty: that of MLFLOW_TRACKING_URI, else SQLite in the runs folder."""
     watch: bool = False
     allow_dirty: bool = False
     budget_gpu_hours: float | None = None
@@ -54,6 +74,12 @@ class Options:
     def __post_init__(self) -> None:
         if self.cluster == "inline" and (self.max_concurrent or 1) > 1:
             raise ValueError(f"--max-concurrent must be 1 with --cluster inline; got {self.max_concurrent}")
+        if self.address and self.cluster != "ray":
+            raise ValueError(f"--address must be given with --cluster ray only; got it with --cluster {self.cluster}")
+        if self.cluster == "ray" and not self.address and not self.dry_run:
+            raise ValueError(
+                "--address must be given with --cluster ray: HOST:PORT of the Ray's head, or auto; got none"
+            )
 
 
 def launch(options: Options, console: Console) -> int:
@@ -73,6 +99,18 @@ def launch(options: Options, console: Console) -> int:
     grid_dir.mkdir(parents=True, exist_ok=True)
     with only_launch_of(grid_dir):
         return _commit(loaded, grid_dir, options, console)
+
+
+def simulate_launch(options: Options, pool: simulate.Pool, checkpoint_min: float | None, console: Console) -> None:
+    """Print what would come of a grid's launch on a pool of GPUs.
+
+    Raises:
+        ValueError: Something the user can mend.
+    """
+    loaded = grid.load(options.grid, options.overrides)
+    planned = make_plan(loaded, options.runs.resolve() / loaded.name, options)
+    text = simulate.lines(simulate.tasks(planned, checkpoint_min), pool)
+    console.print("\n".join(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def say_missing_inputs(loaded: Grid, console: Console) -> None:
@@ -131,11 +169,12 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     jobs, scheduler = cell_jobs(planned, loaded, grid_dir, identities, options), _scheduler(options)
     scheduler.check(jobs)
     launch_dir = make_folders(loaded, grid_dir, planned)
-    mirror = start_mirror(loaded, grid_dir, options)
+    mirror, mark = begin_mirror(loaded, grid_dir, planned, launch_dir, options, console)
+    mirror.start()
     try:
-        stopped = bool(jobs) and _work(scheduler, jobs, planned, grid_dir, launch_dir, console)
+        stopped = bool(jobs) and _work(scheduler, jobs, planned, launch_dir, mark, console)
     finally:
-        end_with_results(loaded, grid_dir, launch_dir, mirror, options, console)
+        end_with_results(loaded, grid_dir, mirror, console)
     if stopped:
         console.print("Stopped. The same command goes on from the newest checkpoints.")
         return 130
@@ -143,23 +182,50 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     return 0 if all(status == "done" for status in ended) else 1
 
 
-def start_mirror(loaded: Grid, grid_dir: Path, options: Options) -> MirrorThread:
-    """Begin to mirror the grid's run folders to MLflow."""
-    mirror = MirrorThread(_tracking_uri(options), loaded.name, _mirrored(loaded, grid_dir))
-    mirror.start()
-    return mirror
+def begin_mirror(
+    loaded: Grid, grid_dir: Path, planned: Plan, launch_dir: Path, options: Options, console: Console
+) -> tuple[GridMirror, dict[str, str]]:
+    """Open MLflow for a launch; return its mirror, and what the owner of its attempts must hold.
+
+    Raises:
+        ValueError: The experiment was deleted, or a driver is missing.
+    """
+    begun = Launch(launch_dir.name, [path for path in (launch_dir / "grid.yaml", launch_dir / PLAN) if path.exists()])
+    uri = tracking_uri(options.tracking_uri, options.runs)
+    mirror = GridMirror(uri, grid_dir, mirrored_cells(loaded, run_folders(loaded, grid_dir)), begun)
+    with console.status("opening MLflow"):
+        mark = mirror.begin({item.cell.signature for item in planned.jobs})
+    if mirror.warning:
+        say_outdated(f"it did not answer: {mirror.warning}", console)
+    return mirror, mark
 
 
-def end_with_results(
-    loaded: Grid, grid_dir: Path, launch_dir: Path, mirror: MirrorThread, options: Options, console: Console
-) -> None:
-    """Write table and report, bring MLflow up to date, and say where all that is."""
+def mirror_of(loaded: Grid, grid_dir: Path, uri: str = "", launch_id: str = "") -> GridMirror:
+    """Return the mirror of a grid that was launched before; without a `uri`, into the store of its last launch.
+
+    Raises:
+        ValueError: That store needs a password, which is not given.
+    """
+    cells_of_grid = mirrored_cells(loaded, run_folders(loaded, grid_dir))
+    return GridMirror(
+        last_tracking_uri(uri, grid_dir), grid_dir, cells_of_grid, Launch(launch_id) if launch_id else None
+    )
+
+
+def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, console: Console) -> None:
+    """Write table, report and figures, bring MLflow up to date, and say where all that is."""
     written = finish(loaded, grid_dir, console)
     with console.status("writing the last rows to MLflow"):
-        warning = mirror.finish(launch_dir.name, written)
-    _say_where(grid_dir, written[0], options, console)
+        warning = mirror.finish_launch(loaded, run_folders(loaded, grid_dir), written)
+    _say_where(grid_dir, written[0], mirror.uri, console)
     if warning:
-        console.print(f"MLflow is not up to date: {warning}", highlight=False, markup=False, soft_wrap=True)
+        say_outdated(warning, console)
+
+
+def say_outdated(why: str, console: Console) -> None:
+    """Tell that MLflow lacks something, and how it gets that."""
+    console.print(f"MLflow is not up to date, `rankmatch sync` writes what it lacks: {why}", highlight=False,
+                  markup=False, soft_wrap=True)  # fmt: skip
 
 
 def refuse_conflicts(planned: Plan) -> None:
@@ -203,7 +269,7 @@ def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     launch_dir.mkdir(parents=True)
     files.replace(launch_dir / "grid.yaml", loaded.text)
-    files.replace(launch_dir / "plan.txt", "\n".join(plan.summary(planned)) + "\n")
+    files.replace(launch_dir / PLAN, "\n".join(plan.summary(planned)) + "\n")
     made = run_folders(loaded, grid_dir)
     for item in planned.jobs:
         made[item.cell.signature].create(cells.to_yaml(item.cell.config), item.cell.axes)
@@ -236,20 +302,34 @@ def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
 
 
 def _work(
-    scheduler: Scheduler, jobs: Sequence[CellJob], planned: Plan, grid_dir: Path, launch_dir: Path, console: Console
+    scheduler: Scheduler,
+    jobs: Sequence[CellJob],
+    planned: Plan,
+    launch_dir: Path,
+    mark: Mapping[str, str],
+    console: Console,
 ) -> bool:
     """Have the jobs done and show how they go on; true if the user stopped them."""
     software = provenance.collect()
-    owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software}
+    if software["dirty"]:
+        software |= keep_difference(launch_dir, provenance.difference())
+    owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software, **mark}
     with _stoppable():
         handle = scheduler.submit(jobs, launch_dir, owner)
         try:
-            follow(handle, planned, grid_dir, console)
+            follow(handle, planned, launch_dir.parents[1], console)
         except KeyboardInterrupt:
             console.print("\nstopping: running cells write a checkpoint; one that evaluates is ended after a minute")
             handle.cancel()
             return True
     return False
+
+
+def keep_difference(launch_dir: Path, difference: str) -> dict[str, str]:
+    """Store what was not committed; return what the provenance says of it."""
+    files.replace(launch_dir / provenance.DIFFERENCE, difference)
+    place = (launch_dir / provenance.DIFFERENCE).relative_to(launch_dir.parents[1])
+    return {"difference": str(place), "difference_sha256": hashlib.sha256(difference.encode()).hexdigest()}
 
 
 def follow(handle: Jobs, planned: Plan, grid_dir: Path, console: Console) -> None:
@@ -287,6 +367,7 @@ def cell_jobs(
             num_cpus_per_worker=options.num_cpus_per_worker,
             device=item.cell.config.execution.trainer.device,
             estimate_s=item.estimate_s,
+            gpu_memory_gb=costs.gpu_memory_gb(item.cell.config),
             data=identities[item.cell.signature].as_dict() if identities else {},
         )
         for item in planned.jobs
@@ -300,7 +381,11 @@ def _scheduler(options: Options) -> Scheduler:
         return InlineScheduler()
     from orchestration.schedulers.ray_tune import RayTuneScheduler
 
-    return RayTuneScheduler(max_concurrent=options.max_concurrent, num_gpus_per_worker=options.num_gpus_per_worker)
+    return RayTuneScheduler(
+        max_concurrent=options.max_concurrent,
+        num_gpus_per_worker=options.num_gpus_per_worker,
+        address=options.address,
+    )
 
 
 @contextmanager
@@ -360,25 +445,11 @@ def _device(loaded: Grid, options: Options) -> str:
     return "cuda" if provenance.gpus() else "cpu"
 
 
-def _mirrored(loaded: Grid, grid_dir: Path) -> list[MirroredCell]:
-    found = run_folders(loaded, grid_dir)
-    return [(found[cell.signature], cell.axes, cell.signature) for cell in loaded.cells]
-
-
-def _tracking_uri(options: Options) -> str:
-    return options.tracking_uri or f"sqlite:///{options.runs.resolve() / 'mlflow.db'}"
-
-
-def _mlflow_command(uri: str) -> str:
-    """Tell how to see a local store; a server has a page of its own, and its address may hold a password."""
-    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else "the server of --tracking-uri"
-
-
-def _say_where(grid_dir: Path, report_path: Path, options: Options, console: Console) -> None:
+def _say_where(grid_dir: Path, report_path: Path, uri: str, console: Console) -> None:
     lines = {
         "report": str(report_path),
         "run folders": str(grid_dir / "cells"),
-        "MLflow UI": _mlflow_command(_tracking_uri(options)),
+        "MLflow UI": where(uri),
     }
     console.print()
     for name, place in lines.items():

@@ -203,7 +203,7 @@ def summary(plan: Plan) -> list[str]:
         longest = max(item.gpu_hours for item in plan.items)
         lines.append(f"GPU-hours: {plan.gpu_hours:.1f} in all, {longest:.1f} for the longest cell")
     lines.append(f"disk: about {disk_bytes(plan) / 1e9:.1f} GB of checkpoints")
-    return lines + _supervised_apart(plan) + [f"conflict: {text}" for text in plan.conflicts]
+    return lines + _supervised_apart(plan) + _scaled_rates(plan) + [f"conflict: {text}" for text in plan.conflicts]
 
 
 def disk_bytes(plan: Plan) -> float:
@@ -220,6 +220,18 @@ def _supervised_apart(plan: Plan) -> list[str]:
         return []
     total = sum(item.estimate_s or 0.0 for item in apart)
     return [f"of which the {len(apart)} supervised cells, by their own number of steps: {format_duration(total)}"]
+
+
+def _scaled_rates(plan: Plan) -> list[str]:
+    """Say where a batch of another size scales the learning rate: results differ by points where it is not noticed."""
+    settings = [item.cell.config.numerics.trainer for item in plan.items]
+    notes = [
+        f"note: trainer.learning_rate={one.learning_rate:g} is for {one.reference_batch_size} labeled images a step; "
+        f"with {one.labeled_batch_size} it is multiplied by {one.labeled_batch_size}/{one.reference_batch_size}"
+        for one in settings
+        if one.labeled_batch_size != one.reference_batch_size
+    ]
+    return list(dict.fromkeys(notes))
 
 
 def _line(item: Item, width: int, *, uses_gpus: bool) -> str:

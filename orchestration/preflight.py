@@ -43,13 +43,31 @@ def check(cells: Sequence[Cell], cache_dir: Path, progress: Progress) -> Mapping
     for cell in cells:
         groups.setdefault(_data_key(cell), []).append(cell)
     identities: dict[str, DataIdentity] = {}
-    faults: list[str] = []
+    faults = _faults_of_weights(cells)
     for members in groups.values():
         identity, found = _look(members[0], cache_dir, progress)
         faults += found
         identities |= {cell.signature: identity for cell in members}
     _refuse(list(dict.fromkeys(faults)))
     return identities
+
+
+def _faults_of_weights(cells: Sequence[Cell]) -> list[str]:
+    """Compare each file of ImageNet weights with the backbone that it is for."""
+    pairs = {
+        repr((cell.config.numerics.backbone, cell.config.execution.backbone.weights)): cell.config
+        for cell in cells
+        if cell.config.numerics.backbone.pretrained
+    }
+    faults = []
+    for config in pairs.values():
+        from rankmatch.models.weights import check_backbone  # torch takes seconds to import
+
+        try:
+            check_backbone(config.numerics.model, Path(config.execution.backbone.weights))
+        except ValueError as error:
+            faults.append(f"backbone.weights: {error}")
+    return faults
 
 
 def _data_key(cell: Cell) -> str:

@@ -1,18 +1,27 @@
 """What a run was made with: commit, versions, machine and lock file; nothing of the environment, so no secrets."""
 
 import hashlib
+import os
 import platform
 import shutil
 import socket
 import subprocess
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    import torch
+
+    from rankmatch.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("rankmatch", "orchestration", "experiments")
 PACKAGES = ("rankmatch", "torch", "torchvision", "numpy", "pillow", "pyarrow", "ray", "mlflow", "hydra-core")
 LOCK = "requirements.lock"
+DIFFERENCE = "uncommitted.diff"
+"""Where a launch keeps what was not committed, in its own folder."""
 
 
 def collect(root: Path = ROOT) -> dict[str, Any]:
@@ -28,6 +37,27 @@ def collect(root: Path = ROOT) -> dict[str, Any]:
     }
 
 
+def training(config: "TrainConfig", device: "torch.device") -> dict[str, Any]:
+    """Describe what a training process has: its device, driver and libraries, and how it uses them."""
+    import torch
+
+    numerics, is_gpu = config.numerics, device.type == "cuda"
+    num_workers = config.execution.trainer.num_workers
+    return {
+        "device": torch.cuda.get_device_name(device) if is_gpu else _processor(),
+        "num_gpus": num_workers if is_gpu else 0,
+        "driver": driver() if is_gpu else "",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "cudnn": str(torch.backends.cudnn.version() or "") if is_gpu else "",  # type: ignore[no-untyped-call]
+        "precision": numerics.trainer.precision,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "num_threads": torch.get_num_threads(),
+        "world_size": num_workers,
+        "seed": numerics.seed,
+    }
+
+
 def commit(root: Path = ROOT) -> str:
     """Return the commit that is checked out at `root`; empty where that is no checkout or has no commit."""
     return _git(root, "rev-parse", "--verify", "HEAD") if _is_checkout(root) else ""
@@ -36,6 +66,20 @@ def commit(root: Path = ROOT) -> str:
 def is_dirty(root: Path = ROOT) -> bool:
     """Tell whether the sources differ from the commit, new files included."""
     return _is_checkout(root) and bool(_git(root, "status", "--porcelain", "--", *SOURCES))
+
+
+def difference(root: Path = ROOT) -> str:
+    """Return the difference to the commit as text; new files are named in it by `git add --intent-to-add` of a copy."""
+    sources = [name for name in SOURCES if (root / name).is_dir()]
+    with tempfile.TemporaryDirectory() as folder:  # not in .git, which is a file in a worktree
+        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
+        for command in (
+            ["read-tree", "HEAD"],
+            ["add", "--intent-to-add", "--", *sources],
+            ["diff", "HEAD", "--binary"],
+        ):
+            done = subprocess.run(["git", "-C", str(root), *command], env=environment, capture_output=True, check=True)
+    return done.stdout.decode(errors="replace")
 
 
 def versions() -> dict[str, str]:
@@ -57,11 +101,25 @@ def device() -> str:
 
 def gpus() -> list[str]:
     """Return the name of every NVIDIA GPU of this machine, without importing torch."""
+    return _of_gpus("name")
+
+
+def driver() -> str:
+    """Return the version of the GPUs' driver."""
+    return next(iter(_of_gpus("driver_version")), "")
+
+
+def gpu_memory_gb() -> list[float]:
+    """Return the memory of every NVIDIA GPU of this machine."""
+    return [int(mib) * 2**20 / 1e9 for mib in _of_gpus("memory.total") if mib.isdigit()]
+
+
+def _of_gpus(field: str) -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
-    return [name.strip() for name in names if name.strip()]
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""A Ray of our own, started for one launch and gone with it."""
+"""Two ways to get a Ray: one of our own, started for a launch and gone with it, or one that somebody else runs."""
 
 import logging
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 import ray
 
 from orchestration.files import abandoned_process_folders, process_folder
-from orchestration.ray_protocol import TOKEN_VARIABLE
+from orchestration.ray_protocol import TOKEN_VARIABLE, check_ray
+from orchestration.shares import Node
 
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default every look at a run costs 2 s
@@ -41,14 +42,16 @@ def private_ray(
     num_cpus: int | None = None,
     num_gpus: int | None = None,
     folder: Path | None = None,
-    resources: dict[str, float] | None = None,
 ) -> Iterator[Path]:
     """Run a Ray on this machine that nobody else's commands reach; yields its temporary folder.
 
     `RAY_ADDRESS` is ignored, authentication is on with a token of its own, and CPUs are those this process may use.
+
+    Raises:
+        ValueError: Another version of Ray is installed.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    check_ray()
+    _apply_settings()
     num_cpus = num_cpus or len(os.sched_getaffinity(0))
     if folder is None:
         folder = temp_dir()
@@ -59,7 +62,6 @@ def private_ray(
                 address="local",
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
-                resources=resources,
                 object_store_memory=128 * 2**20,  # only settings and small results travel through it
                 include_dashboard=False,
                 log_to_driver=False,
@@ -70,6 +72,43 @@ def private_ray(
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def existing_ray(address: str) -> Iterator[None]:
+    """Use a Ray that runs already, and leave it as it was; this process must be on one of its nodes.
+
+    The token, where the Ray asks for one, comes from the environment (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN`,
+    `RAY_AUTH_TOKEN_PATH`), which Ray reads itself. Its processes import what this one imports.
+
+    Raises:
+        ValueError: Another version of Ray is installed.
+        ConnectionError: It does not answer, or not to us.
+    """
+    check_ray()
+    _apply_settings()
+    code = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        runtime_env={"env_vars": {**SETTINGS, **code}},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def nodes() -> tuple[Node, ...]:
+    """Return what the nodes of the Ray in use lend to it."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return tuple(Node(lent.get("CPU", 0.0), int(lent.get("GPU", 0))) for lent in found)
+
+
+def _apply_settings() -> None:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager

@@ -1,15 +1,15 @@
-"""The process between a launcher and Ray: starts a private Ray and has Tune run one trial for each cell."""
+"""The process between a launcher and Ray: has Tune run a trial for each cell, and another where the policy says so."""
 
+import heapq
 import json
-import math
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,18 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
 
-from orchestration.failures import Failure, LostError
-from orchestration.ray_cluster import private_ray, temp_dir
+from orchestration.failures import Failure, LostError, decide
+from orchestration.ray_cluster import existing_ray, nodes, private_ray, temp_dir
 from orchestration.run_cell import record_loss, run_cell
+from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, StateLog
 from orchestration.schedulers.ray_tune import ORDER, STOP_FILE
+from orchestration.shares import Machine, Share, max_at_once, share
 
-_DRIVERS = "drivers"
-"""A resource of our own for trials that wait for their workers: they take no CPU from them."""
+_NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
+"""A byte of what Ray counts as memory: for trials that wait for their workers, and must take no CPU from them."""
 
 
 def main() -> None:
@@ -34,12 +37,48 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(launcher_pid,), daemon=True).start()
     order = json.loads((launch_dir / ORDER).read_text())
     jobs = [CellJob(**{**job, "cell_dir": Path(job["cell_dir"])}) for job in order["jobs"]]
-    with private_ray(resources={_DRIVERS: len(jobs)}) as folder:
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        machine = Machine(int(resources["CPU"]), int(resources.get("GPU", 0)))
+    with _ray(order["address"], launch_dir) as storage:
+        machine = Machine(nodes())
         shares = [share(job, machine, **order["options"]) for job in jobs]
         num_at_once = max_at_once(shares, machine, order["options"]["max_concurrent"])
-        _tune(shares, num_at_once, launch_dir, order["owner"], folder)
+        with _ending_with_node():
+            _tune(shares, num_at_once, launch_dir, order["owner"], storage)
+
+
+@contextmanager
+def _ray(address: str, launch_dir: Path) -> Iterator[Path]:
+    """Start a Ray, or use the one at an address; yields a folder that its nodes see, for what Tune writes."""
+    if not address:
+        with private_ray() as folder:
+            yield folder / "tune"
+        return
+    folder = launch_dir / "tune"
+    with existing_ray(address):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _ending_with_node() -> Iterator[None]:
+    """End this process once Ray's daemon on this node is gone: Tune would wait for another one for ever."""
+    own, ended = ray.get_runtime_context().get_node_id(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):  # type: ignore[no-untyped-call]
+                sys.stderr.write("the raylet of this node is gone\n")
+                sys.stderr.flush()
+                os.killpg(os.getpid(), signal.SIGKILL)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _end_with(launcher_pid: int) -> None:
@@ -50,62 +89,15 @@ def _end_with(launcher_pid: int) -> None:
     os.killpg(os.getpid(), signal.SIGKILL)
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What this machine has."""
-
-    num_cpus: int
-    num_gpus: int
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A job and what each of its workers gets."""
-
-    job: CellJob
-    num_cpus: float
-    num_gpus: float
-
-    def fits(self, machine: Machine) -> int:
-        """Count how many such jobs the machine holds at once."""
-        cpus, gpus = self.num_cpus * self.job.num_workers, self.num_gpus * self.job.num_workers
-        slack = 1e-3  # a third of a CPU, three times
-        return int(min(machine.num_cpus / cpus, machine.num_gpus / gpus if gpus else machine.num_cpus / cpus) + slack)
-
-
-def share(job: CellJob, machine: Machine, *, max_concurrent: int | None, num_gpus_per_worker: float) -> Share:
-    """Divide the machine: what the job asks for, or less where the machine or the wanted number of cells is small.
-
-    CPUs can be shared, so that no job waits for ever for more than there are; GPUs cannot.
-
-    Raises:
-        ValueError: More GPUs than there are.
-    """
-    workers = job.num_workers
-    num_gpus = num_gpus_per_worker if job.device == "cuda" or (job.device == "auto" and machine.num_gpus) else 0.0
-    if num_gpus * workers > machine.num_gpus:
-        raise ValueError(
-            f"trainer.num_workers={workers} of {job.name} needs more GPUs than the {machine.num_gpus} here"
-        )
-    num_cpus = min(float(job.num_cpus_per_worker), machine.num_cpus / (workers * (max_concurrent or 1)))
-    return Share(job, math.floor(num_cpus * 10_000) / 10_000, num_gpus)  # Ray counts in ten thousandths
-
-
-def max_at_once(shares: Sequence[Share], machine: Machine, max_concurrent: int | None) -> int:
-    """Count how many cells may run at once, the largest ones too: then no cell ever waits for half of its workers."""
-    return min([entry.fits(machine) for entry in shares] + ([max_concurrent] if max_concurrent else []))
-
-
 def _tune(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: dict[str, Any], storage: Path) -> None:
-    """Run one trial for each job, in their order; a trial's process goes on with the next cell unless one failed."""
-    space = {"share": tune.grid_search(list(shares)), "launch_dir": launch_dir, "owner": owner}
+    """Run a trial for each job, in their order; a trial's process goes on with the next cell unless one failed."""
+    queue = _Queue(shares, launch_dir, owner)
     tune.Tuner(
         tune.with_resources(_train_cell, _resources),
-        param_space=space,
-        tune_config=tune.TuneConfig(max_concurrent_trials=num_at_once, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="cells", storage_path=str(storage / "tune"), verbose=0, callbacks=[_LossRecorder(launch_dir)]
+        tune_config=tune.TuneConfig(
+            search_alg=queue, num_samples=-1, max_concurrent_trials=num_at_once, reuse_actors=True
         ),
+        run_config=tune.RunConfig(name="cells", storage_path=str(storage), verbose=0, callbacks=[_Judge(queue)]),
     ).fit()
 
 
@@ -113,7 +105,7 @@ def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     """Give one worker's share to a trial that trains in its own process, none to one that starts workers."""
     entry: Share = config["share"]
     if entry.job.num_workers > 1:
-        return tune.PlacementGroupFactory([{_DRIVERS: 1}])
+        return tune.PlacementGroupFactory([_NEXT_TO_NOTHING])
     return tune.PlacementGroupFactory([{"CPU": entry.num_cpus, "GPU": entry.num_gpus}])
 
 
@@ -130,22 +122,65 @@ def _train_cell(config: dict[str, Any]) -> None:
     grant = Grant(config["share"].num_cpus, config["share"].num_gpus)
     train = partial(train_with_ray, grant=grant)
     state = run_cell(job.cell_dir, train=train, owner=job.owner(config["owner"]), should_stop=stop_file.exists)
-    log.write(job.name, state)
     if state is JobState.FAILED:
         raise RuntimeError(f"{job.name} failed")  # Tune then ends this process: a broken GPU context dies with it
+    log.write(job.name, state)
 
 
-class _LossRecorder(tune.Callback):
-    """Writes down that a trial's process died, since it no longer can."""
+class _Queue(Searcher):
+    """Hands Tune the cells, longest first; one that is to be tried again takes its old place in the order."""
 
-    def __init__(self, launch_dir: Path) -> None:
-        self._log = StateLog(launch_dir)
+    def __init__(self, shares: Sequence[Share], launch_dir: Path, owner: dict[str, Any]) -> None:
+        super().__init__()
+        self._shares, self.launch_dir, self.owner = list(shares), launch_dir, owner
+        self._due = list(range(len(shares)))
+        self._running: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
+        """Return the next cell; None: wait, one that runs may come back."""
+        if not self._due:
+            return None if self._running else Searcher.FINISHED
+        place = self._running[trial_id] = heapq.heappop(self._due)
+        return {"share": self._shares[place], "launch_dir": self.launch_dir, "owner": self.owner}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Forget a trial that did not fail; what comes of one that did is for `_Judge` to say."""
+        if not error:
+            del self._running[trial_id]
+
+    def settle(self, trial_id: str, *, again: bool) -> None:
+        """Forget a trial that failed, or have its cell tried again."""
+        place = self._running.pop(trial_id)
+        if again:
+            heapq.heappush(self._due, place)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: where a launch goes on is written in the run folders."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Have nothing to restore."""
+
+
+class _Judge(tune.Callback):
+    """Writes down that a trial's process died, since it no longer can, and asks the policy whether its cell goes on."""
+
+    def __init__(self, queue: _Queue) -> None:
+        self._queue, self._log = queue, StateLog(queue.launch_dir)
+        self._num_ends: dict[str, int] = {}
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
-        """Note the loss unless the trial noted how it ended."""
+        """Settle a cell that failed."""
         job: CellJob = trial.config["share"].job
-        if self._log.read().get(job.name, JobState.PENDING).has_ended:
-            return
         error = trial.get_pickled_error() or LostError("the process that trained is gone")
         record_loss(job.cell_dir, Failure.of(error))
-        self._log.write(job.name, JobState.FAILED)
+        again = self._is_tried_again(job)
+        self._log.write(job.name, JobState.PENDING if again else JobState.FAILED)
+        self._queue.settle(trial.trial_id, again=again)
+
+    def _is_tried_again(self, job: CellJob) -> bool:
+        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one."""
+        ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
+        before = self._num_ends.get(job.name, 0)
+        self._num_ends[job.name] = len(ends)
+        is_stopping = (self._queue.launch_dir / STOP_FILE).exists()
+        return len(ends) > before and not is_stopping and decide(ends).again

@@ -3,15 +3,36 @@
 import os
 import signal
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orchestration.schedulers import JobState
+
+SUPPORTED_RAY = "2.60"
+"""Ray Train changes with each minor version; pyproject.toml asks for this one."""
 
 ORDER, STOP_FILE, ADDRESS, ENDED = "order.json", "stop", "address", "ended"
 EXIT_CODES = {JobState.DONE: 0, JobState.STOPPED: 3, JobState.FAILED: 4, JobState.SUPERSEDED: 5}
 
 TOKEN_VARIABLE = "RANKMATCH_RAY_TOKEN"
 """Carries the token of a job's Ray to all its nodes."""
+
+
+def check_ray() -> None:
+    """Refuse a Ray that this program was not made for.
+
+    Raises:
+        ValueError: With the version that is there.
+    """
+    try:
+        installed = version("ray")
+    except PackageNotFoundError:
+        installed = "none"
+    if installed.split(".")[:2] != SUPPORTED_RAY.split("."):
+        raise ValueError(
+            f"ray must be version {SUPPORTED_RAY}; installed is {installed} "
+            f"(pip install 'ray[train,tune]=={SUPPORTED_RAY}.*')"
+        )
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:

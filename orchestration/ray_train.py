@@ -16,10 +16,10 @@ from ray.train.torch import TorchTrainer
 
 from orchestration.failures import Failure, LostError, TrainingError
 from orchestration.recorder import FencedError
-from orchestration.run_cell import Stop, set_num_threads
+from orchestration.run_cell import Stop, train_here
 from orchestration.run_folder import Attempt
 from rankmatch.config import TrainConfig
-from rankmatch.trainer import FitResult, fit
+from rankmatch.trainer import FitResult
 
 _RESULT, _FAILURE = "result.json", "failure.json"
 
@@ -115,9 +115,10 @@ def _train_loop(loop_config: dict[str, Any]) -> None:
 
 def _fit(task: _Task) -> FitResult:
     settings = task.config.execution.trainer
-    set_num_threads(settings.num_threads or max(1, int(task.grant.num_cpus) - settings.num_data_workers))
-    with task.attempt.recorder() as report:
-        return fit(task.config, task.attempt.path, report, resume_from=task.resume_from, should_stop=task.should_stop)
+    num_threads = settings.num_threads or max(1, int(task.grant.num_cpus) - settings.num_data_workers)
+    return train_here(
+        task.config, task.attempt, task.resume_from, task.should_stop, num_threads=num_threads, worker=_rank(task)
+    )
 
 
 def _rank(task: _Task) -> int:

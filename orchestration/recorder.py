@@ -51,7 +51,7 @@ class Recorder:
         for name in row:
             if name not in self._columns:
                 raise ValueError(f"a step row must have the columns {', '.join(self._columns)}; got {name!r}")
-        self._rows.append({"step": step, **row})
+        self._rows.append({"step": step, "time": time.time(), **row})
         if len(self._rows) >= ROWS_PER_BATCH or time.monotonic() - self._written > SECONDS_PER_BATCH:
             self.flush()
 
@@ -63,7 +63,8 @@ class Recorder:
         import pyarrow as pa
 
         floats = [pa.field(name, pa.float64()) for name in self._columns]
-        schema = pa.schema([pa.field("step", pa.int64()), *floats], metadata={"schema": str(SCHEMA)})
+        first = [pa.field("step", pa.int64()), pa.field("time", pa.float64())]
+        schema = pa.schema([*first, *floats], metadata={"schema": str(SCHEMA)})
         path = self._path / STEPS
         is_begun = path.exists() and path.stat().st_size > 0
         batch = pa.RecordBatch.from_pylist(self._rows, schema).serialize().to_pybytes()

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rankmatch
+from orchestration import provenance, system_metrics
 from orchestration.cells import from_yaml
 from orchestration.failures import Failure, FailureClass
+from orchestration.mirror_thread import mirrored
 from orchestration.recorder import FencedError
-from orchestration.run_folder import AlreadyPublished, Attempt, AttemptTaken, RunFolder, process_start
+from orchestration.run_folder import ENVIRONMENT, AlreadyPublished, Attempt, AttemptTaken, RunFolder, process_start
 from orchestration.schedulers import JobState
 from rankmatch.config import TrainConfig
+from rankmatch.hashing import sha256_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a process that only starts trainings needs none
     from rankmatch.trainer import FitResult
 
+BEST = "best.pt"
 Stop = Callable[[], bool]
 Trainer = Callable[[TrainConfig, Attempt, Path | None, Stop], "FitResult"]
 """Trains a cell in an attempt's folder, from a checkpoint if one is given, until done or told to stop."""
@@ -52,24 +56,43 @@ def run_cell(
         return JobState.SUPERSEDED
     except OSError as error:
         return _unwritten(cell_dir, error)
-    return _Body(folder, attempt, train, StopCheck(attempt, owner, should_stop), why).run()
+    with mirrored(folder, attempt):
+        return _Body(folder, attempt, train, StopCheck(attempt, owner, should_stop), why).run()
 
 
 def train_inline(config: TrainConfig, attempt: Attempt, resume_from: Path | None, should_stop: Stop) -> "FitResult":
     """Train in this process, alone."""
-    set_num_threads(config.execution.trainer.num_threads)
-    from rankmatch.trainer import fit
-
-    with attempt.recorder() as report:
-        return fit(config, attempt.path, report, resume_from=resume_from, should_stop=should_stop)
+    return train_here(config, attempt, resume_from, should_stop, num_threads=config.execution.trainer.num_threads)
 
 
-def set_num_threads(num_threads: int) -> None:
-    """Give tensor operations of this process a number of threads; 0 leaves it as it is."""
+def train_here(
+    config: TrainConfig,
+    attempt: Attempt,
+    resume_from: Path | None,
+    should_stop: Stop,
+    *,
+    num_threads: int,
+    worker: int = 0,
+) -> "FitResult":
+    """Be one worker of a training, the only one or one of several, and write its rows.
+
+    `num_threads` is for the tensor operations of this process; 0 leaves it as it is.
+    """
     import torch
+
+    from rankmatch.trainer import choose_device, fit
 
     if num_threads:
         torch.set_num_threads(num_threads)
+    device = choose_device(config.execution.trainer.device)
+    if worker == 0:
+        attempt.event(ENVIRONMENT, **provenance.training(config, device))
+    path = attempt.path / system_metrics.file_name(worker)
+    with (
+        system_metrics.SystemSampler(path, config.execution.tracking.system_every_s, device),
+        attempt.recorder() as report,
+    ):
+        return fit(config, attempt.path, report, resume_from=resume_from, should_stop=should_stop)
 
 
 def launcher() -> dict[str, Any]:
@@ -149,10 +172,14 @@ class _Body:
 
     def _result(self, result: "FitResult") -> dict[str, Any]:
         earlier = [attempt for attempt in self.folder.attempts() if attempt.number < self.attempt.number]
+        durations = [(attempt, _duration_s(attempt)) for attempt in earlier] + [(self.attempt, self._duration_s())]
+        environment = self.attempt.environment()
         return {
             **asdict(result),
-            "duration_s": sum(map(_duration_s, earlier)) + self._duration_s(),
-            "provenance": software(),
+            "duration_s": sum(seconds for _, seconds in durations),
+            "gpu_duration_s": sum(seconds * attempt.environment().get("num_gpus", 0) for attempt, seconds in durations),
+            "model": _best_weights(self.attempt.path),
+            "provenance": environment | software(),
         }
 
     def _duration_s(self) -> float:
@@ -205,6 +232,15 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False) -
 def software() -> dict[str, Any]:
     """Tell where and by which numerics this process trains; versions are in the launch's provenance."""
     return {"host": socket.gethostname(), "numerics": rankmatch.NUMERICS}
+
+
+def _best_weights(path: Path) -> dict[str, Any] | None:
+    """Say where the weights of the best epoch lie, below the cell's folder, and what they are."""
+    weights = path / BEST
+    if not weights.is_file():
+        return None
+    place = str(weights.relative_to(path.parents[1]))
+    return {"path": place, "sha256": sha256_of(weights), "bytes": weights.stat().st_size}
 
 
 def _duration_s(attempt: Attempt) -> float:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestration import files
+from orchestration import files, system_metrics
 from orchestration.failures import AttemptEnd, FailureClass
 from orchestration.recorder import EPOCHS, SCHEMA, STEPS, Recorder, Row, read_steps
 
@@ -27,6 +27,8 @@ LEASE_S = 600.0
 """An attempt on another host counts as ended when it has written nothing for so long."""
 CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
 ATTEMPTS, OWNER, EVENTS, LOG = "attempts", "owner.json", "events.jsonl", "log"
+ENVIRONMENT = "environment"
+"""The event that tells what the training process has."""
 
 Status = Literal["missing", "running", "interrupted", "failed", "done"]
 
@@ -93,6 +95,16 @@ class Attempt:
     def events(self) -> list[Row]:
         """Return what happened, in order."""
         return files.read_lines(self.path / EVENTS)
+
+    def environment(self) -> Row:
+        """Return what the training process said of its device and libraries; nothing before it began."""
+        found: Row = next((event for event in reversed(self.events()) if event["event"] == ENVIRONMENT), {})
+        return {name: value for name, value in found.items() if name not in ("event", "time")}
+
+    def system(self) -> dict[int, list[Row]]:
+        """Return the rows of what each worker took of its machine."""
+        found = {int(path.stem.partition("-")[2]): path for path in self.path.glob(system_metrics.PATTERN)}
+        return {worker: files.read_lines(path) for worker, path in sorted(found.items())}
 
     def epochs(self) -> list[Row]:
         """Return its epoch rows; `RunFolder.epochs` leaves out those that a later attempt repeats."""
@@ -220,6 +232,14 @@ class RunFolder:
         tables = [(read_steps(attempt.path / STEPS), limit) for attempt, limit in self._attempts_with_limits()]
         kept = [table.filter(pc.less(table["step"], limit)) for table, limit in tables if table.num_rows]
         return pa.concat_tables(kept, promote_options="default") if kept else pa.table({"step": pa.array([], "int64")})
+
+    def steps_after(self, step: int) -> list[Row]:
+        """Return the rows of later steps only."""
+        import pyarrow.compute as pc
+
+        table = self.steps()
+        rows: list[Row] = table.filter(pc.greater(table["step"], step)).to_pylist()
+        return rows
 
     def ends(self, campaign: str) -> list[AttemptEnd]:
         """Return how the attempts of a campaign ended: of a user's launch and of all that followed from it.

@@ -6,14 +6,12 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration import provenance
 
 FOLDER = "snapshots"
-DIFFERENCE = "uncommitted.diff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ def take(grid_dir: Path, *, allow_dirty: bool, root: Path = provenance.ROOT) -> 
                 f"the code in {root} must be committed, so that its commit says what ran; commit it, or launch with "
                 "--allow-dirty, which marks the runs and stores the difference"
             )
-        difference = _difference(root)
+        difference = provenance.difference(root)
     name = commit or f"installed-{provenance.versions()['rankmatch']}"
     if difference or not commit:
         name += f"-{hashlib.sha256(difference.encode() + _state(root)).hexdigest()[:12]}"
@@ -59,7 +57,7 @@ def _make(path: Path, root: Path, commit: str, difference: str) -> None:
         else:
             _copy(root, draft)
         if difference:
-            (draft / DIFFERENCE).write_text(difference, encoding="utf-8")
+            (draft / provenance.DIFFERENCE).write_text(difference, encoding="utf-8")
         try:
             draft.rename(path)
         except OSError:
@@ -80,20 +78,6 @@ def _copy(root: Path, target: Path) -> None:
     for name in provenance.SOURCES:
         if (root / name).is_dir():
             shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-
-
-def _difference(root: Path) -> str:
-    """Return the difference to the commit as text; new files are named in it by `git add --intent-to-add` of a copy."""
-    sources = [name for name in provenance.SOURCES if (root / name).is_dir()]
-    with tempfile.TemporaryDirectory() as folder:  # not in .git, which is a file in a worktree
-        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
-        for command in (
-            ["read-tree", "HEAD"],
-            ["add", "--intent-to-add", "--", *sources],
-            ["diff", "HEAD", "--binary"],
-        ):
-            done = subprocess.run(["git", "-C", str(root), *command], env=environment, capture_output=True, check=True)
-    return done.stdout.decode(errors="replace")
 
 
 def _state(root: Path) -> bytes:

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from orchestration import files
-from orchestration.cells import changed, compose, from_yaml
+from orchestration.cells import changed, compose_untrained, from_yaml
 from orchestration.run_folder import ATTEMPTS, CONFIG
 from orchestration.values import read_settings
 from rankmatch.config import TrainConfig
@@ -42,14 +42,14 @@ def configuration(source: Source) -> TrainConfig:
     Raises:
         ValueError: There is no such checkpoint, nothing says what it was trained on, or a setting is not allowed.
     """
-    if not source.checkpoint.exists():
-        raise ValueError(f"--checkpoint must be a file or a folder step_<k>; there is no {source.checkpoint}")
+    if not _parameters(source.checkpoint).is_file():
+        raise ValueError(f"--checkpoint must be a file or a folder step_<k>; got {str(source.checkpoint)!r}")
     settings = read_settings(source.settings)
     folder = _run_folder(source.checkpoint)
     if folder is None:
         if not source.dataset:
             raise ValueError(f"--dataset must be given, as {source.checkpoint} lies in no run folder; got nothing")
-        return compose({"dataset": source.dataset, "backbone.pretrained": False} | settings)
+        return compose_untrained(source.dataset, settings)
     config = from_yaml((folder / CONFIG).read_text(encoding="utf-8"))
     return changed(_on(config, source.dataset) if source.dataset else config, settings)
 
@@ -122,6 +122,12 @@ def predict(
         raise ValueError("\n".join(faults))
 
 
+def _parameters(checkpoint: Path) -> Path:
+    from rankmatch.checkpoint import STATE
+
+    return checkpoint / STATE if checkpoint.is_dir() else checkpoint
+
+
 def _run_folder(checkpoint: Path) -> Path | None:
     for folder in checkpoint.resolve().parents:
         if (folder / CONFIG).is_file() and (folder / ATTEMPTS).is_dir():
@@ -131,7 +137,7 @@ def _run_folder(checkpoint: Path) -> Path | None:
 
 def _on(config: TrainConfig, dataset: str) -> TrainConfig:
     """Return the configuration of a model with another data set to be scored on."""
-    other = compose({"dataset": dataset, "backbone.pretrained": False})
+    other = compose_untrained(dataset, {})
     if other.numerics.dataset.num_classes != config.numerics.dataset.num_classes:
         raise ValueError(
             f"--dataset must have {config.numerics.dataset.num_classes} classes, as the model has; "
@@ -146,15 +152,13 @@ def _on(config: TrainConfig, dataset: str) -> TrainConfig:
 def _load(source: Source, config: TrainConfig) -> tuple["DeepLabV3Plus", "torch.device"]:
     import torch
 
-    from rankmatch.checkpoint import STATE
     from rankmatch.models import build_model
     from rankmatch.models.weights import load_checkpoint
     from rankmatch.trainer import choose_device
 
     device = choose_device(source.device)
     model = build_model(config.numerics.model, torch.Generator().manual_seed(0))
-    path = source.checkpoint / STATE if source.checkpoint.is_dir() else source.checkpoint
-    load_checkpoint(model, path)
+    load_checkpoint(model, _parameters(source.checkpoint))
     return model.to(device).to(memory_format=torch.channels_last), device
 
 

@@ -153,10 +153,16 @@ def read_settings(settings: Iterable[str]) -> dict[str, Value]:
 
 def is_axis(key: str, node: Node) -> bool:
     """Tell whether a command-line value holds several values for its key."""
-    kind = get_origin(key_types()[key])
-    if not isinstance(node, list):
-        return False
-    return kind is not list or (bool(node) and all(isinstance(item, list) for item in node))
+    return _depth(node) > _depth_of_kind(key_types()[key])
+
+
+def _depth(node: Node) -> int:
+    """Tell how many lists enclose every scalar of a value."""
+    return 1 + min(map(_depth, node), default=0) if isinstance(node, list) else 0
+
+
+def _depth_of_kind(kind: Any) -> int:  # noqa: ANN401 (a type's annotation)
+    return 1 + _depth_of_kind(get_args(kind)[0]) if get_origin(kind) is list else 0
 
 
 def read_axis(key: str, nodes: Sequence[Node]) -> list[Value]:
@@ -180,16 +186,19 @@ def read_value(key: str, node: Node) -> Value:
     Raises:
         ValueError: Naming the key, what is allowed and what was given.
     """
-    kind = key_types()[key]
+    value = _read(key, key_types()[key], node)
+    return str(Path(str(value)).expanduser().absolute()) if key in PATH_KEYS and value else value
+
+
+def _read(key: str, kind: Any, node: Node) -> Value:  # noqa: ANN401 (a type's annotation)
     if get_origin(kind) is list:
-        return [_read_scalar(key, get_args(kind)[0], item) for item in (node if isinstance(node, list) else [node])]
+        return [_read(key, get_args(kind)[0], item) for item in (node if isinstance(node, list) else [node])]
     if get_origin(kind) is dict:
         if not isinstance(node, dict):
             raise ValueError(f"{key} must be a mapping such as {{11: 255}}; got {node!r}")
         names, targets = get_args(kind)
         return {_read_scalar(key, names, name): _read_scalar(key, targets, target) for name, target in node.items()}
-    value = _read_scalar(key, kind, node)
-    return str(Path(str(value)).expanduser().absolute()) if key in PATH_KEYS and value else value
+    return _read_scalar(key, kind, node)
 
 
 def _read_scalar(key: str, kind: type, node: Node) -> bool | int | float | str:

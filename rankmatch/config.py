@@ -52,6 +52,18 @@ class SceneConfig:
         in_range("dataset.scenes.size", self.size, 32, 4096)
         in_range("dataset.scenes.seed", self.seed, 0)
 
+    def num_labeled(self, split: str) -> int:
+        """Return how many scenes a split has labeled.
+
+        Raises:
+            ValueError: It is no number, or there are fewer scenes.
+        """
+        if split not in map(str, range(1, self.num_train + 1)):
+            raise ValueError(
+                f"split must be how many of the drawn scenes are labeled, 1 to {self.num_train}; got {split!r}"
+            )
+        return int(split)
+
 
 @dataclass(kw_only=True, slots=True)
 class DatasetConfig:
@@ -324,6 +336,29 @@ class TrainerExecution:
 
 
 @dataclass(kw_only=True, slots=True)
+class TrackingExecution:
+    """What is kept and shown beside the curves of a run."""
+
+    num_samples: int = 4
+    """Validation images that are drawn with label and prediction at the end (`samples.png`); 0: none."""
+    system_every_s: float = 30.0
+    """Seconds between looks at what a training process takes of its machine; 0: none."""
+    step_points: int = 1000
+    """Points that a curve over steps has in MLflow at most; the run folder keeps all rows. 0: none."""
+    model: str = "reference"
+    """The best weights in MLflow: `reference` (where they lie, and their hash), `copy`, `none`."""
+    max_model_mb: float = 1000.0
+    """A larger file is not copied but referred to."""
+
+    def __post_init__(self) -> None:
+        in_range("tracking.num_samples", self.num_samples, 0, 100)
+        in_range("tracking.system_every_s", self.system_every_s, 0)
+        in_range("tracking.step_points", self.step_points, 0)
+        one_of("tracking.model", self.model, ("reference", "copy", "none"))
+        in_range("tracking.max_model_mb", self.max_model_mb, 0)
+
+
+@dataclass(kw_only=True, slots=True)
 class ExecutionConfig:
     """Where the files lie and how the run is carried out; never part of the identity."""
 
@@ -338,6 +373,7 @@ class ExecutionConfig:
     class_names: list[str] = field(default_factory=list)
     backbone: BackboneFiles = field(default_factory=BackboneFiles)
     trainer: TrainerExecution = field(default_factory=TrainerExecution)
+    tracking: TrackingExecution = field(default_factory=TrackingExecution)
 
     def __post_init__(self) -> None:
         for name, pattern in (("image_pattern", self.image_pattern), ("label_pattern", self.label_pattern)):

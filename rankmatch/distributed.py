@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     AGENT_2 = 18
     SCENE = 19
     SPLIT = 20
+    SAMPLES = 21
 
 
 def generator(seed: int, epoch: int, position: int, purpose: Purpose) -> torch.Generator:

@@ -132,14 +132,21 @@ def _batches(
 
 
 def _write(job: Job, image: Image.Image, label: npt.NDArray[np.uint8]) -> None:
-    coloured = Image.fromarray(label)
-    coloured.putpalette(colour_map().tobytes())
+    coloured = in_palette(label)
     if job.overlay is not None:
-        _save(Image.blend(image, coloured.convert("RGB"), OVERLAY_OPACITY), job.overlay)
-    _save(coloured, job.label)  # last, so that it says that the image is done
+        save_png(Image.blend(image, coloured.convert("RGB"), OVERLAY_OPACITY), job.overlay)
+    save_png(coloured, job.label)  # last, so that it says that the image is done
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def in_palette(label: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return a label as an image in the palette of `colour_map`."""
+    image = Image.fromarray(label)
+    image.putpalette(colour_map().tobytes())
+    return image
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write an image beside its place and rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     image.save(draft, format="PNG")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rankmatch import NUMERICS, checkpoint
+from rankmatch import NUMERICS, checkpoint, samples
 from rankmatch.config import NumericsConfig, TrainConfig
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import TrainLoader, val_loader
@@ -64,7 +64,7 @@ def fit(
 
     Args:
         config: The run.
-        run_dir: Gets `checkpoints/step_<k>` and `best.pt`.
+        run_dir: Gets `checkpoints/step_<k>`, `best.pt` and, at the end, `samples.png`.
         report: Called on rank 0 only.
         resume_from: A checkpoint to go on from; None: the newest in `run_dir`, else the beginning.
         should_stop: Asked at step edges, by several workers every `log_every_steps`; true ends the run with a
@@ -172,6 +172,7 @@ class _Run:
                 self._save()
                 return self.result
             self._end_epoch(time.monotonic() - started)
+        self._draw_samples()
         self.result.finished = True
         return self.result
 
@@ -304,6 +305,13 @@ class _Run:
                 absent_classes=self.numerics.evaluation.absent_classes,
                 reduce=sum_over_workers,
             )
+
+    def _draw_samples(self) -> None:
+        if self.world.rank == 0:
+            with self._autocast():
+                samples.draw(
+                    self.run_dir / samples.FILE, self.config, self.network, self.splits, self.dataset, self.device
+                )
 
     def _note(self, evaluation: Evaluation) -> None:
         result = self.result

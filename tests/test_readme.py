@@ -49,6 +49,9 @@ def test_every_other_command_is_known():
     real = [line for line in others if "../shared/data" in line]  # test_real_data.py runs them, shortened
     assert set(others) - set(real) == {
         "rankmatch table --grid demo",  # test_launch.py
+        "rankmatch register --grid demo",  # test_registry.py
+        # test_ray_existing.py
+        "python orchestration/launch_grid.py --cluster ray --address head:6379 --grid camvid --runs /shared/runs",
         "rankmatch data check camvid data_root=camvid",  # test_datasets.py, as the next three
         "rankmatch data convert cityscapes cityscapes/gtFine",
         "rankmatch splits download pascal --to splits/pascal",

@@ -47,6 +47,8 @@ class CellJob:
 
     estimate_s: float | None = None
     """Roughly what is left to train, in seconds; None where nobody knows."""
+    gpu_memory_gb: float = 0.0
+    """Roughly what each worker needs on a GPU."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Hashes of the data the cell is trained on; they go into its result beside the launch's provenance."""
 

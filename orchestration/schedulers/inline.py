@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestration import provenance
 from orchestration.run_cell import Trainer, run_cell, train_inline
 from orchestration.schedulers import CellJob, JobState, SchedulerError
 
@@ -16,8 +17,12 @@ class InlineScheduler:
         self._train = train
 
     def check(self, jobs: Sequence[CellJob]) -> None:
-        """Refuse cells that want several workers."""
+        """Refuse cells that want several workers, or a GPU where there is none."""
         for job in jobs:
+            if job.device == "cuda" and not provenance.gpus():
+                raise ValueError(
+                    f"trainer.device must be cpu or auto on a machine without a GPU; got 'cuda' for {job.name}"
+                )
             if job.num_workers > 1:
                 raise ValueError(
                     f"trainer.num_workers must be 1 with --cluster inline; got {job.num_workers} for {job.name}"
@@ -27,7 +32,7 @@ class InlineScheduler:
         """Start the first job.
 
         Raises:
-            ValueError: A cell wants several workers.
+            ValueError: A cell wants what `check` refuses.
         """
         self.check(jobs)
         return InlineJobs(jobs, owner, self._train)

@@ -1,61 +1,101 @@
-"""Trains the cells side by side on this machine, under Ray Tune.
+"""Trains the cells side by side under Ray Tune: on this machine in a Ray of our own, or in one that is there already.
 
-Ray lives in a process of its own (`orchestration.ray_driver`), in a session of its own: the launcher imports none of
-it, Ctrl-C reaches the launcher alone, and what hangs in Ray can be killed from outside.
+What talks to Ray lives in a process of its own (`orchestration.ray_driver`), in a session of its own: the launcher
+imports none of it, Ctrl-C reaches the launcher alone, and what hangs in Ray can be killed from outside.
 """
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orchestration
 from orchestration import files, provenance
 from orchestration.failures import CancelledError, Failure
+from orchestration.ray_protocol import check_ray
 from orchestration.run_cell import record_loss
 from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog
 
 ORDER, STOP_FILE, LOG = "ray.json", "cancelled", "ray.log"
 _DRIVER = "from orchestration.ray_driver import main; main()"
+_PROBE = "from orchestration.ray_probe import main; main()"
+_PROBE_S = 90.0
+_TOKEN = "(the token of a Ray that asks for one: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
+_ADDRESS = re.compile(r"(?!ray:)[^\s:/]+:\d{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """The GPUs of a Ray before it is asked for any."""
+
+    count: int
+    place: str
+    memory_gb: Sequence[float] = ()
+    """Of each one that could be asked."""
 
 
 class RayTuneScheduler:
-    """Runs as many cells at once as the machine holds, or as told."""
+    """Runs as many cells at once as the Ray holds, or as told."""
 
-    def __init__(self, *, max_concurrent: int | None = None, num_gpus_per_worker: float = 1.0) -> None:
+    def __init__(
+        self, *, max_concurrent: int | None = None, num_gpus_per_worker: float = 1.0, address: str = ""
+    ) -> None:
+        """Take options.
+
+        Args:
+            max_concurrent: Cells at a time.
+            num_gpus_per_worker: Share of a GPU for each worker.
+            address: `HOST:PORT` of a Ray that runs already, or `auto` for that of this node; empty: one of our own.
+        """
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1; got {max_concurrent}")
         if not (0 < num_gpus_per_worker <= 1):
             raise ValueError(f"num_gpus_per_worker must be above 0 and at most 1; got {num_gpus_per_worker}")
-        self._num_gpus_per_worker = num_gpus_per_worker
+        if address and address != "auto" and not _ADDRESS.fullmatch(address):
+            raise ValueError(f"--address must be HOST:PORT of a Ray's head, or auto; got {address!r}")
+        self._num_gpus_per_worker, self._address = num_gpus_per_worker, address
         self._options = {"max_concurrent": max_concurrent, "num_gpus_per_worker": num_gpus_per_worker}
 
     def check(self, jobs: Sequence[CellJob]) -> None:
-        """Refuse cells that want more GPUs than this machine has."""
-        num_gpus = len(provenance.gpus())
+        """Refuse a Ray that cannot be used and cells that want more GPUs than it has; warn of too little memory."""
+        check_ray()
+        if not jobs:
+            return
+        gpus = self._look(jobs[0].cell_dir.parents[1])
         for job in jobs:
             needed = job.num_workers * self._num_gpus_per_worker
-            if (job.device == "cuda" or (job.device == "auto" and num_gpus)) and needed > num_gpus:
+            if (job.device == "cuda" or (job.device == "auto" and gpus.count)) and needed > gpus.count:
                 raise ValueError(
                     f"trainer.num_workers={job.num_workers} with trainer.device={job.device} must need at most the "
-                    f"{num_gpus} GPUs of this machine; got {needed:g} for {job.name}"
+                    f"{gpus.count} GPUs of {gpus.place}; got {needed:g} for {job.name}"
                 )
+        if warning := memory_warning(jobs, self._num_gpus_per_worker, gpus):
+            sys.stderr.write(f"warning: {warning}\n")
+
+    def _look(self, grid_dir: Path) -> Gpus:
+        if not self._address:
+            return Gpus(len(provenance.gpus()), "this machine", provenance.gpu_memory_gb())
+        found = probe(self._address, grid_dir)
+        return Gpus(found["num_gpus"], f"the Ray at {self._address}", found["gpu_memory_gb"])
 
     def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> "RayTuneJobs":
         """Start the driver; Ray takes some seconds to come up behind it."""
         launch_dir = launch_dir.resolve()
         order = {
             "jobs": [{**asdict(job), "cell_dir": str(job.cell_dir.resolve())} for job in jobs],
-            "owner": dict(owner),
+            "owner": {"campaign": launch_dir.name, **owner},
             "options": self._options,
+            "address": self._address,
         }
         files.replace(launch_dir / ORDER, json.dumps(order))
         with (launch_dir / LOG).open("ab") as log:
@@ -87,6 +127,7 @@ class RayTuneJobs:
         written = StateLog(self._launch_dir).read()
         states = {job.name: written.get(job.name, JobState.PENDING) for job in self._jobs}
         if has_exited and not self._cancelled and not all(state.has_ended for state in states.values()):
+            self._kill()
             raise SchedulerError(f"Ray broke down ({self._last_words()}); see {self._launch_dir / LOG}")
         return states
 
@@ -134,8 +175,59 @@ class RayTuneJobs:
                 log.write(job.name, JobState.STOPPED)
 
     def _last_words(self) -> str:
-        lines = (self._launch_dir / LOG).read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {self._driver.returncode}")
+        text = (self._launch_dir / LOG).read_text(errors="replace")
+        return _last_line(text) or f"exit code {self._driver.returncode}"
+
+
+def memory_warning(jobs: Sequence[CellJob], num_gpus_per_worker: float, gpus: Gpus) -> str:
+    """Say where the workers that share a GPU may need more memory than it has; empty: nowhere, or nobody knows."""
+    together = int(1 / num_gpus_per_worker + 1e-3)
+    needs = sorted(job.gpu_memory_gb for job in jobs if job.device != "cpu" for _ in range(job.num_workers))
+    needs = needs[-together:]  # the largest ones may meet
+    if not gpus.memory_gb or sum(needs) <= min(gpus.memory_gb):
+        return ""
+    return (
+        f"--gpus-per-worker {num_gpus_per_worker:g} puts {len(needs)} workers on a GPU, which may need about "
+        f"{sum(needs):.0f} GB together; the smallest GPU of {gpus.place} has {min(gpus.memory_gb):.0f} GB"
+    )
+
+
+def probe(address: str, folder: Path) -> dict[str, Any]:
+    """Ask the Ray at an address what it has, and whether its nodes see a folder.
+
+    Raises:
+        ValueError: It cannot be used, with the reason in one line.
+    """
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), 10).close()
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"--address must be where a Ray's head listens; got {address}: {error}") from None
+    command = [sys.executable, "-c", _PROBE, address, str(folder)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PROBE_S, env=_environment(), check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"--address must be that of a Ray that can be used; {address}: no answer in {_PROBE_S:.0f} s {_TOKEN}"
+        ) from None
+    if done.returncode:
+        why = _last_line(done.stderr)
+        hint = f" {_TOKEN}" if why.startswith("ConnectionError") else ""
+        raise ValueError(f"--address must be that of a Ray that can be used; {address}: {why}{hint}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if found["blind"]:
+        raise ValueError(
+            f"--runs must be on a file system that all nodes of the Ray see and may write; {', '.join(found['blind'])} "
+            f"cannot do so in {folder}"
+        )
+    return found
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.split("\n")) if line.strip()), "")
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""Image and label files as pixels."""
+"""Image and label files as pixels, and how split lists name them."""
 
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,21 @@ from PIL import Image
 
 FRAME = re.compile(r"#(\d+)$")
 FRAMES = re.compile(r"(.+#)(\d+)-(\d+)")
+# What PIL raises for broken files, seen by cutting and changing files of eight kinds; SyntaxError is a PNG's chunk.
+UNDECODABLE = (OSError, SyntaxError, TypeError, LookupError, ValueError, EOFError, struct.error,
+               Image.DecompressionBombError)  # fmt: skip
+
+
+def list_lines(path: Path) -> list[str]:
+    """Return the lines of a split list.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"split list {path} must be text in UTF-8: {error}") from error
 
 
 def file_of(name: str) -> str:
@@ -77,24 +93,28 @@ def _codes(colours: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
 
 
 def _decoded(path: Path, what: str) -> Image.Image:
-    frame = FRAME.search(path.name)
+    found = FRAME.search(path.name)
+    frame = int(found[1]) if found else None
     try:
         with Image.open(path.with_name(file_of(path.name))) as image:
-            _seek(image, int(frame[1]) if frame else None, what)
-            image.load()
-            return image
+            fault = _fault_of_frame(image, frame)
+            if not fault:
+                image.seek(frame or 0)
+                image.load()
     except FileNotFoundError:
         raise ValueError(f"{what} is missing") from None
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
+    except UNDECODABLE as error:
         raise ValueError(f"{what} cannot be decoded: {error}") from error
+    if fault:
+        raise ValueError(f"{what} {fault}")
+    return image
 
 
-def _seek(image: Image.Image, frame: int | None, what: str) -> None:
-    """Go to a frame; a volume without one is refused, as its first slice would be read for all."""
+def _fault_of_frame(image: Image.Image, frame: int | None) -> str:
+    """Say what is wrong with a frame; a volume without one is refused, as its first slice would be read for all."""
     count = getattr(image, "n_frames", 1) if frame is not None or image.format == "TIFF" else 1
     if frame is None and count > 1:
-        raise ValueError(f"{what} has {count} frames; its list must name one, #0 to #{count - 1}")
+        return f"has {count} frames; its list must name one, #0 to #{count - 1}"
     if frame is not None and frame >= count:
-        raise ValueError(f"{what} is not there: the file has {count} frames, #0 to #{count - 1}")
-    if frame is not None:
-        image.seek(frame)
+        return f"is not there: the file has {count} frames, #0 to #{count - 1}"
+    return ""

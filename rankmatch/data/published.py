@@ -15,7 +15,8 @@ REPOSITORIES = {
     "coco": ("LiheYoung/UniMatch", "0324f3d"),  # the authors' repository has none of COCO
 }
 BASE_URL = "https://raw.githubusercontent.com"
-TIMEOUT_S = 60.0
+TIMEOUT_S = (10.0, 60.0)
+"""To connect, and between two bytes."""
 
 Read = Callable[["ListFile"], bytes]
 

@@ -14,7 +14,7 @@ import torch
 
 from rankmatch.config import ExecutionConfig, NumericsConfig, TrainConfig
 from rankmatch.data.catalog import Sample, data_root
-from rankmatch.data.pixels import frames_of
+from rankmatch.data.pixels import frames_of, list_lines
 from rankmatch.distributed import Purpose, generator
 
 
@@ -147,7 +147,7 @@ def _read_list(path: Path, execution: ExecutionConfig, *, with_labels: bool = Tr
     if not path.is_file():
         raise ValueError(f"split list {path} is not there")
     samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(list_lines(path), 1):
         if line.strip():
             samples += _samples_of(line, f"{path}:{number}", execution, with_labels)
     return samples
@@ -197,14 +197,10 @@ def _matching_files(config: TrainConfig) -> list[Sample]:
 
 def _scene_splits(numerics: NumericsConfig) -> Splits:
     scenes = numerics.dataset.scenes
-    if numerics.split not in map(str, range(1, scenes.num_train + 1)):
-        raise ValueError(
-            f"split must be how many of the drawn scenes are labeled, 1 to {scenes.num_train}; got {numerics.split!r}"
-        )
+    num_labeled = scenes.num_labeled(numerics.split)
     # one order whatever the split, so that every split holds the smaller ones
     order = torch.randperm(scenes.num_train, generator=generator(scenes.seed, 0, 0, Purpose.SCENE)).tolist()
     names = [f"scene:train:{index}" for index in order]
-    num_labeled = int(numerics.split)
     return Splits(
         labeled=[Sample(name, name, name) for name in names[:num_labeled]],
         unlabeled=[Sample(name, None, name, truth=name) for name in names[num_labeled:]],

@@ -147,12 +147,17 @@ def initialise(model: DeepLabV3Plus, generator: torch.Generator | None) -> None:
 
 def build_model(model_config: ModelConfig, generator: torch.Generator | None = None) -> DeepLabV3Plus:
     """Build the network with fresh parameters, drawn from the generator (PyTorch's global one if None)."""
-    with torch.device("meta"):  # so that construction itself draws nothing
-        backbone, channels = _backbone(model_config)
-        model = DeepLabV3Plus(backbone, model_config.num_classes, channels)
+    model = outline(model_config)  # so that construction itself draws nothing
     model.to_empty(device="cpu")
     initialise(model, generator)
     return model
+
+
+def outline(model_config: ModelConfig) -> DeepLabV3Plus:
+    """Build the network without values: names and shapes alone."""
+    with torch.device("meta"):
+        backbone, channels = _backbone(model_config)
+        return DeepLabV3Plus(backbone, model_config.num_classes, channels)
 
 
 def _backbone(model_config: ModelConfig) -> tuple[Backbone, int]:

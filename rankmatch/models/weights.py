@@ -1,6 +1,7 @@
 """Pretrained backbones and published checkpoints: loaded whole or refused."""
 
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from numpy._core.multiarray import scalar
 from torch import Tensor, nn
 
-from rankmatch.models.deeplabv3plus import DeepLabV3Plus
+from rankmatch.config import ModelConfig
+from rankmatch.models.deeplabv3plus import DeepLabV3Plus, outline
 from rankmatch.models.mobilenet import MobileNetV2
 
 # The authors' checkpoints hold a numpy scalar (`previous_best`), written under the module's name in numpy 1.
@@ -31,6 +33,16 @@ def load_backbone(model: DeepLabV3Plus, path: Path) -> None:
         ValueError: if the file cannot be read or is of another architecture; the model is then unchanged.
     """
     load(model.backbone, read_state_dict(path), path, ignored_prefixes(model, prefix=""))
+
+
+def check_backbone(model_config: ModelConfig, path: Path) -> None:
+    """Refuse an ImageNet file that `load_backbone` would refuse; no network is filled for it.
+
+    Raises:
+        ValueError: As `load_backbone` does.
+    """
+    model = outline(model_config)
+    refuse_others(model.backbone, read_state_dict(path), path, ignored_prefixes(model, prefix=""))
 
 
 def load_checkpoint(model: DeepLabV3Plus, path: Path) -> None:
@@ -54,7 +66,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise ValueError(f"weights {path} cannot be read: {type(error).__name__}: {reason_of(error)}") from error
+        raise ValueError(f"weights {path} cannot be read: {reason_of(error)}") from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -63,13 +75,22 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the one line of an error that says what is wrong, without torch's advice to load without safety."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line.startswith("WeightsUnpickler error")), lines[0] if lines else "")
+    """Return in a line what is wrong with a file, without torch's advice to load it without safety."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds {found[1]}, and only tensors and plain values are read"
+    if isinstance(error, LookupError | pickle.UnpicklingError):
+        return "it was not written by torch.save"
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def load(module: nn.Module, found: dict[str, Tensor], path: Path, ignored: tuple[str, ...]) -> None:
     """Fill a module from named tensors, or refuse them all."""
+    refuse_others(module, found, path, ignored)
+    module.load_state_dict({name: found.get(name, value) for name, value in module.state_dict().items()})
+
+
+def refuse_others(module: nn.Module, found: dict[str, Tensor], path: Path, ignored: tuple[str, ...]) -> None:
+    """Refuse named tensors that are not those of a module, with the first names that differ."""
     wanted = module.state_dict()
     differences = {
         "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
@@ -83,7 +104,6 @@ def load(module: nn.Module, found: dict[str, Tensor], path: Path, ignored: tuple
     if any(differences.values()):
         shown = "; ".join(f"{kind}: {summary(names)}" for kind, names in differences.items() if names)
         raise ValueError(f"weights {path} are of another architecture than {type(module).__name__}: {shown}")
-    module.load_state_dict({name: found.get(name, value) for name, value in wanted.items()})
 
 
 def is_ignored(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from launcher import Launcher
 from orchestration_fakes import slurm  # noqa: F401 (a fixture)
 
 from orchestration.cells import Cell, to_yaml
@@ -58,3 +59,15 @@ def private_ray() -> Iterator[Path]:
 
     with private_ray(num_cpus=2) as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    launcher = Launcher(tmp_path_factory.mktemp("launched"))
+    launcher.code = launcher()
+    return launcher
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Launcher:
+    return Launcher(tmp_path)

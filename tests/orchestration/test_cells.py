@@ -77,6 +77,19 @@ def test_hand_written_configuration_keeps_an_unquoted_split() -> None:
     assert from_yaml(to_yaml(compose({"split": "1_16"})).replace("'1_16'", "1_16")).numerics.split == "1_16"
 
 
+def test_every_kind_of_value_survives_the_file_of_a_run() -> None:
+    settings = {
+        "dataset.colours": [[0, 0, 0], [255, 0, 9]],
+        "dataset.label_map": {3: 255},
+        "class_names": list("abcdef"),
+        "trainer.learning_rate": 1e-5,
+        "split": "1_16",
+    }
+    config = compose(settings | {"backbone.pretrained": False})
+    assert config.numerics.dataset.colours == [[0, 0, 0], [255, 0, 9]]
+    assert from_yaml(to_yaml(config)) == config
+
+
 def test_unknown_field_of_a_configuration_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown field 'numerics.sed'; did you mean numerics.seed"):
         from_yaml(to_yaml(compose({})).replace("  seed: 0\n  split", "  sed: 0\n  split"))
@@ -235,17 +248,29 @@ def test_data_set_of_ones_own_is_composed_from_its_file(tmp_path: Path) -> None:
             "numerics: {dataset: {num_classes: 3}}",
             "numerics.dataset.name must be a name of the data set's own; got None",
         ),
-        ("- 1", "numerics.dataset.name must be"),
+        ("- 1", "a configuration must be a mapping; got '- 1'"),
+        ("{", "cannot be read as YAML: "),
+        ("numerics:", "numerics must be a mapping of fields; got ''"),
+        (OWN.replace("{name: mine, num_classes: 3, label_map: {7: 255}}", "7"), "numerics.dataset must be a mapping"),
         (OWN.replace("crop_size", "crop_siz"), "augment.crop_siz"),
-        (OWN.replace("241", "many"), "augment.crop_size"),
-        (OWN.replace('"2"', "1_16"), "numerics.split must be text in quotes; got the number 116"),
+        (OWN.replace("241", "many"), "augment.crop_size must be a whole number; got 'many'"),
+        (OWN.replace("7: 255", "a: 255"), "dataset.label_map must be a whole number; got 'a'"),
+        (OWN + "  backbone: {weights: a}\n  trainer: 1", "execution.trainer must be a mapping of fields; got '1'"),
+        (OWN.replace("augment: {crop_size", "backbone: {weights_sha256"), "weights_sha256 cannot be set"),
     ],
 )
 def test_wrong_file_of_a_data_set_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ValueError) as caught:
         compose({"dataset": str(tmp_path / "mine.yaml"), "backbone.pretrained": False})
+    assert str(caught.value).startswith(f"{tmp_path / 'mine.yaml'}: ")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_split_of_a_data_set_of_ones_own_needs_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(OWN.replace('"2"', "1_16"))
+    config = compose({"dataset": str(tmp_path / "mine.yaml"), "backbone.pretrained": False})
+    assert config.numerics.split == "1_16"
 
 
 def test_missing_file_of_a_data_set_is_refused() -> None:

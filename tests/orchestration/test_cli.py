@@ -34,7 +34,7 @@ def test_every_shipped_grid_is_planned_without_data(grid, tmp_path):
     ("arguments", "message"),
     [
         (("--grid", "dmeo"), "grid must be a YAML file or one of ablation_agent_selection, "),
-        (("--cluster", "slrum"), "--cluster must be one of local, inline, site_example, slurm, or a YAML file"),
+        (("--cluster", "slrum"), "--cluster must be one of local, inline, ray, site_example, slurm, or a YAML file"),
         (("dataset=cityscape",), "dataset must be one of"),
         (("trainer.learning_rate=fast",), "trainer.learning_rate"),
         (("seed=[0,0]",), "seed"),

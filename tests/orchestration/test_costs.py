@@ -4,7 +4,7 @@ import pytest
 
 from orchestration import costs, grid
 from orchestration.cells import compose
-from orchestration.costs import SplitSize, num_steps, seconds_per_step, split_size
+from orchestration.costs import SplitSize, gpu_memory_gb, num_steps, seconds_per_step, split_size
 
 
 def write_lists(root: Path, **counts: int) -> None:
@@ -38,9 +38,23 @@ def test_unlabeled_list_is_the_rest_of_train_where_it_has_no_file(tmp_path: Path
     assert split_size(compose({"dataset": "camvid", "split": "7", "split_root": str(tmp_path)})) == SplitSize(7, 23)
 
 
+def test_list_that_is_no_text_is_named(tmp_path: Path) -> None:
+    write_lists(tmp_path, **{"7__labeled": 7, "train": 30})
+    (tmp_path / "val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"split list .*val.txt must be text in UTF-8"):
+        split_size(compose({"dataset": "camvid", "split": "7", "split_root": str(tmp_path)}))
+
+
 def test_unknown_split_has_no_steps() -> None:
     assert num_steps(compose({"dataset": "camvid"})) is None
-    assert num_steps(compose({"split": "many"})) is None
+
+
+@pytest.mark.parametrize("split", ["0", "201", "1_16", "04"])
+def test_split_that_the_drawn_scenes_have_not_is_refused(split: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"split must be how many of the drawn scenes are labeled, 1 to 200; got '{split}'"
+    ):
+        num_steps(compose({"split": split}))
 
 
 def test_epoch_without_a_step_is_refused() -> None:
@@ -70,6 +84,42 @@ def test_estimate_meets_its_anchor_and_grows_by_area() -> None:
 def test_estimate_shares_work_among_workers() -> None:
     one, two = (seconds_per_step(compose({"trainer.num_workers": count}), "cpu") for count in (1, 2))
     assert one == pytest.approx(2 * two)
+
+
+def test_memory_of_a_gpu_grows_with_crop_views_and_precision_and_is_shared_among_workers() -> None:
+    settings = {"dataset": "pascal", "backbone": "resnet101", "method": "unimatch", "split": "92"}
+    activations = 32 * 4420 * 321**2 / 1e9  # 8 labeled images, and 8 unlabeled ones in three views
+    fixed = 3 * 4 * 59.6e6 / 1e9 + 0.5
+    assert gpu_memory_gb(compose(settings)) == pytest.approx(activations + fixed)
+    assert gpu_memory_gb(compose(settings | {"trainer.precision": "bfloat16"})) == pytest.approx(
+        activations / 2 + fixed
+    )
+    assert gpu_memory_gb(compose(settings | {"trainer.num_workers": 4})) == pytest.approx(activations / 4 + fixed)
+    assert gpu_memory_gb(compose(settings | {"method": "supervised"})) == pytest.approx(activations / 4 + fixed)
+
+
+@pytest.mark.parametrize(("name", "stride"), [("mobilenet_v2", 16), ("mobilenet_v2", 8), ("resnet50", 16)])
+def test_saved_bytes_are_what_autograd_keeps(name: str, stride: int) -> None:
+    import torch
+
+    from rankmatch.config import ModelConfig
+    from rankmatch.models import build_model
+
+    model = build_model(ModelConfig(backbone=name, output_stride=stride)).train()
+    own, kept = {parameter.data_ptr() for parameter in model.parameters()}, {}
+    images = torch.zeros(2, 3, 321, 321)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (tensor, storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(images, perturb=True)
+    measured = sum(size for _, size in kept.values()) / images[:, 0].numel()
+    del outputs
+    assert measured == pytest.approx(costs.SAVED_BYTES_PER_PIXEL[name] * (16 // stride), rel=0.06)
 
 
 def test_measured_pace_replaces_the_estimate_of_its_method() -> None:

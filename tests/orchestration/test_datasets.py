@@ -200,6 +200,14 @@ def test_folder_of_ones_own_needs_its_files_and_a_yaml_file_alone(tmp_path):
     assert "--val must be left out" in str(command(*words).exception)
 
 
+def test_looking_at_data_asks_nothing_of_a_training(tiny_root, tmp_path):
+    small = "numerics: {split: 2, dataset: {name: tiny, num_classes: 3}, augment: {crop_size: 33}}\n"
+    small += f"execution: {{data_root: {tiny_root}}}\n"
+    (tmp_path / "tiny.yaml").write_text(small)
+    done = command("data", "check", tmp_path / "tiny.yaml")  # 9 pixels of features, fewer than there are agents
+    assert "15 images of split 2 are good" in " ".join(done.stdout.split()), done.exception
+
+
 def test_conversion_is_of_cityscapes_alone(tmp_path):
     Image.new("L", (3, 2), 7).save(tmp_path / "a_labelIds.png")
     assert "1 *_labelTrainIds.png written" in " ".join(

@@ -38,6 +38,11 @@ RayOutOfMemory = type("OutOfMemoryError", (Exception,), {"__module__": "ray.exce
             RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 592128 vs 592024"),
             FailureClass.DISK_FULL,
         ),
+        (
+            RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Connection reset by peer"),
+            FailureClass.LOST,
+        ),
+        (RuntimeError("NCCL error in: NCCLUtils.cpp:77, ncclRemoteError: a remote process exited"), FailureClass.LOST),
         (OSError(errno.EACCES, "Permission denied"), FailureClass.CODE),
         (ValueError("width must be at least 1; got 0"), FailureClass.CODE),
         (ZeroDivisionError(), FailureClass.CODE),

@@ -41,6 +41,9 @@ def write(folder: Path, text: str, name: str = "small") -> str:
         ("dataset.label_map", "{11: 255, 3:4}", {11: 255, 3: 4}),
         ("dataset.label_map", "{}", {}),
         ("dataset.label_map", "[{11: 255},{}]", [{11: 255}, {}]),
+        ("dataset.colours", "[[0,0,0],[9,0,0]]", [[0, 0, 0], [9, 0, 0]]),
+        ("dataset.colours", "[0,0,0],[9,0,0]", [[0, 0, 0], [9, 0, 0]]),
+        ("dataset.colours", "[[[0,0,0]],[[9,0,0]]]", [[[0, 0, 0]], [[9, 0, 0]]]),
         ("data_root", "/a=b/[c]", "/a=b/[c]"),
         ("data_root", '"/a,b"', "/a,b"),
         ("data_root", "", ""),
@@ -71,6 +74,11 @@ def test_command_line_value_is_read_by_its_field(key: str, text: str, values: ob
         ("split='a", "split: ' is not closed in \"'a\""),
         ("seed=[[0],[1]]", "seed must be one value of type int; got ['0']"),
         ("dataset.label_map=11", "dataset.label_map must be a mapping such as {11: 255}; got '11'"),
+        (
+            "dataset.colours=[0,0,0]",
+            "dataset.colours[0] must be three numbers from 0 to 255 that are not there yet; got [0]",
+        ),
+        ("dataset.colours=[[0,0,a]]", "dataset.colours must be a whole number; got 'a'"),
         ("seed", "an override must be key=value; got 'seed'"),
         ("trainer.epoch=1", "unknown key 'trainer.epoch'; did you mean trainer.epochs?"),
         (

@@ -1,46 +1,11 @@
-import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from launcher import Launcher
 
-from orchestration.launch import Options, launch
 from orchestration.run_folder import folders
-
-SMALL = Path(__file__).with_name("small.yaml")
-
-
-class Launcher:
-    """Launches the small grid inline and keeps what was printed."""
-
-    def __init__(self, folder):
-        self.file, self.runs, self.printed = folder / "small.yaml", folder / "runs", ""
-        shutil.copy(SMALL, self.file)
-
-    def __call__(self, *overrides, **options):
-        console = Console(record=True, width=160, file=io.StringIO())
-        settings = {"cluster": "inline", "runs": self.runs} | options
-        code = launch(Options(grid=str(self.file), overrides=overrides, **settings), console)
-        self.printed = console.export_text()
-        return code
-
-    def attempts(self):
-        found = folders(self.runs / "small").values()
-        return {folder.path.name.partition("-")[2]: len(folder.attempts()) for folder in found}
-
-
-@pytest.fixture(scope="module")
-def launched(tmp_path_factory):
-    launcher = Launcher(tmp_path_factory.mktemp("launched"))
-    launcher.code = launcher()
-    return launcher
-
-
-@pytest.fixture
-def fresh(tmp_path):
-    return Launcher(tmp_path)
 
 
 def test_launch_ends_with_the_table_the_report_and_where_things_are(launched):
@@ -173,7 +138,7 @@ def test_stray_file_among_the_run_folders_is_no_cell(fresh):
         (("seed=[0,0]",), "seed"),
         (("trainer.epoch=5",), "trainer.epochs"),
         (("method=rankmatch", "method.num_agents=100"), "method.num_agents must be at most 9"),
-        (("split=9",), "split"),
+        (("split=9",), "split must be how many of the drawn scenes are labeled, 1 to 8; got '9'"),
         (("trainer.num_workers=2",), "trainer.num_workers must be 1 with --cluster inline"),
         (("dataset.name=tiny", "data_root=/nowhere/at/all"), "data_root must be the folder of tiny"),
         (("backbone.pretrained=true",), "backbone.weights must be the ImageNet file"),
@@ -183,6 +148,16 @@ def test_stray_file_among_the_run_folders_is_no_cell(fresh):
 def test_bad_input_is_refused_before_any_run_folder(overrides, message, fresh):
     with pytest.raises(ValueError, match=message):
         fresh(*overrides)
+    assert not list(fresh.runs.glob("*/cells/*"))
+
+
+def test_weights_of_another_backbone_are_refused_before_any_run_folder(fresh, tmp_path):
+    import torch
+
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pth")
+    message = "backbone.weights: weights .*other.pth are of another architecture than MobileNetV2: missing: 0.0.weight"
+    with pytest.raises(ValueError, match=message):
+        fresh("backbone.pretrained=true", f"backbone.weights={tmp_path / 'other.pth'}")
     assert not list(fresh.runs.glob("*/cells/*"))
 
 

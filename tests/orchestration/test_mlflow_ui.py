@@ -1,25 +1,17 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from mlflow_servers import free_port, wait_for
 
-from orchestration.tracking import Mirror
+from orchestration.mlflow_store import Store
 
 pytestmark = pytest.mark.services
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def fetch(url, content=None):
@@ -29,33 +21,23 @@ def fetch(url, content=None):
         return answer.read().decode()
 
 
-def wait_for(url, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return fetch(url)
-        except (urllib.error.URLError, ConnectionError):
-            assert time.monotonic() < deadline, "the server did not come up"
-            time.sleep(0.5)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """`mlflow ui` on a store that the mirror made, on loopback."""
     folder = tmp_path_factory.mktemp("ui")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    experiment = Mirror(uri, "small").experiment_id
+    experiment = Store(uri).experiment("small")
     port = free_port()
     command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri, "--port", str(port)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    yield f"http://127.0.0.1:{port}", experiment
+    yield f"http://127.0.0.1:{port}", experiment, folder / "log"
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(30)
 
 
 def test_mlflow_ui_serves_its_page_and_the_mirrored_experiment(server):
-    address, experiment = server
-    assert "<title>MLflow" in wait_for(address)
+    address, experiment, log = server
+    assert "<title>MLflow" in wait_for(address, log)
     found = json.loads(fetch(f"{address}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"))
     assert found["experiment"]["name"] == "small"

@@ -96,6 +96,15 @@ def test_gpu_hours_are_those_of_all_workers() -> None:
     assert plan_of(None).gpu_hours == 0
 
 
+def test_scaled_learning_rate_is_told_once() -> None:
+    settings = {"dataset": "pascal", "trainer.labeled_batch_size": 4}
+    cells = [Cell(compose(settings | {"seed": seed}), {}) for seed in range(2)]
+    told = [line for line in summary(make_plan(cells, {}, num_steps={}, seconds_per_step={})) if "note" in line]
+    assert told == [
+        "note: trainer.learning_rate=0.001 is for 8 labeled images a step; with 4 it is multiplied by 4/8",
+    ]
+
+
 def test_cell_with_a_job_is_left_alone_and_one_that_the_policy_refuses_is_given_up() -> None:
     first, second, third = (cell.signature for cell in CELLS)
     queued = {first: "job 3 is pending", third: "job 4"}

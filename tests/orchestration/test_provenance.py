@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestration import provenance
+from rankmatch.config import ExecutionConfig, TrainConfig, TrainerExecution
 
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
 
@@ -59,3 +60,24 @@ def test_versions_are_told_without_importing_torch_or_naming_secrets() -> None:
     assert found["packages"]["torch"] == version("torch")
     assert found["device"]
     assert "hunter2" not in done.stdout
+
+
+def test_difference_names_changed_and_new_sources(checkout: Path) -> None:
+    (checkout / "rankmatch" / "a.py").write_text("changed = 1\n")
+    (checkout / "rankmatch" / "new.py").write_text("new = 1\n")
+    told = provenance.difference(checkout)
+    assert "+changed = 1" in told and "+new = 1" in told
+    assert list((checkout / ".git").glob("index.*")) == []
+
+
+def test_training_process_tells_what_it_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    config = TrainConfig(execution=ExecutionConfig(trainer=TrainerExecution(num_workers=2)))
+    told = provenance.training(config, torch.device("cpu"))
+    assert (told["torch"], told["world_size"], told["num_gpus"]) == (torch.__version__, 2, 0)
+    assert (told["precision"], told["seed"], told["driver"]) == ("float32", 0, "")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    monkeypatch.setattr(provenance, "_of_gpus", lambda field: ["570.1", "570.1"])
+    told = provenance.training(config, torch.device("cuda", 1))
+    assert (told["device"], told["driver"], told["num_gpus"]) == ("GPU of cuda:1", "570.1", 2)

@@ -167,3 +167,22 @@ def test_owner_names_launcher_and_training_process(make_cell):
     run_cell(cell_dir, train=finishes, owner={**launcher(), "launch": "7"})
     owner = RunFolder(cell_dir).attempts()[0].owner()
     assert (owner["pid"], owner["training_pid"], owner["launch"]) == (os.getpid(), os.getpid(), "7")
+
+
+def test_gpu_time_counts_the_gpus_of_each_attempt(make_cell):
+    cell_dir = make_cell()
+    earlier = RunFolder(cell_dir).claim(launcher())
+    earlier.event("environment", num_gpus=4, device="GPU")
+    earlier.event("stopped", step=2, duration_s=10.0)
+
+    def on_two(config, attempt, resume_from, should_stop) -> FitResult:
+        attempt.event("environment", num_gpus=2, device="other GPU")
+        (attempt.path / "best.pt").write_bytes(b"weights")
+        return DONE
+
+    run_cell(cell_dir, train=on_two, owner=launcher())
+    result = RunFolder(cell_dir).result()
+    last_s = result["duration_s"] - 10.0
+    assert result["gpu_duration_s"] == pytest.approx(4 * 10.0 + 2 * last_s)
+    assert result["provenance"]["device"] == "other GPU"
+    assert (result["model"]["path"], result["model"]["bytes"]) == ("attempts/2/best.pt", 7)

@@ -186,7 +186,8 @@ def test_step_file_is_a_plain_arrow_stream(folder: RunFolder) -> None:
         report(0, {"loss": 1.0, "mask_ratio": 0.5})
         report(1, {"loss": float("nan")})
     table = pa.ipc.open_stream((attempt.path / "steps.arrow").read_bytes()).read_all()
-    assert table.schema.types == [pa.int64(), pa.float64(), pa.float64()]
+    assert table.schema.names == ["step", "time", "loss", "mask_ratio"]
+    assert table.schema.types == [pa.int64(), *[pa.float64()] * 3]
     assert table["mask_ratio"].to_pylist() == [0.5, None]
     assert table["step"].to_pylist() == [0, 1]
 
@@ -331,3 +332,24 @@ def test_replaced_file_is_never_seen_half(tmp_path: Path) -> None:
     writer.join()
     assert seen <= set(texts)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_run_folder_is_read_without_this_project(launched) -> None:
+    """As docs/run_folder.md says, by json and pyarrow alone, in a process that can import nothing else of ours."""
+    (cell, *_) = sorted((launched.runs / "small" / "cells").iterdir())
+    page = (Path(__file__).resolve().parents[2] / "docs" / "run_folder.md").read_text()
+    example = page.rpartition("```python\n")[2].partition("```")[0]
+    told = "import sys\nprint(json.dumps([result, rows, steps.to_pylist()]))\n"
+    told += "assert not {'orchestration', 'rankmatch', 'torch', 'mlflow'} & set(sys.modules)\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", example + told], cwd=cell, capture_output=True, text=True, check=True
+    )
+    result, rows, steps = json.loads(done.stdout)
+    known = ("best_miou", "model", "gpu_duration_s", "provenance")
+    assert result["schema"] == 1 and all(name in result for name in known)
+    documented = ("commit", "dirty", "lock_sha256", "data_fingerprint", "split_sha256", "device", "driver", "torch",
+                  "cuda", "precision", "world_size", "seed", "num_threads", "host", "packages")  # fmt: skip
+    assert [name for name in documented if name not in result["provenance"]] == []
+    assert all(name in page for name in (*known, *documented))
+    assert [row["miou"] for row in rows] == [result["last_miou"]]
+    assert [row["step"] for row in steps] == [0]

@@ -1,16 +1,18 @@
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 
+from orchestration import provenance, ray_protocol
 from orchestration.run_cell import launcher
 from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog
+from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, ray_tune
 from orchestration.schedulers.inline import InlineScheduler
 from orchestration.schedulers.ray_tune import RayTuneScheduler
 
@@ -67,6 +69,15 @@ def test_scheduler_keeps_the_contract(scheduler, make_cell, launch_dir):
 def test_inline_refuses_several_workers(make_cell, launch_dir):
     with pytest.raises(ValueError, match=r"trainer.num_workers must be 1 with --cluster inline; got 2"):
         InlineScheduler().submit([job(make_cell(), num_workers=2)], launch_dir, launcher())
+
+
+def test_inline_refuses_a_gpu_that_is_not_there(monkeypatch):
+    wanted = CellJob(Path("cell"), device="cuda")
+    monkeypatch.setattr(provenance, "gpus", lambda: ["H100"])
+    InlineScheduler().check([wanted])
+    monkeypatch.setattr(provenance, "gpus", list)
+    with pytest.raises(ValueError, match=r"trainer.device must be cpu or auto on a machine without a GPU; got .cuda."):
+        InlineScheduler().check([wanted])
 
 
 def test_cancelled_inline_launch_begins_no_other_cell(make_cell, launch_dir):
@@ -140,16 +151,6 @@ def test_killed_launcher_leaves_nothing_behind(launch):
 
 
 @pytest.mark.ray
-def test_killed_training_process_is_a_loss_and_the_next_cell_is_trained(make_cell, launch_dir):
-    first, second = make_cell(seed=0, epochs=100_000), make_cell(seed=1)
-    jobs = RayTuneScheduler(max_concurrent=1).submit([job(first), job(second)], launch_dir, launcher())
-    wait_until(lambda: RunFolder(first).epochs())
-    os.kill(RunFolder(first).attempts()[0].owner()["training_pid"], signal.SIGKILL)
-    assert ends_within(jobs, 90) == {first.name: JobState.FAILED, second.name: JobState.DONE}
-    assert RunFolder(first).state().failure_class == "lost"
-
-
-@pytest.mark.ray
 def test_broken_order_is_told_with_its_cause(make_cell, launch_dir):
     jobs = RayTuneScheduler().submit([CellJob(make_cell(), device="cuda", num_workers=99)], launch_dir, launcher())
     assert jobs.wait(90)
@@ -163,3 +164,49 @@ def test_order_is_plain_json(make_cell, launch_dir, monkeypatch):
     order = json.loads((launch_dir / "ray.json").read_text())
     assert order["options"] == {"max_concurrent": 2, "num_gpus_per_worker": 1.0}
     assert order["jobs"][0]["device"] == "cpu"
+    assert (order["address"], order["owner"]["campaign"]) == ("", launch_dir.name)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "ray://head:10001", "http://head:8265", "head:port"])
+def test_address_that_is_none_is_refused(address):
+    with pytest.raises(ValueError, match="--address must be HOST:PORT of a Ray's head, or auto; got"):
+        RayTuneScheduler(address=address)
+
+
+def test_address_where_nothing_listens_is_refused_at_once(make_cell):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"--address must be where a Ray's head listens; got {address}"):
+            RayTuneScheduler(address=address).check([job(make_cell())])
+
+
+@pytest.mark.parametrize(("installed", "shown"), [("2.59.1", "2.59.1"), ("3.0.0", "3.0.0"), (None, "none")])
+def test_other_version_of_ray_is_refused_before_anything_is_made(installed, shown, make_cell, monkeypatch):
+    def version(name: str) -> str:
+        if installed is None:
+            raise ray_protocol.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(ray_protocol, "version", version)
+    with pytest.raises(ValueError, match=f"ray must be version {ray_protocol.SUPPORTED_RAY}; installed is {shown} "):
+        RayTuneScheduler().check([job(make_cell())])
+
+
+def test_supported_ray_is_the_one_that_the_package_asks_for():
+    wanted = [line for line in requires("rankmatch") if line.startswith("ray[")]
+    assert f">={ray_protocol.SUPPORTED_RAY}" in wanted[0]
+
+
+def test_cells_that_may_not_fit_on_a_shared_gpu_are_warned_of(capsys, make_cell, monkeypatch):
+    cells = [CellJob(make_cell(seed=seed), gpu_memory_gb=size) for seed, size in enumerate((10.0, 30.0, 20.0))]
+    monkeypatch.setattr(ray_tune.provenance, "gpus", lambda: ["A100"])
+    monkeypatch.setattr(ray_tune.provenance, "gpu_memory_gb", lambda: [42.0])
+    RayTuneScheduler(num_gpus_per_worker=0.5).check(cells)
+    assert capsys.readouterr().err == (
+        "warning: --gpus-per-worker 0.5 puts 2 workers on a GPU, which may need about 50 GB together; "
+        "the smallest GPU of this machine has 42 GB\n"
+    )
+    RayTuneScheduler(num_gpus_per_worker=1.0).check(cells)
+    RayTuneScheduler(num_gpus_per_worker=0.5).check(cells[::2])
+    assert capsys.readouterr().err == ""

@@ -2,7 +2,7 @@ import subprocess
 
 import pytest
 
-from orchestration import snapshot
+from orchestration import provenance, snapshot
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_allowed_difference_is_stored_with_new_files_and_the_index_is_untouched(
     taken = snapshot.take(tmp_path / "grid", allow_dirty=True, root=checkout)
     assert "+second" in taken.difference and "+brand new" in taken.difference
     assert (taken.path / "rankmatch/new.py").read_text() == "brand new\n"
-    assert (taken.path / snapshot.DIFFERENCE).read_text() == taken.difference
+    assert (taken.path / provenance.DIFFERENCE).read_text() == taken.difference
     assert taken.path.name.startswith(f"{taken.commit}-")
     assert git(checkout, "status", "--porcelain") == before
     (checkout / "rankmatch/a.py").write_text("third\n")

@@ -78,6 +78,12 @@ def test_setting_of_a_run_folder_can_be_changed_but_not_a_group(run, tmp_path):
         assert message in str(done.exception)
 
 
+@pytest.mark.parametrize("part", ["", "nothing.pt", "checkpoints"])
+def test_place_without_a_model_is_refused(run, part):
+    done = command("evaluate", "--checkpoint", run[0] / part)
+    assert str(done.exception) == f"--checkpoint must be a file or a folder step_<k>; got {str(run[0] / part)!r}"
+
+
 def test_model_is_not_scored_on_a_data_set_of_other_classes(run):
     done = command("evaluate", "--checkpoint", run[0] / "best.pt", "--dataset", "camvid")
     assert "--dataset must have 6 classes, as the model has; camvid has 11" in str(done.exception)

@@ -33,6 +33,38 @@ def test_frame_that_a_volume_has_not_and_volume_without_a_frame_are_refused(tmp_
     assert np.asarray(read_image(volume(tmp_path / "one.tif", [7]), "one.tif")).max() == 7
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp"])
+def test_broken_file_is_named_however_it_is_cut(suffix: str, tmp_path: Path):
+    draws, path = np.random.default_rng(0), tmp_path / f"a.{suffix}"
+    Image.fromarray(draws.integers(0, 255, (8, 9, 3), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) // 2, max(1, len(whole) // 80)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=rf"^image a.{suffix} cannot be decoded: "):
+            read_image(path, f"a.{suffix}")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
+def test_volume_that_is_cut_anywhere_is_named_or_whole_so_far(tmp_path: Path):
+    path = volume(tmp_path / "v.tif", [10, 20, 30])
+    whole, outcomes = path.read_bytes(), set()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        try:
+            outcomes.add(int(np.asarray(read_image(path.with_name("v.tif#1"), "v.tif#1")).max()))
+        except ValueError as error:
+            outcomes.add(" ".join(str(error).split()[:3]))
+    assert {20, "image v.tif#1 cannot"} <= outcomes <= {20, "image v.tif#1 cannot", "image v.tif#1 is"}
+
+
+def test_image_that_claims_too_many_pixels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Image.new("L", (50, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999)
+    with pytest.raises(ValueError, match=r"image a.png cannot be decoded: Image size \(2000 pixels\) exceeds"):
+        read_image(tmp_path / "a.png", "a.png")
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_colours_of_a_label_are_their_places(mode: str, tmp_path: Path):
     values = np.random.default_rng(0).integers(0, 4, (6, 7))

@@ -56,6 +56,15 @@ def test_malformed_line_is_named(tmp_path: Path, line: str):
         read_splits(write(tmp_path, labeled=f"b b\n{line}\n", unlabeled="c", val="e e"))
 
 
+def test_list_that_is_no_text_is_named_and_a_byte_order_mark_is_none_of_its_names(tmp_path: Path):
+    wrong = write(tmp_path, labeled="b b\n", unlabeled="c", val="e e")
+    (tmp_path / "splits/2/labeled.txt").write_bytes(b"\xef\xbb\xbfb b\r\n")
+    assert read_splits(wrong).labeled == [Sample("b", "b")]
+    (tmp_path / "splits/val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"split list .*val.txt must be text in UTF-8"):
+        read_splits(wrong)
+
+
 def test_unknown_split_names_those_that_are_there(tmp_path: Path):
     write(tmp_path, labeled="b b")
     with pytest.raises(ValueError, match=r"split must be one of those in .*splits \(2\); got '1_16'"):

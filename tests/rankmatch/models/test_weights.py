@@ -1,4 +1,5 @@
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torchvision.models import resnet50
 from rankmatch.config import ModelConfig
 from rankmatch.hashing import sha256_of
 from rankmatch.models import DeepLabV3Plus, build_model
-from rankmatch.models.weights import load_backbone, load_checkpoint
+from rankmatch.models.weights import check_backbone, load_backbone, load_checkpoint
 
 SMALL = ModelConfig(backbone="mobilenet_v2", num_classes=5, width=0.25)
 
@@ -116,8 +117,27 @@ def test_checkpoint_with_a_numpy_1_scalar_loads(tmp_path: Path) -> None:
 
 def test_other_globals_are_refused(tmp_path: Path) -> None:
     content = {"model": built().state_dict(), "where": Path("here")}
-    with pytest.raises(ValueError, match=r"weights .*weights.pth cannot be read: UnpicklingError: .*pathlib"):
+    with pytest.raises(ValueError, match=r"weights .*weights.pth cannot be read: it holds pathlib.PosixPath, and only"):
         load_checkpoint(built(), saved(content, tmp_path))
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("harm",)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be read: it holds posix.mkdir, and only tensors and plain values"):
+        load_checkpoint(built(), saved({"model": Harmful()}, tmp_path))
+    assert not (tmp_path / "harm").exists()
+
+
+def test_backbone_file_is_checked_without_a_network(tmp_path: Path) -> None:
+    path = saved(backbone_state(built(1)), tmp_path)
+    check_backbone(SMALL, path)
+    with pytest.raises(ValueError, match=r"of another architecture than ResNet: missing: conv1.0.weight"):
+        check_backbone(ModelConfig(backbone="resnet50"), path)
 
 
 def test_checkpoint_for_other_classes_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""What is killed under a real Ray goes on by the policy, and ends with the metrics of a run that was left alone."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from undisturbed import has_trained, metrics, undisturbed_metrics, wait_until
+
+from orchestration.run_cell import launcher
+from orchestration.run_folder import RunFolder
+from orchestration.schedulers import CellJob, JobState, SchedulerError
+from orchestration.schedulers.ray_tune import RayTuneScheduler
+
+pytestmark = pytest.mark.ray
+
+EPOCHS = 24
+
+
+def pids(session: int, name: str) -> list[int]:
+    """Return the processes of a session whose command line begins, or whose program is named, so."""
+    found = subprocess.run(["ps", "-eo", "pid=,sess=,comm=,args="], capture_output=True, text=True, check=True).stdout
+    fields = [line.split(None, 3) for line in found.splitlines()]
+    return [int(pid) for pid, sess, comm, args in fields if sess == str(session) and name in (comm, args[: len(name)])]
+
+
+def launch(jobs: list[CellJob], grid: Path, name: str, **options):
+    launch_dir = grid / "launches" / name
+    launch_dir.mkdir(parents=True)
+    return RayTuneScheduler(**options).submit(jobs, launch_dir, launcher())
+
+
+def job(cell: Path, num_workers: int = 1) -> CellJob:
+    return CellJob(cell, num_workers=num_workers, device="cpu")
+
+
+def failures(cell: Path) -> list[str | None]:
+    """Return for each attempt of what class its failure was."""
+    return [
+        next((event["kind"] for event in attempt.events() if event["event"] == "failed"), None)
+        for attempt in RunFolder(cell).attempts()
+    ]
+
+
+def test_killed_training_process_is_tried_again_within_the_launch_and_the_other_cells_go_on(make_cell, tmp_path):
+    cells = [make_cell(seed=0, epochs=EPOCHS), make_cell(seed=1)]
+    jobs = launch([job(cell) for cell in cells], tmp_path / "grid", "1", max_concurrent=1)
+    wait_until(lambda: has_trained(cells[0]))
+    os.kill(RunFolder(cells[0]).attempts()[0].owner()["training_pid"], signal.SIGKILL)
+    assert jobs.wait(180)
+    assert jobs.poll() == dict.fromkeys([cell.name for cell in cells], JobState.DONE)
+    assert failures(cells[0]) == ["lost", None]
+    assert RunFolder(cells[0]).attempts()[1].first_step() > 0
+    assert metrics(cells[0]) == undisturbed_metrics(cells[0], tmp_path)
+
+
+def test_killed_worker_of_two_is_tried_again_within_the_launch(make_cell, tmp_path):
+    cell = make_cell(epochs=EPOCHS, num_workers=2)
+    jobs = launch([job(cell, num_workers=2)], tmp_path / "grid", "1")
+    wait_until(lambda: has_trained(cell))
+    os.kill(pids(jobs._driver.pid, "ray::RayTrainWorker")[-1], signal.SIGKILL)
+    assert jobs.wait(240)
+    assert jobs.poll() == {cell.name: JobState.DONE}
+    assert failures(cell) == ["lost", None]
+    assert RunFolder(cell).attempts()[1].first_step() > 0
+    steps = [row["step"] for row in RunFolder(cell).epochs()]
+    assert steps == sorted(set(steps)) and len(steps) == EPOCHS
+    assert metrics(cell) == undisturbed_by_two(cell, tmp_path)
+
+
+def undisturbed_by_two(cell: Path, tmp_path: Path) -> list:
+    """Train the same with two workers under a Ray of its own; one would round otherwise."""
+    copy = tmp_path / "other" / "cells" / cell.name
+    RunFolder(copy).create(RunFolder(cell).config(), {})
+    jobs = launch([job(copy, num_workers=2)], tmp_path / "other", "1")
+    assert jobs.wait(180)
+    return metrics(copy)
+
+
+@pytest.mark.parametrize("name", ["driver", "raylet"])
+def test_killed_driver_or_raylet_ends_the_launch_and_the_next_one_goes_on(name, make_cell, tmp_path):
+    cell = make_cell(epochs=EPOCHS)
+    jobs = launch([job(cell)], tmp_path / "grid", "1")
+    driver = jobs._driver.pid
+    wait_until(lambda: has_trained(cell))
+    os.kill(driver if name == "driver" else pids(driver, "raylet")[0], signal.SIGKILL)
+    assert jobs.wait(180)
+    with pytest.raises(SchedulerError, match="Ray broke down"):
+        jobs.poll()
+    wait_until(lambda: not pids(driver, "raylet") and not pids(driver, "ray::"))
+
+    again = launch([job(cell)], tmp_path / "grid", "2")
+    assert again.wait(180)
+    assert again.poll() == {cell.name: JobState.DONE}
+    assert RunFolder(cell).attempts()[-1].first_step() > 0
+    assert metrics(cell) == undisturbed_metrics(cell, tmp_path)

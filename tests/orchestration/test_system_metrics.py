@@ -1,0 +1,50 @@
+import time
+
+import pytest
+import torch
+
+from orchestration import files
+from orchestration.system_metrics import SystemSampler, file_name, gpu
+
+CPU = torch.device("cpu")
+
+
+def test_training_process_is_looked_at_now_and_then_and_at_its_end(tmp_path):
+    path = tmp_path / file_name(0)
+    with SystemSampler(path, 0.2, CPU):
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            sum(range(1000))
+    rows = files.read_lines(path)
+    assert len(rows) >= 2
+    assert list(rows[0]) == ["time", "cpu_percent", "memory_gb"]
+    assert max(row["cpu_percent"] for row in rows) > 0
+    assert 0.01 < rows[-1]["memory_gb"] < 100
+
+
+def test_short_training_has_one_row_and_none_if_none_is_wanted(tmp_path):
+    for every_s, expected in ((60.0, 1), (0.0, 0)):
+        path = tmp_path / f"{every_s}.jsonl"
+        with SystemSampler(path, every_s, CPU):
+            pass
+        assert len(files.read_lines(path)) == expected
+
+
+def test_full_disk_ends_the_rows_and_not_the_training(tmp_path, capsys):
+    with SystemSampler(tmp_path / "gone" / "system-0.jsonl", 60.0, CPU):
+        pass
+    assert "is not written any more" in capsys.readouterr().err
+
+
+def test_gpu_of_the_process_is_read_by_its_own_number(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def answer(value):
+        return lambda device: asked.append(device) or value
+
+    for name, value in {"utilization": 87, "device_memory_used": 12_000_000_000, "power_draw": 250_000}.items():
+        monkeypatch.setattr(torch.cuda, name, answer(value))
+    device = torch.device("cuda", 3)
+    assert gpu(device) == {"gpu_percent": 87.0, "gpu_memory_gb": 12.0, "gpu_power_w": 250.0}
+    assert asked == [device] * 3
+    assert gpu(CPU) == {}
