@@ -58,6 +58,7 @@ class CellTask:
         folder = Path(self.jobs_dir) / f"{job_id()}.{_restart()}"
         folder.mkdir(parents=True, exist_ok=True)
         if int(os.environ.get("SLURM_PROCID", "0")):
+            _be_deaf()  # the first task hears them
             from orchestration.ray_job import join
 
             sys.exit(join(folder, num_cpus=self.num_cpus_per_node, num_gpus=self.num_gpus_per_node))
@@ -88,7 +89,7 @@ class _Head:
             [sys.executable, "-c", _DRIVER, str(self.folder / ORDER), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_ignore_signals,  # safe: this process has one thread
+            preexec_fn=_be_deaf,  # safe: this process has one thread
         )
         try:
             self._tell_of_begin()
@@ -205,7 +206,12 @@ def _remove(folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _ignore_signals() -> None:
+def _be_deaf() -> None:
+    """Keep Slurm's signals from this process and all that it starts.
+
+    Blocked too, since Ray's daemons handle SIGTERM by ending, whatever they inherit, and take all workers with them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

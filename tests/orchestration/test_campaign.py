@@ -1,16 +1,19 @@
 """Launches and controllers' steps against a Slurm that is not there; tests/slurm has the real one."""
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from rich.console import Console
 
 from orchestration import campaign, control, launch, snapshot, submissions
 from orchestration.campaign import launch_on_slurm, take_step
 from orchestration.launch import Options
 from orchestration.run_cell import run_cell, train_inline
-from orchestration.run_folder import RunFolder, folders
+from orchestration.run_folder import RunFolder, folders, process_start
 from orchestration.schedulers import SchedulerError
 
 SMALL = Path(__file__).with_name("small.yaml")
@@ -369,3 +372,26 @@ def test_logs_go_on_with_the_next_attempt_and_end_with_the_result(options, slurm
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "/" not in line] == ["one", "two", "three"]
     assert [line.split("/")[-2] for line in lines if "/" in line] == ["1", "2"]
+
+
+def test_reconcile_ends_runs_that_mlflow_takes_for_running(options, slurm, console):
+    launch_on_slurm(options, console)
+    attempt = attempt_of(options, "rankmatch-4-s0", "1_0", node=socket.gethostname())
+    attempt.event("started", step=0)
+    slurm.queued = {"1_0": ("RUNNING", "n1")}
+    monitored = {**attempt.owner(), "pid": os.getpid(), "process_started": process_start(os.getpid())}
+    (attempt.path / "owner.json").write_text(json.dumps(monitored))
+    grid_dir = options.runs / "small"
+    client = MlflowClient(f"sqlite:///{options.runs / 'mlflow.db'}")
+
+    def statuses() -> list[str]:
+        runs = client.search_runs(
+            [client.get_experiment_by_name("small").experiment_id], "tags.`rankmatch.status` != ''"
+        )
+        return [run.info.status for run in runs]
+
+    control.reconcile(grid_dir, console)
+    assert statuses() == ["RUNNING"]
+    slurm.queued = {}
+    control.reconcile(grid_dir, console)
+    assert statuses() == ["FAILED"]

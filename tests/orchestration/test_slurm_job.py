@@ -1,6 +1,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -185,3 +186,19 @@ def test_batch_script_requeues_exactly_its_element(code, requeued, tmp_path):
     assert (tmp_path / "said").exists() is requeued
     if requeued:
         assert (tmp_path / "said").read_text() == "requeue 5_3\n"
+
+
+def test_signals_of_slurm_do_not_reach_what_a_deaf_process_starts_whatever_it_handles():
+    code = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_DFL); print(flush=True); sys.stdin.readline()"
+    child = [
+        sys.executable,
+        "-c",
+        f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {code!r}]))",
+    ]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen(child, preexec_fn=slurm_job._be_deaf, **pipes)
+    process.stdout.readline()
+    for number in slurm_job.SIGNALS:
+        os.killpg(process.pid, number)
+    process.communicate(b"go on\n", timeout=60)
+    assert process.returncode == 0

@@ -17,7 +17,7 @@ def short_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def cluster(short_folder: Path) -> Iterator[Cluster]:
     accounting = "dbd" if shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin") else "none"
-    yield from start(short_folder / "main", 16800, accounting)
+    yield from start(short_folder / "main", accounting)
 
 
 @pytest.fixture

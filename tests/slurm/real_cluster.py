@@ -2,13 +2,15 @@
 
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ class Cluster:
 
     def script(self, name: str, *words: str) -> None:
         subprocess.run(
-            ["bash", SCRIPTS / name, *words], env={**self.environment, **self.settings}, check=True, timeout=120
+            ["bash", SCRIPTS / name, *words], env={**self.environment, **self.settings}, check=True, timeout=300
         )
 
     def slurm(self, *words: str) -> str:
@@ -53,10 +55,21 @@ class Cluster:
         self.slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
 
-def start(folder: Path, base_port: int, accounting: str, **settings: str) -> Iterator[Cluster]:
+def free_ports() -> int:
+    """Return the first of 110 ports that nobody listens at; another run of these tests has its own."""
+    for block in random.sample(range(80), 80):
+        base = 16000 + 200 * block
+        with suppress(OSError), ExitStack() as held:
+            for port in (base + 17, base + 19, *range(base + 101, base + 105)):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return base
+    raise OSError("no ports are free")
+
+
+def start(folder: Path, accounting: str, **settings: str) -> Iterator[Cluster]:
     if not shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin"):
         pytest.skip("Slurm is not installed: apt-get install slurm-wlm munge")
-    cluster = Cluster(folder, base_port, accounting, **settings)
+    cluster = Cluster(folder, free_ports(), accounting, **settings)
     cluster.script("up.sh")
     try:
         yield cluster

@@ -1,5 +1,6 @@
 """Cells on a real Slurm: each disturbed in its own way ends with the numbers of an undisturbed run, and once."""
 
+import getpass
 import os
 import stat
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from slurm.real_cluster import Grid, numbers, start, wait_until
 
+from orchestration import slurm_commands
 from orchestration.run_folder import folders, process_start
 
 pytestmark = pytest.mark.slurm
@@ -87,7 +89,7 @@ def test_cell_whose_node_lost_power_goes_on_from_its_checkpoint(make_grid, undis
 def test_job_whose_node_was_given_up_stops_without_writing_while_its_follower_goes_on(
     short_folder, tmp_path, undisturbed
 ):
-    for cluster in start(short_folder / "shared", 18800, "none", ST_NODE_NS="0"):
+    for cluster in start(short_folder / "shared", "none", ST_NODE_NS="0"):
         grid = Grid(cluster, tmp_path / "g")
         assert grid.launch().returncode == 0
         grid.begun()
@@ -169,7 +171,7 @@ def test_job_of_a_launch_that_was_killed_behind_sbatch_is_found_and_not_submitte
 
 
 def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_folder, tmp_path, undisturbed):
-    for cluster in start(short_folder / "plain", 17800, "none"):
+    for cluster in start(short_folder / "plain", "none"):
         grid = Grid(cluster, tmp_path / "g")
         assert grid.launch("cluster.requeue=false").returncode == 0
         grid.begun()
@@ -179,3 +181,17 @@ def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_
         assert "lost: job" in grid.rankmatch("reconcile").stdout
         assert grid.launch().returncode == 0
         ends_like(grid, undisturbed, 2)
+
+
+def test_site_says_how_many_jobs_an_account_may_have(cluster, monkeypatch):
+    if cluster.settings["ST_ACCT"] == "none":
+        pytest.skip("the accounting of Slurm is not installed: apt-get install slurmdbd mariadb-server")
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, cluster.environment[name])
+    user = getpass.getuser()
+    cluster.slurm("sacctmgr", "--immediate", "add", "account", "few")
+    cluster.slurm("sacctmgr", "--immediate", "add", "user", user, "account=few", "MaxSubmitJobs=7")
+    cluster.slurm("sacctmgr", "--immediate", "add", "qos", "fewer", "MaxSubmitJobsPerUser=3")
+    assert slurm_commands.max_submit_jobs("few", "") == 7
+    assert slurm_commands.max_submit_jobs("few", "fewer") == 3
+    assert slurm_commands.max_submit_jobs("other", "") is None
