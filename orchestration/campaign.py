@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from orchestration import cluster, files, grid, launch, plan, provenance, slurm_state, snapshot, submissions
+from orchestration import cluster, files, grid, launch, provenance, slurm_state, snapshot, submissions
 from orchestration.cluster import ClusterConfig
 from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
 from orchestration.grid import Grid
-from orchestration.launch import Options
+from orchestration.launch_folder import keep_difference, make_folders, only_launch_of, run_folders
 from orchestration.launch_mirror import last_tracking_uri
+from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
 from orchestration.notices import Notifier
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
@@ -90,7 +91,7 @@ def launch_on_slurm(options: Options, console: Console) -> int:
     if options.dry_run:
         return _dry_run(loaded, grid_dir, options, site, console)
     grid_dir.mkdir(parents=True, exist_ok=True)
-    with launch.only_launch_of(grid_dir):
+    with only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, options, site, console)
         _say_what(submitted, options, console)
         if submitted.jobs is None and not _runs(submitted.planned):
@@ -108,15 +109,15 @@ def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterCon
     identities = launch.look_at_data(loaded, options, console)
     others = {cell.signature for cell in loaded.cells} - {*options.retried}
     refused = dict.fromkeys(others, "not asked for") if options.retried else {}
-    planned = launch.make_plan(loaded, grid_dir, options, identities, queued=queued(grid_dir), refused=refused)
-    _show(planned, console)
-    launch.refuse_conflicts(planned)
-    launch.refuse_budget(planned, options)
+    planned = make_plan(loaded, grid_dir, options, identities, queued=queued(grid_dir), refused=refused)
+    show_plan(planned, console)
+    refuse_conflicts(planned)
+    refuse_budget(planned, options)
     taken = snapshot.take(grid_dir, allow_dirty=options.allow_dirty)
     jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
     _scheduler(site, taken.path, options).check(jobs)
-    launch_dir = launch.make_folders(loaded, grid_dir, planned)
-    difference = launch.keep_difference(launch_dir, taken.difference) if taken.difference else {}
+    launch_dir = make_folders(loaded, grid_dir, planned)
+    difference = keep_difference(launch_dir, taken.difference) if taken.difference else {}
     _, mark = launch.begin_mirror(loaded, grid_dir, planned, launch_dir, options, console)
     campaign = Campaign(
         name=launch_dir.name,
@@ -151,7 +152,7 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
                       allow_dirty=before.dirty, retried=signatures,
                       tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
-    with launch.only_launch_of(grid_dir):
+    with only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, options, site, console)
     _say_what(submitted, options, console)
 
@@ -167,19 +168,21 @@ def take_step(launch_dir: Path, console: Console) -> None:
     grid_dir = launch_dir.parents[1]
     loaded = replace(grid.load(str(launch_dir / "grid.yaml"), ()), name=campaign.grid_name)
     options = Options(runs=Path(campaign.runs), cluster="slurm", max_concurrent=campaign.max_concurrent)
-    with launch.only_launch_of(grid_dir):
+    with only_launch_of(grid_dir):
         _tell_of_lost(campaign, grid_dir, tidy(grid_dir, console))
         identities = launch.look_at_data(loaded, options, console)
         refused, excluded = _policy(loaded, grid_dir, campaign.name)
-        planned = launch.make_plan(loaded, grid_dir, options, identities, queued=queued(grid_dir), refused=refused)
-        _show(planned, console)
-        launch.refuse_conflicts(planned)
+        planned = make_plan(loaded, grid_dir, options, identities, queued=queued(grid_dir), refused=refused)
+        show_plan(planned, console)
+        refuse_conflicts(planned)
         if planned.jobs:
             named = ",".join(dict.fromkeys(filter(None, [campaign.config().exclude, *excluded])))
             following = replace(campaign, cluster=campaign.cluster | {"exclude": named})
             jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
             _say_what(
-                _submit(following, planned, jobs, launch.make_folders(loaded, grid_dir, planned)), options, console
+                _submit(following, planned, jobs, make_folders(loaded, grid_dir, planned)),
+                options,
+                console,
             )
             return
         _end(launch_dir, loaded, grid_dir, planned, console)
@@ -271,10 +274,10 @@ def _scheduler(
 
 
 def _dry_run(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig, console: Console) -> int:
-    planned = launch.make_plan(loaded, grid_dir, options)
-    _show(planned, console)
-    launch.say_missing_inputs(loaded, console)
-    launch.refuse_budget(planned, options)
+    planned = make_plan(loaded, grid_dir, options)
+    show_plan(planned, console)
+    say_missing_inputs(loaded, console)
+    refuse_budget(planned, options)
     if not options.scripts:
         return 0
     jobs = launch.cell_jobs(planned, loaded, grid_dir, {}, options)
@@ -282,10 +285,6 @@ def _dry_run(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig
     for script in _scheduler(site, grid_dir / "snapshots" / "<commit>", options).scripts(jobs, place):
         console.print(f"\n{script}", highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _show(planned: Plan, console: Console) -> None:
-    console.print("\n".join(plan.summary(planned)), highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_what(submitted: Submitted, options: Options, console: Console) -> None:
@@ -311,7 +310,7 @@ def _policy(loaded: Grid, grid_dir: Path, campaign: str) -> tuple[dict[str, str]
     cancelled = {name for folder, _ in mine for name in submissions.cancelled(folder)}
     num_submitted = Counter(name for _, submission in mine for name in submission.cells)
     excluded: list[str] = []
-    for signature, folder in launch.run_folders(loaded, grid_dir).items():
+    for signature, folder in run_folders(loaded, grid_dir).items():
         if folder.result() is not None:
             continue
         name, ends = folder.path.name, folder.ends(campaign)

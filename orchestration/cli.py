@@ -11,7 +11,7 @@ from orchestration import cli_bench, cli_results, cli_slurm
 from orchestration.schedulers import SchedulerError
 
 if TYPE_CHECKING:
-    from orchestration.launch import Options
+    from orchestration.launch_plan import Options
 
 DEFAULT_GRID = "demo"
 
@@ -90,7 +90,7 @@ def launch(
 
 def _options(overrides: Sequence[str] | None, **settings: Any) -> "Options":  # noqa: ANN401 (as Options takes them)
     """Divide the words of the command line into those of the grid and those of the site."""
-    from orchestration.launch import Options
+    from orchestration.launch_plan import Options
 
     of_site = [word for word in overrides or () if word.startswith("cluster.")]
     of_grid = [word for word in overrides or () if word not in of_site]
@@ -101,8 +101,9 @@ def _begin(options: "Options") -> int:
     from rich.console import Console
 
     from orchestration import campaign, launch
+    from orchestration.launch_plan import FOLLOWED_CLUSTERS
 
-    begin = launch.launch if options.cluster in launch.FOLLOWED_CLUSTERS else campaign.launch_on_slurm
+    begin = launch.launch if options.cluster in FOLLOWED_CLUSTERS else campaign.launch_on_slurm
     return begin(options, Console())
 
 
@@ -160,7 +161,7 @@ def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[st
         raise ValueError("--gpus must be given with --simulate; got none")
     from rich.console import Console
 
-    from orchestration.launch import Options, simulate_launch
+    from orchestration.launch_plan import Options, simulate_launch
     from orchestration.simulate import Pool
 
     checkpoint_min = settings.pop("checkpoint_min", None)

@@ -11,6 +11,7 @@ from rich.console import Console
 from orchestration import campaign, grid, index, launch, registry, slurm_commands, submissions
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
+from orchestration.launch_folder import only_launch_of
 from orchestration.mlflow_store import StoreError
 from orchestration.run_folder import LOG, RESULT, RunFolder, folders
 from orchestration.schedulers import SchedulerError
@@ -158,7 +159,7 @@ def register(
 
 
 def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
-    with launch.only_launch_of(grid_dir):
+    with only_launch_of(grid_dir):
         try:
             launch.mirror_of(loaded, grid_dir, tracking_uri).sync()
         except StoreError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestration.grid import Grid
-from orchestration.launch import only_launch_of, run_folders
+from orchestration.launch_folder import only_launch_of, run_folders
 from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells
 from orchestration.recorder import Row
 from orchestration.run_folder import RunFolder

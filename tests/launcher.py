@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration.launch import Options, launch
+from orchestration.launch import launch
+from orchestration.launch_plan import Options
 from orchestration.run_folder import folders
 
 SMALL = Path(__file__).with_name("orchestration") / "small.yaml"

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from benchmarks.harness import Row, Settings, plain, seconds
+from orchestration.launch_folder import make_folders, run_folders
+from orchestration.launch_plan import make_plan
 
 if TYPE_CHECKING:
-    from orchestration.launch import Options
+    from orchestration.launch_plan import Options
 
 PLAN_S, STATUS_S = 5.0, 3.0
 """Seconds that a user waits without wondering."""
@@ -32,7 +34,8 @@ RESULT = {"step": 100, "num_steps": 100, "epoch": 2, "num_epochs": 2, "best_miou
 def rows(settings: Settings) -> Iterator[Row]:
     """Measure both on made cells; of the folders one half is done and one half is cut off."""
     from orchestration import control
-    from orchestration.launch import Options, launch
+    from orchestration.launch import launch
+    from orchestration.launch_plan import Options
 
     seeds = range(5 if settings.tiny else 2500)
     folder = Path(tempfile.mkdtemp(prefix="rankmatch-bench-"))
@@ -53,14 +56,14 @@ def _console() -> Console:
 
 
 def _make_folders(options: "Options") -> Path:
-    from orchestration import files, launch
+    from orchestration import files
     from orchestration.grid import load
 
     loaded = load(options.grid)
     grid_dir = options.runs / loaded.name
     grid_dir.mkdir(parents=True)
-    launch.make_folders(loaded, grid_dir, launch.make_plan(loaded, grid_dir, options))
-    for number, folder in enumerate(launch.run_folders(loaded, grid_dir).values()):
+    make_folders(loaded, grid_dir, make_plan(loaded, grid_dir, options))
+    for number, folder in enumerate(run_folders(loaded, grid_dir).values()):
         attempt = folder.claim({"pid": 1, "process_started": 0})
         attempt.event("started", step=0)
         files.append(attempt.path / "epochs.jsonl", files.to_line({"step": 49, "num_steps": 100, "epoch": 1}))

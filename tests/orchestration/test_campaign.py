@@ -9,9 +9,10 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from orchestration import campaign, control, launch, snapshot, submissions
+from orchestration import campaign, control, snapshot, submissions
 from orchestration.campaign import launch_on_slurm, take_step
-from orchestration.launch import Options
+from orchestration.launch_folder import only_launch_of
+from orchestration.launch_plan import Options
 from orchestration.run_cell import run_cell, train_inline
 from orchestration.run_folder import RunFolder, folders, process_start
 from orchestration.schedulers import SchedulerError
@@ -244,7 +245,10 @@ def test_log_is_that_of_the_newest_attempt_or_else_of_the_job(options, slurm, co
 
 def test_second_launch_of_a_grid_waits_its_turn(options, slurm, console):
     (options.runs / "small").mkdir(parents=True)
-    with launch.only_launch_of(options.runs / "small"), pytest.raises(ValueError, match="another launch is at work"):
+    with (
+        only_launch_of(options.runs / "small"),
+        pytest.raises(ValueError, match="another launch is at work"),
+    ):
         launch_on_slurm(options, console)
 
 

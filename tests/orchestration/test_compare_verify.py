@@ -10,8 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from orchestration import compare, grid, launch, run_cell, verify
+from orchestration import compare, grid, run_cell, verify
 from orchestration.cli import app
+from orchestration.launch_folder import make_folders, run_folders
+from orchestration.launch_plan import Options, make_plan
 from orchestration.schedulers import JobState
 
 METHODS = ("rankmatch", "supervised")
@@ -30,8 +32,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         loaded = grid.load(str(path), ["trainer.device=cpu"])
         grid_dir = runs / loaded.name
         grid_dir.mkdir()
-        launch.make_folders(loaded, grid_dir, launch.make_plan(loaded, grid_dir, launch.Options(cluster="inline")))
-        for folder in launch.run_folders(loaded, grid_dir).values():
+        make_folders(loaded, grid_dir, make_plan(loaded, grid_dir, Options(cluster="inline")))
+        for folder in run_folders(loaded, grid_dir).values():
             assert run_cell.run_cell(folder.path, train=run_cell.train_inline, owner=owner) is JobState.DONE
     return runs
 

@@ -110,7 +110,7 @@ def test_moved_data_is_the_same_data(fresh, tiny_root, tmp_path):
 
 
 def test_second_launch_of_a_grid_at_work_is_refused(fresh):
-    from orchestration.launch import only_launch_of
+    from orchestration.launch_folder import only_launch_of
 
     grid_dir = fresh.runs / "small"
     grid_dir.mkdir(parents=True)

@@ -1,0 +1,75 @@
+"""The folder of a grid: one launch at a time in it, a folder for each launch, and where its cells are."""
+
+import datetime
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from orchestration import cells, files, index, plan, provenance
+from orchestration.grid import Grid
+from orchestration.index import IndexedCell
+from orchestration.plan import Plan
+from orchestration.run_folder import RunFolder, folders
+
+PLAN = "plan.txt"
+
+
+@contextmanager
+def only_launch_of(grid_dir: Path) -> Iterator[None]:
+    """Refuse a second launch of the same grid while one is at work."""
+    lock = filelock.FileLock(grid_dir / ".launch.lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except filelock.Timeout:
+        raise ValueError(f"another launch is at work in {grid_dir}; wait for its end or stop it") from None
+
+
+def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
+    """Return the folder of each cell by signature: the one there is, whatever its slug, else where it will be."""
+    found = folders(grid_dir)
+    return {
+        cell.signature: found.get(cell.signature, RunFolder(grid_dir / "cells" / cell.folder_name))
+        for cell in loaded.cells
+    }
+
+
+def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
+    """Make the folder of this launch, which is returned, and those of the cells that it starts."""
+    files.replace(grid_dir / "grid.yaml", loaded.text)
+    index.write(grid_dir, _indexed(loaded, planned))
+    launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
+    launch_dir.mkdir(parents=True)
+    files.replace(launch_dir / "grid.yaml", loaded.text)
+    files.replace(launch_dir / PLAN, "\n".join(plan.summary(planned)) + "\n")
+    made = run_folders(loaded, grid_dir)
+    for item in planned.jobs:
+        made[item.cell.signature].create(cells.to_yaml(item.cell.config), item.cell.axes)
+    return launch_dir
+
+
+def keep_difference(launch_dir: Path, difference: str) -> dict[str, str]:
+    """Store what was not committed; return what the provenance says of it."""
+    files.replace(launch_dir / provenance.DIFFERENCE, difference)
+    place = (launch_dir / provenance.DIFFERENCE).relative_to(launch_dir.parents[1])
+    return {"difference": str(place), "difference_sha256": hashlib.sha256(difference.encode()).hexdigest()}
+
+
+def _indexed(loaded: Grid, planned: Plan) -> list[IndexedCell]:
+    """Return what is kept of each cell, in the grid's order."""
+    items = {item.cell.signature: item for item in planned.items}
+    return [
+        IndexedCell(
+            cell.signature,
+            cell.slug,
+            cell.config.numerics.method.name,
+            items[cell.signature].num_steps,
+            items[cell.signature].seconds_per_step,
+            cell.config.execution.trainer.num_workers if planned.uses_gpus else 0,
+        )
+        for cell in loaded.cells
+    ]
