@@ -114,7 +114,7 @@ def _on_chosen(images: Images, chosen: Mapping[int, float], change: Callable[[Im
         change(images, values)
         return
     places = torch.tensor(list(chosen)).to(images.device, non_blocking=True)
-    part = images[places]
+    part = images.index_select(0, places)
     change(part, values)
     images[places] = part
 

@@ -121,7 +121,7 @@ class ViewMaker:
         """Put the partners' strong views into the windows, which say what of them is seen and has to be made."""
         if not windows:
             return
-        pasted = partner[self._move(torch.tensor(list(windows)))]
+        pasted = partner.index_select(0, self._move(torch.tensor(list(windows))))
         chosen = [positions[place] for place in windows]
         self._distort(pasted, epoch, chosen, _PARTNER_VIEW[number], list(windows.values()))
         for image, (place, window) in zip(pasted, windows.items(), strict=True):
