@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -123,11 +124,11 @@ def _paired(a: Path, b: Path, console: Console) -> list[Pair]:
                 f"the axes that A and B share ({', '.join(shared) or 'none'}) must tell the runs of {path} apart; "
                 f"{len(side)} runs have {len(keyed[-1])} values"
             )
-    pairs = [(run, keyed[1][key]) for key, run in keyed[0].items() if key in keyed[1]]
+    pairs = [(run, keyed[1][key]) for key, run in sorted(keyed[0].items(), key=itemgetter(0)) if key in keyed[1]]
     if not pairs:
         raise ValueError(f"A and B must have runs in common, by {', '.join(shared) or 'axes that both have'}; got none")
     for name, mine, other in (("A", keyed[0], keyed[1]), ("B", keyed[1], keyed[0])):
-        if alone := [" ".join(key) for key in mine if key not in other]:
+        if alone := [" ".join(key) for key in sorted(mine) if key not in other]:
             _print_lines(console, [f"only in {name}: {len(alone)} ({'; '.join(alone[:5])})"])
     return pairs
 
