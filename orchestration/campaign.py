@@ -268,7 +268,7 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
 def _scheduler(
     site: ClusterConfig, sources: Path, limits: "Options | Campaign", busy: Sequence[str] = ()
 ) -> "SlurmScheduler":
-    from orchestration.schedulers.slurm import SlurmScheduler
+    from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler
 
     return SlurmScheduler(site, sources, max_concurrent=limits.max_concurrent, busy=busy)
 
@@ -282,9 +282,21 @@ def _dry_run(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig
         return 0
     jobs = launch.cell_jobs(planned, loaded, grid_dir, {}, options)
     place = grid_dir / "launches" / "<launch>"
-    for script in _scheduler(site, grid_dir / "snapshots" / "<commit>", options).scripts(jobs, place):
+    scheduler = _scheduler(site, grid_dir / "snapshots" / "<commit>", options)
+    for script in scheduler.scripts(jobs, place, _limits(scheduler, console)):
         console.print(f"\n{script}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _limits(scheduler: "SlurmScheduler", console: Console) -> "SiteLimits":
+    """Return the site's limits; where Slurm does not answer, a plan is worth having without them."""
+    from orchestration.schedulers.slurm import SiteLimits
+
+    try:
+        return scheduler.site_limits()
+    except SchedulerError as error:
+        console.print(f"{error}; the scripts below know no limits of the site", highlight=False, soft_wrap=True)
+        return SiteLimits()
 
 
 def _say_what(submitted: Submitted, options: Options, console: Console) -> None:

@@ -41,6 +41,15 @@ class Array:
     """The array, by its place, that must have ended before: so arrays stay within one limit together."""
 
 
+@dataclass(frozen=True, slots=True)
+class SiteLimits:
+    """What a site allows; the defaults are Slurm's own."""
+
+    max_minutes: int | None = None
+    """Of a job; None: any number."""
+    max_array_size: int = 1001
+
+
 class SlurmScheduler:
     """Submits through submitit; the jobs import a snapshot of the sources."""
 
@@ -65,7 +74,7 @@ class SlurmScheduler:
         """
         self.check(jobs)
         taken = list(jobs)[: self._room()]
-        arrays = self._arrays(taken)
+        arrays = self._arrays(taken, self.site_limits())
         done: list[Submission] = []
         for array in arrays:
             after = done[array.after].job_id if array.after is not None else self._after()
@@ -96,7 +105,16 @@ class SlurmScheduler:
         with _outside_of_jobs(), _refusals():
             return str(executor.submit(task).job_id)
 
-    def scripts(self, jobs: Sequence[CellJob], launch_dir: Path) -> list[str]:
+    def site_limits(self) -> SiteLimits:
+        """Ask the site.
+
+        Raises:
+            SchedulerError: Slurm does not answer.
+        """
+        with _answers():
+            return SiteLimits(slurm_commands.max_minutes(self._config.partition), slurm_commands.max_array_size())
+
+    def scripts(self, jobs: Sequence[CellJob], launch_dir: Path, limits: SiteLimits) -> list[str]:
         """Return the batch scripts that `submit` would hand to sbatch."""
         python = cluster.python_command(self._config, sys.executable)
         return [
@@ -106,7 +124,7 @@ class SlurmScheduler:
                 map_count=len(array.jobs),
                 **self._parameters(array, "rankmatch", ""),
             )
-            for array in self._arrays(jobs)
+            for array in self._arrays(jobs, limits)
         ]
 
     def _room(self) -> int | None:
@@ -133,13 +151,11 @@ class SlurmScheduler:
             return ""
         return ":".join(dict.fromkeys(job.partition("_")[0] for job in self._busy))
 
-    def _arrays(self, jobs: Sequence[CellJob]) -> list[Array]:
-        config = self._config
-        longest = slurm_commands.max_minutes(config.partition) if slurm_commands.is_here() else None
-        most = slurm_commands.max_array_size() if slurm_commands.is_here() else 1001
+    def _arrays(self, jobs: Sequence[CellJob], limits: SiteLimits) -> list[Array]:
+        most = limits.max_array_size
         groups: dict[Resources, list[CellJob]] = {}
         for job in jobs:
-            groups.setdefault(resources(job, config, longest), []).append(job)
+            groups.setdefault(resources(job, self._config, limits.max_minutes), []).append(job)
         chunks = [
             (key, members[first : first + most])
             for key, members in groups.items()

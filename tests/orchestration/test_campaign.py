@@ -76,6 +76,14 @@ def test_dry_run_prints_the_scripts_and_makes_nothing(options, slurm, console):
     assert not options.runs.exists() and not slurm.scripts
 
 
+def test_dry_run_where_slurm_does_not_answer_says_so_and_prints_the_scripts(options, slurm, console):
+    slurm.is_down = True
+    assert launch_on_slurm(Options(**as_dict(options) | {"dry_run": True}), console) == 0
+    said = console.export_text()
+    assert "scontrol did not answer within 30 s; the scripts below know no limits of the site" in said
+    assert "#SBATCH --array=0-3%4" in said
+
+
 def as_dict(options: Options) -> dict:
     return {name: getattr(options, name) for name in Options.__slots__}
 

@@ -11,7 +11,7 @@ from orchestration import submissions
 from orchestration.cluster import ClusterConfig
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError
-from orchestration.schedulers.slurm import SlurmScheduler
+from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler
 
 OWNER = {"launch": "l", "campaign": "l", "commit": "c", "provenance": {}}
 
@@ -100,7 +100,7 @@ def test_task_carries_the_cell_and_what_its_workers_get(slurm, launch_dir, tmp_p
 def test_names_with_quotes_and_spaces_stay_names(slurm, tmp_path):
     folder = tmp_path / "it's a folder; touch evil" / "launches" / "1"
     folder.mkdir(parents=True)
-    (script,) = scheduler(tmp_path).scripts(jobs_of(tmp_path, 1), folder)
+    (script,) = scheduler(tmp_path).scripts(jobs_of(tmp_path, 1), folder, SiteLimits())
     line = next(line for line in script.splitlines() if line.startswith("srun"))
     assert shlex.split(line)[-1] == str(folder / "jobs")
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
