@@ -268,7 +268,7 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
 def _scheduler(
     site: ClusterConfig, sources: Path, limits: "Options | Campaign", busy: Sequence[str] = ()
 ) -> "SlurmScheduler":
-    from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler
+    from orchestration.schedulers.slurm import SlurmScheduler
 
     return SlurmScheduler(site, sources, max_concurrent=limits.max_concurrent, busy=busy)
 
