@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rankmatch.config import ModelConfig
+from rankmatch.models.conv3x3 import speed_up
 from rankmatch.models.mobilenet import MobileNetV2
 from rankmatch.models.resnet import ResNet
 from rankmatch.models.xception import Xception
@@ -152,7 +153,7 @@ def build_model(model_config: ModelConfig, generator: torch.Generator | None = N
         model = DeepLabV3Plus(backbone, model_config.num_classes, channels)
     model.to_empty(device="cpu")
     initialise(model, generator)
-    return model
+    return speed_up(model)
 
 
 def _backbone(model_config: ModelConfig) -> tuple[Backbone, int]:
