@@ -125,7 +125,8 @@ def make_optimizer(network: nn.Module, numerics: NumericsConfig) -> torch.optim.
         {"params": backbone, "lr": base, "base_lr": base},
         {"params": head, "lr": base, "base_lr": base * settings.head_lr_multiplier},
     ]
-    return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    # Fused: one pass over the parameters, where the plain form takes four.
+    return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True)
 
 
 def autocast(numerics: NumericsConfig, device: torch.device) -> AbstractContextManager[None]:

@@ -28,11 +28,16 @@ class Conv3x3(nn.Conv2d):
         """Convolve."""
         if input.device.type != "cpu" or not (torch.is_grad_enabled() and self.weight.requires_grad):
             return super().forward(input)
-        dtype = input.dtype
-        if torch.is_autocast_enabled("cpu"):  # what the library's convolution is given there
-            dtype = torch.get_autocast_dtype("cpu")
-        convolved: Tensor = _Convolution.apply(input.to(dtype), self.weight.to(dtype), self.dilation[0])
-        return convolved
+        return convolve(input, self.weight, self.dilation[0])
+
+
+def convolve(images: Images, weight: Weight, dilation: int = 1) -> Outputs:
+    """Convolve so that the size stays, with this module's gradient."""
+    dtype = images.dtype
+    if torch.is_autocast_enabled("cpu"):  # what the library's convolution is given there
+        dtype = torch.get_autocast_dtype("cpu")
+    convolved: Tensor = _Convolution.apply(images.to(dtype), weight.to(dtype), dilation)
+    return convolved
 
 
 Network = TypeVar("Network", bound=nn.Module)

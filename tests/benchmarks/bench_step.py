@@ -125,8 +125,9 @@ def _same_draws(views: Views) -> None:
             generator.manual_seed(10 * view + image)
 
 
-def _network(wanted: NumericsConfig, device: torch.device) -> DeepLabV3Plus:
-    network = make_network(TrainConfig(numerics=wanted), device)
+def make_ours(device: torch.device, wanted: NumericsConfig | None = None) -> DeepLabV3Plus:
+    """Make the network as the trainer makes it, with running statistics and correlations as of a trained one."""
+    network = make_network(TrainConfig(numerics=wanted or numerics("float32", TINY_CROP)), device)
     # Fresh features make every correlation 0 or 1 and the rank loss 0; fresh running statistics are of nothing.
     with torch.no_grad():
         network.head.project[1].weight.mul_(FEATURE_SCALE)
@@ -139,10 +140,17 @@ def _network(wanted: NumericsConfig, device: torch.device) -> DeepLabV3Plus:
     return network
 
 
+def make_theirs(device: torch.device) -> reference.DeepLab:
+    """Make the textbook network with the same weights."""
+    network = reference.DeepLab(NUM_CLASSES).to(device)
+    network.load_state_dict(make_ours(device).state_dict())
+    return network
+
+
 def ours(wanted: NumericsConfig, views: Views) -> Callable[[], dict[str, float]]:
     """Make the step as the trainer takes it."""
     device = choose_device("auto")
-    network = _network(wanted, device).train()
+    network = make_ours(device, wanted).train()
     optimizer = make_optimizer(network, wanted)
 
     def step() -> dict[str, float]:
@@ -160,8 +168,7 @@ def ours(wanted: NumericsConfig, views: Views) -> Callable[[], dict[str, float]]
 def theirs(wanted: NumericsConfig, views: Views) -> Callable[[], dict[str, float]]:
     """Make the textbook step, from the same weights."""
     device = choose_device("auto")
-    network = reference.DeepLab(NUM_CLASSES).to(device)
-    network.load_state_dict(_network(wanted, device).state_dict())
+    network = make_theirs(device).train()
     optimizer = make_optimizer(network, wanted)
 
     def step() -> dict[str, float]:
