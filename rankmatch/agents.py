@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rankmatch.checks import in_range, one_of
+from rankmatch.distributed import to_device
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -48,7 +49,7 @@ def select_agents(
     _check_count(features, num_agents)
     if first is None:
         first = place_first(
-            _uniform(generator, len(features), 1)[:, 0].to(features.device), _flat_valid(features, valid)
+            to_device(_uniform(generator, len(features), 1)[:, 0], features.device), _flat_valid(features, valid)
         )
     cosines_with = _cosine_finder(features)
     images = torch.arange(len(features), device=features.device)
@@ -110,7 +111,7 @@ def _select_random(
     features: Tensor, num_agents: int, *, first: Tensor | None, generator: Generators | None, valid: Tensor | None
 ) -> Tensor:
     _check_count(features, num_agents)
-    draws = _uniform(generator, len(features), features[0, 0].numel()).to(features.device)
+    draws = to_device(_uniform(generator, len(features), features[0, 0].numel()), features.device)
     if first is not None:
         draws.scatter_(1, first[:, None], -1.0)
     return _smallest(draws, num_agents, _flat_valid(features, valid), first)

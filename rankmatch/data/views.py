@@ -10,7 +10,7 @@ from torch import Tensor
 from rankmatch.config import AugmentConfig, NumericsConfig
 from rankmatch.data.loaders import Batch
 from rankmatch.data.transforms import cutmix_box, normalise, strong_view
-from rankmatch.distributed import Purpose, generator
+from rankmatch.distributed import Purpose, generator, to_device
 
 NUM_STRONG_VIEWS = {"supervised": 0, "fixmatch": 1, "unimatch": 2, "rankmatch": 2}
 PERTURBED = ("unimatch", "rankmatch")
@@ -137,4 +137,4 @@ class ViewMaker:
         return self._move(images).to(torch.get_default_dtype()) / 255
 
     def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
+        return to_device(tensor, self.device)

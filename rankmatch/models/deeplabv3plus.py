@@ -126,7 +126,9 @@ class DeepLabV3Plus(nn.Module):
         if low.device.type != "cpu":  # not measured elsewhere
             convolved = self.fuse[0](torch.cat([low, resize(features, low.shape[-2:])], dim=1))
         else:
-            of_low, of_features = self.fuse[0].weight.split([low.shape[1], features.shape[1]], dim=1)
+            weight = self.fuse[0].weight
+            assert isinstance(weight, Tensor)
+            of_low, of_features = weight.split([low.shape[1], features.shape[1]], dim=1)
             convolved = add_convolved(convolve(low, of_low), features, of_features)
         fused: Tensor = self.fuse[1:](convolved)
         return fused
