@@ -128,7 +128,7 @@ class DeepLabV3Plus(nn.Module):
         else:
             weight = self.fuse[0].weight
             assert isinstance(weight, Tensor)
-            of_low, of_features = weight.split([low.shape[1], features.shape[1]], dim=1)
+            of_low, of_features = weight.tensor_split([low.shape[1]], dim=1)
             convolved = add_convolved(convolve(low, of_low), features, of_features)
         fused: Tensor = self.fuse[1:](convolved)
         return fused
