@@ -23,7 +23,7 @@ from orchestration.schedulers import CellJob, JobState, SchedulerError
 from orchestration.slurm_commands import QueuedJob, SlurmError
 
 if TYPE_CHECKING:
-    from orchestration.schedulers.slurm import SlurmJobs, SlurmScheduler
+    from orchestration.schedulers.slurm import SiteLimits, SlurmJobs, SlurmScheduler
 
 ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rankmatch.checks import in_range, one_of
+from rankmatch.distributed import to_device
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -48,16 +49,16 @@ def select_agents(
     _check_count(features, num_agents)
     if first is None:
         first = place_first(
-            _uniform(generator, len(features), 1)[:, 0].to(features.device), _flat_valid(features, valid)
+            to_device(_uniform(generator, len(features), 1)[:, 0], features.device), _flat_valid(features, valid)
         )
-    cosines = torch.stack([_cosines(image) for image in features])
+    cosines_with = _cosine_finder(features)
     images = torch.arange(len(features), device=features.device)
-    largest = cosines.new_zeros(cosines.shape[:2])
+    largest = widen(features).new_zeros(features.flatten(2).shape[::2])
     # Added to a cosine, 2 puts a pixel behind all valid ones and infinity takes it out.
     handicap = torch.zeros_like(largest).masked_fill_(~_flat_valid(features, valid), 2.0)
     picked = [first]
     for _ in range(num_agents - 1):
-        largest = torch.maximum(largest, cosines[images, picked[-1]].abs())
+        largest = torch.maximum(largest, cosines_with(picked[-1]).abs())
         handicap[images, picked[-1]] = torch.inf
         picked.append((largest + handicap).argmin(dim=1))
     return torch.stack(picked, dim=1)
@@ -110,7 +111,7 @@ def _select_random(
     features: Tensor, num_agents: int, *, first: Tensor | None, generator: Generators | None, valid: Tensor | None
 ) -> Tensor:
     _check_count(features, num_agents)
-    draws = _uniform(generator, len(features), features[0, 0].numel()).to(features.device)
+    draws = to_device(_uniform(generator, len(features), features[0, 0].numel()), features.device)
     if first is not None:
         draws.scatter_(1, first[:, None], -1.0)
     return _smallest(draws, num_agents, _flat_valid(features, valid), first)
@@ -160,11 +161,33 @@ def _uniform(generator: Generators | None, batch: int, count: int) -> Tensor:
     return torch.cat([_uniform(one, 1, count) for one in generator])
 
 
+def _cosine_finder(features: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what maps one position an image [B] to the cosines of all pixels with it [B, positions].
+
+    All cosines at once suit a device that is slow to start small operations; a CPU computes only those asked for.
+    """
+    if features.device.type == "cpu":
+        units = [_unit_rows(image) for image in features]
+        return lambda at: torch.stack([_product(unit, unit[p]) for unit, p in zip(units, at.tolist(), strict=True)])
+    cosines = torch.stack([_cosines(image) for image in features])
+    images = torch.arange(len(features), device=features.device)
+    return lambda at: cosines[images, at]
+
+
 def _cosines(image: Tensor) -> Tensor:
     # One image at a time: a batched product may round otherwise in a batch of another size.
-    unit = functional.normalize(widen(image).flatten(1).contiguous(), dim=0)
-    with torch.autocast(image.device.type, enabled=False):
-        return unit.T @ unit
+    unit = _unit_rows(image)
+    return _product(unit, unit.T)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right
+
+
+def _unit_rows(image: Tensor) -> Tensor:
+    """Return the pixels of one image as unit vectors [positions, C]."""
+    return functional.normalize(widen(image).flatten(1).T.contiguous(), dim=1)
 
 
 def _smallest(scores: Tensor, count: int, valid: Tensor, first: Tensor | None) -> Tensor:

@@ -49,6 +49,11 @@ def generator(seed: int, epoch: int, position: int, purpose: Purpose) -> torch.G
     return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor without waiting for the device: from pinned memory, as any other copy waits for what was queued."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """This process among those that train one model together."""

@@ -200,4 +200,7 @@ _CORRELATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _pixel_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    return functional.cross_entropy(widen(logits), labels.long(), ignore_index=ignore_index, reduction="none")
+    # As rows of classes, which logits in channels_last are already; along another dimension they would be copied.
+    rows = widen(logits).permute(0, 2, 3, 1).flatten(0, 2)
+    entropy = functional.cross_entropy(rows, labels.long().flatten(), ignore_index=ignore_index, reduction="none")
+    return entropy.view(labels.shape)

@@ -126,14 +126,16 @@ def _partner_teacher(network: nn.Module, unlabeled: UnlabeledViews) -> Teacher:
 
 def _weak_pass(model: nn.Module, views: Views, unlabeled: UnlabeledViews) -> tuple[Tensor, Tensor | None, Teacher]:
     """Forward labeled and weak images together; return labeled logits, perturbed weak logits and the teacher."""
-    images, split = torch.cat([views.labeled, unlabeled.weak]), len(views.labeled)
+    images, sizes = torch.cat([views.labeled, unlabeled.weak]), [len(views.labeled), len(unlabeled.weak)]
     perturbed = None
     if views.keep is None:
         logits, features = model(images)
     else:
         logits, perturbed, features = model(images, perturb=True, keep=views.keep)
-        perturbed = perturbed[split:]
-    return logits[:split], perturbed, _teacher(logits[split:].detach(), features[split:].detach(), unlabeled.valid)
+        perturbed = perturbed.split(sizes)[1]
+    # split(), whose gradient is one concatenation; that of a slice is a full tensor of zeros and an addition.
+    labeled, weak = logits.split(sizes)
+    return labeled, perturbed, _teacher(weak.detach(), features[sizes[0] :].detach(), unlabeled.valid)
 
 
 def _teacher(logits: Tensor, features: Tensor, valid: Tensor) -> Teacher:

@@ -125,7 +125,15 @@ def make_optimizer(network: nn.Module, numerics: NumericsConfig) -> torch.optim.
         {"params": backbone, "lr": base, "base_lr": base},
         {"params": head, "lr": base, "base_lr": base * settings.head_lr_multiplier},
     ]
-    return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    # Fused: one pass over the parameters, where the plain form takes four.
+    return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True)
+
+
+def autocast(numerics: NumericsConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Return the context in which the network runs in the precision that is set."""
+    enabled = numerics.trainer.precision == "bfloat16"
+    context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return context
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, num_steps: int, power: float) -> float:
@@ -223,7 +231,7 @@ class _Run:
 
     def _step(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a Batch)
         views = self.views.make(batch, self.result.epoch)
-        with self._autocast():
+        with autocast(self.numerics, self.device):
             losses = step_losses(self.model, self.network, views, self.numerics)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
@@ -232,11 +240,6 @@ class _Run:
         for name, figure in figures.items():
             self.totals[name] = self.totals.get(name, torch.zeros_like(figure)) + figure
         return figures
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        enabled = self.numerics.trainer.precision == "bfloat16"
-        context: AbstractContextManager[None] = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-        return context
 
     def _over_workers(self, losses: Losses) -> dict[str, Tensor]:
         """Add up sums and counts, [sum, count] by name; each worker's losses count once."""
@@ -294,7 +297,7 @@ class _Run:
             world_size=self.world.size,
             num_data_workers=self.settings.num_data_workers,
         )
-        with self._autocast():
+        with autocast(self.numerics, self.device):
             return evaluate(
                 self.network,
                 loader,
@@ -308,7 +311,7 @@ class _Run:
 
     def _draw_samples(self) -> None:
         if self.world.rank == 0:
-            with self._autocast():
+            with autocast(self.numerics, self.device):
                 samples.draw(
                     self.run_dir / samples.FILE, self.config, self.network, self.splits, self.dataset, self.device
                 )

@@ -42,7 +42,10 @@ def test_without_a_checkout_it_says_so(tmp_path, monkeypatch):
     assert str(done.exception).startswith("rankmatch bench must be run from a checkout")
 
 
-@pytest.mark.parametrize(("part", "names"), [("grid", {"grid_plan", "grid_status", "logging", "logging_server_down"})])
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [("grid", {"grid_plan", "grid_status", "logging", "logging_server_down"}), ("loss", {"rank_loss"})],
+)
 def test_command_writes_the_rows_of_a_part(part, names, tmp_path):
     file = tmp_path / "rows.json"
     done = CliRunner().invoke(cli.app, ["bench", part, "--tiny", "--repeats", "1", "--json", str(file)])

@@ -11,7 +11,7 @@ from rankmatch.config import NumericsConfig
 from rankmatch.data.loaders import Batch
 from rankmatch.data.strong import Window, distort, draw_view
 from rankmatch.data.transforms import draw_box, normalise_
-from rankmatch.distributed import Purpose, generator
+from rankmatch.distributed import Purpose, generator, to_device
 
 NUM_STRONG_VIEWS = {"supervised": 0, "fixmatch": 1, "unimatch": 2, "rankmatch": 2}
 PERTURBED = ("unimatch", "rankmatch")
@@ -167,4 +167,4 @@ class ViewMaker:
         return self._move(images).to(torch.get_default_dtype()).div_(255)
 
     def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
+        return to_device(tensor, self.device)

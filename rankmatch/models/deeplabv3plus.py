@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rankmatch.config import ModelConfig
+from rankmatch.models.conv3x3 import convolve, speed_up
 from rankmatch.models.mobilenet import MobileNetV2
 from rankmatch.models.resnet import ResNet
+from rankmatch.models.upsampled import add_convolved
 from rankmatch.models.xception import Xception
 
 RATES = (6, 12, 18)
@@ -116,8 +118,20 @@ class DeepLabV3Plus(nn.Module):
     ) -> tuple[Float[Tensor, "batch classes _ _"], Features]:
         """Return logits at the given size and the ASPP output."""
         features: Tensor = self.head(high)
-        fused = self.fuse(torch.cat([self.reduce(low), resize(features, low.shape[-2:])], dim=1))
-        return resize(self.classifier(fused), size), features
+        return resize(self.classifier(self._fused(self.reduce(low), features)), size), features
+
+    def _fused(
+        self, low: Float[Tensor, "batch reduced height width"], features: Features
+    ) -> Float[Tensor, "batch channels height width"]:
+        if low.device.type != "cpu":  # not measured elsewhere
+            convolved = self.fuse[0](torch.cat([low, resize(features, low.shape[-2:])], dim=1))
+        else:
+            weight = self.fuse[0].weight
+            assert isinstance(weight, Tensor)
+            of_low, of_features = weight.tensor_split([low.shape[1]], dim=1)
+            convolved = add_convolved(convolve(low, of_low), features, of_features)
+        fused: Tensor = self.fuse[1:](convolved)
+        return fused
 
 
 def drop_channels(
@@ -150,7 +164,7 @@ def build_model(model_config: ModelConfig, generator: torch.Generator | None = N
     model = outline(model_config)  # so that construction itself draws nothing
     model.to_empty(device="cpu")
     initialise(model, generator)
-    return model
+    return speed_up(model)
 
 
 def outline(model_config: ModelConfig) -> DeepLabV3Plus:

@@ -48,13 +48,15 @@ def rows(settings: Settings) -> Iterator[Row]:
     try:
         make_runs(root, num_runs, num_epochs)
         note = f"{num_runs} runs x {num_epochs} epochs; reference: the bound"
-        for name, with_epochs in (("results", False), ("results_epochs", True)):
-            for kind, bound in (("cold", COLD_S), ("warm", WARM_S)):
+        for name, with_epochs in (("grid_table", False), ("grid_epochs", True)):
+            for kind, bound in (("", COLD_S), ("_cached", WARM_S)):
                 taken = seconds(lambda with_epochs=with_epochs: results.load(root, with_epochs=with_epochs))
-                yield plain(f"{name}_{kind}", taken, bound, "s", note)
+                yield plain(f"{name}{kind}", taken, bound, "s", note)
             shutil.rmtree(root / results.CACHE)
         grown = peak_mb("bench_results", "loaded", str(root))
-        yield plain("results_memory", grown, grown, "MB", f"{note.partition(';')[0]}, with epochs, cold; no reference")
+        yield plain(
+            "grid_table_memory", grown, grown, "MB", f"{note.partition(';')[0]}, with epochs, cold; no reference"
+        )
     finally:
         shutil.rmtree(root)
 

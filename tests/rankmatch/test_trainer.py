@@ -46,9 +46,13 @@ def stop_at(step):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_are_those_of_the_committed_run(method, tiny_config, tmp_path):
-    rows = Rows()
-    rankmatch.fit(tiny_config(method, epochs=1), tmp_path, rows)
-    assert rows.losses() == pytest.approx(json.loads(GOLDEN.read_text())[method], rel=1e-4)
+    rows, usual = Rows(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # in float32 a rounding grows to a percent within four steps
+    try:
+        rankmatch.fit(tiny_config(method, epochs=1), tmp_path, rows)
+    finally:
+        torch.set_default_dtype(usual)
+    assert rows.losses() == pytest.approx(json.loads(GOLDEN.read_text())[method], rel=1e-6)
 
 
 @pytest.mark.parametrize("stop", [3, 5])
