@@ -55,7 +55,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             shutil.rmtree(root / results.CACHE)
         grown = peak_mb("bench_results", "loaded", str(root))
         yield plain(
-            "grid_table_memory", grown, grown, "MB", f"{note.partition(';')[0]}, with epochs, cold; no reference"
+            "grid_table_memory", grown, grown, "MB", f"{note}; with epochs, cold"
         )
     finally:
         shutil.rmtree(root)
