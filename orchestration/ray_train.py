@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,21 @@ def _train_loop(loop_config: dict[str, Any]) -> None:
 
 
 def _fit(task: _Task) -> FitResult:
-    settings = task.config.execution.trainer
+    config = with_data_workers(task.config, task.grant)
+    settings = config.execution.trainer
     num_threads = settings.num_threads or max(1, int(task.grant.num_cpus) - settings.num_data_workers)
     return train_here(
-        task.config, task.attempt, task.resume_from, task.should_stop, num_threads=num_threads, worker=_rank(task)
+        config, task.attempt, task.resume_from, task.should_stop, num_threads=num_threads, worker=_rank(task)
     )
+
+
+def with_data_workers(config: TrainConfig, grant: Grant) -> TrainConfig:
+    """Settle how many processes load images where the settings leave that open: a GPU must not wait for them."""
+    trainer = config.execution.trainer
+    if trainer.num_data_workers >= 0:
+        return config
+    num = max(0, int(grant.num_cpus) - 1) if grant.num_gpus else 0
+    return replace(config, execution=replace(config.execution, trainer=replace(trainer, num_data_workers=num)))
 
 
 def _rank(task: _Task) -> int:

@@ -247,7 +247,7 @@ def _collate(items: list[tuple[_Key, Crop]]) -> Batch:
 
 def _worker_options(num_data_workers: int) -> dict[str, Any]:
     return {
-        "num_workers": num_data_workers,
+        "num_workers": max(0, num_data_workers),
         "persistent_workers": num_data_workers > 0,
         "worker_init_fn": _ignore_signals,
         "generator": torch.Generator(),  # else torch's loader draws its base seed from the global generator

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from rankmatch.config import ExecutionConfig, NumericsConfig, TrainConfig
+from rankmatch.config import NumericsConfig, TrainConfig
 from rankmatch.data.catalog import Sample, data_root
 from rankmatch.data.pixels import frames_of, list_lines
 from rankmatch.distributed import Purpose, generator
+from rankmatch.execution import ExecutionConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.harness import Row, Settings, compare
-from rankmatch.config import AugmentConfig, DatasetConfig, ExecutionConfig, NumericsConfig, TrainConfig
+from rankmatch.config import AugmentConfig, DatasetConfig, NumericsConfig, TrainConfig
 from rankmatch.data import store
 from rankmatch.data.catalog import open_dataset, pack_keys
 from rankmatch.data.loaders import _collate, _Crops, _Key
@@ -26,6 +26,7 @@ from rankmatch.data.splits import read_splits
 from rankmatch.data.transforms import MEAN, STD
 from rankmatch.data.views import ViewMaker
 from rankmatch.distributed import Purpose
+from rankmatch.execution import ExecutionConfig
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,7 @@ def rows(settings: Settings) -> Iterator[Row]:
                 yield plain(f"{name}{kind}", taken, bound, "s", note)
             shutil.rmtree(root / results.CACHE)
         grown = peak_mb("bench_results", "loaded", str(root))
-        yield plain(
-            "grid_table_memory", grown, grown, "MB", f"{note}; with epochs, cold"
-        )
+        yield plain("grid_table_memory", grown, grown, "MB", f"{note}; with epochs, cold")
     finally:
         shutil.rmtree(root)
 

@@ -13,14 +13,13 @@ from rankmatch.config import (
     AugmentConfig,
     BackboneConfig,
     DatasetConfig,
-    ExecutionConfig,
     MethodConfig,
     NumericsConfig,
     OptimisationConfig,
     SceneConfig,
     TrainConfig,
-    TrainerExecution,
 )
+from rankmatch.execution import ExecutionConfig, TrainerExecution
 
 MakeCell = Callable[..., Path]
 

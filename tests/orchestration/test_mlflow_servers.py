@@ -16,7 +16,8 @@ from orchestration.launch_mirror import GridMirror
 from orchestration.mlflow_store import Store
 from orchestration.run_folder import RunFolder
 from orchestration.tracking import MIRROR, SIGNATURE, Launch, MirroredCell
-from rankmatch.config import ExecutionConfig, TrackingExecution, TrainConfig
+from rankmatch.config import TrainConfig
+from rankmatch.execution import ExecutionConfig, TrackingExecution
 
 pytestmark = pytest.mark.services
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestration import provenance
-from rankmatch.config import ExecutionConfig, TrainConfig, TrainerExecution
+from rankmatch.config import TrainConfig
+from rankmatch.execution import ExecutionConfig, TrainerExecution
 
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
 

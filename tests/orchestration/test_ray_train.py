@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from orchestration.cells import compose
 from orchestration.failures import FailureClass
 from orchestration.run_cell import launcher, run_cell
 from orchestration.run_folder import RunFolder
@@ -65,3 +66,13 @@ def test_private_ray_has_a_short_path_and_the_cpus_it_was_given(private_ray):
 
     assert len(str(private_ray)) <= 40
     assert ray.cluster_resources()["CPU"] == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "gpus", "settled"), [(-1, 4, 1, 3), (-1, 1, 1, 0), (-1, 4, 0, 0), (2, 4, 1, 2)]
+)
+def test_images_are_loaded_beside_a_gpu_by_the_cpus_that_are_granted(asked, cpus, gpus, settled):
+    from orchestration.ray_train import Grant, with_data_workers
+
+    config = compose({"backbone.pretrained": False, "trainer.num_data_workers": asked})
+    assert with_data_workers(config, Grant(cpus, gpus)).execution.trainer.num_data_workers == settled

@@ -13,14 +13,8 @@ from orchestration.cells import to_yaml
 from orchestration.mlflow_store import NOTE, PARENT, Point, Store, StoredRun
 from orchestration.run_folder import Attempt, RunFolder
 from orchestration.tracking import Launch, Mirror, MirroredCell
-from rankmatch.config import (
-    DatasetConfig,
-    ExecutionConfig,
-    NumericsConfig,
-    TrackingExecution,
-    TrainConfig,
-    TrainerExecution,
-)
+from rankmatch.config import DatasetConfig, NumericsConfig, TrainConfig
+from rankmatch.execution import ExecutionConfig, TrackingExecution, TrainerExecution
 
 RESULT = {"step": 30, "num_steps": 30, "epoch": 3, "num_epochs": 3, "best_miou": 0.3, "best_epoch": 3, "last_miou": 0.3}
 AXES = {"method": "rankmatch", "split": "1_16"}

@@ -6,13 +6,12 @@ from rankmatch.config import (
     AugmentConfig,
     BackboneConfig,
     DatasetConfig,
-    ExecutionConfig,
     MethodConfig,
     NumericsConfig,
     OptimisationConfig,
     TrainConfig,
-    TrainerExecution,
 )
+from rankmatch.execution import ExecutionConfig, TrainerExecution
 
 _METHOD = {"num_agents": 4, "confidence_threshold": 0.334, "supervised_steps": "equal"}
 

@@ -4,17 +4,10 @@ from PIL import Image
 from torch import nn
 
 from rankmatch import samples
-from rankmatch.config import (
-    AugmentConfig,
-    DatasetConfig,
-    ExecutionConfig,
-    MethodConfig,
-    NumericsConfig,
-    TrackingExecution,
-    TrainConfig,
-)
+from rankmatch.config import AugmentConfig, DatasetConfig, MethodConfig, NumericsConfig, TrainConfig
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.splits import read_splits
+from rankmatch.execution import ExecutionConfig, TrackingExecution
 from rankmatch.predict import colour_map
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankmatch.config import DatasetConfig, ExecutionConfig, NumericsConfig, SceneConfig, TrainConfig
+from rankmatch.config import DatasetConfig, NumericsConfig, SceneConfig, TrainConfig
 from rankmatch.data.catalog import FolderDataset, Sample, labeled_pair, open_dataset
 from rankmatch.data.synthetic import draw_scene
+from rankmatch.execution import ExecutionConfig
 
 
 def folder(root: Path, **settings: object) -> FolderDataset:

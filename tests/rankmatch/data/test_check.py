@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankmatch.config import DatasetConfig, ExecutionConfig, NumericsConfig, SceneConfig, TrainConfig
+from rankmatch.config import DatasetConfig, NumericsConfig, SceneConfig, TrainConfig
 from rankmatch.data.check import check_data, state_of_files
 from rankmatch.data.splits import read_splits
+from rankmatch.execution import ExecutionConfig
 
 NAMES = ("labeled", "unlabeled", "val")
 

@@ -12,19 +12,18 @@ from torch import Tensor
 from rankmatch.config import (
     AugmentConfig,
     DatasetConfig,
-    ExecutionConfig,
     MethodConfig,
     NumericsConfig,
     OptimisationConfig,
     SceneConfig,
     TrainConfig,
-    TrainerExecution,
 )
 from rankmatch.data.catalog import Sample, labeled_pair, open_dataset
 from rankmatch.data.loaders import Batch, TrainLoader, _StepKeys, val_loader
 from rankmatch.data.splits import read_splits
 from rankmatch.data.transforms import crop_view
 from rankmatch.distributed import Purpose, generator
+from rankmatch.execution import ExecutionConfig, TrainerExecution
 
 NUM_TRAIN, NUM_LABELED = 18, 5
 

@@ -2,16 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from rankmatch.config import (
-    DatasetConfig,
-    ExecutionConfig,
-    MethodConfig,
-    NumericsConfig,
-    SceneConfig,
-    TrainConfig,
-)
+from rankmatch.config import DatasetConfig, MethodConfig, NumericsConfig, SceneConfig, TrainConfig
 from rankmatch.data.catalog import Sample
 from rankmatch.data.splits import Splits, read_splits, read_train, split_root, split_sha256
+from rankmatch.execution import ExecutionConfig
 
 
 def write(root: Path, **lists: str) -> TrainConfig:

@@ -11,16 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rankmatch.config import (
-    AugmentConfig,
-    DatasetConfig,
-    ExecutionConfig,
-    MethodConfig,
-    NumericsConfig,
-    OptimisationConfig,
-    TrainConfig,
-    TrainerExecution,
-)
+from rankmatch.config import AugmentConfig, DatasetConfig, MethodConfig, NumericsConfig, OptimisationConfig, TrainConfig
 from rankmatch.data import store
 from rankmatch.data.catalog import Sample, open_dataset, pack_keys
 from rankmatch.data.check import check_data
@@ -28,6 +19,7 @@ from rankmatch.data.loaders import TrainLoader, val_loader
 from rankmatch.data.splits import read_splits
 from rankmatch.data.staging import stage
 from rankmatch.data.store import Packed, Properties, Store
+from rankmatch.execution import ExecutionConfig, TrainerExecution
 
 COLOURS = [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
 NUM_ROWS = {"decoded": 22, "encoded": 19}

@@ -1,0 +1,101 @@
+"""How a run is carried out and where its files lie: settings that change none of its numbers.
+
+Part of `rankmatch.config.TrainConfig`; never part of a run's identity.
+"""
+
+from dataclasses import dataclass, field
+
+from rankmatch.checks import in_range, one_of
+
+
+@dataclass(kw_only=True, slots=True)
+class BackboneFiles:
+    """Files of the backbone; their content, not their place, is part of the identity."""
+
+    weights: str = ""
+    """Path of an ImageNet file."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerExecution:
+    """Workers, device and how often things are written."""
+
+    num_workers: int = 1
+    """Processes that train one cell together (the world size)."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: a GPU where there is one."""
+    num_threads: int = 0
+    """Threads of a worker's tensor operations; 0: what the scheduler grants."""
+    num_data_workers: int = -1
+    """Processes that load images for one worker; 0 loads in the worker itself, and -1 does so on a CPU: on a GPU, it
+    is one less than the CPUs that the scheduler grants the worker."""
+    checkpoint_every_min: float = 10.0
+    """Minutes between checkpoints within an epoch; one is written after every epoch anyway."""
+    num_checkpoints: int = 2
+    """How many of the newest checkpoints are kept."""
+    log_every_steps: int = 10
+    pseudo_label_accuracy: bool = True
+    """Read labels that the unlabeled list names and that exist, to log how many pseudo-labels are right."""
+
+    def __post_init__(self) -> None:
+        in_range("trainer.num_workers", self.num_workers, 1)
+        one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
+        in_range("trainer.num_threads", self.num_threads, 0)
+        in_range("trainer.num_data_workers", self.num_data_workers, -1)
+        in_range("trainer.checkpoint_every_min", self.checkpoint_every_min, 0)
+        in_range("trainer.num_checkpoints", self.num_checkpoints, 1)
+        in_range("trainer.log_every_steps", self.log_every_steps, 1)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackingExecution:
+    """What is kept and shown beside the curves of a run."""
+
+    num_samples: int = 4
+    """Validation images that are drawn with label and prediction at the end (`samples.png`); 0: none."""
+    system_every_s: float = 30.0
+    """Seconds between looks at what a training process takes of its machine; 0: none."""
+    step_points: int = 1000
+    """Points that a curve over steps has in MLflow at most; the run folder keeps all rows. 0: none."""
+    model: str = "reference"
+    """The best weights in MLflow: `reference` (where they lie, and their hash), `copy`, `none`."""
+    max_model_mb: float = 1000.0
+    """A larger file is not copied but referred to."""
+
+    def __post_init__(self) -> None:
+        in_range("tracking.num_samples", self.num_samples, 0, 100)
+        in_range("tracking.system_every_s", self.system_every_s, 0)
+        in_range("tracking.step_points", self.step_points, 0)
+        one_of("tracking.model", self.model, ("reference", "copy", "none"))
+        in_range("tracking.max_model_mb", self.max_model_mb, 0)
+
+
+@dataclass(kw_only=True, slots=True)
+class ExecutionConfig:
+    """Where the files lie and how the run is carried out; never part of the identity."""
+
+    data_root: str = ""
+    """Folder that the paths of the split lists start from; unused by drawn scenes."""
+    split_root: str = ""
+    """Folder of the split lists; empty: `<data_root>/splits`, else `<data_root>/../splits/<dataset.name>`."""
+    image_pattern: str = ""
+    """Where a line of a list holds a name alone: `images/{}.jpg` below `data_root`."""
+    label_pattern: str = ""
+    """The same for labels: `labels/{}.png`."""
+    data_store: str = ""
+    """Folder that `rankmatch data pack` wrote: images and labels are read from there instead of their files."""
+    stage_data_store: bool = False
+    """Copy the store to the node's disk first: to `$SLURM_TMPDIR`, else `$TMPDIR`."""
+    class_names: list[str] = field(default_factory=list)
+    backbone: BackboneFiles = field(default_factory=BackboneFiles)
+    trainer: TrainerExecution = field(default_factory=TrainerExecution)
+    tracking: TrackingExecution = field(default_factory=TrackingExecution)
+
+    def __post_init__(self) -> None:
+        for name, pattern in (("image_pattern", self.image_pattern), ("label_pattern", self.label_pattern)):
+            if pattern and pattern.count("{}") != 1:
+                raise ValueError(f"{name} must hold one {{}}, the place of the name; got {pattern!r}")
+        if self.label_pattern and not self.image_pattern:
+            raise ValueError("image_pattern must be given with label_pattern; got none")
+        if self.stage_data_store and not self.data_store:
+            raise ValueError("data_store must be given with stage_data_store; got none")
