@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import rankmatch
 from orchestration.failures import Failure, FailureClass, LostError
 from orchestration.run_cell import FencedError, StopCheck, launcher, launcher_is_gone, record_loss, run_cell
 from orchestration.run_folder import RunFolder
@@ -39,7 +40,7 @@ def test_finished_cell_has_a_result_with_its_provenance(make_cell):
     assert state is JobState.DONE
     assert (result["best_miou"], result["step"], result["attempt"]) == (0.5, 6, 1)
     assert result["provenance"]["commit"] == "abc"
-    assert result["provenance"]["numerics"] == 1
+    assert result["provenance"]["numerics"] == rankmatch.NUMERICS
     assert RunFolder(cell_dir).state().status == "done"
 
 
