@@ -89,7 +89,7 @@ def train_here(
         attempt.event(ENVIRONMENT, **provenance.training(config, device))
     path = attempt.path / system_metrics.file_name(worker)
     with (
-        system_metrics.SystemSampler(path, config.execution.tracking.system_every_s, device),
+        system_metrics.SystemSampler(path, config.execution.tracking.system_every_s, device, attempt.superseded),
         attempt.recorder() as report,
     ):
         return fit(config, attempt.path, report, resume_from=resume_from, should_stop=should_stop)

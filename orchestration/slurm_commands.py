@@ -106,6 +106,12 @@ def job_fields(job_id: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
 
+def is_preempted(fields: Mapping[str, str]) -> bool:
+    """Tell whether a job was preempted since its present start."""
+    preempted = fields.get("PreemptTime", "None")
+    return preempted[:1].isdigit() and preempted >= fields.get("StartTime", "")
+
+
 def end_time(fields: Mapping[str, str]) -> float | None:
     """Return when the time limit of a job ends, in seconds since 1970, if it has one."""
     try:

@@ -150,6 +150,8 @@ class _Head:
 
     def _meaning(self, number: int, fields: Mapping[str, str]) -> FailureClass:
         """Tell by what Slurm says what a signal is for: a job that ends and is not to begin again was cancelled."""
+        if slurm_commands.is_preempted(fields):  # before its end is looked at, which is that of its grace by now
+            return FailureClass.PREEMPTED
         end_time = self.end_time
         if fields.get("JobState") == "RUNNING":  # one that is being ended has its present end there
             end_time = slurm_commands.end_time(fields) or end_time

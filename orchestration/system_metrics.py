@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,11 +26,13 @@ def file_name(worker: int) -> str:
 
 
 class SystemSampler:
-    """Writes a row every some seconds while it is open, and a last one at its end."""
+    """Writes a row every some seconds while it is open, and a last one at its end; none once it is superseded."""
 
-    def __init__(self, path: Path, every_s: float, device: "torch.device") -> None:
+    def __init__(
+        self, path: Path, every_s: float, device: "torch.device", superseded: Callable[[], bool] = bool
+    ) -> None:
         """Look at this process, its children and `device`; `every_s` 0 looks at nothing."""
-        self._path, self._every_s, self._device = path, every_s, device
+        self._path, self._every_s, self._device, self._superseded = path, every_s, device, superseded
         self._ended = threading.Event()
         self._processes: dict[int, psutil.Process] = {}
         self._thread = threading.Thread(target=self._work, name="system-metrics", daemon=True)
@@ -56,6 +59,8 @@ class SystemSampler:
             sys.stderr.write(f"{self._path} is not written any more: {error}\n")
 
     def _write(self) -> None:
+        if self._superseded():
+            return
         row = {"time": time.time(), **self._processor_and_memory(), **gpu(self._device)}
         files.append(self._path, files.to_line(row))
 

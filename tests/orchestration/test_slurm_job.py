@@ -56,6 +56,10 @@ def test_exit_code_tells_the_batch_script_what_to_do(code, stop, requeue, expect
     assert head(f"exit {code}", requeue).run() == expected
 
 
+GRACE = {"JobState": "RUNNING", "StartTime": "2020-01-01T00:00:00", "EndTime": "2020-01-01T00:00:31"}
+"""What Slurm says of a job that is being ended: the time of its grace stands where the time limit stood."""
+
+
 @pytest.mark.parametrize(
     ("number", "fields", "meaning"),
     [
@@ -71,6 +75,9 @@ def test_exit_code_tells_the_batch_script_what_to_do(code, stop, requeue, expect
         (signal.SIGUSR2, {"JobState": "RUNNING"}, FailureClass.PREEMPTED),
         (signal.SIGUSR2, {"JobState": "RUNNING", "EndTime": "2020-01-01T00:00:00"}, FailureClass.TIME_LIMIT),
         (signal.SIGUSR2, {"EndTime": "2100-01-01T00:00:00"}, FailureClass.PREEMPTED),
+        (signal.SIGUSR2, {**GRACE, "PreemptTime": "2020-01-01T00:00:01"}, FailureClass.PREEMPTED),
+        (signal.SIGUSR2, {**GRACE, "PreemptTime": "2019-01-01T00:00:00"}, FailureClass.TIME_LIMIT),
+        (signal.SIGUSR2, {**GRACE, "PreemptTime": "None"}, FailureClass.TIME_LIMIT),
     ],
 )
 def test_signal_is_passed_on_with_its_meaning(number, fields, meaning, head, tmp_path):

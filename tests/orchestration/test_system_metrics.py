@@ -30,6 +30,12 @@ def test_short_training_has_one_row_and_none_if_none_is_wanted(tmp_path):
         assert len(files.read_lines(path)) == expected
 
 
+def test_attempt_that_is_superseded_writes_none(tmp_path):
+    with SystemSampler(tmp_path / file_name(0), 60.0, CPU, superseded=lambda: True):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_full_disk_ends_the_rows_and_not_the_training(tmp_path, capsys):
     with SystemSampler(tmp_path / "gone" / "system-0.jsonl", 60.0, CPU):
         pass
