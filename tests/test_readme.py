@@ -49,6 +49,7 @@ def test_every_other_command_is_known():
     real = [line for line in others if "../shared/data" in line]  # test_real_data.py runs them, shortened
     assert set(others) - set(real) == {
         "rankmatch table --grid demo",  # test_launch.py
+        "rankmatch bench loss --json rows.json",  # test_benchmarks.py
         # test_results_load.py, test_compare_verify.py
         "rankmatch results split=8 --format csv -o runs.csv",
         "rankmatch results method=[unimatch,rankmatch] --format csv -o runs.csv",
