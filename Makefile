@@ -31,13 +31,13 @@ test: check ## the whole check: style, types, unit tests, one real Ray and Tune 
 	$(BIN)/python -m pytest --durations=10 -m "not (ray or services or slurm) or smoke"
 
 test-ray: venv ## the suite that runs cells through real Ray Train and Tune
-	$(BIN)/python -m pytest --durations=10 -m "ray and not smoke"
+	$(BIN)/python -m pytest --durations=10 -m "ray and not smoke" $(PYTEST)
 
 test-slurm: venv ## the suite that submits to a real Slurm; needs apt-get install slurm-wlm munge
-	$(BIN)/python -m pytest --durations=10 -m slurm
+	$(BIN)/python -m pytest --durations=10 -m slurm $(PYTEST)
 
 test-services: venv ## the suite that starts MLflow servers and PostgreSQL; needs apt-get install postgresql
-	$(BIN)/python -m pytest --durations=10 -m services
+	$(BIN)/python -m pytest --durations=10 -m services $(PYTEST)
 
 format: venv ## rewrite the code in the project's format
 	$(BIN)/ruff format .
