@@ -77,12 +77,14 @@ def test_killed_driver_or_raylet_ends_the_launch_and_the_next_one_goes_on(name, 
     jobs = launch([job(cell)], tmp_path / "grid", "1")
     driver = jobs._driver.pid
     wait_until(lambda: has_trained(cell))
-    # Ray may take ten seconds to end what trains; stopped, it cannot be done before.
-    os.kill(RunFolder(cell).attempts()[0].owner()["training_pid"], signal.SIGSTOP)
+    # What trains may be done before Ray ends it, which takes up to ten seconds; so it is stopped, and ended here.
+    training = RunFolder(cell).attempts()[0].owner()["training_pid"]
+    os.kill(training, signal.SIGSTOP)
     os.kill(driver if name == "driver" else pids(driver, "raylet")[0], signal.SIGKILL)
     assert jobs.wait(180)
     with pytest.raises(SchedulerError, match="Ray broke down"):
         jobs.poll()
+    os.kill(training, signal.SIGKILL)
     wait_until(lambda: not pids(driver, "raylet") and not pids(driver, "ray::"))
 
     again = launch([job(cell)], tmp_path / "grid", "2")
