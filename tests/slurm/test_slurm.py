@@ -177,9 +177,9 @@ def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_
         grid.begun()
         cluster.cut_power(cluster.slurm("squeue", "--noheader", "--format=%N").strip())
         wait_until(lambda: not cluster.slurm("squeue", "--noheader"))  # noqa: B023
-        assert "1 lost?" in grid.rankmatch("status").stdout
-        assert "lost: job" in grid.rankmatch("reconcile").stdout
-        assert grid.launch().returncode == 0
+        said = grid.rankmatch("status").stdout  # no controller goes on with the grid here, so this does
+        assert "lost: job" in said
+        assert "taking the next step" in said
         ends_like(grid, undisturbed, 2)
 
 
