@@ -28,7 +28,7 @@ def results(
     epochs: Annotated[bool, typer.Option("--epochs", help="Write a row for each epoch of the runs.")] = False,
 ) -> None:
     """List every run below a folder, of all grids, or write them as one table."""
-    from orchestration import browse
+    from orchestration.results import browse
 
     browse.show_results(runs, filters or (), _console(), kind, output, epochs)
 
@@ -48,9 +48,9 @@ def table(
     ] = False,
 ) -> None:
     """Print the table of a grid from its run folders and write its report anew, or write the table alone."""
-    from orchestration import browse
     from orchestration.grid import load
-    from orchestration.report import write
+    from orchestration.results import browse
+    from orchestration.results.report import write
 
     if metric not in ("best", "last"):
         raise ValueError(f"--metric must be best or last; got {metric!r}")
@@ -84,7 +84,7 @@ def compare(
     output: Output = None,
 ) -> None:
     """Tell how two runs, or two grids, differ: settings, curves, classes, and what they were made with."""
-    from orchestration import compare as comparing
+    from orchestration.results import compare as comparing
 
     sides = [comparing.resolve(word, runs) for word in (a, b)]
     comparing.compare(sides[0], sides[1], _console(), metric or ("miou", "loss"), kind, output)
@@ -99,7 +99,7 @@ def verify(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Recompute figures of some finished runs, and find runs not made as the rest of their table's row."""
-    from orchestration.verify import verify as verify_here
+    from orchestration.results.verify import verify as verify_here
 
     code = verify_here(
         runs.resolve(), filters or (), _console(), count=count, seed=seed, tolerance=tolerance, device=device

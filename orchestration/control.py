@@ -8,15 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import campaign, grid, index, launch, registry, slurm_commands, submissions
+from orchestration import grid, index, launch
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
 from orchestration.launch_folder import only_launch_of
-from orchestration.mlflow_store import StoreError
+from orchestration.mirror import registry
+from orchestration.mirror.mlflow_store import StoreError
+from orchestration.on_slurm import campaign, commands, submissions
+from orchestration.on_slurm.commands import SlurmError
+from orchestration.on_slurm.queue_state import queued_cells
 from orchestration.run_folder import LOG, RESULT, RunFolder, folders
 from orchestration.schedulers import SchedulerError
-from orchestration.slurm_commands import SlurmError
-from orchestration.slurm_state import queued_cells
 from orchestration.status import Slurm, judge, to_lines, totals
 
 WATCH_S = 30.0
@@ -105,7 +107,7 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
         queued = queued_cells(grid_dir)
         jobs = [job.job_id for name, job in queued.items() if name in chosen]
         submissions.note_cancelled(grid_dir, chosen)
-        slurm_commands.cancel(jobs)
+        commands.cancel(jobs)
     console.print(f"{len(jobs)} jobs were told to end; those that train write a checkpoint first")
 
 
@@ -188,14 +190,14 @@ def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
         for name, job in submitted.items()
         if name not in queued and not (grid_dir / "cells" / name / RESULT).exists()
     ]
-    return Slurm(submitted, queued, slurm_commands.ended(unclear)), []
+    return Slurm(submitted, queued, commands.ended(unclear)), []
 
 
 def _go_on(grid_dir: Path, console: Console) -> list[str]:
     """Take the next step of a grid that has no controller; return what to say of one whose controller is gone."""
     try:
         launch_dir = campaign.waits_for_a_step(grid_dir)
-        if launch_dir is None or campaign.controller_job(launch_dir) in slurm_commands.queue():
+        if launch_dir is None or campaign.controller_job(launch_dir) in commands.queue():
             return []
     except SlurmError:
         return []

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from orchestration import layouts
 from orchestration.cells import Cell, check_choice, compose, experiments_folder
-from orchestration.layouts import Layout
+from orchestration.tables import layouts
+from orchestration.tables.layouts import Layout
 from orchestration.values import (
     GROUPS,
     Node,

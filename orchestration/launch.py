@@ -9,17 +9,19 @@ from types import FrameType
 
 from rich.console import Console
 
-from orchestration import costs, grid, preflight, provenance, report, results, table_formats
+from orchestration import costs, grid, preflight, provenance
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
-from orchestration.launch_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri, where
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
+from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri, where
+from orchestration.mirror.tracking import Launch
 from orchestration.plan import Plan
 from orchestration.progress import Progress, Snapshot
+from orchestration.results import report, run_table
 from orchestration.run_cell import launcher
 from orchestration.run_folder import folders
 from orchestration.schedulers import CellJob, Jobs, Scheduler
-from orchestration.tracking import Launch
+from orchestration.tables import formats
 
 POLL_S = 0.5
 
@@ -45,9 +47,9 @@ def launch(options: Options, console: Console) -> int:
 
 def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
     """Collect the results, print the table and write the report; return the files that were written."""
-    records = results.collect(grid_dir, loaded.cells).to_pylist()
+    records = run_table.collect(grid_dir, loaded.cells).to_pylist()
     console.print()
-    table_formats.show(report.build_table(records, loaded.table, baseline=loaded.baseline), console)
+    formats.show(report.build_table(records, loaded.table, baseline=loaded.baseline), console)
     return report.write(loaded, grid_dir)
 
 

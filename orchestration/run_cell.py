@@ -13,7 +13,7 @@ import rankmatch
 from orchestration import provenance, system_metrics
 from orchestration.cells import from_yaml
 from orchestration.failures import Failure, FailureClass
-from orchestration.mirror_thread import mirrored
+from orchestration.mirror.mirror_thread import mirrored
 from orchestration.recorder import FencedError
 from orchestration.run_folder import ENVIRONMENT, AlreadyPublished, Attempt, AttemptTaken, RunFolder, process_start
 from orchestration.schedulers import JobState

@@ -13,8 +13,8 @@ from orchestration.plan import format_duration, makespan
 
 if TYPE_CHECKING:
     from orchestration.index import IndexedCell
+    from orchestration.on_slurm.commands import EndedJob, QueuedJob
     from orchestration.run_folder import FolderState, RunFolder
-    from orchestration.slurm_commands import EndedJob, QueuedJob
 
 
 class Standing(StrEnum):

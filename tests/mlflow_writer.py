@@ -5,10 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-from orchestration import mirror_thread
-from orchestration.mirror_thread import mirrored
+from orchestration.mirror import mirror_thread
+from orchestration.mirror.mirror_thread import mirrored
+from orchestration.mirror.tracking import MIRROR
 from orchestration.run_folder import RunFolder
-from orchestration.tracking import MIRROR
 
 STEPS, PER_EPOCH = 60, 20
 RESULT = {"num_steps": STEPS, "epoch": 3, "num_epochs": 3, "best_miou": 0.3, "best_epoch": 3, "last_miou": 0.3}

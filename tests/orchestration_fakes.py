@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import slurm_commands
-from orchestration.slurm_commands import SlurmError
+from orchestration.on_slurm import commands
+from orchestration.on_slurm.commands import SlurmError
 
 
 class FakeSlurm:
@@ -82,7 +82,7 @@ echo "Submitted batch job $n"
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
     fake = FakeSlurm(folder)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm_commands, "_output", fake.output)
+    monkeypatch.setattr(commands, "_output", fake.output)
     return fake
 
 

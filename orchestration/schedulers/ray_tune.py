@@ -1,6 +1,6 @@
 """Trains the cells side by side under Ray Tune: on this machine in a Ray of our own, or in one that is there already.
 
-What talks to Ray lives in a process of its own (`orchestration.ray_driver`), in a session of its own: the launcher
+What talks to Ray lives in a process of its own (`orchestration.on_ray.driver`), in a session of its own: the launcher
 imports none of it, Ctrl-C reaches the launcher alone, and what hangs in Ray can be killed from outside.
 """
 
@@ -22,13 +22,13 @@ from typing import Any
 import orchestration
 from orchestration import files, provenance
 from orchestration.failures import CancelledError, Failure
-from orchestration.ray_protocol import check_ray
+from orchestration.on_ray.protocol import check_ray
 from orchestration.run_cell import record_loss
 from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog
 
 ORDER, STOP_FILE, LOG = "ray.json", "cancelled", "ray.log"
-_DRIVER = "from orchestration.ray_driver import main; main()"
-_PROBE = "from orchestration.ray_probe import main; main()"
+_DRIVER = "from orchestration.on_ray.driver import main; main()"
+_PROBE = "from orchestration.on_ray.probe import main; main()"
 _PROBE_S = 90.0
 _TOKEN = "(the token of a Ray that asks for one: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
 _ADDRESS = re.compile(r"(?!ray:)[^\s:/]+:\d{1,5}")

@@ -15,16 +15,16 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
-from orchestration import cluster, slurm_commands
-from orchestration.cluster import ClusterConfig
-from orchestration.notices import Notifier
-from orchestration.ray_protocol import TOKEN_VARIABLE
-from orchestration.resources import Resources, resources, shares
+from orchestration.on_ray.protocol import TOKEN_VARIABLE
+from orchestration.on_slurm import cluster, commands
+from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.on_slurm.commands import SlurmError
+from orchestration.on_slurm.job import CellTask, batch_epilogue
+from orchestration.on_slurm.notices import Notifier
+from orchestration.on_slurm.resources import Resources, resources, shares
+from orchestration.on_slurm.submissions import Submission
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError
-from orchestration.slurm_commands import SlurmError
-from orchestration.slurm_job import CellTask, batch_epilogue
-from orchestration.submissions import Submission
 
 JOBS = "jobs"
 MANY = 10**6
@@ -61,7 +61,7 @@ class SlurmScheduler:
 
     def check(self, jobs: Sequence[CellJob]) -> None:
         """Refuse what no job can carry out, and a machine without Slurm."""
-        if not slurm_commands.is_here():
+        if not commands.is_here():
             raise ValueError("--cluster slurm must be launched where Slurm's commands are; there is no sbatch here")
         for job in jobs:
             resources(job, self._config)
@@ -112,7 +112,7 @@ class SlurmScheduler:
             SchedulerError: Slurm does not answer.
         """
         with _answers():
-            return SiteLimits(slurm_commands.max_minutes(self._config.partition), slurm_commands.max_array_size())
+            return SiteLimits(commands.max_minutes(self._config.partition), commands.max_array_size())
 
     def scripts(self, jobs: Sequence[CellJob], launch_dir: Path, limits: SiteLimits) -> list[str]:
         """Return the batch scripts that `submit` would hand to sbatch."""
@@ -131,9 +131,9 @@ class SlurmScheduler:
         """Return how many jobs the site takes now; None: any number."""
         config = self._config
         limits = [config.max_submit] if config.max_submit else []
-        if (most := slurm_commands.max_submit_jobs(config.account, config.qos)) is not None:
+        if (most := commands.max_submit_jobs(config.account, config.qos)) is not None:
             with _answers():
-                room = most - config.controller - len(slurm_commands.queue())
+                room = most - config.controller - len(commands.queue())
             if room < 1:
                 raise SchedulerError(f"the site takes {most} jobs of this user at a time, and has them; launch later")
             limits.append(room)
@@ -263,7 +263,7 @@ class SlurmJobs:
             SchedulerError: squeue says nothing.
         """
         with _answers():
-            queued = slurm_commands.queue()
+            queued = commands.queue()
         return {name: _state(folder, queued.get(self._job_ids[name])) for name, folder in self._folders.items()}
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -277,11 +277,11 @@ class SlurmJobs:
 
     def cancel(self, grace_s: float = 60.0) -> None:
         """Have Slurm end the jobs: it sends SIGTERM, and they write a checkpoint within the site's KillWait."""
-        slurm_commands.cancel([submission.job_id for submission in self.submissions if submission.job_id])
+        commands.cancel([submission.job_id for submission in self.submissions if submission.job_id])
         self.wait(grace_s)
 
 
-def _state(folder: RunFolder, queued: slurm_commands.QueuedJob | None) -> JobState:
+def _state(folder: RunFolder, queued: commands.QueuedJob | None) -> JobState:
     if folder.result() is not None:
         return JobState.DONE
     if queued is not None:

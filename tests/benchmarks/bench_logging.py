@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import Row, Settings, plain
-from orchestration import mirror_thread
 from orchestration.cells import to_yaml
-from orchestration.mirror_thread import mirrored
-from orchestration.mlflow_store import URI_VARIABLE, Store
+from orchestration.mirror import mirror_thread
+from orchestration.mirror.mirror_thread import mirrored
+from orchestration.mirror.mlflow_store import URI_VARIABLE, Store
+from orchestration.mirror.tracking import MIRROR
 from orchestration.run_folder import RunFolder
-from orchestration.tracking import MIRROR
 from rankmatch.config import TrainConfig
 
 STEP_S = 0.3

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Row, Settings, peak_mb, plain, seconds
-from orchestration import results
 from orchestration.cells import to_yaml
+from orchestration.results import run_table
 from rankmatch.config import MethodConfig, NumericsConfig, TrainConfig
 
 COLD_S, WARM_S = 3.0, 0.5
@@ -50,9 +50,9 @@ def rows(settings: Settings) -> Iterator[Row]:
         note = f"{num_runs} runs x {num_epochs} epochs; reference: the bound"
         for name, with_epochs in (("grid_table", False), ("grid_epochs", True)):
             for kind, bound in (("", COLD_S), ("_cached", WARM_S)):
-                taken = seconds(lambda with_epochs=with_epochs: results.load(root, with_epochs=with_epochs))
+                taken = seconds(lambda with_epochs=with_epochs: run_table.load(root, with_epochs=with_epochs))
                 yield plain(f"{name}{kind}", taken, bound, "s", note)
-            shutil.rmtree(root / results.CACHE)
+            shutil.rmtree(root / run_table.CACHE)
         grown = peak_mb("bench_results", "loaded", str(root))
         yield plain("grid_table_memory", grown, grown, "MB", f"{note}; with epochs, cold")
     finally:
@@ -61,7 +61,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 def loaded(root: str) -> Callable[[], object]:
     """Prepare to read everything, for `peak_mb`."""
-    return lambda: results.load(Path(root), with_epochs=True)
+    return lambda: run_table.load(Path(root), with_epochs=True)
 
 
 def _config(method: str, split: str, seed: int) -> TrainConfig:

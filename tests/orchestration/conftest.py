@@ -54,7 +54,7 @@ def make_cell(tmp_path: Path) -> MakeCell:
 
 @pytest.fixture(scope="session")
 def private_ray() -> Iterator[Path]:
-    from orchestration.ray_cluster import private_ray
+    from orchestration.on_ray.cluster import private_ray
 
     with private_ray(num_cpus=2) as folder:
         yield folder

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from undisturbed import wait_until
 
-from orchestration import provenance, ray_protocol
+from orchestration import provenance
+from orchestration.on_ray import protocol
 from orchestration.run_cell import launcher
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, ray_tune
@@ -179,17 +180,17 @@ def test_address_where_nothing_listens_is_refused_at_once(make_cell):
 def test_other_version_of_ray_is_refused_before_anything_is_made(installed, shown, make_cell, monkeypatch):
     def version(name: str) -> str:
         if installed is None:
-            raise ray_protocol.PackageNotFoundError(name)
+            raise protocol.PackageNotFoundError(name)
         return installed
 
-    monkeypatch.setattr(ray_protocol, "version", version)
-    with pytest.raises(ValueError, match=f"ray must be version {ray_protocol.SUPPORTED_RAY}; installed is {shown} "):
+    monkeypatch.setattr(protocol, "version", version)
+    with pytest.raises(ValueError, match=f"ray must be version {protocol.SUPPORTED_RAY}; installed is {shown} "):
         RayTuneScheduler().check([job(make_cell())])
 
 
 def test_supported_ray_is_the_one_that_the_package_asks_for():
     wanted = [line for line in requires("rankmatch") if line.startswith("ray[")]
-    assert f">={ray_protocol.SUPPORTED_RAY}" in wanted[0]
+    assert f">={protocol.SUPPORTED_RAY}" in wanted[0]
 
 
 def test_cells_that_may_not_fit_on_a_shared_gpu_are_warned_of(capsys, make_cell, monkeypatch):

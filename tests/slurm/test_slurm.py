@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from slurm.real_cluster import Grid, numbers, start, wait_until
 
-from orchestration import slurm_commands
+from orchestration.on_slurm import commands
 from orchestration.run_folder import folders, process_start
 
 pytestmark = pytest.mark.slurm
@@ -192,6 +192,6 @@ def test_site_says_how_many_jobs_an_account_may_have(cluster, monkeypatch):
     cluster.slurm("sacctmgr", "--immediate", "add", "account", "few")
     cluster.slurm("sacctmgr", "--immediate", "add", "user", user, "account=few", "MaxSubmitJobs=7")
     cluster.slurm("sacctmgr", "--immediate", "add", "qos", "fewer", "MaxSubmitJobsPerUser=3")
-    assert slurm_commands.max_submit_jobs("few", "") == 7
-    assert slurm_commands.max_submit_jobs("few", "fewer") == 3
-    assert slurm_commands.max_submit_jobs("other", "") is None
+    assert commands.max_submit_jobs("few", "") == 7
+    assert commands.max_submit_jobs("few", "fewer") == 3
+    assert commands.max_submit_jobs("other", "") is None

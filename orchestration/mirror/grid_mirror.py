@@ -1,0 +1,171 @@
+"""The mirror of a launch: opened before its first job, written beside the work, ended with tables and figures."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from orchestration import files
+from orchestration.cells import Cell
+from orchestration.grid import Grid
+from orchestration.mirror import figures
+from orchestration.mirror.mirror_thread import MirrorThread
+from orchestration.mirror.mlflow_store import (
+    SECRET_VARIABLES,
+    SERVERS,
+    URI_VARIABLE,
+    Store,
+    StoreError,
+    artifacts_folder,
+    is_written_by_jobs,
+    without_password,
+)
+from orchestration.mirror.tracking import MIRROR, STATUSES, Launch, Mirror, MirroredCell
+from orchestration.recorder import SCHEMA
+from orchestration.run_folder import RunFolder
+from orchestration.values import GROUPS
+
+REMEMBERED, CURVES = "mlflow.json", "curves.png"
+FINISH_TIMEOUT_S = 120.0
+
+
+def tracking_uri(given: str, runs: Path) -> str:
+    """Return the store of a launch: the one given, else that of the environment, else SQLite in the runs folder.
+
+    Raises:
+        ValueError: A password stands on the command line, where other users of the machine see it.
+    """
+    known = os.environ.get(URI_VARIABLE, "")
+    if given and given != known and given != without_password(given):
+        raise ValueError(
+            f"--tracking-uri must hold no password; give it in {URI_VARIABLE}, or with a server in "
+            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; got {without_password(given)!r} with one"
+        )
+    return given or known or f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+
+
+def last_tracking_uri(given: str, grid_dir: Path) -> str:
+    """Return the store for whoever looks after a grid: without a word, that of its last launch.
+
+    Raises:
+        ValueError: That launch had a password, which is written nowhere and given neither.
+    """
+    remembered = sorted(grid_dir.glob(f"launches/*/{REMEMBERED}"))
+    if given or os.environ.get(URI_VARIABLE) or not remembered:
+        return tracking_uri(given, grid_dir.parent)
+    last = files.read_json(remembered[-1])
+    if last["had_password"] and not any(os.environ.get(name) for name in SECRET_VARIABLES):
+        raise ValueError(f"{URI_VARIABLE} must be set: the last launch wrote to {last['uri']} with a password")
+    return tracking_uri(last["uri"], grid_dir.parent)
+
+
+def where(uri: str) -> str:
+    """Tell how to see a store."""
+    if uri.startswith(SERVERS):
+        return without_password(uri)
+    return f"mlflow ui --backend-store-uri {without_password(uri)}"
+
+
+class GridMirror:
+    """A grid's experiment, and the thread that writes it."""
+
+    def __init__(self, uri: str, grid_dir: Path, cells: Sequence[MirroredCell], launch: Launch | None = None) -> None:
+        self.uri, self._grid_dir, self._cells, self._launch = uri, grid_dir, cells, launch
+        self._mirror: Mirror | None = None
+        self._thread: MirrorThread | None = None
+        self.warning = ""
+        """What went wrong at the begin."""
+
+    def begin(self, jobs: Collection[str]) -> dict[str, str]:
+        """Make schema, experiment, the launch's run and, where jobs write their own, theirs, by signature.
+
+        Returns what the owner of their attempts must hold. A store that does not answer stops no launch: the jobs then
+        write run folders only.
+
+        Raises:
+            ValueError: The experiment was deleted, or a driver is missing.
+        """
+        assert self._launch is not None
+        remembered = {"schema": SCHEMA, "uri": without_password(self.uri)}
+        remembered["had_password"] = remembered["uri"] != self.uri
+        files.replace(self._grid_dir / "launches" / self._launch.id / REMEMBERED, files.to_text(remembered))
+        try:
+            mirror = self.open()
+            if not is_written_by_jobs(self.uri):
+                self._mirror = mirror
+                return {}
+            mirror.schedule([cell for cell in self._cells if cell.signature in jobs], self._launch.id)
+        except StoreError as error:
+            self.warning = str(error)
+            return {}
+        os.environ[URI_VARIABLE] = self.uri  # jobs inherit it; it is written into no file
+        self._mirror = mirror
+        return {MIRROR: mirror.experiment_id}
+
+    def start(self) -> None:
+        """Keep it up to date from now on."""
+        sync = partial(Mirror.sync, cells=self._cells)
+        self._thread = MirrorThread(self.open, sync, mirror=self._mirror)
+        self._thread.start()
+
+    def sync(self) -> None:
+        """Write all that is missing, now and for as long as it takes.
+
+        Raises:
+            StoreError: The store does not answer.
+            ValueError: The experiment was deleted, or a driver is missing.
+        """
+        self.open().sync(self._cells)
+
+    def finish_launch(self, loaded: Grid, found: Mapping[str, RunFolder], written: Sequence[Path]) -> str:
+        """Write what is left, then how the launch ended, its tables (the report first) and a figure of all curves.
+
+        Returns what went wrong, if anything.
+        """
+        assert self._thread is not None and self._launch is not None
+        statuses = {folder.state().status for folder in found.values()}
+        worst = next((status for status in ("failed", "interrupted", "running") if status in statuses), "done")
+        picture = self._grid_dir / CURVES
+        figures.curves(curve_rows(loaded, found)).savefig(picture, dpi=120)
+        end = partial(
+            Mirror.end_launch,
+            launch_id=self._launch.id,
+            status=STATUSES[worst],
+            files=[*written, picture],
+            note=written[0].read_text(encoding="utf-8").partition("## Cells")[0],
+        )
+        return self._thread.finish(FINISH_TIMEOUT_S, end)
+
+    def open(self) -> Mirror:
+        """Open the experiment.
+
+        Raises:
+            StoreError: The store does not answer.
+            ValueError: The experiment was deleted, or a driver is missing.
+        """
+        store = Store(self.uri)
+        name = self._grid_dir.name
+        mirror = Mirror(store, store.experiment(name, artifacts_folder(self.uri, self._grid_dir.parent, name)))
+        if self._launch is not None:
+            mirror.begin_launch(self._launch)
+        return mirror
+
+
+def mirrored_cells(loaded: Grid, found: Mapping[str, RunFolder]) -> list[MirroredCell]:
+    """Return what MLflow shows of a grid."""
+    return [MirroredCell(found[cell.signature], cell.axes, cell.signature) for cell in loaded.cells]
+
+
+def curve_rows(loaded: Grid, found: Mapping[str, RunFolder]) -> list[dict[str, object]]:
+    """Return the rows that `figures.curves` draws: a panel for each column of the table, a label for each row."""
+    rows = []
+    for cell in loaded.cells:
+        place = {"panel": _label(cell, loaded.table.columns), "label": _label(cell, loaded.table.rows)}
+        for row in found[cell.signature].epochs():
+            numbers = {"epoch": row["epoch"], "miou": row.get("miou"), "loss": row.get("loss")}
+            rows.append({**place, "cell": cell.signature, **numbers})
+    return rows
+
+
+def _label(cell: Cell, axes: Sequence[str]) -> str:
+    return ", ".join(cell.axes[axis] if axis in GROUPS else f"{axis}={cell.axes[axis]}" for axis in axes)

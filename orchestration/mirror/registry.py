@@ -1,0 +1,92 @@
+"""Trained models under names: of each method and backbone of a grid the one that the table's figure is best of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration.grid import Grid
+from orchestration.launch_folder import only_launch_of, run_folders
+from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells
+from orchestration.mirror.tracking import MirroredCell
+from orchestration.recorder import Row
+from orchestration.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The best finished cell of a method and a backbone."""
+
+    name: str
+    """Of the registered model: `<grid>.<method>.<backbone>`."""
+    cell: MirroredCell
+    result: Row
+
+    @property
+    def weights(self) -> Path:
+        """The file of the best epoch's weights."""
+        return Path(self.cell.folder.path / self.result["model"]["path"])
+
+    def tags(self) -> dict[str, str]:
+        """Return what a version says of itself."""
+        result = self.result
+        figures = {"best_miou": result["best_miou"], "best_epoch": result["best_epoch"]}
+        known = figures | {"commit": result["provenance"]["commit"], "sha256": result["model"]["sha256"]}
+        return {**self.cell.axes, "signature": self.cell.signature} | {
+            name: str(value) for name, value in known.items()
+        }
+
+
+def candidates(
+    loaded: Grid, grid_dir: Path, methods: Sequence[str] = (), backbones: Sequence[str] = ()
+) -> list[Candidate]:
+    """Choose by `best_miou`, the validation figure of the table; of equal ones the first of the grid."""
+    best: dict[str, Candidate] = {}
+    for name, cell in _finished(loaded, grid_dir, methods, backbones):
+        result = cell.folder.result() or {}
+        if result.get("model") and (name not in best or result["best_miou"] > best[name].result["best_miou"]):
+            best[name] = Candidate(name, cell, result)
+    return list(best.values())
+
+
+def register(
+    loaded: Grid, grid_dir: Path, uri: str, methods: Sequence[str], backbones: Sequence[str], console: Console
+) -> None:
+    """Copy the weights of the chosen cells into MLflow, and make them the newest versions of their models.
+
+    Raises:
+        ValueError: No finished cell is meant, or its weights are not there.
+        StoreError: The store does not answer.
+    """
+    chosen = candidates(loaded, grid_dir, methods, backbones)
+    if not chosen:
+        raise ValueError(f"a cell of {loaded.name} must be done, of that method and backbone if any; there is none")
+    for candidate in chosen:
+        if not candidate.weights.is_file():
+            raise ValueError(f"the weights of {candidate.cell.folder.path.name} must be there; no {candidate.weights}")
+    with only_launch_of(grid_dir):
+        cells = mirrored_cells(loaded, run_folders(loaded, grid_dir))
+        mirror = GridMirror(last_tracking_uri(uri, grid_dir), grid_dir, cells).open()
+        for candidate in chosen:
+            mirror.sync([candidate.cell])
+            version, is_new = mirror.register(candidate.name, candidate.cell, candidate.weights, candidate.tags())
+            figure = f"{100 * candidate.result['best_miou']:.1f}"
+            word = "" if is_new else ", as before"
+            console.print(
+                f"{candidate.name} version {version}{word}: {candidate.cell.folder.path.name}, mIoU {figure}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _finished(
+    loaded: Grid, grid_dir: Path, methods: Sequence[str], backbones: Sequence[str]
+) -> Iterator[tuple[str, MirroredCell]]:
+    found: dict[str, RunFolder] = run_folders(loaded, grid_dir)
+    for cell in loaded.cells:
+        numerics, folder = cell.config.numerics, found[cell.signature]
+        method, backbone = numerics.method.name, numerics.backbone.name
+        is_meant = (not methods or method in methods) and (not backbones or backbone in backbones)
+        if is_meant and folder.result() is not None:
+            yield f"{loaded.name}.{method}.{backbone}", MirroredCell(folder, cell.axes, cell.signature)

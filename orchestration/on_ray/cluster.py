@@ -1,0 +1,135 @@
+"""Two ways to get a Ray: one of our own, started for a launch and gone with it, or one that somebody else runs."""
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from orchestration.files import abandoned_process_folders, process_folder
+from orchestration.on_ray.protocol import TOKEN_VARIABLE, check_ray
+from orchestration.on_ray.shares import Node
+
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default every look at a run costs 2 s
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # compute nodes have no way out, and nobody asked
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Each of these is a process or a thread per run that watches what the run folder or the scheduler watches already.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+}
+_TOKEN = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(32)
+"""Not the one in the user's home, which all of their Rays share; Ray reads it once in a process."""
+
+
+def temp_dir() -> Path:
+    """Name the folder that this process's Ray keeps its sockets and logs in."""
+    return process_folder(os.getpid())
+
+
+@contextmanager
+def private_ray(
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    folder: Path | None = None,
+) -> Iterator[Path]:
+    """Run a Ray on this machine that nobody else's commands reach; yields its temporary folder.
+
+    `RAY_ADDRESS` is ignored, authentication is on with a token of its own, and CPUs are those this process may use.
+
+    Raises:
+        ValueError: Another version of Ray is installed.
+    """
+    check_ray()
+    _apply_settings()
+    num_cpus = num_cpus or len(os.sched_getaffinity(0))
+    if folder is None:
+        folder = temp_dir()
+        _remove_leftovers()
+    with _environment(RAY_ADDRESS=None, RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=_TOKEN):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                object_store_memory=128 * 2**20,  # only settings and small results travel through it
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _temp_dir=str(folder),
+            )
+            yield folder
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def existing_ray(address: str) -> Iterator[None]:
+    """Use a Ray that runs already, and leave it as it was; this process must be on one of its nodes.
+
+    The token, where the Ray asks for one, comes from the environment (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN`,
+    `RAY_AUTH_TOKEN_PATH`), which Ray reads itself. Its processes import what this one imports.
+
+    Raises:
+        ValueError: Another version of Ray is installed.
+        ConnectionError: It does not answer, or not to us.
+    """
+    check_ray()
+    _apply_settings()
+    code = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        runtime_env={"env_vars": {**SETTINGS, **code}},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def nodes() -> tuple[Node, ...]:
+    """Return what the nodes of the Ray in use lend to it."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return tuple(Node(lent.get("CPU", 0.0), int(lent.get("GPU", 0))) for lent in found)
+
+
+def _apply_settings() -> None:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _environment(**values: str | None) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _remove_leftovers() -> None:
+    """Remove the folders of our own earlier launches that were killed."""
+    for folder in abandoned_process_folders():
+        shutil.rmtree(folder, ignore_errors=True)

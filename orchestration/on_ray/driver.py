@@ -1,0 +1,186 @@
+"""The process between a launcher and Ray: has Tune run a trial for each cell, and another where the policy says so."""
+
+import heapq
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from orchestration.failures import Failure, LostError, decide
+from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
+from orchestration.on_ray.shares import Machine, Share, max_at_once, share
+from orchestration.run_cell import record_loss, run_cell
+from orchestration.run_folder import RunFolder
+from orchestration.schedulers import CellJob, JobState, StateLog
+from orchestration.schedulers.ray_tune import ORDER, STOP_FILE
+
+_NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
+"""A byte of what Ray counts as memory: for trials that wait for their workers, and must take no CPU from them."""
+
+
+def main() -> None:
+    """Carry out the order in the folder named first, as long as the launcher named second lives."""
+    launch_dir, launcher_pid = Path(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_end_with, args=(launcher_pid,), daemon=True).start()
+    order = json.loads((launch_dir / ORDER).read_text())
+    jobs = [CellJob(**{**job, "cell_dir": Path(job["cell_dir"])}) for job in order["jobs"]]
+    with _ray(order["address"], launch_dir) as storage:
+        machine = Machine(nodes())
+        shares = [share(job, machine, **order["options"]) for job in jobs]
+        num_at_once = max_at_once(shares, machine, order["options"]["max_concurrent"])
+        with _ending_with_node():
+            _tune(shares, num_at_once, launch_dir, order["owner"], storage)
+
+
+@contextmanager
+def _ray(address: str, launch_dir: Path) -> Iterator[Path]:
+    """Start a Ray, or use the one at an address; yields a folder that its nodes see, for what Tune writes."""
+    if not address:
+        with private_ray() as folder:
+            yield folder / "tune"
+        return
+    folder = launch_dir / "tune"
+    with existing_ray(address):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _ending_with_node() -> Iterator[None]:
+    """End this process once Ray's daemon on this node is gone: Tune would wait for another one for ever."""
+    own, ended = ray.get_runtime_context().get_node_id(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):  # type: ignore[no-untyped-call]
+                sys.stderr.write("the raylet of this node is gone\n")
+                sys.stderr.flush()
+                os.killpg(os.getpid(), signal.SIGKILL)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _end_with(launcher_pid: int) -> None:
+    """End this process and Ray's daemons, all of one group, once the launcher is gone; Ray's workers end with those."""
+    while os.getppid() == launcher_pid:
+        time.sleep(0.5)
+    shutil.rmtree(temp_dir(), ignore_errors=True)
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def _tune(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: dict[str, Any], storage: Path) -> None:
+    """Run a trial for each job, in their order; a trial's process goes on with the next cell unless one failed."""
+    queue = _Queue(shares, launch_dir, owner)
+    tune.Tuner(
+        tune.with_resources(_train_cell, _resources),
+        tune_config=tune.TuneConfig(
+            search_alg=queue, num_samples=-1, max_concurrent_trials=num_at_once, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(name="cells", storage_path=str(storage), verbose=0, callbacks=[_Judge(queue)]),
+    ).fit()
+
+
+def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """Give one worker's share to a trial that trains in its own process, none to one that starts workers."""
+    entry: Share = config["share"]
+    if entry.job.num_workers > 1:
+        return tune.PlacementGroupFactory([_NEXT_TO_NOTHING])
+    return tune.PlacementGroupFactory([{"CPU": entry.num_cpus, "GPU": entry.num_gpus}])
+
+
+def _train_cell(config: dict[str, Any]) -> None:
+    """Be a trial: train one cell and note how it ended."""
+    job: CellJob = config["share"].job
+    log, stop_file = StateLog(config["launch_dir"]), config["launch_dir"] / STOP_FILE
+    if stop_file.exists():
+        log.write(job.name, JobState.STOPPED)
+        return
+    log.write(job.name, JobState.RUNNING)
+    from orchestration.on_ray.train import Grant, train_with_ray  # torch: here, and not in the process that drives
+
+    grant = Grant(config["share"].num_cpus, config["share"].num_gpus)
+    train = partial(train_with_ray, grant=grant)
+    state = run_cell(job.cell_dir, train=train, owner=job.owner(config["owner"]), should_stop=stop_file.exists)
+    if state is JobState.FAILED:
+        raise RuntimeError(f"{job.name} failed")  # Tune then ends this process: a broken GPU context dies with it
+    log.write(job.name, state)
+
+
+class _Queue(Searcher):
+    """Hands Tune the cells, longest first; one that is to be tried again takes its old place in the order."""
+
+    def __init__(self, shares: Sequence[Share], launch_dir: Path, owner: dict[str, Any]) -> None:
+        super().__init__()
+        self._shares, self.launch_dir, self.owner = list(shares), launch_dir, owner
+        self._due = list(range(len(shares)))
+        self._running: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
+        """Return the next cell; None: wait, one that runs may come back."""
+        if not self._due:
+            return None if self._running else Searcher.FINISHED
+        place = self._running[trial_id] = heapq.heappop(self._due)
+        return {"share": self._shares[place], "launch_dir": self.launch_dir, "owner": self.owner}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Forget a trial that did not fail; what comes of one that did is for `_Judge` to say."""
+        if not error:
+            del self._running[trial_id]
+
+    def settle(self, trial_id: str, *, again: bool) -> None:
+        """Forget a trial that failed, or have its cell tried again."""
+        place = self._running.pop(trial_id)
+        if again:
+            heapq.heappush(self._due, place)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: where a launch goes on is written in the run folders."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Have nothing to restore."""
+
+
+class _Judge(tune.Callback):
+    """Writes down that a trial's process died, since it no longer can, and asks the policy whether its cell goes on."""
+
+    def __init__(self, queue: _Queue) -> None:
+        self._queue, self._log = queue, StateLog(queue.launch_dir)
+        self._num_ends: dict[str, int] = {}
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+        """Settle a cell that failed."""
+        job: CellJob = trial.config["share"].job
+        error = trial.get_pickled_error() or LostError("the process that trained is gone")
+        record_loss(job.cell_dir, Failure.of(error))
+        again = self._is_tried_again(job)
+        self._log.write(job.name, JobState.PENDING if again else JobState.FAILED)
+        self._queue.settle(trial.trial_id, again=again)
+
+    def _is_tried_again(self, job: CellJob) -> bool:
+        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one."""
+        ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
+        before = self._num_ends.get(job.name, 0)
+        self._num_ends[job.name] = len(ends)
+        is_stopping = (self._queue.launch_dir / STOP_FILE).exists()
+        return len(ends) > before and not is_stopping and decide(ends).again

@@ -1,0 +1,91 @@
+"""How the cells of a grid stand on Slurm: run folders first, squeue second, accounting third."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestration.failures import Failure, FailureClass
+from orchestration.on_slurm import commands, submissions
+from orchestration.on_slurm.commands import EndedJob, QueuedJob
+from orchestration.run_cell import record_loss
+from orchestration.run_folder import Attempt, RunFolder
+
+_BY_STATE = {
+    "NODE_FAIL": FailureClass.NODE_FAILURE,
+    "BOOT_FAIL": FailureClass.NODE_FAILURE,
+    "TIMEOUT": FailureClass.TIME_LIMIT,
+    "DEADLINE": FailureClass.TIME_LIMIT,
+    "OUT_OF_MEMORY": FailureClass.HOST_MEMORY,
+    "PREEMPTED": FailureClass.PREEMPTED,
+    "REQUEUED": FailureClass.PREEMPTED,
+    "CANCELLED": FailureClass.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A cell whose attempt wrote nothing at its end, and what became of its job."""
+
+    cell: str
+    failure: Failure
+
+
+def queued_cells(grid_dir: Path) -> dict[str, QueuedJob]:
+    """Return the jobs that Slurm has not ended, by the names of the cells' folders.
+
+    Raises:
+        SlurmError: squeue says nothing.
+    """
+    queued = commands.queue()
+    return {cell: queued[job] for cell, job in submissions.newest_jobs(grid_dir).items() if job in queued}
+
+
+def record_lost(folders: Iterable[RunFolder]) -> list[Lost]:
+    """Write down how attempts ended whose jobs are gone and that could not do so themselves.
+
+    One that wrote down only that its process vanished ran out of memory if Slurm says so.
+
+    Raises:
+        SlurmError: squeue says nothing, and nothing was written.
+    """
+    unclear = {folder: job for folder in folders if (job := _job_of_unclear_end(folder))}
+    if not unclear:
+        return []
+    queued = commands.queue()
+    gone = {folder: job for folder, job in unclear.items() if job not in queued or queued[job].is_waiting}
+    accounted = commands.ended(gone.values()) or {}
+    lost = []
+    for folder, job in gone.items():
+        attempt = folder.attempts()[-1]
+        failure = _failure(attempt, job, accounted.get(job))
+        if not _last_event(attempt) or failure.kind is FailureClass.HOST_MEMORY:
+            record_loss(folder.path, failure, known_dead=True)
+            lost.append(Lost(folder.path.name, failure))
+    return lost
+
+
+def _job_of_unclear_end(folder: RunFolder) -> str:
+    """Return the job of the newest attempt if that did not write why it ended, and its job was one of Slurm's."""
+    attempts = folder.attempts()
+    if not attempts or folder.result() is not None:
+        return ""
+    last = _last_event(attempts[-1])
+    if last and (last.get("kind") != FailureClass.LOST or "slurm_state" in last):
+        return ""
+    return str(attempts[-1].owner().get("slurm", {}).get("job", ""))
+
+
+def _last_event(attempt: Attempt) -> dict[str, Any]:
+    """Return what an attempt wrote at its end; nothing where it did not."""
+    return next((event for event in attempt.events()[-1:] if event["event"] in ("stopped", "failed")), {})
+
+
+def _failure(attempt: Attempt, job: str, known: EndedJob | None) -> Failure:
+    node = attempt.owner()["host"]
+    if known is None:
+        message = f"job {job} on {node} is gone, and Slurm knows nothing of its end"
+        return Failure(FailureClass.LOST, "LostError", message, "")
+    message = f"job {job} on {known.node or node}: Slurm says {known.state}, exit code {known.exit_code}"
+    kind = _BY_STATE.get(known.state, FailureClass.LOST)
+    return Failure(kind, "LostError", message, "", exit_code=known.exit_code, slurm_state=known.state)

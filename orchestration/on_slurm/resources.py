@@ -1,0 +1,76 @@
+"""What a cell asks of a cluster: nodes, GPUs, CPUs, memory and time; pure."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestration.on_slurm.cluster import ClusterConfig
+
+if TYPE_CHECKING:
+    from orchestration.schedulers import CellJob
+
+START_MIN = 15
+"""For Ray, the imports and the first batch, whatever the estimate."""
+UNKNOWN_MIN = 1440
+"""For a cell that nobody can estimate."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Resources:
+    """What one Slurm job asks for; jobs that ask for the same share an array."""
+
+    nodes: int
+    cpus_per_node: int
+    gpus_per_node: int
+    mem_gb_per_node: float
+    time_min: int
+
+
+def resources(job: "CellJob", cluster: ClusterConfig, partition_max_min: int | None = None) -> Resources:
+    """Return what a job asks for.
+
+    Raises:
+        ValueError: Its workers cannot be spread evenly over nodes.
+    """
+    nodes = math.ceil(job.num_workers / cluster.gpus_per_node)
+    if job.num_workers % nodes:
+        raise ValueError(
+            f"trainer.num_workers={job.num_workers} must be a multiple of the {nodes} nodes that "
+            f"cluster.gpus_per_node={cluster.gpus_per_node} makes it need; cell {job.name}"
+        )
+    per_node = job.num_workers // nodes
+    return Resources(
+        nodes=nodes,
+        cpus_per_node=per_node * cluster.cpus_per_worker,
+        gpus_per_node=0 if job.device == "cpu" else per_node,
+        mem_gb_per_node=per_node * cluster.mem_gb_per_worker,
+        time_min=time_min(job.estimate_s, cluster, partition_max_min),
+    )
+
+
+def time_min(estimate_s: float | None, cluster: ClusterConfig, partition_max_min: int | None = None) -> int:
+    """Return the time limit in minutes, rounded up so that like cells ask for the same, at most what is allowed."""
+    limits = [limit for limit in (cluster.max_time_min, partition_max_min) if limit]
+    if cluster.time_min:
+        return min([cluster.time_min, *limits])
+    needed = UNKNOWN_MIN if estimate_s is None else math.ceil(START_MIN + estimate_s * cluster.time_factor / 60)
+    grid = 15 if needed <= 120 else 60
+    return min([math.ceil(needed / grid) * grid, *limits])
+
+
+def shares(lengths: list[int], most: int | None) -> list[int]:
+    """Divide a number of jobs at a time among arrays, at least one each; the first `most` arrays of them.
+
+    Args:
+        lengths: Elements of each array.
+        most: At a time, over all arrays; None: no limit.
+    """
+    if most is None:
+        return list(lengths)
+    lanes = lengths[:most]
+    given = [max(1, most * length // sum(lanes)) for length in lanes]
+    while sum(given) > most:
+        given[given.index(max(given))] -= 1
+    for place in range(len(given)):
+        given[place] = min(lanes[place], given[place] + most - sum(given))
+    return given

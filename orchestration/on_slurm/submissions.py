@@ -1,0 +1,79 @@
+"""Which Slurm job has which cell: written down before sbatch is called, completed behind it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestration import files
+from orchestration.on_slurm import commands
+
+FOLDER, CANCELLED = "submissions", "cancelled.json"
+
+
+@dataclass(slots=True)
+class Submission:
+    """An array of jobs, or one job; element i has cell i."""
+
+    name: str
+    """Of the jobs, and of no others."""
+    cells: list[str]
+    """Names of the cells' folders."""
+    job_id: str = ""
+    """Empty until sbatch has told it; one that stays empty is looked up by its name."""
+
+    def job_ids(self) -> dict[str, str]:
+        """Return the job of each cell as squeue writes it; empty where it is not known."""
+        if not self.job_id:
+            return dict.fromkeys(self.cells, "")
+        if len(self.cells) == 1:
+            return {self.cells[0]: self.job_id}
+        return {cell: f"{self.job_id}_{number}" for number, cell in enumerate(self.cells)}
+
+    def write(self, launch_dir: Path) -> None:
+        """Store it."""
+        folder = launch_dir / FOLDER
+        folder.mkdir(exist_ok=True)
+        content = {"name": self.name, "cells": self.cells, "job_id": self.job_id}
+        files.replace(folder / f"{self.name}.json", files.to_text(content))
+
+
+def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
+    """Return all submissions of a grid with the folders of their launches, oldest first."""
+    paths = sorted(grid_dir.glob(f"launches/*/{FOLDER}/*.json"))
+    return [(path.parents[1], Submission(**files.read_json(path))) for path in paths]
+
+
+def complete(grid_dir: Path) -> list[Submission]:
+    """Look up by name the jobs of launches that were killed between sbatch and the note of its answer.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+    found = []
+    for launch_dir, submission in read(grid_dir):
+        if not submission.job_id and (ids := commands.job_ids_by_name(submission.name)):
+            submission.job_id = ids[-1]
+            submission.write(launch_dir)
+            found.append(submission)
+    return found
+
+
+def note_cancelled(grid_dir: Path, cells: Iterable[str]) -> None:
+    """Write down that cells were cancelled, in their newest launches."""
+    for launch_dir in {launch for launch, submission in read(grid_dir) if {*submission.cells} & {*cells}}:
+        files.replace(launch_dir / CANCELLED, files.to_text({"cells": sorted({*cells, *cancelled(launch_dir)})}))
+
+
+def cancelled(launch_dir: Path) -> list[str]:
+    """Return the cells that were cancelled by name while a launch had them."""
+    path = launch_dir / CANCELLED
+    names: list[str] = files.read_json(path)["cells"] if path.exists() else []
+    return names
+
+
+def newest_jobs(grid_dir: Path) -> Mapping[str, str]:
+    """Return the newest job of each cell's folder that was ever submitted."""
+    jobs: dict[str, str] = {}
+    for _, submission in read(grid_dir):
+        jobs |= {cell: job for cell, job in submission.job_ids().items() if job}
+    return jobs

@@ -1,0 +1,1 @@
+"""From run folders to tables: collected, cached, printed, compared and put to the test."""

@@ -1,0 +1,124 @@
+"""What the commands `results` and `table` print and write."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from orchestration import files
+from orchestration.cells import NAMES
+from orchestration.grid import Grid
+from orchestration.results import report, run_table
+from orchestration.tables import formats, layouts
+from orchestration.tables.differences import sections
+from orchestration.tables.table import DASH, Table
+
+MAX_SHOWN = 200
+_NAMED = ("grid", *NAMES)
+
+
+def show_results(
+    root: Path, filters: Sequence[str], console: Console, kind: str, output: Path | None, with_epochs: bool
+) -> None:
+    """Print the runs below a root, or write them, or their epochs, to a file.
+
+    Raises:
+        ValueError: A filter, a format or a file is not allowed, or there are no runs.
+    """
+    if kind and (kind not in run_table.KINDS or output is None):
+        run_table.check_kind(kind)
+        raise ValueError("--output must name a file where --format is given; got nothing")
+    if output is not None and not kind:
+        raise ValueError(f"--format must be one of {', '.join(run_table.KINDS)} where --output is given; got nothing")
+    if with_epochs and not kind:
+        raise ValueError("--epochs must go with --format and --output: such rows are for a file")
+    found = run_table.load(root.resolve(), with_epochs=with_epochs, say=lambda text: _say(console, text))
+    runs = run_table.select(found.runs, filters)
+    if output is None:
+        _print_runs(runs, console)
+        return
+    table = run_table.epochs_of(found, runs) if with_epochs else runs
+    run_table.export(table, kind, output)
+    _say(console, f"{table.num_rows} rows: {output}")
+
+
+def show_table(
+    loaded: Grid,
+    grid_dir: Path,
+    console: Console,
+    *,
+    metric: str,
+    layout: Path | None,
+    kind: str,
+    output: Path | None,
+    statistics: bool,
+) -> None:
+    """Print a grid's table, or write it to a file in another format.
+
+    Raises:
+        ValueError: A metric, a layout, a format or a file is not allowed.
+    """
+    if kind and kind not in formats.FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(formats.FORMATS)}; got {kind!r}")
+    if output is not None and not kind:
+        raise ValueError(f"--format must be one of {', '.join(formats.FORMATS)} where --output is given; got nothing")
+    placed = layouts.read_file(layout, loaded.axes) if layout else loaded.table
+    records = run_table.collect(grid_dir, loaded.cells).to_pylist()
+    table = report.build_table(records, placed, metric, loaded.baseline)
+    if not kind:
+        formats.show(table, console)
+        if statistics:
+            show_statistics(table, console)
+        return
+    text = formats.FORMATS[kind](table, loaded.name)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(output, text)
+    _say(console, str(output))
+
+
+def show_statistics(table: Table, console: Console) -> None:
+    """Print intervals, paired comparisons and what sums up each row."""
+    for title, rows in sections(table):
+        drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for number, name in enumerate(rows[0]):
+            drawn.add_column(Text(name), justify="left" if number == 0 or name in ("column", "says") else "right")
+        for row in rows[1:]:
+            drawn.add_row(*map(Text, row))
+        console.print(Text(f"\n{title}", "bold"))
+        console.print(drawn)
+
+
+def _print_runs(runs: pa.Table, console: Console) -> None:
+    """Print what tells the runs apart, how they stand, and their mIoU."""
+    axes = [name for name in runs.column_names if name not in (*run_table.FIELDS, *_NAMED, "run", "signature")]
+    varied = [name for name in (*_NAMED, *axes) if len(runs[name].unique()) > 1] or ["grid"]
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ("signature", *varied, "status"):
+        drawn.add_column(Text(name))
+    for name in ("best", "last", "epoch", "hours"):
+        drawn.add_column(name, justify="right")
+    for row in runs.slice(0, MAX_SHOWN).to_pylist():
+        numbers = [_number(row["best_miou"], 100), _number(row["last_miou"], 100)]
+        epochs = f"{row['epoch']}/{row['num_epochs'] or '?'}"
+        names = [Text(row[name] or DASH) for name in ("signature", *varied, "status")]
+        drawn.add_row(*names, *numbers, epochs, _number(row["duration_s"], 1 / 3600))
+    console.print(drawn)
+    fixed = [f"{name}={runs[name][0].as_py()}" for name in _NAMED if name not in varied and runs.num_rows]
+    more = f", the first {MAX_SHOWN} are shown; --format csv -o FILE writes all" if runs.num_rows > MAX_SHOWN else ""
+    _say(console, f"{runs.num_rows} runs{more}; mIoU in %, best and last epoch; all: {' '.join(fixed)}")
+
+
+def _number(value: float | None, factor: float) -> str:
+    return DASH if value is None else f"{factor * value:.1f}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

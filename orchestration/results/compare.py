@@ -1,0 +1,304 @@
+"""Two runs, or two grids, side by side: settings, curves, classes, and what they were made with."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from orchestration import files
+from orchestration.results import run_table
+from orchestration.run_folder import AXES, CELLS, CONFIG, RunFolder, folders
+from orchestration.tables import comparisons
+from orchestration.tables.table import DASH
+from orchestration.values import flatten
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 40
+MAX_CELLS = 40
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run with all that is compared."""
+
+    folder: RunFolder
+
+    @cached_property
+    def axes(self) -> dict[str, str]:
+        """The cell's axes."""
+        return dict(files.read_json(self.folder.path / AXES)["axes"])
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """The configuration, by full name."""
+        tree = yaml.load(self.folder.config(), yaml.BaseLoader)  # noqa: S506 (makes text only)
+        return {name: str(value) for name, value in flatten(tree).items()}
+
+    @cached_property
+    def result(self) -> Row:
+        """The result, empty without one."""
+        return self.folder.result() or {}
+
+    @cached_property
+    def epochs(self) -> list[Row]:
+        """The epoch rows."""
+        return self.folder.epochs()
+
+    @cached_property
+    def provenance(self) -> dict[str, str]:
+        """What it was made with, the parts of mappings under their own names."""
+        return dict(_flat(self.folder.state().provenance))
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, as far as the configuration has them."""
+        tree = yaml.load(self.folder.config(), yaml.BaseLoader)  # noqa: S506
+        return list(tree.get("execution", {}).get("class_names", []))
+
+
+Pair = tuple[Run, Run]
+
+
+def resolve(word: str, runs: Path) -> Path:
+    """Find a grid or a run: by its path, by a grid's name, by a signature or a part of a run's name.
+
+    Raises:
+        ValueError: None is meant, or several runs are.
+    """
+    for path in (Path(word), runs / word):
+        if (path / CONFIG).is_file() or folders(path):
+            return path.resolve()
+    found = [run for run in run_table.find(runs) if word in run.rpartition("/")[2]]
+    if len(found) == 1:
+        return (runs / found[0]).resolve()
+    grids = ", ".join(sorted({run.rpartition(f"/{CELLS}/")[0] for run in run_table.find(runs)}))
+    means = f"which means {len(found)} runs: {', '.join(found[:4])}" if found else f"grids below {runs} are {grids}"
+    raise ValueError(f"A and B must each be a grid, a signature or a part of one run's name; got {word!r}, {means}")
+
+
+def compare(a: Path, b: Path, console: Console, metrics: Sequence[str], kind: str, output: Path | None) -> None:
+    """Print how two runs or two grids differ; write their curves to a file if one is given.
+
+    Raises:
+        ValueError: A run is compared with a grid, grids cannot be paired, or a metric or a format is not known.
+    """
+    if output is not None or kind:
+        run_table.check_kind(kind)
+        if output is None:
+            raise ValueError("--output must name a file where --format is given; got nothing")
+    is_run = [(path / CONFIG).is_file() for path in (a, b)]
+    if is_run[0] != is_run[1]:
+        raise ValueError(f"A and B must be two runs or two grids; {a.name} and {b.name} are one of each")
+    pairs = [(Run(RunFolder(a)), Run(RunFolder(b)))] if is_run[0] else _paired(a, b, console)
+    _print_lines(console, [f"A  {_place(a)}", f"B  {_place(b)}"])
+    _print_settings(pairs, console)
+    if not is_run[0]:
+        _print_cells(pairs, console)
+    _print_curves(pairs, metrics, console)
+    _print_classes(pairs, console)
+    _print_provenance(pairs, console)
+    if output is not None:
+        rows = curve_rows(pairs)
+        run_table.export(run_table.from_rows(rows), kind, output)
+        _print_lines(console, ["", f"{len(rows)} rows: {output}"])
+
+
+def _paired(a: Path, b: Path, console: Console) -> list[Pair]:
+    """Pair the runs of two grids that agree in all axes that both grids have."""
+    sides = [[Run(folder) for folder in folders(path).values()] for path in (a, b)]
+    shared = [axis for axis in sides[0][0].axes if all(axis in run.axes for side in sides for run in side)]
+    keyed: list[dict[tuple[str, ...], Run]] = []
+    for path, side in zip((a, b), sides, strict=True):
+        keyed.append({tuple(run.axes[axis] for axis in shared): run for run in side})
+        if len(keyed[-1]) < len(side):
+            raise ValueError(
+                f"the axes that A and B share ({', '.join(shared) or 'none'}) must tell the runs of {path} apart; "
+                f"{len(side)} runs have {len(keyed[-1])} values"
+            )
+    pairs = [(run, keyed[1][key]) for key, run in sorted(keyed[0].items(), key=itemgetter(0)) if key in keyed[1]]
+    if not pairs:
+        raise ValueError(f"A and B must have runs in common, by {', '.join(shared) or 'axes that both have'}; got none")
+    for name, mine, other in (("A", keyed[0], keyed[1]), ("B", keyed[1], keyed[0])):
+        if alone := [" ".join(key) for key in sorted(mine) if key not in other]:
+            _print_lines(console, [f"only in {name}: {len(alone)} ({'; '.join(alone[:5])})"])
+    return pairs
+
+
+def differences(pairs: Iterable[tuple[Mapping[str, str], Mapping[str, str]]]) -> dict[tuple[str, str, str], int]:
+    """Count in how many pairs a field has these two values, A's and B's; `DASH` where a side has none."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for ours, others in pairs:
+        for name in dict.fromkeys([*ours, *others]):
+            values = ours.get(name, DASH), others.get(name, DASH)
+            if values[0] != values[1]:
+                found[name, *values] += 1
+    return dict(sorted(found.items()))
+
+
+def _print_settings(pairs: Sequence[Pair], console: Console) -> None:
+    found = differences((ours.settings, others.settings) for ours, others in pairs)
+    _print_differences("settings", found, len(pairs), console)
+
+
+def _print_provenance(pairs: Sequence[Pair], console: Console) -> None:
+    found = differences((ours.provenance, others.provenance) for ours, others in pairs)
+    _print_differences("made with", found, len(pairs), console)
+
+
+def _print_differences(title: str, found: Mapping[tuple[str, str, str], int], num_pairs: int, console: Console) -> None:
+    if not found:
+        _print_lines(console, ["", f"{title}: the same"])
+        return
+    drawn = _drawn(["", "A", "B", *(["pairs"] if num_pairs > 1 else [])])
+    for (name, ours, others), count in found.items():
+        texts = [name.removeprefix("numerics."), _short(ours), _short(others)]
+        drawn.add_row(*map(Text, texts), *([f"{count} of {num_pairs}"] if num_pairs > 1 else []))
+    _show(title, drawn, console)
+
+
+def _print_cells(pairs: Sequence[Pair], console: Console) -> None:
+    drawn = _drawn(["cell", "A", "B", "B - A"], numbers=True)
+    numbers: list[dict[str, float]] = [{}, {}]
+    for place, (ours, others) in enumerate(pairs):
+        best = [run.result.get("best_miou") for run in (ours, others)]
+        known = [float(value) for value in best if value is not None]
+        gain = f"{100 * (known[1] - known[0]):+.1f}" if len(known) == len(best) else ""
+        if gain:
+            for side, value in zip(numbers, known, strict=True):
+                side[str(place)] = value
+        if place < MAX_CELLS:
+            name = " ".join(value for key, value in ours.axes.items() if others.axes.get(key) == value)
+            drawn.add_row(Text(name), *(DASH if value is None else f"{100 * value:.1f}" for value in best), gain)
+    _show("best mIoU, %", drawn, console)
+    made = comparisons.compare(numbers[1], numbers[0], "compare")
+    if made is not None:
+        p = "" if made.p_t is None else f", p = {made.p_t:.3f} (paired t)"
+        few = f"; {comparisons.TOO_FEW}" if made.n < comparisons.MIN_T else ""
+        _print_lines(console, [f"B - A over {made.n} pairs: {100 * made.effect:+.2f} points{p}{few}"])
+
+
+def curves(pairs: Sequence[Pair], metric: str) -> list[list[float | None]]:
+    """Return A's and B's mean of a metric over the pairs, by epoch from 1; None for an epoch that none has."""
+    sides = []
+    for runs in zip(*pairs, strict=True):
+        by_epoch: dict[int, list[float]] = {}
+        for run in runs:
+            for row in run.epochs:
+                if row.get(metric) is not None:
+                    by_epoch.setdefault(int(row["epoch"]), []).append(row[metric])
+        last = max(by_epoch, default=0)
+        sides.append([fmean(by_epoch[epoch]) if epoch in by_epoch else None for epoch in range(1, last + 1)])
+    return sides
+
+
+def sparkline(values: Sequence[float | None], low: float, high: float, num_epochs: int, width: int = WIDTH) -> str:
+    """Draw a curve of `num_epochs` places as a line of bars; each shows the mean of its epochs, a gap is a space."""
+    width = min(width, num_epochs)
+    bars = []
+    for place in range(width):
+        part = values[place * num_epochs // width : (place + 1) * num_epochs // width]
+        known = [value for value in part if value is not None]
+        share = (fmean(known) - low) / (high - low) if known and high > low else 0.5
+        bars.append(BARS[min(int(share * len(BARS)), len(BARS) - 1)] if known else " ")
+    return "".join(bars)
+
+
+def _print_curves(pairs: Sequence[Pair], metrics: Sequence[str], console: Console) -> None:
+    known = {name for pair in pairs for run in pair for row in run.epochs[:1] for name in row}
+    known -= {"step", "time", "epoch", "num_epochs", "num_steps"}
+    for metric in metrics:
+        if metric not in known:
+            raise ValueError(f"--metric must be one of {', '.join(sorted(known))}; got {metric!r}")
+    mean = f", mean over {len(pairs)} pairs" if len(pairs) > 1 else ""
+    drawn = _drawn(["", "", "", "first", "last", "lowest", "highest"])
+    for metric in metrics:
+        sides = curves(pairs, metric)
+        values = [value for side in sides for value in side if value is not None]
+        if not values:
+            continue
+        num_epochs = max(map(len, sides))
+        for name, side in zip("AB", sides, strict=True):
+            own = [value for value in side if value is not None]
+            ends = [own[0], own[-1], min(own), max(own)] if own else []
+            line = sparkline(side, min(values), max(values), num_epochs)
+            drawn.add_row(Text(metric if name == "A" else ""), name, line, *(f"{value:.3f}" for value in ends))
+    _show(f"curves by epoch{mean}", drawn, console)
+
+
+def curve_rows(pairs: Sequence[Pair]) -> list[Row]:
+    """Return every epoch row of both sides, with the side, the run and its axes."""
+    rows = []
+    for pair in pairs:
+        for side, run in zip("AB", pair, strict=True):
+            named = {"side": side, "run": run.folder.path.name, **run.axes}
+            rows += [named | row for row in run.epochs]
+    return rows
+
+
+def _print_classes(pairs: Sequence[Pair], console: Console) -> None:
+    done = [pair for pair in pairs if all("best_class_iou" in run.result for run in pair)]
+    lengths = {len(run.result["best_class_iou"]) for pair in done for run in pair}
+    if not done or len(lengths) > 1:
+        why = "another number of classes" if done else "no pair is done"
+        _print_lines(console, ["", f"IoU of classes: not compared, {why}"])
+        return
+    names = done[0][0].class_names or [str(number) for number in range(lengths.pop())]
+    found = []
+    for number, name in enumerate(names):
+        sides = [_mean_iou(done, side, number) for side in (0, 1)]
+        if sides[0] is not None and sides[1] is not None:
+            found.append((sides[1] - sides[0], name, sides[0], sides[1]))
+    drawn = _drawn(["class", "A", "B", "B - A"], numbers=True)
+    for gain, name, ours, others in sorted(found, key=lambda row: (-abs(row[0]), row[1])):
+        drawn.add_row(Text(name), f"{100 * ours:.1f}", f"{100 * others:.1f}", f"{100 * gain:+.1f}")
+    _show("IoU of classes at the best epoch, %, largest difference first", drawn, console)
+
+
+def _mean_iou(pairs: Sequence[Pair], side: int, number: int) -> float | None:
+    values = [pair[side].result["best_class_iou"][number] for pair in pairs]
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _drawn(header: Sequence[str], *, numbers: bool = False) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, name in enumerate(header):
+        drawn.add_column(name, justify="right" if numbers and place else "left")
+    return drawn
+
+
+def _show(title: str, drawn: RichTable, console: Console) -> None:
+    console.print(Text(f"\n{title}", "bold"))
+    console.print(drawn)
+
+
+def _print_lines(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _place(path: Path) -> str:
+    return "/".join(path.parts[-3:]) if path.parent.name == CELLS else path.name
+
+
+def _short(text: str) -> str:
+    is_hash = len(text) >= 40 and all(mark in "0123456789abcdef" for mark in text)
+    return text[:12] if is_hash else text
+
+
+def _flat(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for name, value in provenance.items():
+        pairs += _flat(value) if isinstance(value, Mapping) else [(name, str(value))]
+    return pairs

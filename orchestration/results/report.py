@@ -1,0 +1,144 @@
+"""A grid's report: its tables, its cells and what they were made with, as Markdown and CSV in the grid's folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestration import files
+from orchestration.cells import Cell
+from orchestration.grid import Grid
+from orchestration.results.run_table import collect
+from orchestration.run_folder import folders
+from orchestration.tables import formats, published
+from orchestration.tables.differences import sections
+from orchestration.tables.layouts import Layout
+from orchestration.tables.table import DASH, METRICS, Table, build
+
+REPORT, CSV = "report.md", "table.csv"
+_CELL_COLUMNS = ("status", "best", "last", "best epoch", "epochs", "attempts", "hours", "commit")
+_NOTE = (
+    "mIoU in percent on the validation list: mean ± standard deviation of a sample (number of cells), over {over}. "
+    "*Best epoch*: the highest of the values after each epoch, so chosen on the validation list itself. *Last epoch*: "
+    f"the value after the last one. `{DASH}`: no cell is done."
+)
+
+
+def build_table(
+    records: Sequence[Mapping[str, Any]],
+    layout: Layout,
+    metric: str = "best_miou",
+    baseline: Mapping[str, str] | None = None,
+) -> Table:
+    """Build a table of records with the published figures that its layout names."""
+    return build(records, layout, metric, baseline, published.figures(layout, records))
+
+
+def write(loaded: Grid, grid_dir: Path) -> list[Path]:
+    """Write a grid's report and table anew; return the files."""
+    return [write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline), grid_dir / CSV]
+
+
+def write_report(
+    grid_dir: Path, cells: Sequence[Cell], layout: Layout, baseline: Mapping[str, str] | None = None
+) -> Path:
+    """Write `report.md` and `table.csv` in place of earlier ones; return the report's path.
+
+    Args:
+        grid_dir: Folder of the grid's runs.
+        cells: The grid's, in its order.
+        layout: Axes of the tables' rows and columns.
+        baseline: Axis values of the entries that others are compared with.
+    """
+    records = collect(grid_dir, cells).to_pylist()
+    built = [build_table(records, layout, metric, baseline) for metric in METRICS]
+    axes = list(dict.fromkeys(key for cell in cells for key in cell.axes))
+    over = [axis for axis in axes if axis not in (*layout.rows, *layout.blocks, *layout.columns)]
+    parts = [
+        f"# {grid_dir.name}\n\n{_summary(records)}\n\n{_NOTE.format(over=_values_of(records, over))}\n",
+        *map(_table_section, built),
+        f"## Statistics of the {METRICS[built[0].metric]}\n\n{_statistics(built[0])}",
+        f"## Cells\n\n{_cell_table(records, axes)}",
+        f"## Provenance\n\n{_provenance(grid_dir, records)}",
+    ]
+    files.replace(grid_dir / CSV, formats.to_csv(*built))
+    files.replace(grid_dir / REPORT, "\n".join(parts))
+    return grid_dir / REPORT
+
+
+def _table_section(table: Table) -> str:
+    title = METRICS[table.metric].capitalize()
+    return f"## {title}\n\n{formats.to_markdown(table)}\n{formats.markdown_note(table)}"
+
+
+def _statistics(table: Table) -> str:
+    parts = [f"{title}:\n\n{_markdown_rows(rows)}" for title, rows in sections(table)]
+    return "\n".join(parts) or "Nothing is trained yet.\n"
+
+
+def _markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    return formats.markdown_rows([rows[0], ["---"] * len(rows[0]), *rows[1:]])
+
+
+def _summary(records: Sequence[Mapping[str, Any]]) -> str:
+    statuses = [record["status"] for record in records]
+    others = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses) if status != "done"]
+    return (
+        f"{statuses.count('done')} of {len(statuses)} cells are done"
+        + (f", {', '.join(others)}" if others else "")
+        + "."
+    )
+
+
+def _values_of(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str:
+    named = [f"{axis} {', '.join(dict.fromkeys(record[axis] for record in records))}" for axis in axes]
+    return "; ".join(named) or "one cell each"
+
+
+def _cell_table(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str:
+    header = ["signature", *axes, *_CELL_COLUMNS]
+    return _markdown_rows([header, *(_cell_line(record, axes) for record in records)])
+
+
+def _cell_line(record: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
+    fields = [
+        f"{record['status']} ({record['failure']})" if record["failure"] else record["status"],
+        _text(record["best_miou"], 100),
+        _text(record["last_miou"], 100),
+        DASH if record["best_epoch"] is None else str(record["best_epoch"]),
+        f"{record['epoch']} of {record['num_epochs']}" if record["num_epochs"] else DASH,
+        str(record["num_attempts"]),
+        _text(record["duration_s"], 1 / 3600),
+        (record["commit"] or "")[:12] or DASH,
+    ]
+    return [record["signature"], *(record[axis] for axis in axes), *fields]
+
+
+def _text(value: float | None, factor: float) -> str:
+    return DASH if value is None else f"{factor * value:.1f}"
+
+
+def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """List every value that a thing had among the cells, with the number of cells: more than one stands out."""
+    known = folders(grid_dir)
+    found: dict[str, dict[str, int]] = {}
+    for record in records:
+        state = known[record["signature"]].state() if record["signature"] in known else None
+        for name, text in _flat(state.provenance if state else {}):
+            values = found.setdefault(name, {})
+            values[text] = values.get(text, 0) + 1
+    lines = [
+        f"- {name}: " + "; ".join(f"{text} ({count})" for text, count in sorted(found[name].items()))
+        for name in sorted(found)
+    ]
+    return "".join(line + "\n" for line in lines) or "Nothing is trained yet.\n"
+
+
+def _flat(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values in words; the parts of a mapping under their own names."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in provenance.items():
+        if isinstance(value, Mapping):
+            pairs.extend(_flat(value))
+        elif value != "":
+            pairs.append((name, str(value)))
+    return pairs

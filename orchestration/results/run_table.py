@@ -1,0 +1,317 @@
+"""Run folders -> one Arrow table with a row for each run, and one with a row for each epoch."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestration import files
+from orchestration.cells import NAMES, Cell, names_in
+from orchestration.results import epoch_rows
+from orchestration.results.cache import RUN, ResultCache
+from orchestration.run_folder import (
+    AXES,
+    CELLS,
+    CONFIG,
+    RESULT,
+    FolderState,
+    RunFolder,
+    cell_names,
+    folders,
+    state_of_result,
+)
+from orchestration.values import near_matches, parse
+
+FIELDS = {
+    "status": pa.string(),
+    "best_miou": pa.float64(),
+    "best_epoch": pa.int64(),
+    "last_miou": pa.float64(),
+    "epoch": pa.int64(),
+    "num_epochs": pa.int64(),
+    "step": pa.int64(),
+    "num_steps": pa.int64(),
+    "best_class_iou": pa.list_(pa.float64()),
+    "last_class_iou": pa.list_(pa.float64()),
+    "num_present_classes": pa.int64(),
+    "num_attempts": pa.int64(),
+    "duration_s": pa.float64(),
+    "commit": pa.string(),
+    "code": pa.string(),
+    "split_sha256": pa.string(),
+    "data_fingerprint": pa.string(),
+    "host": pa.string(),
+    "failure": pa.string(),
+    "folder": pa.string(),
+}
+"""Columns after the names and the axes; what only a finished training has is null before."""
+CACHE = ".results"
+CACHE_LOCK_S = 60.0
+FILTERS = ("grid", "status")
+
+_OF_RESULT = (
+    "best_miou",
+    "best_epoch",
+    "last_miou",
+    "best_class_iou",
+    "last_class_iou",
+    "num_present_classes",
+    "duration_s",
+)
+_OF_STATE = ("status", "epoch", "num_epochs", "step", "num_steps", "num_attempts", "commit", "failure")
+_NO_GRIDS_BELOW = ("attempts", "artifacts", "checked", "launches", "snapshots")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What the run folders below a root say."""
+
+    runs: pa.Table
+    """A row for each run: `run` (its folder, relative to the root), `grid`, `signature`, the names, the axes as text,
+    `FIELDS`. Fractions for mIoU and IoU."""
+    epochs: pa.Table | None
+    """A row for each epoch of each run, with `run` before the fields of epochs.jsonl; None if not asked for."""
+
+
+def collect(grid_dir: Path, cells: Sequence[Cell]) -> pa.Table:
+    """Read the run folders of a grid's cells: a row for each cell, in their order, also where nothing is trained."""
+    found = folders(grid_dir)
+    rows = []
+    for cell in cells:
+        folder = found.get(cell.signature, RunFolder(grid_dir / CELLS / cell.folder_name))
+        named = {"grid": grid_dir.name, "signature": cell.signature, **_names(cell)}
+        rows.append(named | _fields(folder) | cell.axes)
+    return _table(rows)
+
+
+def load(root: Path, *, with_epochs: bool = False, say: Callable[[str], None] = lambda text: None) -> Results:
+    """Read every run folder below a root. Finished runs are read once and then come from the cache `.results`.
+
+    Args:
+        root: A folder of grids, at any depth, or the folder of one.
+        with_epochs: Read the epoch rows too.
+        say: Gets a line where the cache cannot be written.
+
+    Raises:
+        ValueError: There is no run below the root, or a file is damaged.
+    """
+    found = find(root)
+    keys = {run: key for run in found if (key := _key(f"{root}/{run}"))}
+    lock = filelock.FileLock(root / CACHE / "lock", timeout=CACHE_LOCK_S)
+    try:
+        (root / CACHE).mkdir(exist_ok=True)
+        with lock:
+            return _load(root, found, keys, with_epochs, is_kept=True)
+    except (OSError, filelock.Timeout) as error:
+        say(f"without a cache, which takes longer: {error}")
+        return _load(root, found, keys, with_epochs, is_kept=False)
+
+
+def find(root: Path) -> list[str]:
+    """Return all run folders below a root, as paths relative to it, in order.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = sorted(_runs_below(str(root), "")) if root.is_dir() else []
+    if not found:
+        raise ValueError(f"--runs must hold run folders, <grid>/cells/<signature>-...; there is none below {root}")
+    return found
+
+
+def select(runs: pa.Table, filters: Sequence[str]) -> pa.Table:
+    """Keep the runs that have the given values: `split=1_16 method=[unimatch,rankmatch]`.
+
+    Raises:
+        ValueError: A key or a value that no run has.
+    """
+    for word in filters:
+        key, mark, text = word.partition("=")
+        allowed = [name for name in runs.column_names if name not in FIELDS or name in FILTERS]
+        if not mark or key not in allowed:
+            near = near_matches(key, allowed)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(allowed)}"
+            raise ValueError(f"a filter must be key=value of an axis of the runs; got {word!r}; {hint}")
+        node = parse(key, text)
+        wanted = [node] if isinstance(node, str) else list(node)
+        known = sorted({value for value in runs[key].to_pylist() if value is not None})
+        for value in wanted:
+            if value not in known:
+                shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+                raise ValueError(f"{key} must be one of {shown}; got {value!r}")
+        runs = runs.filter(pc.is_in(runs[key], pa.array(wanted, pa.string())))
+    return runs
+
+
+def epochs_of(found: Results, runs: pa.Table) -> pa.Table:
+    """Return the epoch rows of some of the runs, with what names these in place of `run`."""
+    assert found.epochs is not None
+    named = runs.select([name for name in runs.column_names if name not in FIELDS])
+    wanted = named[RUN].combine_chunks()
+    places = pc.index_in(found.epochs[RUN].cast(pa.string()), wanted)
+    rows, places = found.epochs.filter(pc.is_valid(places)), places.drop_null()
+    columns = {name: named[name].take(places) for name in named.column_names}
+    return pa.table(columns | {name: rows[name] for name in rows.column_names if name not in columns})
+
+
+def _load(root: Path, found: Sequence[str], keys: Mapping[str, str], with_epochs: bool, is_kept: bool) -> Results:
+    def read_epochs(runs: Sequence[str]) -> Iterator[pa.Table]:
+        return epoch_rows.read(str(root), [(run, run in keys) for run in runs])
+
+    def read_runs(runs: Sequence[str]) -> Iterator[pa.Table]:
+        yield _table([_row_of(root, run) for run in runs])
+
+    with ThreadPoolExecutor(1) as pool:
+        epochs = pool.submit(_from_cache, root, "epochs", found, keys, read_epochs, is_kept) if with_epochs else None
+        runs = _from_cache(root, "runs", found, keys, read_runs, is_kept)
+        ordered = _ordered(runs.take(pc.sort_indices(runs[RUN])))
+        return Results(ordered, epochs.result() if epochs else None)
+
+
+def _from_cache(
+    root: Path,
+    kind: str,
+    found: Sequence[str],
+    keys: Mapping[str, str],
+    read: Callable[[Sequence[str]], Iterator[pa.Table]],
+    is_kept: bool,
+) -> pa.Table:
+    """Take the rows of finished runs from a cache, read the others, and add to it what is finished by now."""
+    cache = ResultCache(root / CACHE / kind)
+    known, held = cache.read(keys) if is_kept else (None, set())
+    fresh = [run for run in keys if run not in held]
+    added = list(read(fresh)) if fresh else []
+    if added and is_kept:
+        cache.add(pa.concat_tables(added, promote_options="permissive"), {run: keys[run] for run in fresh})
+    unfinished = [run for run in found if run not in keys]
+    others = list(read(unfinished)) if unfinished else []
+    return pa.concat_tables([*([known] if known is not None else []), *added, *others], promote_options="permissive")
+
+
+def _key(path: str) -> str:
+    """Tell a finished run's result from any other that might take its place; empty for a run that is not finished."""
+    try:
+        stat = os.stat(f"{path}/{RESULT}")  # noqa: PTH116 (half the time)
+    except FileNotFoundError:
+        return ""
+    return f"{stat.st_mtime_ns}.{stat.st_size}"
+
+
+def _runs_below(folder: str, prefix: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        inner = [
+            entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+        ]
+    for name in inner:
+        runs = cell_names(f"{folder}/{name}") if name == CELLS else []
+        yield from (f"{prefix}{name}/{run}" for run in runs)
+        if not runs and name not in _NO_GRIDS_BELOW:
+            yield from _runs_below(f"{folder}/{name}", f"{prefix}{name}/")
+
+
+def _row_of(root: Path, run: str) -> dict[str, Any]:
+    path = f"{root}/{run}"
+    named = {"grid": path.rsplit("/", 3)[-3], "signature": run.rpartition("/")[2].partition("-")[0]}
+    axes = json.loads(files.read_bytes(f"{path}/{AXES}"))["axes"]
+    names = names_in(files.read_bytes(f"{path}/{CONFIG}").decode())
+    return {RUN: run, **named, **names, **_fields(RunFolder(Path(path))), **axes}
+
+
+def _fields(folder: RunFolder) -> dict[str, Any]:
+    result = folder.result()
+    state = folder.state() if result is None else state_of_result(result)
+    return {
+        **{name: getattr(state, name) for name in _OF_STATE},
+        **{name: (result or {}).get(name) for name in _OF_RESULT},
+        **{name: state.provenance.get(name) for name in ("split_sha256", "data_fingerprint", "host")},
+        "code": _code(state),
+        "folder": folder.path.name,
+    }
+
+
+def _code(state: FolderState) -> str:
+    """Name the code: the commit, and the hash of what was not committed."""
+    change = state.provenance.get("difference_sha256", "")
+    return f"{state.commit}+{change}" if change else state.commit
+
+
+def _names(cell: Cell) -> dict[str, str]:
+    numerics = cell.config.numerics
+    named = (numerics.dataset.name, numerics.backbone.name, numerics.method.name, numerics.split, str(numerics.seed))
+    return dict(zip(NAMES, named, strict=True))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    texts = list(dict.fromkeys(key for row in rows for key in row if key not in FIELDS)) or ["grid", "signature"]
+    kinds = dict.fromkeys(texts, pa.string()) | {name: kind for name, kind in FIELDS.items() if name not in texts}
+    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in kinds.items()})
+
+
+def _ordered(table: pa.Table) -> pa.Table:
+    first = [name for name in (RUN, "grid", "signature", *NAMES) if name in table.column_names]
+    axes = sorted(name for name in table.column_names if name not in FIELDS and name not in first)
+    return table.select([*first, *axes, *FIELDS])
+
+
+def export(table: pa.Table, kind: str, path: Path) -> None:
+    """Write a table as csv, parquet or json (a row a line); lists become JSON text in csv.
+
+    Raises:
+        ValueError: The kind is another one.
+    """
+    check_kind(kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        KINDS[kind](table, draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a format that there is not.
+
+    Raises:
+        ValueError: Naming those that there are.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"--format must be one of {', '.join(KINDS)}; got {kind!r}")
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Make a table of rows that need not have the same fields."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+
+
+def _to_csv(table: pa.Table, path: Path) -> None:
+    import pyarrow.csv
+
+    for place, column in enumerate(table.schema):
+        if pa.types.is_list(column.type):
+            texts = [None if value is None else json.dumps(value) for value in table[column.name].to_pylist()]
+            table = table.set_column(place, column.name, pa.array(texts, pa.string()))
+    pyarrow.csv.write_csv(table, path)
+
+
+def _to_parquet(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(table, path)
+
+
+def _to_json(table: pa.Table, path: Path) -> None:
+    with path.open("wb") as file:
+        for batch in table.to_batches(max_chunksize=10_000):
+            file.writelines(files.to_line(row) for row in batch.to_pylist())
+
+
+KINDS: dict[str, Callable[[pa.Table, Path], None]] = {"csv": _to_csv, "parquet": _to_parquet, "json": _to_json}

@@ -1,0 +1,130 @@
+"""Finished runs put to the test: their figures recomputed from checkpoints, their making compared with their row's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from orchestration import grid
+from orchestration.results import run_table
+from orchestration.run_folder import RunFolder
+from orchestration.tables.consistency import odd_ones
+from orchestration.trained import Source, score
+
+BEST = "best.pt"
+GRID = "grid.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What recomputing a run's figures gave."""
+
+    run: str
+    fault: str = ""
+    """What differs, or why it could not be recomputed; empty if all is as it was."""
+    largest: float = 0.0
+    """The largest difference, in points."""
+
+
+def verify(
+    root: Path, filters: Sequence[str], console: Console, *, count: int, seed: int, tolerance: float, device: str
+) -> int:
+    """Recompute some finished runs, and find those that were not made as their row; return 1 if anything is amiss.
+
+    Args:
+        root: A folder of grids, or that of one.
+        filters: Which runs, as for `run_table.select`.
+        console: Gets a line for each finding.
+        count: How many runs are recomputed.
+        seed: Of the choice.
+        tolerance: What a figure may differ by, in points.
+        device: Where: cpu, cuda or auto.
+
+    Raises:
+        ValueError: There is no finished run.
+    """
+    every = run_table.load(root, say=lambda text: _say(console, text))
+    runs = run_table.select(every.runs, filters).to_pylist()
+    done = [row["run"] for row in runs if row["status"] == "done"]
+    if not done:
+        raise ValueError(f"there must be a finished run to verify among the {len(runs)} below {root}; there is none")
+    chosen = choose(done, count, seed)
+    _say(console, f"recomputing {len(chosen)} of {len(done)} finished runs (--seed {seed})")
+    checks, bar = [], console if console.is_terminal else Console(quiet=True)
+    for run in chosen:
+        checks.append(recompute(root, run, tolerance, device, bar))
+        found = checks[-1].fault or f"as recorded (largest difference {checks[-1].largest:.2g} points)"
+        _say(console, f"{'DIFFERS' if checks[-1].fault else 'ok':<8}{run}: {found}")
+    grid_dirs = sorted({(root / row["run"]).parents[1] for row in runs})
+    num_odd = _report_odd(grid_dirs, console)
+    num_bad = sum(bool(check.fault) for check in checks)
+    _say(console, f"{num_bad} of {len(chosen)} differ; {num_odd} findings in the rows of tables")
+    return 1 if num_bad or num_odd else 0
+
+
+def choose(runs: Sequence[str], count: int, seed: int) -> list[str]:
+    """Choose runs by chance; the same runs, count and seed give the same choice."""
+    ordered = sorted(runs)
+    draws = np.random.default_rng(seed).permutation(len(ordered))[:count]
+    return [ordered[place] for place in sorted(draws)]
+
+
+def recompute(root: Path, run: str, tolerance: float, device: str, console: Console) -> Check:
+    """Score a run's best checkpoint as its training did, and compare with its result."""
+    folder = RunFolder(root / run)
+    result = folder.result() or {}
+    kept = [attempt.path / BEST for attempt in folder.attempts() if attempt.number <= result["attempt"]]
+    checkpoint = next((path for path in reversed(kept) if path.is_file()), None)
+    if checkpoint is None:
+        return Check(run, f"cannot be recomputed: no attempt has kept {BEST}")
+    try:
+        numbers = score(Source(checkpoint, device=device), console, as_trained=True)
+    except (ValueError, OSError, RuntimeError) as error:  # torch tells of a torn file by a RuntimeError
+        return Check(run, f"cannot be recomputed: {' '.join(str(error).split())}")
+    return _compared(run, result, numbers, tolerance)
+
+
+def _compared(run: str, result: dict[str, Any], numbers: dict[str, Any], tolerance: float) -> Check:
+    recorded = {"mIoU": result["best_miou"]} | dict(zip(numbers["class_iou"], result["best_class_iou"], strict=True))
+    now = {"mIoU": numbers["miou"]} | numbers["class_iou"]
+    faults, largest = [], 0.0
+    for name, value in now.items():
+        then = recorded[name]
+        if (value is None) != (then is None):
+            faults.append(f"{name} is {_text(value)}, recorded {_text(then)}")
+        elif value is not None:
+            points = 100 * abs(value - then)
+            largest = max(largest, points)
+            if points > tolerance:
+                faults.append(f"{name} is {_text(value)}, recorded {_text(then)}")
+    return Check(run, "; ".join(faults), largest)
+
+
+def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
+    """Print the finished runs that do not match their row in the table of their grid; return how many findings."""
+    count = 0
+    for grid_dir in grid_dirs:
+        try:
+            loaded = grid.load(str(grid_dir / GRID))
+        except ValueError as error:
+            _say(console, f"ODD     {grid_dir.name}: its rows cannot be told: {error}")
+            count += 1
+            continue
+        records = run_table.collect(grid_dir, loaded.cells).to_pylist()
+        for odd in odd_ones(records, loaded.table.rows):
+            usual = f"most of its row have {odd.usual[:12]}" if odd.usual else "its row has no most frequent value"
+            name = f"{grid_dir.name}/{records[odd.place]['folder']}"
+            _say(console, f"ODD     {name}: {odd.what} {odd.value[:12]}, {usual}")
+            count += 1
+    return count
+
+
+def _text(value: float | None) -> str:
+    return "absent" if value is None else f"{100 * value:.2f}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,79 @@
+"""What can be stated about the differences in a table, as rows of text."""
+
+from orchestration.tables.comparisons import Comparison
+from orchestration.tables.estimates import FEW, MIN_INTERVAL, interval
+from orchestration.tables.lines import percent
+from orchestration.tables.table import DASH, Key, Table, summaries
+
+Rows = list[list[str]]
+"""The first is the header."""
+
+
+def entry_rows(table: Table) -> Rows:
+    """Return mean, spread, n and bootstrap interval of every entry, in percent."""
+    rows = [["row", "column", "mean", "std", "n", "95 % interval of the mean"]]
+    for (row, column), entry in table.entries.items():
+        if made := entry.estimate:
+            key = "|".join([table.metric, *row, *column])
+            std = DASH if made.std is None else f"{100 * made.std:.2f}"
+            between = interval(list(entry.values.values()), key)
+            few = "" if made.n >= FEW or not between else f" (only {made.n} cells: too narrow)"
+            text = _interval(between) + few if between else f"needs {MIN_INTERVAL} cells"
+            rows.append([*_names(table, row, column), f"{100 * made.mean:.2f}", std, str(made.n), text])
+    return rows
+
+
+def comparison_rows(table: Table) -> Rows:
+    """Return the paired comparison of every entry with the baseline, effects in points."""
+    header = ["row", "column", "effect", "pairs", "95 % interval", "p (t)", "p (Wilcoxon)", "p (t, Holm)", "says"]
+    rows = [header]
+    for (row, column), entry in table.entries.items():
+        if made := entry.comparison:
+            rows.append([*_names(table, row, column), *_fields(made)])
+    return rows
+
+
+def summary_rows(table: Table) -> Rows:
+    """Return for each row its mean rank over the columns, interquartile mean and probability of improvement."""
+    rows = [["row", "mean rank", "over columns", "interquartile mean", "probability of improvement"]]
+    for summary in summaries(table):
+        rank, iqm = summary.mean_rank, summary.interquartile_mean
+        chance = summary.probability_of_improvement
+        rows.append(
+            [
+                _name(table, summary.row),
+                DASH if rank is None else f"{rank:.2f}",
+                str(summary.num_ranked),
+                DASH if iqm is None else f"{100 * iqm:.2f}",
+                DASH if chance is None else f"{chance:.2f}",
+            ]
+        )
+    return rows
+
+
+def sections(table: Table) -> list[tuple[str, Rows]]:
+    """Return the rows that hold something, with their titles."""
+    against = ", ".join(table.baseline.values())
+    found = [
+        ("Means", entry_rows(table)),
+        (f"Paired with {against}, in points", comparison_rows(table)),
+        ("Over all columns", summary_rows(table)),
+    ]
+    return [(title, rows) for title, rows in found if len(rows) > 1]
+
+
+def _fields(made: Comparison) -> list[str]:
+    p_values = ["" if p is None else f"{p:.3f}" for p in (made.p_t, made.p_wilcoxon, made.p_holm)]
+    return [f"{percent(made.effect, 2):+.2f}", str(made.n), _interval(made.interval), *p_values, made.verdict]
+
+
+def _interval(between: tuple[float, float] | None) -> str:
+    return f"{percent(between[0], 2):.2f} to {percent(between[1], 2):.2f}" if between else ""
+
+
+def _names(table: Table, row: Key, column: Key) -> list[str]:
+    return [_name(table, row), ", ".join(table.name(*pair) for pair in zip(table.column_axes, column, strict=True))]
+
+
+def _name(table: Table, row: Key) -> str:
+    return ", ".join(table.name(*pair) for pair in zip(table.row_axes, row, strict=True))

@@ -1,0 +1,127 @@
+"""A table as lines of marked text, which the formats only dress: no format decides what a table says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestration.tables.comparisons import MIN_T
+from orchestration.tables.table import DASH, METRICS, Entry, Key, Table
+
+Kind = Literal["ours", "difference", "published", "heading", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What stands in one place of a line."""
+
+    text: str
+    rank: int | None = None
+    is_significant: bool = False
+    is_odd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a table."""
+
+    kind: Kind
+    titles: list[str]
+    places: list[Shown]
+
+
+def lines(table: Table, columns: Sequence[Key], *, with_n: bool) -> list[Line]:
+    """Return the lines of some columns: of each row its means, its gains on the baseline, the published figures.
+
+    Args:
+        table: The table.
+        columns: Some of its columns, a block's for instance.
+        with_n: Write the number of cells into each entry; without, only where one is incomplete.
+    """
+    found: list[Line] = []
+    for row in table.rows:
+        entries = [table.entries.get((row, column)) for column in columns]
+        titles = [table.name(axis, value) for axis, value in zip(table.row_axes, row, strict=True)] or [""]
+        found.append(Line("ours", titles, [_shown(entry, with_n) for entry in entries]))
+        if any(entry and entry.difference is not None for entry in entries):
+            texts = [_gain(entry) for entry in entries]
+            found.append(Line("difference", _wide(table, f"vs {_baseline(table)}"), texts))
+        figures = [table.published.get((row, column)) for column in columns]
+        if any(figures):
+            pairs = zip(entries, figures, strict=True)
+            texts = [Shown(_published(entry, figure.value) if figure else "") for entry, figure in pairs]
+            found.append(Line("published", _wide(table, "published"), texts))
+    return found + _others(table, columns)
+
+
+def _others(table: Table, columns: Sequence[Key]) -> list[Line]:
+    found = []
+    for row in table.other_rows:
+        figures = [table.published.get((row, column)) for column in columns]
+        if any(figures):
+            texts = [Shown(f"{100 * figure.value:.1f}" if figure else DASH) for figure in figures]
+            found.append(Line("other", _wide(table, " ".join(filter(None, row))), texts))
+    heading = Line("heading", _wide(table, "published:"), [Shown("")] * len(columns))
+    return [heading, *found] if found else []
+
+
+def notes(table: Table, *, best: str, second: str, significant: str, odd: str, with_n: bool) -> list[str]:
+    """Say what the numbers and the marks of a drawn table are, a sentence each, with the marks of the format."""
+    n = f"over {table.repeats} cells each" if table.repeats and not with_n else "(cells)"
+    if table.repeats == 1 and not with_n:
+        n = "of one cell each, without a spread"
+    said = [f"mIoU in %, {METRICS[table.metric]}: mean ± standard deviation {n}"]
+    entries = table.entries.values()
+    if any(entry.estimate and entry.estimate.n < entry.expected for entry in entries):
+        said.append("(1/2): one of two cells is done")
+    if any(entry.is_best for entry in entries):
+        said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
+    if table.sources and any(row in table.rows for row, _ in table.published):
+        said.append(f"published: {'; '.join(table.sources)}, and what ours is above or below it")
+    compared = [entry.comparison for entry in entries if entry.comparison]
+    if any(made.is_significant for made in compared):
+        said.append(f"{significant} paired t test over the cells, p < 0.05 after Holm's correction over the table")
+    elif compared and (most := max(made.n for made in compared)) < MIN_T:
+        said.append(f"{most} {'pair' if most == 1 else 'pairs'} of cells at most: too few to test a difference")
+    elif compared:
+        said.append("no difference is significant (paired t test over the cells, Holm's correction over the table)")
+    if any(entry.odd for entry in entries):
+        what = ", ".join(sorted(frozenset().union(*(entry.odd for entry in entries))))
+        said.append(f"{odd} not made as the rest of its row ({what}); `rankmatch verify` tells more")
+    return said
+
+
+def percent(fraction: float, digits: int) -> float:
+    """Turn a fraction into a rounded percentage, never -0.0."""
+    return round(100 * fraction, digits) + 0.0
+
+
+def _baseline(table: Table) -> str:
+    return ", ".join(table.name(axis, value) for axis, value in table.baseline.items())
+
+
+def _wide(table: Table, title: str) -> list[str]:
+    return [title, *[""] * (len(table.row_axes) - 1)]
+
+
+def _shown(entry: Entry | None, with_n: bool) -> Shown:
+    if entry is None or entry.estimate is None:
+        return Shown(DASH)
+    made = entry.estimate
+    spread = "" if made.std is None else f" ± {100 * made.std:.1f}"
+    n = f" ({made.n})" if with_n else ""
+    if made.n != entry.expected:
+        n = f" ({made.n}/{entry.expected})"
+    return Shown(f"{100 * made.mean:.1f}{spread}{n}", entry.rank, is_odd=bool(entry.odd))
+
+
+def _gain(entry: Entry | None) -> Shown:
+    if entry is None or entry.difference is None:
+        return Shown("")
+    is_significant = entry.comparison is not None and entry.comparison.is_significant
+    return Shown(f"{percent(entry.difference, 1):+.1f}", is_significant=is_significant)
+
+
+def _published(entry: Entry | None, value: float) -> str:
+    if entry is None or entry.estimate is None:
+        return f"{100 * value:.1f}"
+    return f"{100 * value:.1f} ({percent(entry.estimate.mean - value, 1):+.1f})"

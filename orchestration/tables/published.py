@@ -1,0 +1,79 @@
+"""The figures that papers report, from experiments/paper, for the places of a table."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestration.cells import experiments_folder
+from orchestration.tables.layouts import Layout, Published
+
+FIGURE, SOURCE = "miou_percent", "source"
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A published mIoU."""
+
+    value: float
+    """A fraction."""
+    source: str
+
+
+def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[Key, Key], Figure]:
+    """Return the published figures of a table by row and column; none where the records are of another data set.
+
+    None either where the table has an axis that the file knows nothing of, which the command line can add.
+
+    Raises:
+        ValueError: The file, a column or a figure is not as the layout says.
+    """
+    spec = layout.published
+    if spec is None or any(record.get("dataset") != spec.dataset for record in records):
+        return {}
+    path = _find(spec.file)
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        header = list(reader.fieldnames or ())
+        for name in (FIGURE, SOURCE, *spec.where, *spec.axes.values(), *([spec.row] if spec.row else [])):
+            if name not in header:
+                raise ValueError(f"{path} must have a column {name!r}; it has {', '.join(header)}")
+        rows = [row for row in reader if all(row[name] == text for name, text in spec.where.items())]
+    column_axes = [*layout.blocks, *layout.columns]
+    by_axes = [_column_of(axis, spec) for axis in (*column_axes, *([] if spec.row else layout.rows))]
+    if any(name not in header for name in by_axes):
+        return {}
+    if not rows:
+        raise ValueError(f"{path} has no row where {', '.join('='.join(pair) for pair in spec.where.items())}")
+    return {
+        (_row_key(row, layout, spec), tuple(row[_column_of(axis, spec)] for axis in column_axes)): _figure(row, path)
+        for row in rows
+    }
+
+
+def _find(name: str) -> Path:
+    for path in (experiments_folder() / "paper" / name, Path(name)):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.name for path in (experiments_folder() / "paper").glob("paper_*.csv")))
+    raise ValueError(f"published: file must be a CSV file, or one of {known}; got {name!r}")
+
+
+def _column_of(axis: str, spec: Published) -> str:
+    return spec.axes.get(axis, "partition" if axis == "split" else axis)
+
+
+def _row_key(row: Mapping[str, str], layout: Layout, spec: Published) -> Key:
+    if not spec.row:
+        return tuple(row[_column_of(axis, spec)] for axis in layout.rows)
+    name = row[spec.row]
+    return tuple(spec.rows.get(name, [name, *[""] * (len(layout.rows) - 1)]))
+
+
+def _figure(row: Mapping[str, str], path: Path) -> Figure:
+    try:
+        return Figure(round(float(row[FIGURE]) / 100, 10), row[SOURCE])
+    except ValueError:
+        raise ValueError(f"{path}: {FIGURE} must be a number; got {row[FIGURE]!r}") from None

@@ -1,0 +1,26 @@
+from orchestration.mirror.figures import curves
+
+
+def rows():
+    for panel, label, cell, factor in (("split=4", "a", "1", 1), ("split=4", "b", "2", 2), ("split=8", "a", "3", 3)):
+        for epoch in (1, 2):
+            loss = None if cell == "3" else 1 / epoch
+            place = {"panel": panel, "label": label, "cell": cell}
+            yield {**place, "epoch": epoch, "miou": factor * epoch / 10, "loss": loss}
+
+
+def test_each_cell_is_a_line_in_its_panel_and_colour():
+    figure = curves(list(rows()))
+    top_left, top_right, bottom_left, bottom_right = figure.axes
+    assert (top_left.get_title(), top_right.get_title()) == ("split=4", "split=8")
+    drawn = [line for line in top_left.get_lines() if len(line.get_xdata())]
+    assert [list(line.get_ydata()) for line in drawn] == [[10.0, 20.0], [20.0, 40.0]]
+    assert [line.get_color() for line in drawn] == ["C0", "C1"]
+    assert [len(line.get_xdata()) for line in bottom_right.get_lines()] == []
+    assert [list(line.get_ydata()) for line in bottom_left.get_lines()] == [[1.0, 0.5], [1.0, 0.5]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_nothing_trained_makes_an_empty_figure(tmp_path):
+    curves([]).savefig(tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 0

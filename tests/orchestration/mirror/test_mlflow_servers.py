@@ -1,0 +1,193 @@
+"""Jobs that write their own runs: into a real PostgreSQL, and through a server with a password that dies meanwhile."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow_servers import USER, MlflowServer, postgres
+from mlflow_writer import STEPS
+
+from orchestration.cells import to_yaml
+from orchestration.mirror.grid_mirror import GridMirror
+from orchestration.mirror.mlflow_store import Store
+from orchestration.mirror.tracking import MIRROR, SIGNATURE, Launch, MirroredCell
+from orchestration.run_folder import RunFolder
+from rankmatch.config import TrainConfig
+from rankmatch.execution import ExecutionConfig, TrackingExecution
+
+pytestmark = pytest.mark.services
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = Path(__file__).parents[1] / "small.yaml"
+NUM_JOBS = 16
+MIOU = [(19, 0.1), (39, 0.2), (59, 0.3)]
+
+
+@pytest.fixture(scope="module")
+def database():
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Point this process, and those that it starts, at a store."""
+
+    def point(uri, password=""):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        if password:
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        return uri
+
+    return point
+
+
+def make_cells(runs, name, count):
+    cells = []
+    for number in range(count):
+        signature = f"{number:012x}"
+        folder = RunFolder(runs / name / "cells" / f"{signature}-rankmatch-s{number}")
+        axes = {"seed": str(number)}
+        tracking = TrackingExecution(step_points=10_000)
+        folder.create(to_yaml(TrainConfig(execution=ExecutionConfig(tracking=tracking))), axes)
+        cells.append(MirroredCell(folder, axes, signature))
+    return cells
+
+
+def begin(uri, runs, name, cells):
+    """Do what a launch does before its jobs; return the id of the experiment."""
+    mirror = GridMirror(uri, runs / name, cells, Launch("l1"))
+    (runs / name / "launches" / "l1").mkdir(parents=True, exist_ok=True)
+    mark = mirror.begin({cell.signature for cell in cells})
+    assert mirror.warning == ""
+    return mark[MIRROR]
+
+
+def start_jobs(cells, experiment_id, first=0, last=STEPS, step_s=0.02):
+    words = [experiment_id, first, last, step_s, *(cell.folder.path for cell in cells)]
+    command = [sys.executable, str(ROOT / "tests" / "mlflow_writer.py"), *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def printed_by(jobs):
+    printed, _ = jobs.communicate(timeout=400)
+    assert jobs.returncode == 0, printed
+    return printed
+
+
+def sync(uri, runs, name, cells):
+    GridMirror(uri, runs / name, cells).sync()
+
+
+def check_all_is_there_once(uri, name, cells):
+    store = Store(uri)
+    runs = store.runs(store.experiment(name), f"tags.`{SIGNATURE}` LIKE '%'")
+    assert Counter(run.tags[SIGNATURE] for run in runs) == Counter(cell.signature for cell in cells)
+    for run in runs:
+        assert run.status == "FINISHED"
+        assert store.history(run, "miou") == MIOU
+        assert [step for step, _ in store.history(run, "step/loss")] == list(range(STEPS))
+        assert store.history(run, "final/best_miou") == [(STEPS, 0.3)]
+
+
+def secrets_below(folder, *secrets):
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file() and any(secret.encode() in path.read_bytes() for secret in secrets):
+            found.append(path)
+    return found
+
+
+def test_sixteen_processes_write_postgresql_at_once(database, at, tmp_path):
+    uri, cells = at(database.uri), make_cells(tmp_path, "sixteen", NUM_JOBS)
+    experiment_id = begin(uri, tmp_path, "sixteen", cells)
+    assert printed_by(start_jobs(cells, experiment_id)) == ""
+    check_all_is_there_once(uri, "sixteen", cells)
+    assert secrets_below(tmp_path, database.password) == []
+
+
+def test_postgresql_that_restarts_under_sixteen_processes_loses_nothing(database, at, tmp_path):
+    uri, cells = at(database.uri), make_cells(tmp_path, "restart", NUM_JOBS)
+    experiment_id = begin(uri, tmp_path, "restart", cells)
+    jobs = start_jobs(cells, experiment_id, step_s=0.3)
+    wait_for_points(uri, "restart", cells)
+    database.stop()
+    database.start()
+    printed_by(jobs)
+    sync(uri, tmp_path, "restart", cells)
+    check_all_is_there_once(uri, "restart", cells)
+
+
+def wait_for_points(uri, name, cells, timeout_s=120):
+    """Wait until the first cell has points in the store, so that what follows happens in the middle."""
+    store, deadline = Store(uri), time.monotonic() + timeout_s
+    experiment = store.experiment(name)
+    while True:
+        (run,) = store.runs(experiment, f"tags.`{SIGNATURE}` = '{cells[0].signature}'")
+        if store.history(run, "step/loss"):
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def test_server_with_a_password_is_killed_in_the_middle_and_loses_nothing(server, at, tmp_path):
+    uri, cells = at(server.uri, server.password), make_cells(tmp_path, "killed", 4)
+    experiment_id = begin(uri, tmp_path, "killed", cells)
+    jobs = start_jobs(cells, experiment_id, step_s=0.5)
+    wait_for_points(uri, "killed", cells)
+    server.kill()
+    server.start()
+    printed_by(jobs)
+    for _ in range(2):
+        sync(uri, tmp_path, "killed", cells)
+    check_all_is_there_once(uri, "killed", cells)
+    assert secrets_below(tmp_path, server.password) == []
+
+
+def test_preempted_job_goes_on_in_the_same_run(server, at, tmp_path):
+    uri, cells = at(server.uri, server.password), make_cells(tmp_path, "preempted", 1)
+    experiment_id = begin(uri, tmp_path, "preempted", cells)
+    assert printed_by(start_jobs(cells, experiment_id, 0, 35)) == ""
+    assert printed_by(start_jobs(cells, experiment_id, 20, STEPS)) == ""
+    check_all_is_there_once(uri, "preempted", cells)
+
+
+def test_wrong_password_stops_no_job_and_is_told_without_it(server, at, tmp_path):
+    uri, cells = at(server.uri, "wrong-secret"), make_cells(tmp_path, "wrong", 1)
+    mirror = GridMirror(uri, tmp_path / "wrong", cells, Launch("l1"))
+    (tmp_path / "wrong" / "launches" / "l1").mkdir(parents=True)
+    assert mirror.begin({cells[0].signature}) == {}
+    assert "not authenticated" in mirror.warning
+    assert "wrong-secret" not in mirror.warning
+
+
+@pytest.mark.parametrize(("where", "cluster"), [("database", "inline"), ("server", "local")])
+def test_launch_has_its_jobs_write_and_leaves_no_password(request, where, cluster, at, tmp_path):
+    """Real trainings, in the launcher's process and under Ray Tune, each writing its own run."""
+    store = request.getfixturevalue(where)
+    uri = at(store.uri, store.password if where == "server" else "")
+    command = [sys.executable, str(ROOT / "orchestration" / "launch_grid.py"), "--grid", str(SMALL), "--runs",
+               str(tmp_path), "--cluster", cluster, "trainer.device=cpu", "seed=[0]"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    opened = Store(uri)
+    runs = opened.runs(opened.experiment("small"), f"tags.`{SIGNATURE}` LIKE '%'")
+    assert [(run.status, [step for step, _ in opened.history(run, "miou")]) for run in runs] == [("FINISHED", [1])] * 2
+    owners = [RunFolder(path).attempts()[0].owner() for path in (tmp_path / "small" / "cells").iterdir()]
+    assert all(owner[MIRROR] == opened.experiment("small") for owner in owners)
+    assert secrets_below(tmp_path, store.password) == []
+    assert store.password not in done.stdout + done.stderr

@@ -1,0 +1,410 @@
+"""Launches and controllers' steps against a Slurm that is not there; tests/slurm has the real one."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from orchestration import control, snapshot
+from orchestration.launch_folder import only_launch_of
+from orchestration.launch_plan import Options
+from orchestration.on_slurm import campaign, submissions
+from orchestration.on_slurm.campaign import launch_on_slurm, take_step
+from orchestration.run_cell import run_cell, train_inline
+from orchestration.run_folder import RunFolder, folders, process_start
+from orchestration.schedulers import SchedulerError
+
+SMALL = Path(__file__).parents[1] / "small.yaml"
+CPU = ("trainer.device=cpu",)
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(width=200, record=True, quiet=False)
+
+
+@pytest.fixture
+def options(tmp_path: Path, slurm, monkeypatch) -> Options:
+    monkeypatch.setattr(snapshot, "take", lambda grid_dir, **_: snapshot.Snapshot(grid_dir / "code", "abc", ""))
+    return Options(grid=str(SMALL), overrides=CPU, runs=tmp_path / "runs", cluster="slurm")
+
+
+def newest_launch(options: Options) -> Path:
+    return max((options.runs / "small" / "launches").iterdir())
+
+
+def cell_of(options: Options, name: str) -> RunFolder:
+    (found,) = (folder for folder in folders(options.runs / "small").values() if name in folder.path.name)
+    return found
+
+
+def attempt_of(options: Options, name: str, job: str, node: str = "n1"):
+    owner = {"commit": "abc", "campaign": json.loads((newest_launch(options) / "campaign.json").read_text())["name"],
+             "slurm": {"job": job}, "host": node, "pid": 1, "process_started": 1}  # fmt: skip
+    return cell_of(options, name).claim(owner)
+
+
+def test_launch_submits_and_returns_with_the_commands_to_follow_it(options, slurm, console):
+    assert launch_on_slurm(options, console) == 0
+    said = console.export_text()
+    assert "submitted: 4 cells as job 1\njob 2 goes on when they have ended" in said
+    assert f"rankmatch status --grid small --runs {options.runs}" in said
+    assert "#SBATCH --dependency=afterany:1" in slurm.scripts[1]
+    assert "--wrap" not in slurm.scripts[1] and "srun" not in slurm.scripts[1]
+
+
+def test_dead_store_stops_no_submission_and_its_password_reaches_jobs_by_the_environment_only(
+    options, slurm, console, monkeypatch
+):
+    uri = "http://me:s3cret-word@127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert launch_on_slurm(options, console) == 0
+    said = console.export_text()
+    assert "MLflow is not up to date" in said and "submitted: 4 cells" in said
+    assert f"MLFLOW_TRACKING_URI={uri}" in (slurm.folder / "env.1").read_text()
+    written = [path for path in options.runs.rglob("*") if path.is_file()]
+    assert [path for path in written if b"s3cret-word" in path.read_bytes()] == []
+    assert "s3cret-word" not in said + "".join(slurm.scripts)
+
+
+def test_dry_run_prints_the_scripts_and_makes_nothing(options, slurm, console):
+    assert launch_on_slurm(Options(**as_dict(options) | {"dry_run": True}), console) == 0
+    assert "#SBATCH --array=0-3%4" in console.export_text()
+    assert not options.runs.exists() and not slurm.scripts
+
+
+def test_dry_run_where_slurm_does_not_answer_says_so_and_prints_the_scripts(options, slurm, console):
+    slurm.is_down = True
+    assert launch_on_slurm(Options(**as_dict(options) | {"dry_run": True}), console) == 0
+    said = console.export_text()
+    assert "scontrol did not answer within 30 s; the scripts below know no limits of the site" in said
+    assert "#SBATCH --array=0-3%4" in said
+
+
+def as_dict(options: Options) -> dict:
+    return {name: getattr(options, name) for name in Options.__slots__}
+
+
+def test_cells_that_have_a_job_are_not_submitted_twice(options, slurm, console):
+    launch_on_slurm(options, console)
+    slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
+    launch_on_slurm(options, console)
+    assert "job 1_0 is pending" in console.export_text(clear=False) and len(slurm.scripts) == 2
+    assert "nothing to submit" in console.export_text()
+
+
+def test_launch_without_an_answer_of_squeue_submits_nothing(options, slurm, console):
+    slurm.is_down = True
+    with pytest.raises(SchedulerError, match="nothing was submitted, as jobs may be there: squeue did not answer"):
+        launch_on_slurm(options, console)
+    assert not slurm.scripts
+
+
+def test_budget_is_kept_before_anything_is_submitted(options, slurm, console):
+    changed = Options(**as_dict(options) | {"budget_gpu_hours": 0.0, "overrides": ("trainer.device=cuda",)})
+    with pytest.raises(ValueError, match="--budget-gpu-hours must be at least .*, the estimate of what is left; got 0"):
+        launch_on_slurm(changed, console)
+    assert not slurm.scripts
+
+
+@pytest.mark.parametrize(
+    ("accounted", "kind", "again"),
+    [
+        ({"1_0": ("NODE_FAIL", "n7")}, "node failure", True),
+        ({"1_0": ("OUT_OF_MEMORY", "n7")}, "out of host memory", False),
+        ({"1_0": ("TIMEOUT", "n7")}, "time limit", True),
+        ({"1_0": ("CANCELLED", "n7")}, "cancelled", False),
+        ({}, "lost", True),
+        (None, "lost", True),
+    ],
+)
+def test_step_writes_down_what_a_silent_job_died_of_and_follows_the_policy(
+    accounted, kind, again, options, slurm, console
+):
+    launch_on_slurm(options, console)
+    first = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"][0]
+    attempt = attempt_of(options, first, "1_0", node="n7")
+    attempt.event("started", step=0)
+    attempt.path.joinpath("log").write_text("last words\n")
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
+    slurm.accounted = accounted
+    take_step(newest_launch(options), console)
+    last = attempt.events()[-1]
+    assert last["kind"] == kind
+    assert "n7" in last["message"]
+    resubmitted = [script for script in slurm.scripts[2:] if "srun" in script]
+    assert bool(resubmitted) is again
+    excludes = kind in ("node failure", "lost")
+    assert ("#SBATCH --exclude=n7" in "".join(resubmitted)) is excludes
+    assert last["log_tail"] == "last words"
+    if accounted:
+        assert (last["slurm_state"], last["exit_code"]) == (accounted["1_0"][0], "1:0")
+
+
+def test_running_job_is_not_taken_for_lost(options, slurm, console):
+    launch_on_slurm(options, console)
+    first = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"][0]
+    attempt = attempt_of(options, first, "1_0")
+    attempt.event("started", step=0)
+    slurm.queued = {"1_0": ("RUNNING", "n1")}
+    control.reconcile(options.runs / "small", console)
+    assert attempt.events()[-1]["event"] == "started"
+    slurm.queued = {"1_0": ("PENDING", "")}  # requeued: its process is gone
+    campaign.tidy(options.runs / "small", console)
+    assert attempt.events()[-1]["kind"] == "lost"
+
+
+def test_step_with_nothing_left_writes_the_table(options, slurm, console):
+    launch_on_slurm(options, console)
+    for folder in folders(options.runs / "small").values():
+        run_cell(folder.path, train=train_inline, owner={"commit": "abc", "host": "x", "pid": 1, "process_started": 1})
+    take_step(newest_launch(options), console)
+    assert "rankmatch" in (options.runs / "small/report.md").read_text()
+    assert (options.runs / "mlflow.db").exists()
+    assert len(slurm.scripts) == 2
+
+
+def test_cancelled_cells_are_not_submitted_again_by_the_controller_but_by_a_launch(options, slurm, console):
+    launch_on_slurm(options, console)
+    slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
+    control.cancel(options.runs / "small", [], console)
+    assert sorted(slurm.cancelled) == [f"1_{number}" for number in range(4)]
+    slurm.queued = {}
+    take_step(newest_launch(options), console)
+    assert len(slurm.scripts) == 2
+    launch_on_slurm(options, console)
+    assert len(slurm.scripts) == 4
+
+
+def test_cells_that_never_begin_are_given_up_after_three_submissions(options, slurm, console):
+    launch_on_slurm(options, console)
+    for _ in range(4):
+        take_step(newest_launch(options), console)
+    assert len([script for script in slurm.scripts if "srun" in script]) == 3
+    assert "submitted 3 times and never begun" in console.export_text()
+
+
+def test_retry_submits_what_failed_however_it_failed_and_nothing_else(options, slurm, console):
+    launch_on_slurm(options, console)
+    attempt = attempt_of(options, "rankmatch-4-s0", "1_0")
+    attempt.event("failed", kind="out of GPU memory", message="8 GB")
+    grid_dir = options.runs / "small"
+    with pytest.raises(ValueError, match="there must be a failed cell of that class; there is none"):
+        control.retry(grid_dir, [], ["code error"], [], console)
+    control.retry(grid_dir, [], ["out of GPU memory"], ["cluster.partition=big"], console)
+    script = slurm.scripts[2]
+    assert "--partition=big" in script and "--array" not in script
+    assert "not asked for" in console.export_text()
+
+
+def test_jobs_of_a_killed_launch_are_found_by_their_name(options, slurm, console):
+    launch_on_slurm(options, console)
+    ((launch_dir, submission),) = submissions.read(options.runs / "small")
+    submission.job_id = ""
+    submission.write(launch_dir)
+    slurm.names[submission.name] = "1\n"
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in range(4)}
+    launch_on_slurm(options, console)
+    assert "found job 1 of a launch that was killed" in console.export_text()
+    assert len(slurm.scripts) == 2
+
+
+def test_status_shows_folders_first_and_tells_where_slurm_says_nothing(options, slurm, console):
+    launch_on_slurm(options, console)
+    attempt_of(options, "rankmatch-4-s0", "1_0").event("started", step=0)
+    attempt_of(options, "rankmatch-4-s1", "1_1").event("failed", kind="code error", message="boom")
+    slurm.queued = {"1_2": ("RUNNING", "n3"), "1_3": ("PENDING", "")}
+    grid_dir = control.grid_folder(options.runs, "small")
+    control.status(grid_dir, console)
+    said = console.export_text()
+    assert "4 cells: 1 starting, 1 waiting, 1 failed, 1 lost?" in said
+    assert "job 1_0 is gone; accounting does not know it" in said and "code error: boom" in said and "n3" in said
+    slurm.is_down = True
+    control.status(grid_dir, console)
+    said = console.export_text()
+    assert "the states are those of the run folders alone" in said and "3 unknown" in said
+
+
+def test_grid_that_was_never_launched_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"--grid must be one that was launched into .* \(none\); got 'x'"):
+        control.grid_folder(tmp_path, "x")
+
+
+def test_log_is_that_of_the_newest_attempt_or_else_of_the_job(options, slurm, console, capsys):
+    launch_on_slurm(options, console)
+    grid_dir = options.runs / "small"
+    with pytest.raises(ValueError, match="has printed nothing yet"):
+        control.logs(grid_dir, "rankmatch-4-s0")
+    with pytest.raises(ValueError, match="CELL must mean one cell; 'rankmatch' means 2"):
+        control.logs(grid_dir, "rankmatch")
+    with pytest.raises(ValueError, match="CELL must be a signature or a part of a cell's name"):
+        control.logs(grid_dir, "nothing")
+    job = submissions.newest_jobs(grid_dir)[cell_of(options, "rankmatch-4-s0").path.name]
+    (newest_launch(options) / "jobs" / f"{job}_0_log.out").write_text("of the job\n")
+    control.logs(grid_dir, "rankmatch-4-s0")
+    attempt_of(options, "rankmatch-4-s0", job).path.joinpath("log").write_text("of the attempt\n")
+    control.logs(grid_dir, "rankmatch-4-s0")
+    out = capsys.readouterr().out
+    assert "of the job\n" in out and out.endswith("of the attempt\n")
+
+
+def test_second_launch_of_a_grid_waits_its_turn(options, slurm, console):
+    (options.runs / "small").mkdir(parents=True)
+    with (
+        only_launch_of(options.runs / "small"),
+        pytest.raises(ValueError, match="another launch is at work"),
+    ):
+        launch_on_slurm(options, console)
+
+
+def test_sync_writes_what_mlflow_lacks(options, slurm, console):
+    launch_on_slurm(options, console)
+    control.sync(options.runs / "small", console)
+    assert (options.runs / "mlflow.db").exists() and "MLflow is up to date" in console.export_text()
+
+
+def test_status_tells_what_accounting_says_of_jobs_that_never_began(options, slurm, console):
+    launch_on_slurm(options, console)
+    slurm.queued = {"2": ("PENDING", "")}
+    slurm.accounted = {"1_0": ("FAILED", "n1")}
+    grid_dir = options.runs / "small"
+    control.status(grid_dir, console)
+    said = console.export_text()
+    assert "job 1_0 is gone and never began; Slurm says FAILED, exit code 1:0" in said
+    assert "job 1_1 is gone and never began; accounting does not know it" in said
+    slurm.accounted = None
+    control.status(grid_dir, console)
+    assert "job 1_0 is gone and never began; there is no accounting" in console.export_text()
+
+
+def test_status_says_so_when_the_controller_is_gone(options, slurm, console):
+    launch_on_slurm(options, console)
+    control.status(options.runs / "small", console)
+    assert "job 2, which should go on with this grid, is gone; the launch command does" in console.export_text()
+    slurm.queued = {"2": ("PENDING", "")}
+    control.status(options.runs / "small", console)
+    assert "should go on" not in console.export_text()
+
+
+def test_where_nodes_may_not_submit_status_takes_the_next_step_and_says_so(options, slurm, console):
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": ("cluster.controller=false",)}), console)
+    assert "goes on when they have ended" not in console.export_text()
+    grid_dir = options.runs / "small"
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in range(4)}
+    control.status(grid_dir, console)
+    assert len(slurm.scripts) == 1 and "taking the next step" not in console.export_text()
+    slurm.queued = {}
+    control.status(grid_dir, console)
+    said = console.export_text()
+    assert "no job goes on with this grid by itself (cluster.controller=false): taking the next step" in said
+    assert "submitted: 4 cells as job 2" in said and len(slurm.scripts) == 2
+    for folder in folders(grid_dir).values():
+        run_cell(folder.path, train=train_inline, owner={"commit": "abc", "host": "x", "pid": 1, "process_started": 1})
+    control.status(grid_dir, console)
+    assert (grid_dir / "report.md").exists() and "4 cells: 4 done" in console.export_text()
+    control.status(grid_dir, console)
+    assert "taking the next step" not in console.export_text()
+
+
+def test_launch_of_a_finished_grid_writes_its_table(options, slurm, console):
+    launch_on_slurm(options, console)
+    for folder in folders(options.runs / "small").values():
+        run_cell(folder.path, train=train_inline, owner={"commit": "abc", "host": "x", "pid": 1, "process_started": 1})
+    launch_on_slurm(options, console)
+    assert "nothing to submit" in console.export_text()
+    assert (options.runs / "small/report.md").exists() and len(slurm.scripts) == 2
+
+
+def test_job_that_may_not_be_requeued_is_followed_by_a_new_one(options, slurm, console):
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": ("cluster.requeue=false",)}), console)
+    first = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"][0]
+    attempt_of(options, first, "1_0").event("stopped", step=3, kind="preempted")
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
+    take_step(newest_launch(options), console)
+    script = slurm.scripts[2]
+    assert "srun" in script and "--no-requeue" in script and "--array" not in script
+    assert "#SBATCH --dependency=afterany:3" in slurm.scripts[3]
+
+
+def test_crash_that_accounting_calls_out_of_memory_is_not_run_again_unchanged(options, slurm, console):
+    launch_on_slurm(options, console)
+    first = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"][0]
+    attempt = attempt_of(options, first, "1_0")
+    attempt.event("failed", kind="lost", message="ended by signal 9", exit_code="signal 9")
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
+    slurm.accounted = {"1_0": ("OUT_OF_MEMORY", "n7")}
+    take_step(newest_launch(options), console)
+    assert [event["kind"] for event in attempt.events()] == ["lost", "out of host memory"]
+    assert "give up" in console.export_text() and len(slurm.scripts) == 2
+    launch_on_slurm(options, console)
+    assert len(slurm.scripts) == 2
+    control.retry(options.runs / "small", [], [], ["cluster.mem_gb_per_worker=64"], console)
+    assert "#SBATCH --mem=65536MB" in slurm.scripts[2]
+
+
+def test_somebody_is_told_of_cells_that_are_lost_for_good_and_of_the_end(options, slurm, console, tmp_path):
+    command = f"cluster.notify_command=[sh, -c, 'echo $0 >> {tmp_path}/told']"
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": (command,)}), console)
+    first, *others = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"]
+    attempt_of(options, first, "1_0")
+    slurm.accounted = {"1_0": ("OUT_OF_MEMORY", "n7")}
+    for name in others:
+        run_cell(cell_of(options, name).path, train=train_inline,
+                 owner={"commit": "abc", "host": "x", "pid": 1, "process_started": 1})  # fmt: skip
+    for _ in range(2):
+        take_step(newest_launch(options), console)
+    assert (tmp_path / "told").read_text().splitlines() == [
+        f"small: {first} is not tried again: out of host memory",
+        "small: 3 of 4 cells are done, 1 are given up",
+    ]
+
+
+def test_logs_go_on_with_the_next_attempt_and_end_with_the_result(options, slurm, console, capsys, monkeypatch):
+    launch_on_slurm(options, console)
+    first = attempt_of(options, "rankmatch-4-s0", "1_0")
+    first.path.joinpath("log").write_text("one\n")
+    steps = iter(["more", "next", "done"])
+
+    def sleep(_):
+        step = next(steps)
+        if step == "more":
+            with first.path.joinpath("log").open("a") as file:
+                file.write("two\n")
+        elif step == "next":
+            attempt_of(options, "rankmatch-4-s0", "1_0").path.joinpath("log").write_text("three\n")
+        else:
+            cell_of(options, "rankmatch-4-s0").path.joinpath("result.json").write_text("{}")
+
+    monkeypatch.setattr(control.time, "sleep", sleep)
+    capsys.readouterr()
+    control.logs(options.runs / "small", "rankmatch-4-s0", follow=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "/" not in line] == ["one", "two", "three"]
+    assert [line.split("/")[-2] for line in lines if "/" in line] == ["1", "2"]
+
+
+def test_reconcile_ends_runs_that_mlflow_takes_for_running(options, slurm, console):
+    launch_on_slurm(options, console)
+    attempt = attempt_of(options, "rankmatch-4-s0", "1_0", node=socket.gethostname())
+    attempt.event("started", step=0)
+    slurm.queued = {"1_0": ("RUNNING", "n1")}
+    monitored = {**attempt.owner(), "pid": os.getpid(), "process_started": process_start(os.getpid())}
+    (attempt.path / "owner.json").write_text(json.dumps(monitored))
+    grid_dir = options.runs / "small"
+    client = MlflowClient(f"sqlite:///{options.runs / 'mlflow.db'}")
+
+    def statuses() -> list[str]:
+        runs = client.search_runs(
+            [client.get_experiment_by_name("small").experiment_id], "tags.`rankmatch.status` != ''"
+        )
+        return [run.info.status for run in runs]
+
+    control.reconcile(grid_dir, console)
+    assert statuses() == ["RUNNING"]
+    slurm.queued = {}
+    control.reconcile(grid_dir, console)
+    assert statuses() == ["FAILED"]

@@ -1,0 +1,115 @@
+import json
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
+
+import pytest
+
+from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.on_slurm.notices import WEBHOOK, Notifier
+
+
+@pytest.fixture
+def webhook(monkeypatch):
+    received = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv(WEBHOOK, f"http://127.0.0.1:{server.server_port}/secret")
+        yield received
+        server.shutdown()
+        thread.join()
+
+
+def told_by(tmp_path, **settings) -> Notifier:
+    return Notifier.of(ClusterConfig(**settings), tmp_path)
+
+
+def test_cause_is_told_once_an_hour_by_both_ways(webhook, tmp_path, monkeypatch):
+    notifier = told_by(tmp_path, notify_command=["sh", "-c", f'echo "$0" >> {tmp_path}/told'])
+    assert notifier.tell("done", "it's done") and not notifier.tell("done", "it's done again")
+    assert notifier.tell("other", "another")
+    assert (tmp_path / "told").read_text() == "it's done\nanother\n"
+    assert webhook == [{"text": "it's done"}, {"text": "another"}]
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    assert notifier.tell("done", "it's done")
+
+
+def test_begin_is_told_once_for_ever_unless_that_failed(webhook, tmp_path, monkeypatch):
+    notifier = told_by(tmp_path)
+    assert notifier.tell("begun", "begun", once=True)
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    assert not notifier.tell("begun", "begun", once=True)
+    with monkeypatch.context() as changed:
+        changed.setenv(WEBHOOK, "http://127.0.0.1:1/secret")
+        assert not notifier.tell("other", "other", once=True)
+    assert not notifier.tell("other", "other", once=True)
+    monkeypatch.setattr("time.time", lambda: 4e9 + 3601)
+    assert notifier.tell("other", "other", once=True)
+    assert webhook == [{"text": "begun"}, {"text": "other"}]
+
+
+def test_of_many_jobs_at_once_one_tells(tmp_path):
+    notifier = told_by(tmp_path, notify_command=["sh", "-c", f'echo "$0" >> {tmp_path}/told'])
+    threads = [threading.Thread(target=notifier.tell, args=("begun", "begun")) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "told").read_text() == "begun\n"
+
+
+class MailServer(socketserver.StreamRequestHandler):
+    """Takes one mail as SMTP has it."""
+
+    received: ClassVar[list[str]] = []
+
+    def handle(self):
+        self.wfile.write(b"220 here\r\n")
+        for line in self.rfile:
+            if line.upper().startswith(b"DATA"):
+                self.wfile.write(b"354 go on\r\n")
+                lines = iter(self.rfile.readline, b".\r\n")
+                self.received.append(b"".join(lines).decode())
+            if line.upper().startswith(b"QUIT"):
+                self.wfile.write(b"221 bye\r\n")
+                return
+            self.wfile.write(b"250 good\r\n")
+
+
+def test_mail_is_sent_to_whom_the_site_names(tmp_path):
+    with socketserver.TCPServer(("127.0.0.1", 0), MailServer) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        notifier = told_by(tmp_path, mail_user="me@example.org", mail_server=f"127.0.0.1:{server.server_address[1]}")
+        assert notifier.tell("done", "all is done")
+        thread.join()
+    (mail,) = MailServer.received
+    assert "To: me@example.org" in mail and "Subject: rankmatch: all is done" in mail
+    assert mail.endswith("all is done\r\n")
+
+
+def test_notice_that_fails_is_told_without_its_address(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(WEBHOOK, "http://127.0.0.1:1/secret")
+    assert not told_by(tmp_path).tell("done", "done")
+    assert capsys.readouterr().err == "the notice 'done' was not sent: URLError\n"
+    monkeypatch.setenv(WEBHOOK, "no address")
+    assert not told_by(tmp_path).tell("other", "other")
+    assert capsys.readouterr().err == "the notice 'other' was not sent: ValueError\n"
+
+
+def test_nobody_is_told_where_nobody_asked(tmp_path, monkeypatch):
+    monkeypatch.delenv(WEBHOOK, raising=False)
+    assert not told_by(tmp_path).tell("done", "done")
+    assert not list(tmp_path.iterdir())

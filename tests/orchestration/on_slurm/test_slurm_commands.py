@@ -1,0 +1,103 @@
+import subprocess
+
+import pytest
+
+from orchestration.on_slurm import commands
+from orchestration.on_slurm.commands import EndedJob, QueuedJob, SlurmError
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """Let commands print what is given by their first word, or fail with an exit code."""
+    answers, asked = {}, []
+
+    def run(command, **options):
+        asked.append(command)
+        answer = answers.get(command[0], 1)
+        if isinstance(answer, type):
+            raise answer(command, 30) if answer is subprocess.TimeoutExpired else answer
+        if isinstance(answer, int):
+            return subprocess.CompletedProcess(command, answer, "", "it is switched off\n")
+        return subprocess.CompletedProcess(command, 0, answer, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    answers["asked"] = asked
+    return answers
+
+
+def test_queue_has_each_element_of_an_array(says):
+    says["squeue"] = "12_0|RUNNING|n1|None\n12_3|PENDING||Priority\n14|COMPLETING|n2|None\n"
+    assert commands.queue() == {
+        "12_0": QueuedJob("12_0", "RUNNING", "n1", "None"),
+        "12_3": QueuedJob("12_3", "PENDING", "", "Priority"),
+        "14": QueuedJob("14", "COMPLETING", "n2", "None"),
+    }
+    assert [job.is_waiting for job in commands.queue().values()] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (1, "squeue failed with exit code 1: it is switched off"),
+        (subprocess.TimeoutExpired, "squeue did not answer within 30 s"),
+        (FileNotFoundError, "squeue is not here"),
+    ],
+)
+def test_silence_is_an_error_and_no_empty_queue(answer, message, says):
+    says["squeue"] = answer
+    with pytest.raises(SlurmError, match=message):
+        commands.queue()
+
+
+def test_accounting_tells_of_ended_jobs_since_long_ago(says):
+    says["sacct"] = "12_0|CANCELLED by 1000|0:15|n1\n12_1|NODE_FAIL|1:0|n2\n12_2|RUNNING|0:0|n3\n"
+    assert commands.ended(["12_1", "12_0", "12_2", "99"]) == {
+        "12_0": EndedJob("CANCELLED", "0:15", "n1"),
+        "12_1": EndedJob("NODE_FAIL", "1:0", "n2"),
+    }
+    command = says["asked"][-1]
+    assert "--jobs=12_0,12_1,12_2,99" in command and any(word.startswith("--starttime=20") for word in command)
+
+
+def test_accounting_that_is_switched_off_is_not_an_empty_answer(says):
+    assert commands.ended(["12"]) is None
+    assert commands.ended([]) == {}
+
+
+def test_jobs_are_found_by_name_in_the_queue_and_behind_it(says):
+    says["squeue"], says["sacct"] = "12\n12\n", "7_0\n"
+    assert commands.job_ids_by_name("rm-x") == ["12"]
+    says["squeue"] = ""
+    assert commands.job_ids_by_name("rm-x") == ["7"]
+    says["sacct"] = 1
+    assert commands.job_ids_by_name("rm-x") == []
+
+
+def test_end_of_a_job_is_read_from_scontrols_text(says):
+    says["scontrol"] = "JobId=3 JobName=a b JobState=RUNNING EndTime=2026-11-24T13:00:00 Comment=x=y\n"
+    fields = commands.job_fields("3")
+    assert fields["JobState"] == "RUNNING" and fields["Comment"] == "x=y"
+    assert commands.end_time(fields) is not None
+    assert commands.end_time({"EndTime": "Unknown"}) is commands.end_time({}) is None
+    says["scontrol"] = FileNotFoundError
+    assert commands.job_fields("3") == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"), [("UNLIMITED", None), ("01:30:00", 90), ("2-00:00:30", 2881), ("00:30:00", 30)]
+)
+def test_time_limit_of_a_partition(limit, minutes, says):
+    says["scontrol"] = f"PartitionName=a Default=NO MaxTime=00:01:00\nPartitionName=b Default=YES MaxTime={limit}\n"
+    assert commands.max_minutes("") == commands.max_minutes("b") == minutes
+    assert commands.max_minutes("a") == 1
+
+
+def test_size_of_arrays_is_the_sites(says):
+    says["scontrol"] = "Configuration data\nMaxArraySize            = 10001\nMaxJobCount = 20000\n"
+    assert commands.max_array_size() == 10001
+
+
+def test_many_jobs_are_cancelled_in_parts(says):
+    says["scancel"] = ""
+    commands.cancel([str(number) for number in range(1001)])
+    assert [len(command) - 2 for command in says["asked"]] == [500, 500, 1]

@@ -1,0 +1,211 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from orchestration.failures import FailureClass
+from orchestration.on_ray.job import RESERVE_S, StopAsked
+from orchestration.on_slurm import commands, job, notices
+from orchestration.on_slurm.job import REQUEUE, CellTask, _Head, batch_epilogue, num_oom_kills
+from orchestration.on_slurm.notices import Notifier
+
+
+@pytest.fixture
+def head(make_cell, tmp_path, slurm, monkeypatch):
+    """The first task of a job whose training is a shell line."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(commands, "job_fields", lambda job: dict(fields))
+    fields: dict[str, str] = {}
+    (tmp_path / "7.0").mkdir()
+
+    def make(script: str = "exit 0", requeue: bool = True, **known: str) -> _Head:
+        fields.update(known)
+        popen = subprocess.Popen
+        monkeypatch.setattr(
+            job.subprocess, "Popen", lambda command, **_: popen(["sh", "-c", script], start_new_session=True)
+        )
+        owner = {"campaign": "l", "launch": "l", "commit": "", "provenance": {}}
+        task = CellTask(str(make_cell()), str(tmp_path), "root", owner, requeue=requeue)
+        return _Head(task, tmp_path / "7.0")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("code", "stop", "requeue", "expected"),
+    [
+        (0, "", True, 0),
+        (3, "preempted", True, REQUEUE),
+        (3, "time limit", True, REQUEUE),
+        (3, "preempted", False, 0),
+        (3, "cancelled", True, 0),
+        (4, "", True, 1),
+        (5, "", True, 0),
+        (9, "", True, 1),
+    ],
+)
+def test_exit_code_tells_the_batch_script_what_to_do(code, stop, requeue, expected, head, tmp_path):
+    if stop:
+        (tmp_path / "7.0" / "stop").write_text(stop)
+    assert head(f"exit {code}", requeue).run() == expected
+
+
+GRACE = {"JobState": "RUNNING", "StartTime": "2020-01-01T00:00:00", "EndTime": "2020-01-01T00:00:31"}
+"""What Slurm says of a job that is being ended: the time of its grace stands where the time limit stood."""
+
+
+@pytest.mark.parametrize(
+    ("number", "fields", "meaning"),
+    [
+        (signal.SIGTERM, {"JobState": "COMPLETING", "Restarts": "0"}, FailureClass.CANCELLED),
+        (signal.SIGTERM, {"JobState": "COMPLETING", "Restarts": "1"}, FailureClass.PREEMPTED),
+        (signal.SIGTERM, {"JobState": "RUNNING", "Restarts": "0"}, FailureClass.PREEMPTED),
+        (
+            signal.SIGTERM,
+            {"JobState": "COMPLETING", "Restarts": "0", "EndTime": "2020-01-01T00:00:00"},
+            FailureClass.CANCELLED,
+        ),
+        (signal.SIGTERM, {}, FailureClass.PREEMPTED),
+        (signal.SIGUSR2, {"JobState": "RUNNING"}, FailureClass.PREEMPTED),
+        (signal.SIGUSR2, {"JobState": "RUNNING", "EndTime": "2020-01-01T00:00:00"}, FailureClass.TIME_LIMIT),
+        (signal.SIGUSR2, {"EndTime": "2100-01-01T00:00:00"}, FailureClass.PREEMPTED),
+        (signal.SIGUSR2, {**GRACE, "PreemptTime": "2020-01-01T00:00:01"}, FailureClass.PREEMPTED),
+        (signal.SIGUSR2, {**GRACE, "PreemptTime": "2019-01-01T00:00:00"}, FailureClass.TIME_LIMIT),
+        (signal.SIGUSR2, {**GRACE, "PreemptTime": "None"}, FailureClass.TIME_LIMIT),
+    ],
+)
+def test_signal_is_passed_on_with_its_meaning(number, fields, meaning, head, tmp_path):
+    task = head(f"while [ ! -e {tmp_path}/7.0/stop ]; do sleep 0.1; done; exit 3", **fields)
+    task.end_time = None  # as it was when the job began: far away
+    task.heard = number
+    assert task.run() == (0 if meaning is FailureClass.CANCELLED else REQUEUE)
+    said = f"Slurm says {fields.get('JobState', 'nothing')}"
+    assert (tmp_path / "7.0" / "stop").read_text() == f"{meaning}\n{signal.Signals(number).name} came; {said}"
+
+
+def test_training_that_crashes_is_written_down_with_its_last_words(head, make_cell):
+    task = head("kill -9 $$")
+    attempt = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
+    attempt.event("started", step=0)
+    attempt.path.joinpath("log").write_text("\n".join(map(str, range(100))))
+    assert task.run() == 1
+    last = attempt.events()[-1]
+    assert (last["event"], last["kind"]) == ("failed", "lost")
+    assert "ended by signal 9 in job 7" in last["message"]
+    assert last["exit_code"] == "signal 9"
+    assert last["log_tail"].splitlines() == [str(number) for number in range(60, 100)]
+
+
+def test_job_on_a_node_that_was_given_up_writes_nothing_into_its_followers_attempt(head):
+    task = head("kill -9 $$")
+    task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
+    newer = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 1}})
+    task.run()
+    assert [attempt.events() for attempt in (task.cell.attempts()[0], newer)] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("group", "file", "text"),
+    [
+        ("0::/slurm/job_7", "slurm/job_7/memory.events", "low 0\noom 3\noom_kill 2\n"),
+        ("9:cpu:/x\n8:memory:/slurm/job_7", "memory/slurm/job_7/memory.oom_control", "under_oom 0\noom_kill 2\n"),
+        ("0::/elsewhere", "slurm/memory.events", ""),
+    ],
+)
+def test_kernels_kills_for_memory_are_counted(group, file, text, tmp_path):
+    (tmp_path / "cgroup").write_text(group + "\n")
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    assert num_oom_kills(tmp_path / "cgroup", tmp_path) == (2 if text else 0)
+
+
+def test_training_that_the_kernel_killed_for_its_memory_is_out_of_memory(head, monkeypatch):
+    counts = iter([0, 1])
+    monkeypatch.setattr(job, "num_oom_kills", lambda: next(counts))
+    task = head("kill -9 $$")
+    attempt = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
+    task.run()
+    assert attempt.events()[-1]["kind"] == "out of host memory"
+
+
+def test_somebody_is_told_once_that_cells_have_begun_and_of_one_that_failed_for_good(head, tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(notices, "_run", lambda command: told.append(command[-1]))
+    task = head()
+    task.task = replace(task.task, notifier=Notifier(str(tmp_path), command=("tell",)))
+    for _ in range(2):
+        task._tell_of_begin()
+    owner = {"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}}
+    task.cell.claim(owner).event("failed", kind="code error", message="boom")
+    assert task.run() == 0
+    first, second = told
+    assert first.startswith("grid: the first cell has begun, ") and "in job 7 on " in first
+    assert second == f"grid: {task.cell.path.name} is not tried again: code error"
+
+
+def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys):
+    task = head("exit 9")
+    for _ in range(3):
+        task.cell.claim({"commit": "", "campaign": "l"}).event("stopped", step=0, kind="preempted")
+    assert task.run() == 0
+    assert "is not tried again: no progress in 3 attempts, last: preempted" in capsys.readouterr().err
+
+
+def test_what_killed_jobs_left_on_the_node_is_removed_and_what_others_use_is_not(slurm, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setattr(job.files, "SHORT_TEMP", tmp_path)
+    slurm.queued = {"8_1": ("RUNNING", "n1"), "7": ("RUNNING", "n1")}
+    for name in ("rankmatch-j8_1.0", "rankmatch-j7.0", "rankmatch-j5.0", "rankmatch-123"):
+        (tmp_path / name).mkdir()
+    job._remove_leftovers()
+    assert sorted(path.name for path in tmp_path.glob("rankmatch-*")) == ["rankmatch-123", "rankmatch-j8_1.0"]
+
+
+def test_stop_is_asked_for_before_the_limit_by_the_longest_way_between_steps(tmp_path, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    asked = StopAsked(tmp_path / "stop", end_time=1100.0)
+    answers = []
+    for passed in (0, 10, 10, 25, 10):  # the fourth way holds a checkpoint
+        clock[0] += passed
+        answers.append(asked())
+    assert RESERVE_S == 20
+    assert answers == [False, False, False, True, True]  # 1045 + 2 * 25 + 20 is beyond 1100, 1020 + 2 * 10 + 20 is not
+    assert asked.why() == "time limit\n55 s before the limit; the longest way took 25 s"
+    assert StopAsked(tmp_path / "other", None).why() == ""
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(REQUEUE, True), (0, False), (1, False)])
+def test_batch_script_requeues_exactly_its_element(code, requeued, tmp_path):
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\nexit 1\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "5",
+                   "SLURM_ARRAY_TASK_ID": "3"}  # fmt: skip
+    script = "\n".join([f"(exit {code})", *batch_epilogue()])
+    assert subprocess.run(["bash", "-c", script], env=environment, check=False).returncode == code
+    assert (tmp_path / "said").exists() is requeued
+    if requeued:
+        assert (tmp_path / "said").read_text() == "requeue 5_3\n"
+
+
+def test_signals_of_slurm_do_not_reach_what_a_deaf_process_starts_whatever_it_handles():
+    code = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_DFL); print(flush=True); sys.stdin.readline()"
+    child = [
+        sys.executable,
+        "-c",
+        f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {code!r}]))",
+    ]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen(child, preexec_fn=job._be_deaf, **pipes)
+    process.stdout.readline()
+    for number in job.SIGNALS:
+        os.killpg(process.pid, number)
+    process.communicate(b"go on\n", timeout=60)
+    assert process.returncode == 0

@@ -1,0 +1,184 @@
+import json
+import pickle
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from orchestration_fakes import flags
+
+from orchestration.on_slurm import submissions
+from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.run_folder import RunFolder
+from orchestration.schedulers import CellJob, JobState, SchedulerError
+from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler
+
+OWNER = {"launch": "l", "campaign": "l", "commit": "c", "provenance": {}}
+
+
+@pytest.fixture
+def launch_dir(tmp_path: Path) -> Path:
+    path = tmp_path / "grid" / "launches" / "1"
+    path.mkdir(parents=True)
+    return path
+
+
+def jobs_of(tmp_path: Path, num: int, **settings) -> list[CellJob]:
+    cells = tmp_path / "grid" / "cells"
+    return [CellJob(cells / f"{number:012x}-c", estimate_s=60.0, **settings) for number in range(num)]
+
+
+def scheduler(tmp_path: Path, max_concurrent: int | None = None, **settings) -> SlurmScheduler:
+    return SlurmScheduler(ClusterConfig(**settings), tmp_path / "code", max_concurrent=max_concurrent)
+
+
+def test_jobs_of_equal_resources_are_one_array_that_is_written_down(slurm, launch_dir, tmp_path):
+    handle = scheduler(tmp_path, 2, account="us", extra={"nice": "5"}).submit(jobs_of(tmp_path, 5), launch_dir, OWNER)
+    (script,) = slurm.scripts
+    assert flags(script) | {"output": ""} == {
+        "account": "us", "array": "0-4%2", "cpus-per-task": "4", "gpus-per-node": "1",
+        "job-name": handle.submissions[0].name,
+        "mem": "16384MB", "nice": "5", "nodes": "1", "ntasks-per-node": "1", "open-mode": "append", "output": "",
+        "requeue": "", "signal": "USR2@120", "time": "30", "wckey": "''",
+    }  # fmt: skip
+    assert f"export PYTHONPATH={tmp_path}/code" in script and "--cpus-per-task=4" in script
+    (stored,) = (launch_dir / "submissions").iterdir()
+    assert json.loads(stored.read_text())["job_id"] == "1"
+    assert submissions.newest_jobs(tmp_path / "grid") == {f"{n:012x}-c": f"1_{n}" for n in range(5)}
+
+
+def test_arrays_stay_within_the_sites_size_and_one_limit_together(slurm, launch_dir, tmp_path):
+    slurm.max_array_size = 3
+    scheduler(tmp_path, 2).submit(jobs_of(tmp_path, 8), launch_dir, OWNER)
+    assert [flags(script)["array"] for script in slurm.scripts[:2]] == ["0-2%1", "0-2%1"]
+    assert flags(slurm.scripts[2])["dependency"] == "afterany:1"
+    assert len(slurm.scripts) == 3
+
+
+def test_cells_of_other_resources_have_an_array_of_their_own(slurm, launch_dir, tmp_path):
+    mixed = [*jobs_of(tmp_path, 2), *jobs_of(tmp_path, 1, num_workers=16)]
+    scheduler(tmp_path).submit(mixed, launch_dir, OWNER)
+    assert [flags(script)["nodes"] for script in slurm.scripts] == ["1", "2"]
+    assert "array" not in flags(slurm.scripts[1]) and flags(slurm.scripts[1])["gpus-per-node"] == "8"
+
+
+def test_no_more_jobs_are_submitted_than_the_site_takes(slurm, launch_dir, tmp_path):
+    scheduler(tmp_path, max_submit=3).submit(jobs_of(tmp_path, 8), launch_dir, OWNER)
+    assert [flags(script)["array"] for script in slurm.scripts] == ["0-2%3"]
+
+
+def test_refusal_of_sbatch_is_one_message_and_the_name_stays_to_be_looked_up(slurm, launch_dir, tmp_path):
+    (slurm.folder / "refuses").touch()
+    with pytest.raises(SchedulerError, match="sbatch refused: .*Invalid account"):
+        scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    ((_, submission),) = submissions.read(tmp_path / "grid")
+    assert submission.job_id == ""
+    slurm.names[submission.name] = "17\n"
+    assert [found.job_id for found in submissions.complete(tmp_path / "grid")] == ["17"]
+    assert submissions.newest_jobs(tmp_path / "grid")["000000000001-c"] == "17_1"
+
+
+def test_settings_of_the_surrounding_job_do_not_reach_the_new_one(slurm, launch_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "9")
+    monkeypatch.setenv("SBATCH_PARTITION", "wrong")
+    monkeypatch.setenv("SLURM_CONF", "/etc/x")
+    scheduler(tmp_path).submit(jobs_of(tmp_path, 1), launch_dir, OWNER)
+    environment = (slurm.folder / "env.1").read_text()
+    assert "SLURM_CONF=/etc/x" in environment
+    assert "CPUS_PER_TASK" not in environment and "SBATCH_PARTITION" not in environment
+
+
+def test_task_carries_the_cell_and_what_its_workers_get(slurm, launch_dir, tmp_path):
+    scheduler(tmp_path, requeue=False).submit(jobs_of(tmp_path, 2, num_workers=2), launch_dir, OWNER)
+    task = pickle.loads((launch_dir / "jobs" / "1_1_submitted.pkl").read_bytes()).function
+    assert Path(task.cell_dir).name == "000000000001-c"
+    assert (task.num_nodes, task.num_workers, task.num_cpus_per_node, task.num_gpus_per_node) == (1, 2, 8, 2)
+    assert (task.requeue, task.owner["campaign"]) == (False, "l")
+    assert flags(slurm.scripts[0])["no-requeue"] == ""
+
+
+def test_names_with_quotes_and_spaces_stay_names(slurm, tmp_path):
+    folder = tmp_path / "it's a folder; touch evil" / "launches" / "1"
+    folder.mkdir(parents=True)
+    (script,) = scheduler(tmp_path).scripts(jobs_of(tmp_path, 1), folder, SiteLimits())
+    line = next(line for line in script.splitlines() if line.startswith("srun"))
+    assert shlex.split(line)[-1] == str(folder / "jobs")
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
+
+
+def test_states_are_those_of_the_folder_first_and_of_squeue_second(slurm, launch_dir, tmp_path):
+    made = jobs_of(tmp_path, 4)
+    for job in made:
+        RunFolder(job.cell_dir).create("", {})
+    handle = scheduler(tmp_path).submit(made, launch_dir, OWNER)
+    slurm.queued = {"1_0": ("PENDING", ""), "1_1": ("RUNNING", "n1"), "1_2": ("RUNNING", "n1")}
+    RunFolder(made[2].cell_dir).claim({"commit": ""})
+    (made[2].cell_dir / "result.json").write_text("{}")
+    attempt = RunFolder(made[3].cell_dir).claim({"commit": ""})
+    attempt.event("failed", kind="code error")
+    assert list(handle.poll().values()) == [JobState.PENDING, JobState.RUNNING, JobState.DONE, JobState.FAILED]
+    assert not handle.wait(0.1)
+    slurm.queued = {}
+    assert handle.wait(0.1)
+    handle.cancel(0.1)
+    assert slurm.cancelled == ["1"]
+    slurm.is_down = True
+    with pytest.raises(SchedulerError, match="squeue did not answer"):
+        handle.poll()
+
+
+def test_machine_without_slurm_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="must be launched where Slurm's commands are"):
+        scheduler(tmp_path).check([])
+
+
+def test_every_field_of_a_site_reaches_the_script(slurm, launch_dir, tmp_path):
+    site = {"partition": "gpu", "account": "our's", "qos": "high", "constraint": "a100&ib", "reservation": "r 1",
+            "wckey": "key", "exclude": "n[1-2]", "extra": {"nice": "5", "exclusive": "true"}, "gpu_type": "a100",
+            "srun_args": ["--mpi=none"], "modules": ["cuda/12.4"], "setup": ["ulimit -n 4096"],
+            "environment": {"NCCL_DEBUG": "it's"}, "container": "apptainer", "image": "/i m.sif",
+            "container_args": ["--nv"], "gpus_per_node": 4, "cpus_per_worker": 8, "mem_gb_per_worker": 48.0,
+            "time_min": 600, "signal_before_s": 300}  # fmt: skip
+    scheduler(tmp_path, **site).submit(jobs_of(tmp_path, 1, num_workers=2), launch_dir, OWNER)
+    (script,) = slurm.scripts
+    found = {name: shlex.split(value)[0] if value else "" for name, value in flags(script).items()}
+    assert found | {"output": "", "job-name": ""} == {
+        "partition": "gpu", "account": "our's", "qos": "high", "constraint": "a100&ib", "reservation": "r 1",
+        "wckey": "key", "exclude": "n[1-2]", "nice": "5", "exclusive": "", "gres": "gpu:a100:2", "nodes": "1",
+        "ntasks-per-node": "1", "cpus-per-task": "16", "mem": "98304MB", "time": "600", "signal": "USR2@300",
+        "open-mode": "append", "requeue": "", "output": "", "job-name": "",
+    }  # fmt: skip
+    lines = script.splitlines()
+    assert "module load cuda/12.4" in lines and "ulimit -n 4096" in lines
+    assert "export NCCL_DEBUG='it'\"'\"'s'" in lines
+    (command,) = (shlex.split(line) for line in lines if line.startswith("srun"))
+    assert {"--mpi=none", "--cpus-per-task=16", "--kill-on-bad-exit=1"} <= {*command}
+    place = command.index("apptainer")
+    assert command[place : place + 5] == ["apptainer", "exec", "--nv", "/i m.sif", "python"]
+
+
+def test_value_of_two_lines_is_refused():
+    for settings in ({"account": "a\ntouch evil"}, {"extra": {"nice": "1\ntouch evil"}}):
+        with pytest.raises(ValueError, match="must be one line; got"):
+            ClusterConfig(**settings)
+
+
+def test_site_that_says_how_many_jobs_it_takes_gets_no_more(slurm, launch_dir, tmp_path):
+    slurm.max_submit_jobs = {"assoc": "\n6\n", "qos": "5\n"}
+    slurm.queued = {"90": ("RUNNING", "n1")}
+    handle = scheduler(tmp_path, qos="normal").submit(jobs_of(tmp_path, 8), launch_dir, OWNER)
+    assert flags(slurm.scripts[0])["array"] == "0-2%3"  # 5, but for the job that is there and the controller
+    assert len(handle.names) == 3
+    slurm.queued = {str(number): ("PENDING", "") for number in range(5)}
+    with pytest.raises(SchedulerError, match="the site takes 5 jobs of this user at a time, and has them"):
+        scheduler(tmp_path, qos="normal").submit(jobs_of(tmp_path, 8), launch_dir, OWNER)
+
+
+def test_jobs_of_an_earlier_launch_count_in_the_limit_of_those_at_a_time(slurm, launch_dir, tmp_path):
+    make = ClusterConfig(), tmp_path / "code"
+    SlurmScheduler(*make, max_concurrent=3, busy=["7_0", "7_1"]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    assert flags(slurm.scripts[0])["array"] == "0-3%1" and "dependency" not in flags(slurm.scripts[0])
+    SlurmScheduler(*make, max_concurrent=2, busy=["7_0", "7_1"]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    assert flags(slurm.scripts[1])["array"] == "0-3%2"
+    assert flags(slurm.scripts[1])["dependency"] == "afterany:7"

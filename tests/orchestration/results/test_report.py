@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+
+from orchestration.cells import Cell
+from orchestration.results.report import write_report
+from orchestration.run_folder import RunFolder
+from orchestration.tables.layouts import Layout
+from rankmatch.config import MethodConfig, NumericsConfig, TrainConfig
+
+LAYOUT = Layout(["method"], ["split"], ["seed"])
+
+
+def cell(method: str, seed: int) -> Cell:
+    numerics = NumericsConfig(seed=seed, split="1_16", method=MethodConfig(name=method))
+    return Cell(TrainConfig(numerics=numerics), {"method": method, "split": "1_16", "seed": str(seed)})
+
+
+CELLS = [cell(method, seed) for method in ("supervised", "rankmatch") for seed in (0, 1)]
+BEST = {"supervised": (0.650, 0.660), "rankmatch": (0.709, 0.715)}
+
+NOTE = "mean ± standard deviation (cells); (1/2): one of two cells is done; bold: best of a column; "
+NOTE += "1 pair of cells at most: too few to test a difference."
+TABLES = f"""\
+## Best epoch
+
+| method | split=1_16 |
+| --- | --- |
+| supervised | 65.5 ± 0.7 (2) |
+| rankmatch | **70.9 (1/2)** |
+| vs supervised | +5.4 |
+
+mIoU in %, best epoch: {NOTE}
+
+## Last epoch
+
+| method | split=1_16 |
+| --- | --- |
+| supervised | **50.0 ± 0.0 (2)** |
+| rankmatch | **50.0 (1/2)** |
+| vs supervised | +0.0 |
+
+mIoU in %, last epoch: {NOTE}
+
+## Statistics of the best epoch
+
+Means:
+
+| row | column | mean | std | n | 95 % interval of the mean |
+| --- | --- | --- | --- | --- | --- |
+| supervised | 1_16 | 65.50 | 0.71 | 2 | needs 3 cells |
+| rankmatch | 1_16 | 70.90 | — | 1 | needs 3 cells |
+
+Paired with supervised, in points:
+
+| row | column | effect | pairs | 95 % interval | p (t) | p (Wilcoxon) | p (t, Holm) | says |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| rankmatch | 1_16 | +5.90 | 1 |  |  |  |  | too few pairs to tell (1) |
+"""
+
+
+@pytest.fixture
+def grid_dir(tmp_path: Path) -> Path:
+    for made in CELLS[:3]:
+        folder = RunFolder(tmp_path / "pascal" / "cells" / made.folder_name)
+        folder.create("", made.axes)
+        best = BEST[made.axes["method"]][int(made.axes["seed"])]
+        counts = {"step": 30, "num_steps": 30, "epoch": 3, "num_epochs": 3, "best_epoch": 2, "num_present_classes": 2}
+        owner = {"provenance": {"commit": "c0ffee" * 7, "packages": {"torch": "2.14"}}}
+        folder.claim(owner).publish({"best_miou": best, "last_miou": 0.5, "duration_s": 5400.0, **counts})
+    return tmp_path / "pascal"
+
+
+def test_report_shows_tables_cells_and_provenance(grid_dir: Path) -> None:
+    text = write_report(grid_dir, CELLS, LAYOUT, {"method": "supervised"}).read_text()
+    assert text.startswith("# pascal\n\n3 of 4 cells are done, 1 missing.\n\n")
+    assert "over seed 0, 1." in text
+    assert TABLES in text
+    line = (
+        f"| {CELLS[0].signature} | supervised | 1_16 | 0 | done | 65.0 | 50.0 | 2 | 3 of 3 | 1 | 1.5 | c0ffeec0ffee |"
+    )
+    assert line in text
+    assert f"| {CELLS[3].signature} | rankmatch | 1_16 | 1 | missing | — | — | — | — | 0 | — | — |" in text
+    assert f"- commit: {'c0ffee' * 7} (3)\n- torch: 2.14 (3)\n" in text
+
+
+def test_report_of_the_same_folders_is_the_same_to_the_byte(grid_dir: Path) -> None:
+    files = [write_report(grid_dir, CELLS, LAYOUT).read_bytes() for _ in range(2)]
+    assert files[0] == files[1]
+    assert sorted(path.name for path in grid_dir.iterdir()) == ["cells", "report.md", "table.csv"]
+
+
+def test_table_beside_the_report_holds_both_metrics(grid_dir: Path) -> None:
+    write_report(grid_dir, CELLS, LAYOUT, {"method": "supervised"})
+    lines = (grid_dir / "table.csv").read_text().splitlines()
+    assert lines[2] == "best_miou,rankmatch,1_16,70.9000,,1,2,1,5.4000,1,,,,,,"
+    assert lines[4] == "last_miou,rankmatch,1_16,50.0000,,1,2,1,0.0000,1,,,,,,"
+
+
+def test_report_before_the_first_result_says_so(tmp_path: Path) -> None:
+    text = write_report(tmp_path, CELLS, LAYOUT).read_text()
+    assert "0 of 4 cells are done, 4 missing." in text
+    assert "Nothing is trained yet." in text

@@ -1,0 +1,220 @@
+import io
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestration.tables.formats import FORMATS, show, to_csv, to_latex, to_markdown
+from orchestration.tables.layouts import Layout
+from orchestration.tables.published import Figure
+from orchestration.tables.table import Table, build
+
+LAYOUT = Layout(["method"], ["split"], ["seed"])
+BASELINE = {"method": "supervised"}
+
+
+def record(method: str, split: str, seed: int, best: float | None, code: str = "a") -> dict[str, Any]:
+    return {"method": method, "split": split, "seed": str(seed), "best_miou": best, "last_miou": best, "code": code}
+
+
+RECORDS = [
+    record("supervised", "1_16", 0, 0.650),
+    record("supervised", "1_16", 1, 0.660),
+    record("supervised", "1_8", 0, 0.7004),
+    record("rankmatch", "1_16", 0, 0.709),
+    record("rankmatch", "1_16", 1, 0.715),
+    record("rankmatch", "1_8", 0, 0.7001),
+    record("rankmatch", "1_8", 1, None),
+    record("fixmatch", "1_8", 0, None),
+]
+FIGURES = {(("supervised",), ("1_16",)): Figure(0.66, "A paper"), (("css",), ("1_16",)): Figure(0.7, "A paper")}
+
+MARKDOWN = """\
+| method | split=1_16 | split=1_8 |
+| --- | --- | --- |
+| supervised | 65.5 ± 0.7 (2) | **70.0 (1)** |
+| rankmatch | **71.2 ± 0.4 (2)** | 70.0 (1/2) |
+| vs supervised | +5.7 | +0.0 |
+| fixmatch | — | — |
+"""
+
+CSV = """\
+metric,method,split,mean_percent,std_percent,n,expected,rank,difference_percent,pairs,p_t,p_wilcoxon,p_holm,\
+published_percent,to_published_percent,odd
+best_miou,supervised,1_16,65.5000,0.7071,2,2,,,,,,,66.0000,-0.5000,
+best_miou,supervised,1_8,70.0400,,1,1,1,,,,,,,,
+best_miou,rankmatch,1_16,71.2000,0.4243,2,2,1,5.7000,2,,,,,,
+best_miou,rankmatch,1_8,70.0100,,1,2,,-0.0300,1,,,,,,
+best_miou,fixmatch,1_8,,,0,1,,,,,,,,,
+"""
+
+THREE = """\
+method           split=4
+────────────────────────
+a             50.0 ± 1.0
+ published   50.4 (-0.4)
+b            71.0 ± 1.0¹
+ vs a             +21.0*
+c           60.0 ± 1.0²!
+ vs a             +10.0*
+published:
+ d                  55.0
+
+mIoU in %, best epoch: mean ± standard deviation over 3 cells each
+¹ best of a column, ² second
+published: A paper, and what ours is above or below it
+* paired t test over the cells, p < 0.05 after Holm's correction over the table
+! not made as the rest of its row (code); `rankmatch verify` tells more
+"""
+
+
+def three() -> Table:
+    """Three methods: a significant gain, a run of other code, a published figure, and one that is published alone."""
+    means = {"a": (0.49, 0.50, 0.51), "b": (0.700, 0.711, 0.720), "c": (0.59, 0.60, 0.6101)}
+    codes = {"c": ("old", "new", "new")}
+    records = [
+        record(method, "4", seed, mean, codes.get(method, ("old",) * 3)[seed])
+        for method, values in means.items()
+        for seed, mean in enumerate(values)
+    ]
+    figures = {(("a",), ("4",)): Figure(0.504, "A paper"), (("d",), ("4",)): Figure(0.55, "A paper")}
+    return build(records, Layout(["method"], ["split"], ["seed"], others=True), "best_miou", {"method": "a"}, figures)
+
+
+def blocks() -> Table:
+    records = [dict(made, backbone=name) for made in RECORDS for name in ("r_50", "r_101")]
+    layout = Layout(["method"], ["split"], ["seed"], blocks=["backbone"], names={"split": {"1_16": "1/16 & <more>"}})
+    return build(records, layout, "best_miou", BASELINE)
+
+
+def shown(table: Table, width: int = 80) -> str:
+    text = io.StringIO()
+    show(table, Console(file=text, width=width, color_system=None))
+    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
+
+
+def test_markdown_is_the_hand_worked_one() -> None:
+    assert to_markdown(build(RECORDS, LAYOUT, "best_miou", BASELINE)) == MARKDOWN
+
+
+def test_csv_is_the_hand_worked_one() -> None:
+    assert to_csv(build(RECORDS, LAYOUT, "best_miou", BASELINE, FIGURES)) == CSV
+
+
+def test_csv_of_two_metrics_has_one_header() -> None:
+    lines = to_csv(build(RECORDS, LAYOUT), build(RECORDS, LAYOUT, "last_miou")).splitlines()
+    assert len(lines) == 1 + 2 * 5
+    assert lines[6].startswith("last_miou,supervised,1_16,65.5000,0.7071,2,2,")
+
+
+def test_terminal_shows_every_mark_without_colour() -> None:
+    assert shown(three()) == THREE
+
+
+def test_terminal_has_bold_and_underline_where_it_can() -> None:
+    text = io.StringIO()
+    show(three(), Console(file=text, width=80, force_terminal=True, color_system="standard"))
+    assert "\x1b[1m71.0 ± 1.0\x1b[0m" in text.getvalue() and "\x1b[4m60.0 ± 1.0\x1b[0m" in text.getvalue()
+
+
+def test_markdown_shows_every_mark() -> None:
+    text = FORMATS["markdown"](three(), "grid")
+    for line in (
+        "| a | 50.0 ± 1.0 (3) |",
+        "| published | 50.4 (-0.4) |",
+        "| b | **71.0 ± 1.0 (3)** |",
+        r"| vs a | +21.0\* |",
+        "| c | <ins>60.0 ± 1.0 (3)</ins> ! |",
+        "| d | 55.0 |",
+    ):
+        assert f"{line}\n" in text
+
+
+def test_table_of_few_repetitions_says_that_nothing_was_tested() -> None:
+    assert "2 pairs of cells at most: too few to test a difference" in shown(build(RECORDS, LAYOUT, baseline=BASELINE))
+
+
+def test_bars_in_values_do_not_break_markdown() -> None:
+    assert r"a\|b" in to_markdown(build([record("a|b", "4", 0, 0.5)], LAYOUT))
+
+
+def test_five_splits_with_published_figures_fit_80_columns() -> None:
+    splits = ("92", "183", "366", "732", "1464")
+    records = [
+        record(method, split, seed, 0.7 + 0.001 * seed)
+        for method in ("supervised", "rankmatch")
+        for split in splits
+        for seed in range(3)
+    ]
+    layout = Layout(["method"], ["split"], ["seed"], names={"split": {split: split for split in splits}})
+    figures = {((method,), (split,)): Figure(0.71, "A paper") for method in ("supervised",) for split in splits}
+    drawn = shown(build(records, layout, "best_miou", BASELINE, figures)).splitlines()
+    assert sum(line.startswith("supervised") for line in drawn) == 1
+    assert drawn[2].count("70.1 ± 0.1") == 5 and drawn[3].count("71.0 (-0.9)") == 5
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is not closed where it should be; counts columns of each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.widths: list[int] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.widths.append(0)
+        if tag in ("td", "th"):
+            self.widths[-1] += int(dict(attributes).get("colspan") or 1)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_a_page_of_its_own_with_even_rows() -> None:
+    text = FORMATS["html"](blocks(), "a <grid>")
+    page = Balanced()
+    page.feed(text)
+    assert page.open == [] and set(page.widths) == {5}
+    assert "<title>a &lt;grid&gt;, best epoch</title>" in text and "1/16 &amp; &lt;more&gt;" in text
+    assert "http" not in text and "<script" not in text
+    assert "<td><b>71.0 ± 1.0</b></td>" in FORMATS["html"](three(), "grid")
+    assert '<u>60.0 ± 1.0</u><span class="odd">!</span>' in FORMATS["html"](three(), "grid")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("table", [three, blocks])
+def test_same_records_give_the_same_bytes(kind: str, table: Any) -> None:
+    assert FORMATS[kind](table(), "grid") == FORMATS[kind](table(), "grid")
+
+
+def test_latex_is_what_booktabs_wants() -> None:
+    text = to_latex(blocks())
+    for line in (
+        r"& \multicolumn{2}{c}{backbone=r\_50} & \multicolumn{2}{c}{backbone=r\_101} \\",
+        r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}",
+        r"method & 1/16 \& $<$more$>$ & split=1\_8 & 1/16 \& $<$more$>$ & split=1\_8 \\",
+        r"fixmatch & --- & --- & --- & --- \\",
+    ):
+        assert f"{line}\n" in text
+    assert r"\textbf{71.2$_{\pm 0.4}$ (2)} & 70.0 (1/2) & " in text
+
+
+@pytest.mark.parametrize("table", [three, blocks])
+def test_latex_compiles(table: Any, tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")
+    page = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{table}\\end{document}\n"
+    (tmp_path / "page.tex").write_text(page)
+    (tmp_path / "table.tex").write_text(to_latex(table()))
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout[-1500:]
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000
+    assert "Missing character" not in (tmp_path / "page.log").read_text()

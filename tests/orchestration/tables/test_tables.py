@@ -1,0 +1,119 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestration.tables.layouts import Layout
+from orchestration.tables import table
+from orchestration.tables.table import build, summaries
+
+LAYOUT = Layout(["method"], ["split"], ["seed"])
+
+
+def record(method: str, split: str, seed: int, best: float | None, last: float | None = None) -> dict[str, Any]:
+    return {"method": method, "split": split, "seed": str(seed), "best_miou": best, "last_miou": last}
+
+
+RECORDS = [
+    record("supervised", "1_16", 0, 0.650, 0.60),
+    record("supervised", "1_16", 1, 0.660, 0.62),
+    record("supervised", "1_8", 0, 0.7004, 0.70),
+    record("rankmatch", "1_16", 0, 0.709, 0.70),
+    record("rankmatch", "1_16", 1, 0.715, 0.70),
+    record("rankmatch", "1_8", 0, 0.7001, 0.69),
+    record("rankmatch", "1_8", 1, None, None),
+    record("fixmatch", "1_8", 0, None, None),
+]
+
+
+def ranks(*means: float) -> list[int | None]:
+    built = build([record(str(place), "4", 0, mean) for place, mean in enumerate(means)], LAYOUT)
+    return [entry.rank for entry in built.entries.values()]
+
+
+def test_entries_hold_mean_spread_and_counts() -> None:
+    entry = build(RECORDS, LAYOUT).entries[("rankmatch",), ("1_8",)]
+    assert entry.estimate is not None
+    assert (entry.estimate.mean, entry.estimate.std, entry.estimate.n, entry.expected) == (0.7001, None, 1, 2)
+
+
+def test_best_and_second_of_a_column_are_ranked() -> None:
+    assert ranks(0.5, 0.7, 0.6) == [None, 1, 2]
+    assert ranks(0.5, 0.50001, 0.4) == [2, 1, None]  # also where the shown digits are the same
+
+
+def test_equal_means_are_all_the_best_and_leave_no_second() -> None:
+    assert ranks(0.5, 0.5, 0.4999) == [1, 1, None]
+
+
+def test_of_two_entries_none_is_second() -> None:
+    assert ranks(0.5, 0.6) == [None, 1]
+
+
+def test_rows_and_columns_may_have_several_axes_or_none() -> None:
+    assert build(RECORDS[:1], Layout(["method", "split"], [], ["seed"])).rows == [("supervised", "1_16")]
+    assert build(RECORDS[:1], Layout([], ["method", "split"], ["seed"])).titles([("supervised", "1_16")]) == [
+        "",
+        "method=supervised, split=1_16",
+    ]
+
+
+def test_blocks_group_the_columns() -> None:
+    records = [dict(made, backbone=backbone) for made in RECORDS[:3] for backbone in ("r50", "r101")]
+    layout = Layout(["method"], ["split"], ["seed"], blocks=["backbone"], names={"backbone": {"r50": "ResNet-50"}})
+    built = build(records, layout)
+    assert built.blocks == [
+        (("r50",), [("r50", "1_16"), ("r50", "1_8")]),
+        (("r101",), [("r101", "1_16"), ("r101", "1_8")]),
+    ]
+    assert [built.block_title(block) for block, _ in built.blocks] == ["ResNet-50", "backbone=r101"]
+
+
+def test_baseline_may_be_a_column() -> None:
+    built = build(RECORDS[:3], LAYOUT, baseline={"split": "1_16"})
+    assert built.entries[("supervised",), ("1_8",)].difference == pytest.approx(0.7004 - 0.655)
+    assert built.entries[("supervised",), ("1_16",)].difference is None
+
+
+def test_methods_are_paired_by_seed_and_corrected_over_the_table() -> None:
+    records = [record("supervised", split, seed, 0.6 + 0.01 * seed) for split in ("4", "8") for seed in range(3)]
+    records += [record("rankmatch", "4", seed, 0.7 + 0.01 * seed + 0.001 * seed**2) for seed in (2, 1, 0)]
+    records += [record("rankmatch", "8", seed, 0.6 + 0.02 * seed) for seed in range(3)]
+    entries = build(records, LAYOUT, baseline={"method": "supervised"}).entries
+    clear, weak = (entries[("rankmatch",), (split,)].comparison for split in ("4", "8"))
+    assert clear is not None and weak is not None
+    assert (clear.n, clear.effect) == (3, pytest.approx(0.1 + 0.005 / 3))
+    assert clear.p_holm == pytest.approx(2 * (clear.p_t or 0)) and clear.is_significant
+    assert weak.p_holm == weak.p_t and not weak.is_significant
+
+
+def test_rows_are_summed_up_over_the_columns_that_all_have() -> None:
+    records = [record("a", split, seed, 0.5 + 0.1 * seed) for split in ("4", "8") for seed in (0, 1)]
+    records += [record("b", split, seed, 0.55 + 0.1 * seed) for split in ("4", "8") for seed in (0, 1)]
+    records += [record("a", "16", 0, 0.9)]
+    a, b = summaries(build(records, LAYOUT, baseline={"method": "a"}))
+    assert (a.mean_rank, a.num_ranked, b.mean_rank, b.num_ranked) == (2.0, 2, 1.0, 2)
+    assert b.interquartile_mean == pytest.approx(0.6) and b.probability_of_improvement == 0.75
+    assert a.probability_of_improvement is None
+
+
+def test_entry_with_a_run_of_other_code_is_marked() -> None:
+    records = [dict(made, code="new" if place == 3 else "old") for place, made in enumerate(RECORDS)]
+    records += [dict(record("rankmatch", "1_4", seed, 0.7), code="old") for seed in (0, 1)]
+    odd = {place for place, entry in build(records, LAYOUT).entries.items() if entry.odd}
+    assert odd == {(("rankmatch",), ("1_16",))}
+
+
+def test_unknown_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match="metric must be one of best_miou, last_miou; got 'miou'"):
+        build(RECORDS, LAYOUT, "miou")
+
+
+def test_tables_need_neither_torch_nor_a_tracker() -> None:
+    heavy = "{'torch', 'mlflow', 'ray', 'pyarrow', 'scipy'}"
+    code = f"import sys, orchestration.tables.formats; print(sorted({heavy} & sys.modules.keys()))"
+    root = Path(table.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout == "[]\n"
