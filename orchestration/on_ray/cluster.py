@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,8 +102,16 @@ def existing_ray(address: str) -> Iterator[None]:
 
 def nodes() -> tuple[Node, ...]:
     """Return what the nodes of the Ray in use lend to it."""
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return tuple(Node(lent.get("CPU", 0.0), int(lent.get("GPU", 0))) for lent in found)
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return tuple(
+        Node(lent.get("CPU", 0.0), int(lent.get("GPU", 0)), node["NodeManagerHostname"], node["NodeID"])
+        for node, lent in ((node, node["Resources"]) for node in alive)
+    )
+
+
+def elsewhere(ray_ids: Sequence[str]) -> dict[str, str]:
+    """Return what Ray calls a label selector: any node but these."""
+    return {"ray.io/node-id": f"!in({','.join(ray_ids)})"} if ray_ids else {}
 
 
 def _apply_settings() -> None:

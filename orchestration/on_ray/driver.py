@@ -19,9 +19,9 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestration.failures import Failure, LostError, decide
-from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
-from orchestration.on_ray.shares import Machine, Share, max_at_once, share
+from orchestration.failures import Decision, Failure, LostError, decide
+from orchestration.on_ray.cluster import elsewhere, existing_ray, nodes, private_ray, temp_dir
+from orchestration.on_ray.shares import Machine, Share, max_at_once, share, shunned
 from orchestration.run_cell import record_loss, run_cell
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, StateLog
@@ -104,9 +104,11 @@ def _tune(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: di
 def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     """Give one worker's share to a trial that trains in its own process, none to one that starts workers."""
     entry: Share = config["share"]
-    if entry.job.num_workers > 1:
-        return tune.PlacementGroupFactory([_NEXT_TO_NOTHING])
-    return tune.PlacementGroupFactory([{"CPU": entry.num_cpus, "GPU": entry.num_gpus}])
+    waits = entry.job.num_workers > 1
+    bundle = _NEXT_TO_NOTHING if waits else {"CPU": entry.num_cpus, "GPU": entry.num_gpus}
+    selector = elsewhere(config["shunned"])
+    options: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
+    return tune.PlacementGroupFactory([bundle], **options)
 
 
 def _train_cell(config: dict[str, Any]) -> None:
@@ -119,7 +121,7 @@ def _train_cell(config: dict[str, Any]) -> None:
     log.write(job.name, JobState.RUNNING)
     from orchestration.on_ray.train import Grant, train_with_ray  # torch: here, and not in the process that drives
 
-    grant = Grant(config["share"].num_cpus, config["share"].num_gpus)
+    grant = Grant(config["share"].num_cpus, config["share"].num_gpus, config["shunned"])
     train = partial(train_with_ray, grant=grant)
     state = run_cell(job.cell_dir, train=train, owner=job.owner(config["owner"]), should_stop=stop_file.exists)
     if state is JobState.FAILED:
@@ -135,23 +137,31 @@ class _Queue(Searcher):
         self._shares, self.launch_dir, self.owner = list(shares), launch_dir, owner
         self._due = list(range(len(shares)))
         self._running: dict[str, int] = {}
+        self._excluded: dict[int, Sequence[str]] = {}
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
         """Return the next cell; None: wait, one that runs may come back."""
         if not self._due:
             return None if self._running else Searcher.FINISHED
         place = self._running[trial_id] = heapq.heappop(self._due)
-        return {"share": self._shares[place], "launch_dir": self.launch_dir, "owner": self.owner}
+        away_from = shunned(self._shares[place], nodes(), self._excluded.get(place, ()))
+        return {
+            "share": self._shares[place],
+            "launch_dir": self.launch_dir,
+            "owner": self.owner,
+            "shunned": away_from,
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Forget a trial that did not fail; what comes of one that did is for `_Judge` to say."""
         if not error:
             del self._running[trial_id]
 
-    def settle(self, trial_id: str, *, again: bool) -> None:
-        """Forget a trial that failed, or have its cell tried again."""
+    def settle(self, trial_id: str, decision: Decision) -> None:
+        """Forget a trial that failed, or have its cell tried again, on another node where it says so."""
         place = self._running.pop(trial_id)
-        if again:
+        if decision.again:
+            self._excluded[place] = decision.excluded_nodes
             heapq.heappush(self._due, place)
 
     def save(self, checkpoint_path: str) -> None:
@@ -173,14 +183,14 @@ class _Judge(tune.Callback):
         job: CellJob = trial.config["share"].job
         error = trial.get_pickled_error() or LostError("the process that trained is gone")
         record_loss(job.cell_dir, Failure.of(error))
-        again = self._is_tried_again(job)
-        self._log.write(job.name, JobState.PENDING if again else JobState.FAILED)
-        self._queue.settle(trial.trial_id, again=again)
+        decision = self._decide(job)
+        self._log.write(job.name, JobState.PENDING if decision.again else JobState.FAILED)
+        self._queue.settle(trial.trial_id, decision)
 
-    def _is_tried_again(self, job: CellJob) -> bool:
+    def _decide(self, job: CellJob) -> Decision:
         """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one."""
         ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
         before = self._num_ends.get(job.name, 0)
         self._num_ends[job.name] = len(ends)
         is_stopping = (self._queue.launch_dir / STOP_FILE).exists()
-        return len(ends) > before and not is_stopping and decide(ends).again
+        return decide(ends) if len(ends) > before and not is_stopping else Decision(again=False)
