@@ -226,6 +226,15 @@ class RunFolder:
         found = (newest(attempt.path) for attempt in reversed(self.attempts()))
         return next((path for path in found if path), None)
 
+    def adopt_checkpoint(self, attempt: Attempt) -> Path | None:
+        """Make the newest checkpoint one of an attempt's own: whoever wrote it may yet live and prune it."""
+        from rankmatch.checkpoint import adopt
+
+        while found := self.newest_checkpoint():
+            with suppress(FileNotFoundError):  # pruned behind a newer one
+                return adopt(found, attempt.path)
+        return None
+
     def epochs(self) -> list[Row]:
         """Return the epoch rows of all attempts in order, each epoch once."""
         kept = [(attempt.epochs(), limit) for attempt, limit in self.attempts_with_limits()]

@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -107,11 +107,6 @@ def nodes() -> tuple[Node, ...]:
         Node(lent.get("CPU", 0.0), int(lent.get("GPU", 0)), node["NodeManagerHostname"], node["NodeID"])
         for node, lent in ((node, node["Resources"]) for node in alive)
     )
-
-
-def elsewhere(ray_ids: Sequence[str]) -> dict[str, str]:
-    """Return what Ray calls a label selector: any node but these."""
-    return {"ray.io/node-id": f"!in({','.join(ray_ids)})"} if ray_ids else {}
 
 
 def _apply_settings() -> None:

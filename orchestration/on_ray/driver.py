@@ -4,7 +4,6 @@ import heapq
 import json
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -20,8 +19,9 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestration.failures import Decision, Failure, LostError, decide
-from orchestration.on_ray.cluster import elsewhere, existing_ray, nodes, private_ray, temp_dir
-from orchestration.on_ray.shares import Machine, Share, max_at_once, share, shunned
+from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
+from orchestration.on_ray.protocol import kill_session
+from orchestration.on_ray.shares import Machine, Share, elsewhere, max_at_once, share, shunned
 from orchestration.run_cell import record_loss, run_cell
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, StateLog
@@ -70,7 +70,7 @@ def _ending_with_node() -> Iterator[None]:
             if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):  # type: ignore[no-untyped-call]
                 sys.stderr.write("the raylet of this node is gone\n")
                 sys.stderr.flush()
-                os.killpg(os.getpid(), signal.SIGKILL)
+                kill_session(os.getpid())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -82,11 +82,11 @@ def _ending_with_node() -> Iterator[None]:
 
 
 def _end_with(launcher_pid: int) -> None:
-    """End this process and Ray's daemons, all of one group, once the launcher is gone; Ray's workers end with those."""
+    """End this process, Ray's daemons and its workers, all of one session, once the launcher is gone."""
     while os.getppid() == launcher_pid:
         time.sleep(0.5)
     shutil.rmtree(temp_dir(), ignore_errors=True)
-    os.killpg(os.getpid(), signal.SIGKILL)
+    kill_session(os.getpid())
 
 
 def _tune(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: dict[str, Any], storage: Path) -> None:

@@ -84,6 +84,11 @@ def shunned(share: Share, nodes: Sequence[Node], hosts: Sequence[str]) -> tuple[
     return tuple(node.ray_id for node in nodes if node.host in hosts)
 
 
+def elsewhere(ray_ids: Sequence[str]) -> dict[str, str]:
+    """Return what Ray calls a label selector: any node but these."""
+    return {"ray.io/node-id": f"!in({','.join(ray_ids)})"} if ray_ids else {}
+
+
 def max_at_once(shares: Sequence[Share], machine: Machine, max_concurrent: int | None) -> int:
     """Count how many cells may run at once, the largest ones too: then no cell ever waits for half of its workers."""
     fitting = [machine.fits(entry.num_cpus, entry.num_gpus) // entry.job.num_workers for entry in shares]

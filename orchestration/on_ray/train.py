@@ -15,7 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from orchestration.failures import Failure, LostError, TrainingError
-from orchestration.on_ray.cluster import elsewhere
+from orchestration.on_ray.shares import elsewhere
 from orchestration.recorder import FencedError
 from orchestration.run_cell import Stop, train_here
 from orchestration.run_folder import Attempt

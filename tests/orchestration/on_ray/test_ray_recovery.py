@@ -3,14 +3,13 @@
 import os
 import signal
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from undisturbed import has_trained, metrics, undisturbed_metrics, wait_until
 
 from orchestration.run_cell import launcher
-from orchestration.run_folder import RunFolder
+from orchestration.run_folder import RunFolder, process_start
 from orchestration.schedulers import CellJob, JobState, SchedulerError
 from orchestration.schedulers.ray_tune import RayTuneScheduler
 
@@ -78,15 +77,14 @@ def test_killed_driver_or_raylet_ends_the_launch_and_the_next_one_goes_on(name, 
     jobs = launch([job(cell)], tmp_path / "grid", "1")
     driver = jobs._driver.pid
     wait_until(lambda: has_trained(cell))
-    # What trains may be done before Ray ends it, which takes up to ten seconds; so it is stopped, and ended here.
+    # What trains may be done before Ray ends it, which takes up to ten seconds; so it is stopped.
     training = RunFolder(cell).attempts()[0].owner()["training_pid"]
     os.kill(training, signal.SIGSTOP)
     os.kill(driver if name == "driver" else pids(driver, "raylet")[0], signal.SIGKILL)
     assert jobs.wait(180)
     with pytest.raises(SchedulerError, match="Ray broke down"):
         jobs.poll()
-    with suppress(ProcessLookupError):  # Ray may have ended it
-        os.kill(training, signal.SIGKILL)
+    assert process_start(training) is None
     wait_until(lambda: not pids(driver, "raylet") and not pids(driver, "ray::"))
 
     again = launch([job(cell)], tmp_path / "grid", "2")
