@@ -84,7 +84,7 @@ def test_killed_driver_or_raylet_ends_the_launch_and_the_next_one_goes_on(name, 
     assert jobs.wait(180)
     with pytest.raises(SchedulerError, match="Ray broke down"):
         jobs.poll()
-    assert process_start(training) is None
+    wait_until(lambda: process_start(training) is None, 10)
     wait_until(lambda: not pids(driver, "raylet") and not pids(driver, "ray::"))
 
     again = launch([job(cell)], tmp_path / "grid", "2")
