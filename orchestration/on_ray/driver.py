@@ -30,9 +30,6 @@ from orchestration.schedulers.ray_tune import ORDER, STOP_FILE
 _NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
 """A byte of what Ray counts as memory: for trials that wait for their workers, and must take no CPU from them."""
 
-_NODE_LOSS_S = 15.0
-"""So long Ray may take to notice that a node is gone."""
-
 
 def main() -> None:
     """Carry out the order in the folder named first, as long as the launcher named second lives."""
@@ -195,9 +192,5 @@ class _Judge(tune.Callback):
         ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
         before = self._num_ends.get(job.name, 0)
         self._num_ends[job.name] = len(ends)
-        if (self._queue.launch_dir / STOP_FILE).exists():
-            return Decision(again=False)
-        if len(ends) > before:
-            return decide(ends)
-        time.sleep(_NODE_LOSS_S)  # where it is Ray that is gone, `_ending_with_node` ends this process meanwhile
-        return Decision(again=False)
+        is_stopping = (self._queue.launch_dir / STOP_FILE).exists()
+        return decide(ends) if len(ends) > before and not is_stopping else Decision(again=False)
