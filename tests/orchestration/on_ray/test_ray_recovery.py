@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ def test_killed_worker_of_two_is_tried_again_within_the_launch(make_cell, tmp_pa
     assert metrics(cell) == metrics(undisturbed)
 
 
+@pytest.fixture
+def hung_up() -> Iterator[None]:
+    """The kernel wakes what is stopped and loses its parent, and hangs it up; it ends then, even if under a nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hung_up")
 @pytest.mark.parametrize("name", ["driver", "raylet"])
 def test_killed_driver_or_raylet_ends_the_launch_and_the_next_one_goes_on(name, make_cell, tmp_path):
     cell = make_cell(epochs=EPOCHS)
