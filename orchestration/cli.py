@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration import cli_bench, cli_results, cli_slurm
+from orchestration import cli_bench, cli_results, cli_slurm, cli_tune
 from orchestration.schedulers import SchedulerError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ app.add_typer(data, name="data")
 app.add_typer(splits, name="splits")
 cli_results.add_to(app)
 cli_slurm.add_to(app)
+cli_tune.add_to(app)
 cli_bench.add_to(app)
 
 

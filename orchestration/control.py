@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import grid, index, launch
+from orchestration import grid, index, launch, search
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
 from orchestration.launch_folder import only_launch_of
@@ -169,7 +169,8 @@ def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
 
 
 def _load(grid_dir: Path) -> Grid:
-    return replace(grid.load(str(grid_dir / "grid.yaml"), ()), name=grid_dir.name)
+    path = grid_dir / search.FILE
+    return replace(search.load_folder(grid_dir) if grid.is_search(path) else grid.load(str(path)), name=grid_dir.name)
 
 
 def _folder(cell: IndexedCell, found: Mapping[str, RunFolder], grid_dir: Path) -> RunFolder:

@@ -63,7 +63,23 @@ class SplitSize:
 
 
 def split_size(config: TrainConfig) -> SplitSize | None:
-    """Return the size of a cell's split: of drawn scenes, of the lists where they can be read, else as published."""
+    """Return the size of a cell's split: of drawn scenes, of the lists where they can be read, else as published.
+
+    What is held out counts as validation images, as if every image had a label.
+    """
+    size, settings = _whole_split_size(config), config.numerics.evaluation
+    if size is None or not settings.held_out:
+        return size
+    if settings.held_out_from == "labeled":
+        num = settings.num_held_out(size.num_labeled)
+        return SplitSize(size.num_labeled - num, size.num_unlabeled, num)
+    if size.num_unlabeled is None:
+        return SplitSize(size.num_labeled, None)
+    num = settings.num_held_out(size.num_unlabeled)
+    return SplitSize(size.num_labeled, size.num_unlabeled - num, num)
+
+
+def _whole_split_size(config: TrainConfig) -> SplitSize | None:
     numerics = config.numerics
     if numerics.dataset.name == "synthetic":
         return _scene_split_size(numerics)

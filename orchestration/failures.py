@@ -16,6 +16,8 @@ class FailureClass(StrEnum):
     TIME_LIMIT = "time limit"
     NODE_FAILURE = "node failure"
     CANCELLED = "cancelled"
+    OUTPERFORMED = "outperformed"
+    """A search trained it no further, as others of its points were ahead."""
     LOST = "lost"
     """The process vanished without a word: killed, crashed, or its node is gone."""
     GPU_MEMORY = "out of GPU memory"
@@ -93,6 +95,7 @@ POLICY = {
     FailureClass.BAD_DATA: Treatment(),
     FailureClass.CODE: Treatment(),
     FailureClass.CANCELLED: Treatment(),
+    FailureClass.OUTPERFORMED: Treatment(by_launch=False),
     # Unchanged, these end the same way; code that changes numbers changes the signature.
     FailureClass.GPU_MEMORY: Treatment(by_launch=False),
     FailureClass.HOST_MEMORY: Treatment(by_launch=False),

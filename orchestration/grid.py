@@ -25,6 +25,8 @@ from orchestration.values import (
 )
 
 KEYS = ("set", "axes", "exclude", "baseline", "table")
+SEARCH = "search"
+"""The section that a file of `rankmatch tune` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Grid:
     """
     path = find(name_or_file)
     try:
-        spec = _read_spec(_read_yaml(path))
+        spec = _read_spec(read_yaml(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     _apply(spec, overrides)
@@ -73,13 +75,23 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Grid:
     return Grid(path.stem, cells, axes, baseline, layout, _resolved_text(path.stem, spec, layout))
 
 
-def available() -> list[str]:
-    """Return the names of the grids that come with the project."""
-    return sorted(path.stem for path in (experiments_folder() / "grids").glob("*.yaml"))
+def is_search(path: Path) -> bool:
+    """Tell whether a file is one of `rankmatch tune`.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    return SEARCH in read_yaml(path)
 
 
-def find(name_or_file: str) -> Path:
-    """Return the file of a grid, given by its path (with a folder or `.yaml` in it) or by its name.
+def available(*, searches: bool = False) -> list[str]:
+    """Return the names of the grids, or of the searches, that come with the project."""
+    files = (experiments_folder() / "grids").glob("*.yaml")
+    return sorted(path.stem for path in files if is_search(path) is searches)
+
+
+def find(name_or_file: str, *, searches: bool = False) -> Path:
+    """Return the file of a grid, or of a search, given by its path (with a folder or `.yaml` in it) or by its name.
 
     Raises:
         ValueError: If there is no such file or name, or the name cannot be a folder's.
@@ -87,7 +99,8 @@ def find(name_or_file: str) -> Path:
     is_file = "/" in name_or_file or name_or_file.endswith((".yaml", ".yml"))
     path = Path(name_or_file).expanduser() if is_file else experiments_folder() / "grids" / f"{name_or_file}.yaml"
     if not path.is_file():
-        raise ValueError(f"grid must be a YAML file or one of {', '.join(available())}; got {name_or_file!r}")
+        kind, known = "search" if searches else "grid", ", ".join(available(searches=searches))
+        raise ValueError(f"{kind} must be a YAML file or one of {known}; got {name_or_file!r}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", path.stem):
         raise ValueError(f"the name of a grid file must consist of letters, digits and . _ -; got {path.stem!r}")
     return path
@@ -104,7 +117,12 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep=True)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a grid file, all scalars as text.
+
+    Raises:
+        ValueError: It cannot be read as YAML, or is no mapping.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}  # noqa: S506 (makes text only)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -115,13 +133,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_spec(content: Mapping[str, Any]) -> _Spec:
+    if SEARCH in content:
+        raise ValueError("a file with the section search is for `rankmatch tune`; its figures belong in no table")
     for key in content:
         if key not in KEYS:
             raise ValueError(f"a grid may have the keys {', '.join(KEYS)}; got {key!r}")
     spec = _Spec()
-    for key, node in _mapping("set", content).items():
-        spec.fixed[key] = _read_fixed(key, node)
-    for key, nodes in _mapping("axes", content).items():
+    spec.fixed = read_set(content)
+    for key, nodes in mapping_at("axes", content).items():
         check_key(key)
         if not isinstance(nodes, list):
             raise ValueError(f"axes: {key} must be a list of values; got {nodes!r}")
@@ -130,11 +149,25 @@ def _read_spec(content: Mapping[str, Any]) -> _Spec:
         spec.axes[key] = read_axis(key, nodes)
     spec.exclude = [_read_point("exclude", spec, point) for point in _list("exclude", content)]
     spec.baseline = {key: values[0] for key, values in _read_point("baseline", spec, content.get("baseline")).items()}
-    spec.table = layouts.read(_mapping("table", content), spec.axes)
+    spec.table = layouts.read(mapping_at("table", content), spec.axes)
     return spec
 
 
-def _mapping(key: str, content: Mapping[str, Any]) -> dict[str, Any]:
+def read_set(content: Mapping[str, Any]) -> dict[str, Value]:
+    """Read the section `set` of a grid file: one value for each key.
+
+    Raises:
+        ValueError: A key or a value is not allowed.
+    """
+    return {key: _read_fixed(key, node) for key, node in mapping_at("set", content).items()}
+
+
+def mapping_at(key: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section of a grid file; an empty one where there is none.
+
+    Raises:
+        ValueError: It is no mapping.
+    """
     value = content.get(key) or {}
     if not isinstance(value, dict):
         raise ValueError(f"{key} must be a mapping; got {value!r}")
@@ -172,16 +205,26 @@ def _read_point(name: str, spec: _Spec, point: Any) -> dict[str, list[Value]]:  
 
 
 def _apply(spec: _Spec, overrides: Sequence[str]) -> None:
-    seen: set[str] = set()
+    for key, text in divide(overrides).items():
+        check_key(key)
+        _apply_one(spec, key, parse(key, text))
+
+
+def divide(overrides: Sequence[str]) -> dict[str, str]:
+    """Divide the `key=value` words of a command line.
+
+    Raises:
+        ValueError: A word has another form, or a key is given twice.
+    """
+    given: dict[str, str] = {}
     for override in overrides:
         key, mark, text = override.partition("=")
         if not mark:
             raise ValueError(f"an override must be key=value; got {override!r}")
-        check_key(key)
-        if key in seen:
+        if key in given:
             raise ValueError(f"{key} must be given once; it is given twice")
-        seen.add(key)
-        _apply_one(spec, key, parse(key, text))
+        given[key] = text
+    return given
 
 
 def _apply_one(spec: _Spec, key: str, node: Node) -> None:
@@ -222,9 +265,15 @@ def _check_choices(spec: _Spec) -> None:
 def _compose_one(spec: _Spec, point: dict[str, Value]) -> Cell:
     text = {key: format_value(value) for key, value in point.items()}
     try:
-        return Cell(compose(spec.fixed | point), text)
+        cell = Cell(compose(spec.fixed | point), text)
     except ValueError as error:
         raise ValueError(f"cell {_describe(text)}: {error}" if text else str(error)) from error
+    if held_out := cell.config.numerics.evaluation.held_out:
+        raise ValueError(
+            "evaluation.held_out must be 0 in a grid, whose tables are of the validation list (`rankmatch tune` holds "
+            f"images out); got {held_out:g}"
+        )
+    return cell
 
 
 def _describe(axes: Mapping[str, str]) -> str:

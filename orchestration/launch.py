@@ -2,10 +2,12 @@
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
@@ -14,8 +16,8 @@ from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri, where
-from orchestration.mirror.tracking import Launch
-from orchestration.plan import Plan
+from orchestration.mirror.tracking import Launch, MirroredCell
+from orchestration.plan import Item, Plan
 from orchestration.progress import Progress, Snapshot
 from orchestration.results import report, run_table
 from orchestration.run_cell import launcher
@@ -64,7 +66,14 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     mirror, mark = begin_mirror(loaded, grid_dir, planned, launch_dir, options, console)
     mirror.start()
     try:
-        stopped = bool(jobs) and _work(scheduler, jobs, planned, launch_dir, mark, console)
+        stopped = bool(jobs) and work(
+            partial(scheduler.submit, jobs, launch_dir),
+            lambda: planned.jobs,
+            planned.max_concurrent,
+            launch_dir,
+            mark,
+            console,
+        )
     finally:
         end_with_results(loaded, grid_dir, mirror, console)
     if stopped:
@@ -75,18 +84,27 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
 
 
 def begin_mirror(
-    loaded: Grid, grid_dir: Path, planned: Plan, launch_dir: Path, options: Options, console: Console
+    loaded: Grid,
+    grid_dir: Path,
+    planned: Plan,
+    launch_dir: Path,
+    options: Options,
+    console: Console,
+    added: Iterable[MirroredCell] | None = None,
 ) -> tuple[GridMirror, dict[str, str]]:
     """Open MLflow for a launch; return its mirror, and what the owner of its attempts must hold.
+
+    `added` are the cells of a launch to which more are added while it goes on: this process alone writes them.
 
     Raises:
         ValueError: The experiment was deleted, or a driver is missing.
     """
     begun = Launch(launch_dir.name, [path for path in (launch_dir / "grid.yaml", launch_dir / PLAN) if path.exists()])
     uri = tracking_uri(options.tracking_uri, options.runs)
-    mirror = GridMirror(uri, grid_dir, mirrored_cells(loaded, run_folders(loaded, grid_dir)), begun)
+    cells_of_grid = mirrored_cells(loaded, run_folders(loaded, grid_dir)) if added is None else added
+    mirror = GridMirror(uri, grid_dir, cells_of_grid, begun)
     with console.status("opening MLflow"):
-        mark = mirror.begin({item.cell.signature for item in planned.jobs})
+        mark = mirror.begin({item.cell.signature for item in planned.jobs}, writes_all=added is not None)
     if mirror.warning:
         say_outdated(f"it did not answer: {mirror.warning}", console)
     return mirror, mark
@@ -106,7 +124,11 @@ def mirror_of(loaded: Grid, grid_dir: Path, uri: str = "", launch_id: str = "") 
 
 def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, console: Console) -> None:
     """Write table, report and figures, bring MLflow up to date, and say where all that is."""
-    written = finish(loaded, grid_dir, console)
+    end_mirror(loaded, grid_dir, mirror, finish(loaded, grid_dir, console), console)
+
+
+def end_mirror(loaded: Grid, grid_dir: Path, mirror: GridMirror, written: Sequence[Path], console: Console) -> None:
+    """Bring MLflow up to date, with files of which the first is the report, and say where all that is."""
     with console.status("writing the last rows to MLflow"):
         warning = mirror.finish_launch(loaded, run_folders(loaded, grid_dir), written)
     _say_where(grid_dir, written[0], mirror.uri, console)
@@ -130,23 +152,32 @@ def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[st
         )
 
 
-def _work(
-    scheduler: Scheduler,
-    jobs: Sequence[CellJob],
-    planned: Plan,
+def work(
+    begin: Callable[[Mapping[str, Any]], Jobs],
+    items: Callable[[], Sequence[Item]],
+    num_concurrent: int,
     launch_dir: Path,
     mark: Mapping[str, str],
     console: Console,
 ) -> bool:
-    """Have the jobs done and show how they go on; true if the user stopped them."""
+    """Have jobs done and show how they go on; true if the user stopped them.
+
+    Args:
+        begin: Hands over the jobs for the owner that it is given.
+        items: Returns the cells of the jobs; a search adds some.
+        num_concurrent: How many cells run at a time.
+        launch_dir: Folder of this launch.
+        mark: What the owner of the attempts must hold for MLflow.
+        console: Shows it.
+    """
     software = provenance.collect()
     if software["dirty"]:
         software |= keep_difference(launch_dir, provenance.difference())
     owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software, **mark}
     with _stoppable():
-        handle = scheduler.submit(jobs, launch_dir, owner)
+        handle = begin(owner)
         try:
-            follow(handle, planned, launch_dir.parents[1], console)
+            follow(handle, items, num_concurrent, launch_dir.parents[1], console)
         except KeyboardInterrupt:
             console.print("\nstopping: running cells write a checkpoint; one that evaluates is ended after a minute")
             handle.cancel()
@@ -154,7 +185,9 @@ def _work(
     return False
 
 
-def follow(handle: Jobs, planned: Plan, grid_dir: Path, console: Console) -> None:
+def follow(
+    handle: Jobs, items: Callable[[], Sequence[Item]], num_concurrent: int, grid_dir: Path, console: Console
+) -> None:
     """Show how jobs go on until the last one has ended."""
     began = time.monotonic()
     with Progress(console) as progress:
@@ -164,10 +197,10 @@ def follow(handle: Jobs, planned: Plan, grid_dir: Path, console: Console) -> Non
             found = folders(grid_dir)
             progress.show(
                 Snapshot(
-                    items=planned.jobs,
+                    items=items(),
                     jobs={name.partition("-")[0]: state for name, state in handle.poll().items()},
                     folders={signature: folder.state() for signature, folder in found.items()},
-                    num_concurrent=planned.max_concurrent,
+                    num_concurrent=num_concurrent,
                     elapsed_s=time.monotonic() - began,
                 )
             )

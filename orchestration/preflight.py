@@ -74,7 +74,9 @@ def _data_key(cell: Cell) -> str:
     numerics, execution = cell.config.numerics, cell.config.execution
     needs_labels_only = numerics.method.name == "supervised" and numerics.method.supervised_steps == "authors"
     places = (execution.data_root, execution.split_root, execution.data_store)
-    return repr((numerics.dataset, numerics.split, places, needs_labels_only))
+    evaluation = numerics.evaluation
+    held_out = (evaluation.held_out, evaluation.held_out_from, numerics.seed) if evaluation.held_out else ()
+    return repr((numerics.dataset, numerics.split, places, needs_labels_only, held_out))
 
 
 def _look(cell: Cell, cache_dir: Path, progress: Progress) -> tuple[DataIdentity, list[str]]:

@@ -153,4 +153,4 @@ def _ending(job: JobState, state: FolderState | None) -> str:
         return f"done  {_miou(state)}"
     if job is JobState.FAILED and state and state.failure:
         return f"failed: {state.failure}"
-    return str(job)
+    return f"{job}: {state.failure}" if state and state.failure else str(job)

@@ -60,7 +60,7 @@ class FolderState:
     best_miou: float | None = None
     commit: str = ""
     failure: str | None = None
-    """Class and message of the failure, in one line."""
+    """Class and message of the failure, or of the verdict of a search, in one line."""
     host: str = ""
     """Where the newest attempt was."""
     job: str = ""
@@ -180,6 +180,11 @@ class RunFolder:
         """Return the configuration as YAML."""
         return (self.path / CONFIG).read_text()
 
+    def axes(self) -> dict[str, str]:
+        """Return the varied keys with their values as text."""
+        axes: dict[str, str] = files.read_json(self.path / AXES)["axes"]
+        return axes
+
     def result(self) -> Row | None:
         """Return the published result, if there is one."""
         try:
@@ -281,6 +286,7 @@ class RunFolder:
         row = files.read_last_line(attempt.path / EPOCHS) or next(reversed(self.epochs()), {})
         updated = _last_write(attempt.path)
         failed = last.get("event") == "failed"
+        is_over = failed or last.get("kind") == FailureClass.OUTPERFORMED
         return FolderState(
             status="failed" if failed else _liveness(owner, last.get("event"), updated),
             num_attempts=attempt.number,
@@ -291,8 +297,8 @@ class RunFolder:
             miou=row.get("miou"),
             best_miou=row.get("best_miou"),
             commit=owner["commit"],
-            failure=_one_line(last) if failed else None,
-            failure_class=last.get("kind") if failed else None,
+            failure=_one_line(last) if is_over else None,
+            failure_class=last.get("kind") if is_over else None,
             host=_trained_on(owner, events),
             job=owner.get("slurm", {}).get("job", ""),
             updated=updated,

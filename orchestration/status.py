@@ -161,7 +161,8 @@ def _left_s(rows: Sequence[CellStatus]) -> list[float]:
 
 
 def _left_of(row: CellStatus, measured: Mapping[str, float]) -> float:
-    is_over = row.standing is Standing.FAILED and not is_tried_again(row.state.failure_class)
+    has_ended = row.standing in (Standing.FAILED, Standing.INTERRUPTED)
+    is_over = has_ended and not is_tried_again(row.state.failure_class)
     if row.standing is Standing.DONE or is_over or not row.cell.num_steps:
         return 0.0
     return max(0, row.cell.num_steps - row.state.step) * measured.get(row.cell.method, row.cell.seconds_per_step or 0.0)

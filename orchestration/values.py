@@ -197,11 +197,16 @@ def _read(key: str, kind: Any, node: Node) -> Value:  # noqa: ANN401 (a type's a
         if not isinstance(node, dict):
             raise ValueError(f"{key} must be a mapping such as {{11: 255}}; got {node!r}")
         names, targets = get_args(kind)
-        return {_read_scalar(key, names, name): _read_scalar(key, targets, target) for name, target in node.items()}
-    return _read_scalar(key, kind, node)
+        return {read_scalar(key, names, name): read_scalar(key, targets, target) for name, target in node.items()}
+    return read_scalar(key, kind, node)
 
 
-def _read_scalar(key: str, kind: type, node: Node) -> bool | int | float | str:
+def read_scalar(key: str, kind: type, node: Node) -> bool | int | float | str:
+    """Read one value of a type.
+
+    Raises:
+        ValueError: Naming the key, what is allowed and what was given.
+    """
     if not isinstance(node, str):
         raise ValueError(f"{key} must be one value of type {kind.__name__}; got {node!r}")
     if kind is str:

@@ -15,6 +15,7 @@ BACKBONES = ("resnet50", "resnet101", "xception", "mobilenet_v2")
 METHODS = ("supervised", "fixmatch", "unimatch", "rankmatch")
 SELECTIONS = ("orthogonal", "random", "top_n", "all")
 CONSISTENCIES = ("rank", "l2", "ce", "kl")
+HELD_OUT_FROM = ("unlabeled", "labeled")
 IGNORE_INDEX = 255
 
 
@@ -232,16 +233,27 @@ class OptimisationConfig:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluationConfig:
-    """How a network is scored on the validation list."""
+    """How a network is scored, and on what."""
 
     mode: str = "whole"
     """`whole` image, or `sliding` windows of the crop size with step int(crop * 2/3)."""
     absent_classes: str = "skip"
     """Classes that no validation label shows: left out of the mean, or counted as 0 (`zero`, the authors' way)."""
+    held_out: float = field(default=0.0, metadata={"neutral": 0.0})
+    """Share of a training list that is scored on in place of the validation list and not trained on; 0: none."""
+    held_out_from: str = field(default="unlabeled", metadata={"neutral": "unlabeled"})
+    """The list that it is drawn from: `unlabeled`, of its images that have a label, or `labeled`."""
 
     def __post_init__(self) -> None:
         one_of("evaluation.mode", self.mode, ("whole", "sliding"))
         one_of("evaluation.absent_classes", self.absent_classes, ("skip", "zero"))
+        one_of("evaluation.held_out_from", self.held_out_from, HELD_OUT_FROM)
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"evaluation.held_out must be at least 0 and below 1; got {self.held_out!r}")
+
+    def num_held_out(self, num_images: int) -> int:
+        """Return how many of so many images are held out, at least one where any is."""
+        return max(1, round(self.held_out * num_images)) if self.held_out else 0
 
 
 @dataclass(kw_only=True, slots=True)

@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     SCENE = 19
     SPLIT = 20
     SAMPLES = 21
+    HELD_OUT = 22
 
 
 def generator(seed: int, epoch: int, position: int, purpose: Purpose) -> torch.Generator:

@@ -62,6 +62,7 @@ def test_every_other_command_is_known():
         "rankmatch verify --count 2",
         "rankmatch verify --count 3 --seed 0",
         "rankmatch register --grid demo",  # test_registry.py
+        "rankmatch tune experiments/grids/search_rank.yaml",  # test_search.py, test_ray_search.py
         # test_ray_existing.py
         "python orchestration/launch_grid.py --cluster ray --address head:6379 --grid camvid --runs /shared/runs",
         "rankmatch data check camvid data_root=camvid",  # test_datasets.py, as the next four

@@ -1,12 +1,13 @@
 """The mirror of a launch: opened before its first job, written beside the work, ended with tables and figures."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from orchestration import files
 from orchestration.cells import Cell
+from orchestration.failures import FailureClass
 from orchestration.grid import Grid
 from orchestration.mirror import figures
 from orchestration.mirror.mirror_thread import MirrorThread
@@ -69,18 +70,18 @@ def where(uri: str) -> str:
 class GridMirror:
     """A grid's experiment, and the thread that writes it."""
 
-    def __init__(self, uri: str, grid_dir: Path, cells: Sequence[MirroredCell], launch: Launch | None = None) -> None:
+    def __init__(self, uri: str, grid_dir: Path, cells: Iterable[MirroredCell], launch: Launch | None = None) -> None:
         self.uri, self._grid_dir, self._cells, self._launch = uri, grid_dir, cells, launch
         self._mirror: Mirror | None = None
         self._thread: MirrorThread | None = None
         self.warning = ""
         """What went wrong at the begin."""
 
-    def begin(self, jobs: Collection[str]) -> dict[str, str]:
+    def begin(self, jobs: Collection[str], *, writes_all: bool = False) -> dict[str, str]:
         """Make schema, experiment, the launch's run and, where jobs write their own, theirs, by signature.
 
         Returns what the owner of their attempts must hold. A store that does not answer stops no launch: the jobs then
-        write run folders only.
+        write run folders only. With `writes_all` this process writes for them whatever the store is.
 
         Raises:
             ValueError: The experiment was deleted, or a driver is missing.
@@ -91,7 +92,7 @@ class GridMirror:
         files.replace(self._grid_dir / "launches" / self._launch.id / REMEMBERED, files.to_text(remembered))
         try:
             mirror = self.open()
-            if not is_written_by_jobs(self.uri):
+            if writes_all or not is_written_by_jobs(self.uri):
                 self._mirror = mirror
                 return {}
             mirror.schedule([cell for cell in self._cells if cell.signature in jobs], self._launch.id)
@@ -123,7 +124,8 @@ class GridMirror:
         Returns what went wrong, if anything.
         """
         assert self._thread is not None and self._launch is not None
-        statuses = {folder.state().status for folder in found.values()}
+        states = [folder.state() for folder in found.values()]
+        statuses = {state.status for state in states if state.failure_class != FailureClass.OUTPERFORMED}
         worst = next((status for status in ("failed", "interrupted", "running") if status in statuses), "done")
         picture = self._grid_dir / CURVES
         figures.curves(curve_rows(loaded, found)).savefig(picture, dpi=120)

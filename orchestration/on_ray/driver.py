@@ -7,11 +7,11 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -19,13 +19,17 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestration.failures import Decision, Failure, LostError, decide
+from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
 from orchestration.on_ray.protocol import kill_session
 from orchestration.on_ray.shares import Machine, Share, elsewhere, max_at_once, share, shunned
-from orchestration.run_cell import record_loss, run_cell
+from orchestration.run_cell import Trainer, record_loss, run_cell
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, StateLog
 from orchestration.schedulers.ray_tune import ORDER, STOP_FILE
+
+if TYPE_CHECKING:  # Optuna, which a grid does not need
+    from orchestration.on_ray.search import Halving, Points
 
 _NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
 """A byte of what Ray counts as memory: for trials that wait for their workers, and must take no CPU from them."""
@@ -42,7 +46,10 @@ def main() -> None:
         shares = [share(job, machine, **order["options"]) for job in jobs]
         num_at_once = max_at_once(shares, machine, order["options"]["max_concurrent"])
         with _ending_with_node():
-            _tune(shares, num_at_once, launch_dir, order["owner"], storage)
+            if order["is_search"]:
+                _search(shares, num_at_once, launch_dir, order["owner"], storage)
+            else:
+                _tune(_Queue(shares, launch_dir, order["owner"]), num_at_once, storage)
 
 
 @contextmanager
@@ -89,13 +96,28 @@ def _end_with(launcher_pid: int) -> None:
     kill_session(os.getpid())
 
 
-def _tune(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: dict[str, Any], storage: Path) -> None:
-    """Run a trial for each job, in their order; a trial's process goes on with the next cell unless one failed."""
-    queue = _Queue(shares, launch_dir, owner)
+def _search(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: dict[str, Any], storage: Path) -> None:
+    """Run a trial for each point of a search; the first share stands for what all points take."""
+    from orchestration import search as searches
+    from orchestration.on_ray.search import Halving, Points
+
+    log, search = StateLog(launch_dir), searches.load(str(launch_dir / searches.FILE))
+    log.write(shares[0].job.name, JobState.RUNNING)
+    points = Points(search, launch_dir, shares[0], [entry.job.name for entry in shares[1:]], owner)
+    _tune(points, num_at_once, storage, Halving(search, launch_dir, points.settled))
+    log.write(shares[0].job.name, JobState.STOPPED if (launch_dir / STOP_FILE).exists() else JobState.DONE)
+
+
+def _tune(queue: "_Queue | Points", num_at_once: int, storage: Path, scheduler: "Halving | None" = None) -> None:
+    """Run a trial for each cell of the queue; a trial's process goes on with the next cell unless one failed."""
     tune.Tuner(
         tune.with_resources(_train_cell, _resources),
         tune_config=tune.TuneConfig(
-            search_alg=queue, num_samples=-1, max_concurrent_trials=num_at_once, reuse_actors=True
+            search_alg=queue,
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=num_at_once,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(name="cells", storage_path=str(storage), verbose=0, callbacks=[_Judge(queue)]),
     ).fit()
@@ -122,8 +144,18 @@ def _train_cell(config: dict[str, Any]) -> None:
     from orchestration.on_ray.train import Grant, train_with_ray  # torch: here, and not in the process that drives
 
     grant = Grant(config["share"].num_cpus, config["share"].num_gpus, config["shunned"])
-    train = partial(train_with_ray, grant=grant)
-    state = run_cell(job.cell_dir, train=train, owner=job.owner(config["owner"]), should_stop=stop_file.exists)
+    train: Trainer = partial(train_with_ray, grant=grant)
+    why: Callable[[], str] = str
+    reporting: AbstractContextManager[None] = nullcontext()
+    if config.get("is_judged"):
+        from orchestration.on_ray.search import reporting_epochs
+
+        train, why = verdicts.judged(train, config["launch_dir"]), verdicts.why(config["launch_dir"], job.name)
+        reporting = reporting_epochs(RunFolder(job.cell_dir))
+    with reporting:
+        state = run_cell(
+            job.cell_dir, train=train, owner=job.owner(config["owner"]), should_stop=stop_file.exists, why=why
+        )
     if state is JobState.FAILED:
         raise RuntimeError(f"{job.name} failed")  # Tune then ends this process: a broken GPU context dies with it
     log.write(job.name, state)
@@ -174,7 +206,7 @@ class _Queue(Searcher):
 class _Judge(tune.Callback):
     """Writes down that a trial's process died, since it no longer can, and asks the policy whether its cell goes on."""
 
-    def __init__(self, queue: _Queue) -> None:
+    def __init__(self, queue: "_Queue | Points") -> None:
         self._queue, self._log = queue, StateLog(queue.launch_dir)
         self._num_ends: dict[str, int] = {}
 

@@ -99,7 +99,8 @@ def launch_on_slurm(options: Options, console: Console) -> int:
             _end(submitted.launch_dir, loaded, grid_dir, submitted.planned, console)
     if not options.watch or submitted.jobs is None:
         return 0
-    launch.follow(submitted.jobs, submitted.planned, grid_dir, console)
+    planned = submitted.planned
+    launch.follow(submitted.jobs, lambda: planned.jobs, planned.max_concurrent, grid_dir, console)
     if not site.controller:
         take_step(submitted.launch_dir, console)
     return 0 if all(state is JobState.DONE for state in submitted.jobs.poll().values()) else 1

@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestration import files
 from orchestration.results import run_table
-from orchestration.run_folder import AXES, CELLS, CONFIG, RunFolder, folders
+from orchestration.run_folder import CELLS, CONFIG, RunFolder, folders
 from orchestration.tables import comparisons
 from orchestration.tables.table import DASH
 from orchestration.values import flatten
@@ -37,7 +36,7 @@ class Run:
     @cached_property
     def axes(self) -> dict[str, str]:
         """The cell's axes."""
-        return dict(files.read_json(self.folder.path / AXES)["axes"])
+        return self.folder.axes()
 
     @cached_property
     def settings(self) -> dict[str, str]:

@@ -108,6 +108,8 @@ def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
     count = 0
     for grid_dir in grid_dirs:
         try:
+            if grid.is_search(grid_dir / GRID):  # it has no table
+                continue
             loaded = grid.load(str(grid_dir / GRID))
         except ValueError as error:
             _say(console, f"ODD     {grid_dir.name}: its rows cannot be told: {error}")

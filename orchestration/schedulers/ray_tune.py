@@ -22,6 +22,7 @@ from orchestration import files, provenance
 from orchestration.failures import CancelledError, Failure
 from orchestration.on_ray.protocol import check_ray, kill_session
 from orchestration.run_cell import record_loss
+from orchestration.run_folder import CELLS
 from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog
 
 ORDER, STOP_FILE, LOG = "ray.json", "cancelled", "ray.log"
@@ -88,8 +89,25 @@ class RayTuneScheduler:
 
     def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> "RayTuneJobs":
         """Start the driver; Ray takes some seconds to come up behind it."""
+        return self._start(jobs, launch_dir, owner, is_search=False)
+
+    def search(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> "RayTuneJobs":
+        """Start a search, whose file is in the launch's folder.
+
+        Args:
+            jobs: The first stands for the search itself and says what each point takes; the others are points to go
+                on with.
+            launch_dir: As for `submit`.
+            owner: As for `submit`.
+        """
+        return self._start(jobs, launch_dir, owner, is_search=True)
+
+    def _start(
+        self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any], *, is_search: bool
+    ) -> "RayTuneJobs":
         launch_dir = launch_dir.resolve()
         order = {
+            "is_search": is_search,
             "jobs": [{**asdict(job), "cell_dir": str(job.cell_dir.resolve())} for job in jobs],
             "owner": {"campaign": launch_dir.name, **owner},
             "options": self._options,
@@ -122,12 +140,15 @@ class RayTuneJobs:
             SchedulerError: Ray broke down with jobs unfinished.
         """
         has_exited = self._driver.poll() is not None  # asked before the states are read: none comes after it
-        written = StateLog(self._launch_dir).read()
-        states = {job.name: written.get(job.name, JobState.PENDING) for job in self._jobs}
+        states = self._states()
         if has_exited and not self._cancelled and not all(state.has_ended for state in states.values()):
             self._kill()
             raise SchedulerError(f"Ray broke down ({self._last_words()}); see {self._launch_dir / LOG}")
         return states
+
+    def _states(self) -> dict[str, JobState]:
+        """Return the states of the jobs, those of points that a search has added among them."""
+        return {job.name: JobState.PENDING for job in self._jobs} | StateLog(self._launch_dir).read()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until all jobs have ended and Ray is gone; false if the time ran out before."""
@@ -164,12 +185,11 @@ class RayTuneJobs:
 
     def _record_cancelled(self) -> None:
         log = StateLog(self._launch_dir)
-        for job in self._jobs:
-            state = log.read().get(job.name, JobState.PENDING)
+        for name, state in self._states().items():
             if state is JobState.RUNNING:
-                record_loss(job.cell_dir, Failure.of(CancelledError("ended by force")))
+                record_loss(self._launch_dir.parents[1] / CELLS / name, Failure.of(CancelledError("ended by force")))
             if not state.has_ended:
-                log.write(job.name, JobState.STOPPED)
+                log.write(name, JobState.STOPPED)
 
     def _last_words(self) -> str:
         text = (self._launch_dir / LOG).read_text(errors="replace")

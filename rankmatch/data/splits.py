@@ -7,13 +7,13 @@ their places is enough.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from rankmatch.config import NumericsConfig, TrainConfig
-from rankmatch.data.catalog import Sample, data_root
+from rankmatch.data.catalog import FolderDataset, Sample, data_root, open_dataset
 from rankmatch.data.pixels import frames_of, list_lines
 from rankmatch.distributed import Purpose, generator
 from rankmatch.execution import ExecutionConfig
@@ -37,12 +37,16 @@ class Splits:
 def read_splits(config: TrainConfig) -> Splits:
     """Read the split lists of a run, or draw them for the drawn scenes.
 
+    With `evaluation.held_out` the validation list is not read: a part of a training list stands in its place.
+
     Raises:
-        ValueError: A folder or file is not there, the split is unknown, a line is malformed, a list is empty, or a
-            sample is both labeled and for validation.
+        ValueError: A folder or file is not there, the split is unknown, a line is malformed, a list is empty, a
+            sample is both labeled and for validation, or no image can be held out.
     """
     is_drawn = config.numerics.dataset.name == "synthetic"
     splits = _scene_splits(config.numerics) if is_drawn else _folder_splits(config)
+    if config.numerics.evaluation.held_out:
+        splits = _hold_out(splits, config)
     _check(splits, config.numerics)
     return splits
 
@@ -74,11 +78,13 @@ def read_train(config: TrainConfig) -> list[Sample]:
 
 
 def read_val(config: TrainConfig) -> list[Sample]:
-    """Read the validation list alone.
+    """Read the validation list alone, or what is held out in its place.
 
     Raises:
         ValueError: It is not there, a line is malformed, or it is empty.
     """
+    if config.numerics.evaluation.held_out:
+        return read_splits(config).val
     is_drawn = config.numerics.dataset.name == "synthetic"
     val = (
         _scene_splits(config.numerics).val if is_drawn else _read_list(split_root(config) / "val.txt", config.execution)
@@ -127,7 +133,9 @@ def _folder_splits(config: TrainConfig) -> Splits:
         known = ", ".join(sorted(path.parent.name for path in root.glob("*/labeled.txt"))) or "none"
         raise ValueError(f"split must be one of those in {root} ({known}); got {config.numerics.split!r}")
     labeled = _read_list(folder / "labeled.txt", config.execution)
-    return Splits(labeled, _unlabeled(folder, labeled, config), _read_list(root / "val.txt", config.execution))
+    is_held_out = config.numerics.evaluation.held_out > 0
+    val = [] if is_held_out else _read_list(root / "val.txt", config.execution)
+    return Splits(labeled, _unlabeled(folder, labeled, config), val)
 
 
 def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list[Sample]:
@@ -207,6 +215,43 @@ def _scene_splits(numerics: NumericsConfig) -> Splits:
         unlabeled=[Sample(name, None, name, truth=name) for name in names[num_labeled:]],
         val=[Sample(name, name, name) for name in (f"scene:val:{index}" for index in range(scenes.num_val))],
     )
+
+
+def _hold_out(splits: Splits, config: TrainConfig) -> Splits:
+    """Draw the part that is scored on, and take its images out of both training lists."""
+    numerics, settings = config.numerics, config.numerics.evaluation
+    candidates = splits.labeled if settings.held_out_from == "labeled" else _with_labels(splits, config)
+    if not candidates:
+        raise ValueError(
+            "evaluation.held_out_from must be labeled where no image of the unlabeled list has a label that is there; "
+            f"got {settings.held_out_from!r}"
+        )
+    draws = generator(numerics.seed, 0, 0, Purpose.HELD_OUT)
+    order: list[int] = torch.randperm(len(candidates), generator=draws).tolist()
+    val = [candidates[place] for place in sorted(order[: settings.num_held_out(len(candidates))])]
+    taken = {sample.image for sample in val}
+    labeled, unlabeled = (
+        [one for one in part if one.image not in taken] for part in (splits.labeled, splits.unlabeled)
+    )
+    if not (labeled if settings.held_out_from == "labeled" else unlabeled):
+        raise ValueError(
+            f"evaluation.held_out must leave an image of the {settings.held_out_from} list to train on, which has "
+            f"{len(candidates)} that can be held out; got {settings.held_out:g}"
+        )
+    return Splits(labeled, unlabeled, val)
+
+
+def _with_labels(splits: Splits, config: TrainConfig) -> list[Sample]:
+    """Return the unlabeled images that can be scored, each once and none that the labeled list holds too."""
+    dataset, seen = open_dataset(config), {sample.image for sample in splits.labeled}
+    found = []
+    for sample in splits.unlabeled:
+        if sample.truth is None or sample.image in seen:
+            continue
+        seen.add(sample.image)
+        if not isinstance(dataset, FolderDataset) or dataset.has_label(sample.truth):
+            found.append(replace(sample, label=sample.truth, truth=None))
+    return found
 
 
 def _check(splits: Splits, numerics: NumericsConfig) -> None:

@@ -86,6 +86,7 @@ def test_launch_leaves_alone_what_would_end_the_same_way():
         FailureClass.NON_FINITE_LOSS,
         FailureClass.GPU_MEMORY,
         FailureClass.HOST_MEMORY,
+        FailureClass.OUTPERFORMED,
     }
     assert is_tried_again(None)
 

@@ -1,0 +1,269 @@
+"""A search under Ray Tune: Optuna's next points become cells, and ASHA's verdicts end those that fall behind.
+
+Tune and Optuna remember nothing between launches: both learn anew from the run folders.
+"""
+
+import heapq
+import math
+import os
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from orchestration import index, study
+from orchestration.cells import Cell, to_yaml
+from orchestration.costs import num_steps
+from orchestration.failures import Decision
+from orchestration.index import IndexedCell
+from orchestration.on_ray import verdicts
+from orchestration.on_ray.cluster import nodes
+from orchestration.on_ray.shares import Share, shunned
+from orchestration.on_ray.verdicts import Verdict
+from orchestration.run_folder import CELLS, RunFolder, folders
+from orchestration.schedulers.ray_tune import STOP_FILE
+from orchestration.search import Search, cells_of, point_of
+from orchestration.tables.search_table import DONE, OUTPERFORMED, SETTLED, Point
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+
+METRIC, TIME = "miou", "epoch"
+MAX_DRAWS = 100
+"""So often a point is drawn again that is known already; then the spaces hold no more."""
+FOLLOW_S = 0.1
+
+
+@dataclass(slots=True)
+class _Known:
+    """A point that has a run folder."""
+
+    cell: Cell
+    folder: RunFolder
+    name: str
+    """What Optuna's searcher calls it."""
+    due: bool = False
+    """Whether this launch has to train it."""
+    told: int = 0
+    """Epochs that Optuna knows of."""
+
+    @property
+    def point(self) -> Point:
+        """What its run folder says."""
+        found = point_of(self.cell, self.folder)
+        return replace(found, status="waiting") if self.due else found
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.point.status in SETTLED
+
+
+class Points(Searcher):
+    """Hands Tune the points: first those to go on with, then new ones, each with a run folder of its own."""
+
+    def __init__(
+        self, search: Search, launch_dir: Path, template: Share, due: Sequence[str], owner: dict[str, Any]
+    ) -> None:
+        """Learn from the run folders what is known; `due` are the cells that this launch has to go on with."""
+        super().__init__(metric=METRIC, mode="max")
+        self.launch_dir, self.owner = launch_dir, owner
+        self._search, self._template, self._grid_dir = search, template, launch_dir.parents[1]
+        found = folders(self._grid_dir)
+        self._known = []
+        for place, cell in enumerate(cells_of(search, self._grid_dir)):
+            folder = found[cell.signature]
+            self._known.append(_Known(cell, folder, str(place), folder.path.name in due))
+        self._due = [place for place, known in enumerate(self._known) if known.due]
+        self._running: dict[str, int] = {}
+        self._excluded: dict[int, Sequence[str]] = {}
+        self._is_exhausted = False
+        self._sampler = study.CountedSampler(search.settings.seed)
+        self._optuna = OptunaSearch(
+            study.distributions(search.spaces),
+            metric=METRIC,
+            mode="max",
+            sampler=self._sampler,
+            study_name=study.NAME,
+            storage=study.storage_of(search, [(search.values(known.cell), known.point) for known in self._known]),
+        )
+        for known in self._known:
+            if not known.is_settled:
+                self._optuna.suggest(known.name)  # takes the one that waits in the study
+
+    @property
+    def settled(self) -> list[Point]:
+        """The points that are known already and not trained on, in the order of their draws."""
+        return [known.point for known in self._known if known.is_settled]
+
+    def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
+        """Return the next point; None: wait, one that runs may come back."""
+        if (self.launch_dir / STOP_FILE).exists():
+            return Searcher.FINISHED
+        if not self._due and (len(self._known) >= self._search.settings.num_samples or not self._draw()):
+            return None if self._running else Searcher.FINISHED
+        place = self._running[trial_id] = heapq.heappop(self._due)
+        share = replace(self._template, job=replace(self._template.job, cell_dir=self._known[place].folder.path))
+        return {
+            "share": share,
+            "launch_dir": self.launch_dir,
+            "owner": self.owner,
+            "shunned": shunned(share, nodes(), self._excluded.get(place, ())),
+            "is_judged": True,
+        }
+
+    def _draw(self) -> bool:
+        """Draw a point that is not known yet and make its run folder; false if the spaces hold no more."""
+        if self._is_exhausted:
+            return False
+        number, signatures = len(self._known), {known.cell.signature for known in self._known}
+        for attempt in range(MAX_DRAWS):
+            self._sampler.begin(number, attempt)
+            name = str(number) if not attempt else f"{number}.{attempt}"
+            cell = self._search.cell(self._optuna.suggest(name) or {})
+            if cell.signature not in signatures:
+                self._add(cell, name)
+                return True
+            self._optuna.on_trial_complete(name, error=True)
+        self._is_exhausted = True
+        return False
+
+    def _add(self, cell: Cell, name: str) -> None:
+        folder = RunFolder(self._grid_dir / CELLS / cell.folder_name)
+        folder.create(to_yaml(cell.config), cell.axes)
+        self._known.append(_Known(cell, folder, name, due=True))
+        index.write(self._grid_dir, [self._indexed(known.cell) for known in self._known])
+        heapq.heappush(self._due, len(self._known) - 1)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell Optuna of an epoch."""
+        place = self._running[trial_id]
+        if result[TIME] > self._known[place].told:
+            self._known[place].told = result[TIME]
+            self._optuna.on_trial_result(self._known[place].name, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a point ended; what comes of one that failed is for the judge to say."""
+        if error:
+            return
+        known = self._known[self._running.pop(trial_id)]
+        known.due = False
+        if known.point.status == DONE:
+            self._optuna.on_trial_complete(known.name, result)
+        elif known.point.status == OUTPERFORMED:
+            self._optuna.on_trial_complete(known.name, None)  # which Optuna calls pruned
+
+    def settle(self, trial_id: str, decision: Decision) -> None:
+        """Give up a point that failed, or have it tried again, on another node where the decision says so."""
+        place = self._running.pop(trial_id)
+        if decision.again:
+            self._excluded[place] = decision.excluded_nodes
+            heapq.heappush(self._due, place)
+        else:
+            self._known[place].due = False
+            self._optuna.on_trial_complete(self._known[place].name, error=True)
+
+    def _indexed(self, cell: Cell) -> IndexedCell:
+        config = cell.config
+        num_gpus = config.execution.trainer.num_workers if self._template.num_gpus else 0
+        return IndexedCell(cell.signature, cell.slug, config.numerics.method.name, num_steps(config), None, num_gpus)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: where a search goes on is written in the run folders."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Have nothing to restore."""
+
+
+class Halving(FIFOScheduler):
+    """Asks ASHA after each epoch, and has its verdict written: a training that it ends leaves a checkpoint."""
+
+    def __init__(self, search: Search, launch_dir: Path, settled: Sequence[Point]) -> None:
+        """Tell ASHA of the points that are known already."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._launch_dir, self._epochs = launch_dir, search.epochs
+        self._asha = ASHAScheduler(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="max",
+            max_t=search.epochs,
+            grace_period=search.settings.grace_epochs,
+            reduction_factor=search.settings.reduction_factor,
+        )
+        for point in settled:
+            self._tell(point)
+
+    def _tell(self, point: Point) -> None:
+        trial, nobody = _named(point.cell), cast("TuneController", None)  # which ASHA does not use
+        self._asha.on_trial_add(nobody, trial)
+        for epoch, miou in enumerate(point.mious, 1):
+            self._asha.on_trial_result(nobody, trial, _result(epoch, miou))
+        self._asha.on_trial_remove(nobody, trial)
+
+    def on_trial_add(self, tune_controller: "TuneController", trial: Trial) -> None:
+        """Have ASHA know a point; by its cell's name, so that one that is tried again stays one."""
+        self._asha.on_trial_add(tune_controller, _named(_name_of(trial)))
+
+    def on_trial_result(self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]) -> str:
+        """Have ASHA decide, and tell the training; Tune itself never ends it, as that would leave no checkpoint."""
+        action = self._asha.on_trial_result(tune_controller, _named(_name_of(trial)), result)
+        stop = action == TrialScheduler.STOP and result[TIME] < self._epochs
+        verdicts.write(self._launch_dir, _name_of(trial), Verdict(result[TIME], stop))
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]) -> None:
+        """Have ASHA forget which bracket the point is in; what it reached stays known."""
+        self._asha.on_trial_remove(tune_controller, _named(_name_of(trial)))
+
+    def on_trial_remove(self, tune_controller: "TuneController", trial: Trial) -> None:
+        """Do the same."""
+        self._asha.on_trial_remove(tune_controller, _named(_name_of(trial)))
+
+
+def _name_of(trial: Trial) -> str:
+    return str(trial.config["share"].job.name)
+
+
+def _named(name: str) -> Any:  # noqa: ANN401 (of a trial ASHA reads the id alone)
+    return SimpleNamespace(trial_id=name)
+
+
+def _result(epoch: int, miou: float | None) -> dict[str, Any]:
+    return {TIME: epoch, METRIC: math.nan if miou is None else miou}
+
+
+@contextmanager
+def reporting_epochs(folder: RunFolder) -> Iterator[None]:
+    """Tell Tune of every epoch in a run folder, those of earlier attempts first, while this process trains there."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_follow, args=(folder, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _follow(folder: RunFolder, ended: threading.Event) -> None:
+    told, is_last = 0, False
+    try:
+        while not is_last:
+            is_last = ended.wait(FOLLOW_S)
+            for row in folder.epochs():
+                if row["epoch"] > told:
+                    told = row["epoch"]
+                    tune.report(_result(told, row["miou"]))
+    except BaseException:  # else the training would wait for a verdict for ever; its loss is recorded and it goes on
+        traceback.print_exc()
+        os._exit(1)

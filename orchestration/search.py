@@ -1,0 +1,312 @@
+"""A search file -> checked spaces; each of its points is a cell, as those of a grid are, scored on a held-out part."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+import yaml
+
+from orchestration import grid, index
+from orchestration.cells import Cell, compose, short_names_once
+from orchestration.grid import SEARCH, Grid
+from orchestration.run_folder import RunFolder, folders
+from orchestration.tables.layouts import Layout
+from orchestration.tables.search_table import OUTPERFORMED, Point
+from orchestration.values import (
+    GROUPS,
+    Node,
+    Value,
+    check_key,
+    format_value,
+    is_axis,
+    key_types,
+    near_matches,
+    parse,
+    read_axis,
+    read_scalar,
+    read_value,
+)
+from rankmatch.checks import in_range, one_of
+from rankmatch.config import HELD_OUT_FROM
+
+FILE = "grid.yaml"
+KEYS = ("set", SEARCH)
+_NOT_SEARCHED = ("seed", "split", "trainer.epochs", "dataset.", "evaluation.")
+"""What decides on which images a point is scored, or how long it is trained: points would not be comparable."""
+_ASHA = ("grace_epochs", "reduction_factor")
+HELD_OUT, HELD_OUT_FROM_KEY = "evaluation.held_out", "evaluation.held_out_from"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from `low` to `high`, both included; whole ones where both are integers."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def ends(self) -> list[Value]:
+        """The values at which a combination of settings that is not allowed shows."""
+        return [self.low, self.high]
+
+    def holds(self, value: Value) -> bool:
+        """Tell whether a value lies in it."""
+        return bool(self.low <= value <= self.high)
+
+    def to_tree(self) -> dict[str, Value]:
+        """Return it as it stands in a file."""
+        return {"low": self.low, "high": self.high, "log": self.log}
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Some values."""
+
+    values: tuple[Value, ...]
+
+    @property
+    def ends(self) -> list[Value]:
+        """The values at which a combination of settings that is not allowed shows."""
+        is_ordered = all(isinstance(value, int | float) for value in self.values)
+        return [min(self.values), max(self.values)] if is_ordered else list(self.values)
+
+    def holds(self, value: Value) -> bool:
+        """Tell whether a value is one of them."""
+        return value in self.values
+
+    def to_tree(self) -> list[Value]:
+        """Return it as it stands in a file."""
+        return list(self.values)
+
+
+Space = Range | Choices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a search goes on; fields of the section `search`."""
+
+    num_samples: int = 20
+    """Points that are tried."""
+    held_out: float = 0.2
+    """Share of a training list that the points are scored on."""
+    held_out_from: str = "unlabeled"
+    seed: int = 0
+    """Of the sampler's draws; that of the training is `seed` in `set`."""
+    grace_epochs: int = 1
+    """Epochs that every point is trained."""
+    reduction_factor: float = 3.0
+    """One point in so many goes on past each rung; rungs lie at `grace_epochs` times its powers."""
+
+    def __post_init__(self) -> None:
+        in_range("search.num_samples", self.num_samples, 1)
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"search.held_out must be above 0 and below 1; got {self.held_out!r}")
+        one_of("search.held_out_from", self.held_out_from, HELD_OUT_FROM)
+        in_range("search.seed", self.seed, 0, 2**31 - 1)
+        in_range("search.asha.grace_epochs", self.grace_epochs, 1)
+        in_range("search.asha.reduction_factor", self.reduction_factor, 1.1, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A checked search."""
+
+    name: str
+    fixed: dict[str, Value]
+    spaces: dict[str, Space]
+    settings: Settings
+    epochs: int
+    """That a point is trained which is never stopped."""
+
+    @property
+    def base(self) -> Cell:
+        """A point at one end of every space, for what all points have in common."""
+        return self.cell({key: space.ends[0] for key, space in self.spaces.items()})
+
+    @property
+    def text(self) -> str:
+        """The search as resolved; loading it gives the same one."""
+        settings = asdict(self.settings)
+        asha = {name: settings.pop(name) for name in _ASHA}
+        spaces = {key: space.to_tree() for key, space in self.spaces.items()}
+        content = {"set": self.fixed, SEARCH: {"spaces": spaces, **settings, "asha": asha}}
+        body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+        return f"# Search {self.name} as it was started, command line included.\n{body}"
+
+    def cell(self, point: Mapping[str, Value]) -> Cell:
+        """Compose the cell of a point.
+
+        Raises:
+            ValueError: The settings do not go together.
+        """
+        held_out = {HELD_OUT: self.settings.held_out, HELD_OUT_FROM_KEY: self.settings.held_out_from}
+        text = {key: format_value(point[key]) for key in self.spaces}
+        try:
+            return Cell(compose(self.fixed | dict(point) | held_out), text)
+        except ValueError as error:
+            described = " ".join(f"{key}={value}" for key, value in text.items())
+            raise ValueError(f"point {described}: {error}") from error
+
+    def values(self, cell: Cell) -> dict[str, Value]:
+        """Return the values of a point that are searched."""
+        return {key: read_value(key, parse(key, text)) for key, text in cell.axes.items()}
+
+
+def load(name_or_file: str, overrides: Sequence[str] = ()) -> Search:
+    """Read a search by name or file, change it by `key=value` overrides, and compose the ends of its spaces.
+
+    Raises:
+        ValueError: If the file, a key, a value, a space or a combination of settings is not allowed.
+    """
+    path = grid.find(name_or_file, searches=True)
+    try:
+        content = grid.read_yaml(path)
+        for key in content:
+            one_of("a key of a search file", key, KEYS)
+        section = grid.mapping_at(SEARCH, content)
+        fixed, spaces = grid.read_set(content), _read_spaces(grid.mapping_at("spaces", section))
+        settings = _flat(section)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for key, text in grid.divide(overrides).items():
+        node = parse(key, text)
+        if key.startswith(f"{SEARCH}."):
+            settings[key.removeprefix(f"{SEARCH}.")] = node
+        elif isinstance(node, dict) or (key in key_types() and isinstance(node, list) and is_axis(key, node)):
+            fixed.pop(key, None)
+            spaces |= _read_spaces({key: node})
+        else:
+            check_key(key)
+            spaces.pop(key, None)
+            fixed[key] = read_value(key, node)
+    return _checked(path.stem, fixed, spaces, _read_settings(settings))
+
+
+def _checked(name: str, fixed: dict[str, Value], spaces: dict[str, Space], settings: Settings) -> Search:
+    if not spaces:
+        raise ValueError("search.spaces must name a setting; it names none")
+    for key in spaces:
+        if key in fixed:
+            raise ValueError(f"{key} must stand in set or in search.spaces; it stands in both")
+    for key in (HELD_OUT, HELD_OUT_FROM_KEY):
+        if key in fixed:
+            raise ValueError(f"{key} must not be set in a search: search.{key.rpartition('.')[2]} says it")
+    draft = Search(name, fixed, spaces, settings, epochs=0)
+    search = Search(name, fixed, spaces, settings, draft.base.config.numerics.trainer.epochs)
+    in_range(f"search.asha.grace_epochs (trainer.epochs={search.epochs})", settings.grace_epochs, 1, search.epochs)
+    for ends in itertools.product(*(space.ends for space in spaces.values())):
+        search.cell(dict(zip(spaces, ends, strict=True)))
+    return search
+
+
+def _flat(section: Mapping[str, Any]) -> dict[str, Node]:
+    """Return the fields of the section `search` but the spaces, those of `asha` under dotted names."""
+    settings = {name: node for name, node in section.items() if name not in ("spaces", "asha")}
+    return settings | {f"asha.{name}": node for name, node in grid.mapping_at("asha", section).items()}
+
+
+def _read_settings(given: Mapping[str, Node]) -> Settings:
+    kinds, values = get_type_hints(Settings), {}
+    known = {f"asha.{part.name}" if part.name in _ASHA else part.name: part.name for part in fields(Settings)}
+    for name, node in given.items():
+        if name not in known:
+            near = near_matches(name, known) or list(known)
+            raise ValueError(f"unknown key 'search.{name}'; did you mean {' or '.join(f'search.{n}' for n in near)}?")
+        values[known[name]] = read_scalar(f"search.{name}", kinds[known[name]], node)
+    return Settings(**values)  # type: ignore[arg-type]  # read by the types of its fields
+
+
+def _read_spaces(content: Mapping[str, Node]) -> dict[str, Space]:
+    return {key: _read_space(key, node) for key, node in content.items()}
+
+
+def _read_space(key: str, node: Node) -> Space:
+    check_key(key)
+    is_barred = any(key == name or (name.endswith(".") and key.startswith(name)) for name in _NOT_SEARCHED)
+    kind = key_types()[key]
+    if (
+        key in GROUPS
+        or is_barred
+        or not short_names_once()[key].startswith("numerics.")
+        or get_origin(kind) is not None
+    ):
+        raise ValueError(
+            f"search.spaces may name single settings of how a network is trained; {key} is none, or would have points "
+            "scored on other images or trained for another time"
+        )
+    if isinstance(node, dict):
+        return _read_range(key, kind, node)
+    values = read_axis(key, node) if isinstance(node, list) else []
+    if len(values) < 2:
+        raise ValueError(
+            f"search.spaces: {key} must be {{low: , high: }} or a list of two values or more; got {node!r}"
+        )
+    return Choices(tuple(values))
+
+
+def _read_range(key: str, kind: type, node: Mapping[str, Node]) -> Range:
+    name = f"search.spaces: {key}"
+    if kind not in (int, float):
+        raise ValueError(f"{name} must be a list of values, as it is no number; got {dict(node)!r}")
+    if not {"low", "high"} <= set(node) <= {"low", "high", "log"}:
+        raise ValueError(f"{name} must have low and high, and may have log; got {', '.join(node) or 'nothing'}")
+    low, high = (float(read_scalar(f"{name}: {end}", kind, node[end])) for end in ("low", "high"))
+    is_log = bool(read_scalar(f"{name}: log", bool, node.get("log", "false")))
+    if not low < high:
+        raise ValueError(f"{name}: low must be below high; got {low:g} and {high:g}")
+    if is_log and low <= 0:
+        raise ValueError(f"{name}: low must be above 0 with log; got {low:g}")
+    return Range(int(low), int(high), is_log) if kind is int else Range(low, high, is_log)
+
+
+def cells_of(search: Search, grid_dir: Path) -> list[Cell]:
+    """Return the points that have a run folder, in the order of their draws; cells of other settings are left out."""
+    found = folders(grid_dir)
+    listed = [cell.signature for cell in index.read(grid_dir)] if (grid_dir / index.INDEX).exists() else []
+    order = [signature for signature in listed if signature in found]
+    cells = [_cell_of(search, found[signature]) for signature in dict.fromkeys([*order, *found])]
+    return [cell for cell in cells if cell is not None]
+
+
+def _cell_of(search: Search, folder: RunFolder) -> Cell | None:
+    axes = folder.axes()
+    if list(axes) != list(search.spaces):
+        return None
+    try:
+        values = {key: read_value(key, parse(key, text)) for key, text in axes.items()}
+        cell = search.cell(values)
+    except ValueError:  # of a search whose spaces or settings were others
+        return None
+    is_within = all(space.holds(values[key]) for key, space in search.spaces.items())
+    return cell if is_within and folder.path.name.startswith(f"{cell.signature}-") else None
+
+
+def point_of(cell: Cell, folder: RunFolder) -> Point:
+    """Return what a point's run folder says."""
+    state = folder.state()
+    return Point(
+        cell=folder.path.name,
+        values=cell.axes,
+        status=OUTPERFORMED if state.failure_class == OUTPERFORMED else state.status,
+        mious=tuple(row["miou"] for row in folder.epochs()),
+    )
+
+
+def as_grid(search: Search, cells: Sequence[Cell]) -> Grid:
+    """Return some points as a grid: for what a launch does with cells wherever they come from."""
+    axes = {key: list(dict.fromkeys(cell.axes[key] for cell in cells)) for key in search.spaces}
+    return Grid(search.name, list(cells), axes, {}, Layout([], [], list(axes)), search.text)
+
+
+def load_folder(grid_dir: Path) -> Grid:
+    """Return the points of a search that was started into a folder, as a grid.
+
+    Raises:
+        ValueError: Its file cannot be read.
+    """
+    search = load(str(grid_dir / FILE))
+    return as_grid(search, cells_of(search, grid_dir))
