@@ -328,7 +328,8 @@ def _policy(loaded: Grid, grid_dir: Path, campaign: str) -> tuple[dict[str, str]
     """Return why cells are given up, and the nodes that the others shall keep away from."""
     refused: dict[str, str] = {}
     mine = [(folder, submission) for folder, submission in submissions.read(grid_dir) if _campaign(folder) == campaign]
-    cancelled = {name for folder, _ in mine for name in submissions.cancelled(folder)}
+    launches = [path.parent for path in grid_dir.glob(f"launches/*/{ORDER}") if _campaign(path.parent) == campaign]
+    cancelled = {name for folder in launches for name in submissions.cancelled(folder)}
     num_submitted = Counter(name for _, submission in mine for name in submission.cells)
     excluded: list[str] = []
     for signature, folder in run_folders(loaded, grid_dir).items():

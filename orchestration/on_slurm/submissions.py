@@ -59,8 +59,9 @@ def complete(grid_dir: Path) -> list[tuple[Path, Submission]]:
 
 
 def note_cancelled(grid_dir: Path, cells: Iterable[str]) -> None:
-    """Write down that cells were cancelled, in their newest launches."""
-    for launch_dir in {launch for launch, submission in read(grid_dir) if {*submission.cells} & {*cells}}:
+    """Write down that cells were cancelled: in the launches that submitted them, and in the newest, which goes on."""
+    submitted = {launch for launch, submission in read(grid_dir) if {*submission.cells} & {*cells}}
+    for launch_dir in submitted | {*sorted(grid_dir.glob("launches/*"))[-1:]}:
         files.replace(launch_dir / CANCELLED, files.to_text({"cells": sorted({*cells, *cancelled(launch_dir)})}))
 
 
