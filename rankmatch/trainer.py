@@ -136,6 +136,12 @@ def autocast(numerics: NumericsConfig, device: torch.device) -> AbstractContextM
     return context
 
 
+def backward(loss: Tensor) -> None:
+    """Add a loss's gradient to the parameters', outside autocast, which is for forward passes."""
+    with torch.autocast(loss.device.type, enabled=False):
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, num_steps: int, power: float) -> float:
     """Apply the poly schedule before step `step` (from 0); return the backbone's rate."""
     factor = (1 - step / num_steps) ** power
@@ -231,10 +237,9 @@ class _Run:
 
     def _step(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a Batch)
         views = self.views.make(batch, self.result.epoch)
-        with autocast(self.numerics, self.device):
-            losses = step_losses(self.model, self.network, views, self.numerics)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        with autocast(self.numerics, self.device):
+            losses = step_losses(self.model, self.network, views, self.numerics, backward=backward)
         self.optimizer.step()
         figures = self._over_workers(losses)
         for name, figure in figures.items():
@@ -243,8 +248,8 @@ class _Run:
 
     def _over_workers(self, losses: Losses) -> dict[str, Tensor]:
         """Add up sums and counts, [sum, count] by name; each worker's losses count once."""
-        once = torch.ones_like(losses.total.detach())
-        pairs = {name: (term, once) for name, term in {"loss": losses.total.detach(), **losses.terms}.items()}
+        once = torch.ones_like(losses.total)
+        pairs = {name: (term, once) for name, term in {"loss": losses.total, **losses.terms}.items()}
         pairs |= losses.ratios
         figures = sum_over_workers(
             torch.stack([torch.stack([part.double() for part in pair]) for pair in pairs.values()])
