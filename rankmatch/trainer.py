@@ -22,6 +22,7 @@ from rankmatch.diagnostics import RATIOS
 from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
 from rankmatch.evaluation import Evaluation, evaluate
 from rankmatch.hashing import sha256_of
+from rankmatch.memory import keep_freed_memory
 from rankmatch.methods import Losses, step_losses
 from rankmatch.models import DeepLabV3Plus, build_model
 from rankmatch.models.weights import load_backbone
@@ -79,6 +80,7 @@ def fit(
             f"trainer.num_workers must be {world().size}, the processes of the group; "
             f"got {config.execution.trainer.num_workers}"
         )
+    keep_freed_memory()
     run_dir.mkdir(parents=True, exist_ok=True)
     run = _Run(config, run_dir, report, should_stop or (lambda: False))
     run.restore(resume_from or checkpoint.newest(run_dir))
