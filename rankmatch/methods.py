@@ -3,11 +3,16 @@
 The teacher is the weak branch of the same network, without gradient; there is no moving average.
 """
 
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rankmatch.agents import correlation_logits, select, widen
 from rankmatch.config import MethodConfig, NumericsConfig
@@ -22,7 +27,7 @@ class Losses:
     """What one step yields on one worker."""
 
     total: Float[Tensor, ""]
-    """Ready for `backward`; its mean over the workers is the loss of the global batch."""
+    """Its mean over the workers is the loss of the global batch; ready for `backward`, unless that was done."""
     terms: dict[str, Tensor]
     """The unweighted terms by name, without gradient."""
     ratios: dict[str, Ratio] = field(default_factory=dict)
@@ -49,7 +54,14 @@ class Teacher:
         )
 
 
-def step_losses(model: nn.Module, network: nn.Module, views: Views, numerics: NumericsConfig) -> Losses:
+def step_losses(
+    model: nn.Module,
+    network: nn.Module,
+    views: Views,
+    numerics: NumericsConfig,
+    *,
+    backward: Callable[[Tensor], None] | None = None,
+) -> Losses:
     """Run a training step forward.
 
     Args:
@@ -57,25 +69,58 @@ def step_losses(model: nn.Module, network: nn.Module, views: Views, numerics: Nu
         network: The bare network, for the passes without gradient.
         views: From `ViewMaker`.
         numerics: Names the method and its settings.
+        backward: Gets the parts of the total, each before the next pass begins, so that what a pass keeps for its
+            gradient is free by then. None: the total has the gradient of all.
     """
-    if views.unlabeled is None:
-        terms = _means({"x": _labeled(model(views.labeled)[0], views, numerics.method)}, numerics.method)
-        return Losses(terms["x"], _detached(terms))
-    return _semi_supervised(model, network, views, views.unlabeled, numerics)
-
-
-def _semi_supervised(
-    model: nn.Module, network: nn.Module, views: Views, unlabeled: UnlabeledViews, numerics: NumericsConfig
-) -> Losses:
     method = numerics.method
-    partner = _partner_teacher(network, unlabeled)
-    labeled_logits, perturbed_logits, teacher = _weak_pass(model, views, unlabeled)
-    strong_logits, strong_features = model(torch.cat([strong.images for strong in unlabeled.strong]))
+    if views.unlabeled is None:
+        terms = _spent(_means({"x": _labeled(model(views.labeled)[0], views, method)}, method), method, backward)
+        return Losses(terms["x"], _detached(terms))
+    partner = _partner_teacher(network, views.unlabeled)
+    with nullcontext() if backward is None else _unsynchronised(model):
+        terms, teacher = _weak_terms(model, views, views.unlabeled, method)
+        terms = _spent(terms, method, backward)
+    strong_terms, rank_figures = _strong_terms(model, views.unlabeled, teacher, partner, method)
+    terms |= _spent(strong_terms, method, backward)
+    ratios = pseudo_label_ratios(
+        teacher.label, teacher.confidence, teacher.valid, views.unlabeled.truth, method.confidence_threshold
+    )
+    return Losses(total_loss(terms, method), _detached(terms), ratios | pooled(rank_figures))
 
+
+def _spent(
+    terms: dict[str, Tensor], method: MethodConfig, backward: Callable[[Tensor], None] | None
+) -> dict[str, Tensor]:
+    """Take the gradient of the terms' part in the total, if that is to be done now."""
+    if backward is None:
+        return terms
+    backward(total_loss(terms, method))
+    return _detached(terms)
+
+
+def _unsynchronised(model: nn.Module) -> AbstractContextManager[None]:
+    """Leave the exchange of gradients to the last pass of a step."""
+    if isinstance(model, DistributedDataParallel):
+        context: AbstractContextManager[None] = model.no_sync()
+        return context
+    return nullcontext()
+
+
+def _weak_terms(
+    model: nn.Module, views: Views, unlabeled: UnlabeledViews, method: MethodConfig
+) -> tuple[dict[str, Tensor], Teacher]:
+    labeled_logits, perturbed_logits, teacher = _weak_pass(model, views, unlabeled)
     sums = {"x": _labeled(labeled_logits, views, method)}
     if perturbed_logits is not None:
         sums["fp"] = _consistency(perturbed_logits, teacher, method)
-    rank_figures = []
+    return _means(sums, method), teacher
+
+
+def _strong_terms(
+    model: nn.Module, unlabeled: UnlabeledViews, teacher: Teacher, partner: Teacher, method: MethodConfig
+) -> tuple[dict[str, Tensor], list[dict[str, Ratio]]]:
+    strong_logits, strong_features = model(torch.cat([strong.images for strong in unlabeled.strong]))
+    sums, rank_figures = {}, []
     per_view = zip(unlabeled.strong, strong_logits.split(len(unlabeled.weak)),
                    strong_features.split(len(unlabeled.weak)), strict=True)  # fmt: skip
     for number, (strong, logits, features) in enumerate(per_view, start=1):
@@ -84,15 +129,15 @@ def _semi_supervised(
         if method.name == "rankmatch":
             sums[f"rank{number}"], figures = _rank(mixed, features, strong, method)
             rank_figures.append(figures)
-    terms = _means(sums, method)
-    ratios = pseudo_label_ratios(
-        teacher.label, teacher.confidence, teacher.valid, unlabeled.truth, method.confidence_threshold
-    )
-    return Losses(total_loss(terms, method), _detached(terms), ratios | pooled(rank_figures))
+    return _means(sums, method), rank_figures
 
 
-def total_loss(terms: dict[str, Float[Tensor, ""]], method: MethodConfig) -> Float[Tensor, ""]:
-    """Weigh the terms of a semi-supervised method (paper, equation 12; the authors' code with `halve_total`)."""
+def total_loss(terms: Mapping[str, Float[Tensor, ""]], method: MethodConfig) -> Float[Tensor, ""]:
+    """Weigh the terms of a method (paper, equation 12; the authors' code with `halve_total`); one not given is 0."""
+    if method.name == "supervised":
+        return terms["x"]
+    terms = defaultdict[str, Any](float, terms)
+    total: Tensor
     if method.name == "fixmatch":
         total = terms["x"] + terms["s1"]
     else:

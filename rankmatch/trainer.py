@@ -22,6 +22,7 @@ from rankmatch.diagnostics import RATIOS
 from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
 from rankmatch.evaluation import Evaluation, evaluate
 from rankmatch.hashing import sha256_of
+from rankmatch.memory import keep_freed_memory
 from rankmatch.methods import Losses, step_losses
 from rankmatch.models import DeepLabV3Plus, build_model
 from rankmatch.models.weights import load_backbone
@@ -79,6 +80,7 @@ def fit(
             f"trainer.num_workers must be {world().size}, the processes of the group; "
             f"got {config.execution.trainer.num_workers}"
         )
+    keep_freed_memory()
     run_dir.mkdir(parents=True, exist_ok=True)
     run = _Run(config, run_dir, report, should_stop or (lambda: False))
     run.restore(resume_from or checkpoint.newest(run_dir))
@@ -134,6 +136,12 @@ def autocast(numerics: NumericsConfig, device: torch.device) -> AbstractContextM
     enabled = numerics.trainer.precision == "bfloat16"
     context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
     return context
+
+
+def backward(loss: Tensor) -> None:
+    """Add a loss's gradient to the parameters', outside autocast, which is for forward passes."""
+    with torch.autocast(loss.device.type, enabled=False):
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, num_steps: int, power: float) -> float:
@@ -231,10 +239,9 @@ class _Run:
 
     def _step(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a Batch)
         views = self.views.make(batch, self.result.epoch)
-        with autocast(self.numerics, self.device):
-            losses = step_losses(self.model, self.network, views, self.numerics)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        with autocast(self.numerics, self.device):
+            losses = step_losses(self.model, self.network, views, self.numerics, backward=backward)
         self.optimizer.step()
         figures = self._over_workers(losses)
         for name, figure in figures.items():
@@ -243,8 +250,8 @@ class _Run:
 
     def _over_workers(self, losses: Losses) -> dict[str, Tensor]:
         """Add up sums and counts, [sum, count] by name; each worker's losses count once."""
-        once = torch.ones_like(losses.total.detach())
-        pairs = {name: (term, once) for name, term in {"loss": losses.total.detach(), **losses.terms}.items()}
+        once = torch.ones_like(losses.total)
+        pairs = {name: (term, once) for name, term in {"loss": losses.total, **losses.terms}.items()}
         pairs |= losses.ratios
         figures = sum_over_workers(
             torch.stack([torch.stack([part.double() for part in pair]) for pair in pairs.values()])

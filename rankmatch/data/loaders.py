@@ -19,6 +19,7 @@ from rankmatch.data.catalog import Dataset, Sample, labeled_pair, truth_of
 from rankmatch.data.splits import Splits
 from rankmatch.data.transforms import crop_view, eval_view
 from rankmatch.distributed import Purpose, generator
+from rankmatch.memory import keep_freed_memory
 
 Crop = tuple[Tensor, Tensor, Tensor]
 """Image, label and valid, as `crop_view` returns them."""
@@ -249,12 +250,13 @@ def _worker_options(num_data_workers: int) -> dict[str, Any]:
     return {
         "num_workers": max(0, num_data_workers),
         "persistent_workers": num_data_workers > 0,
-        "worker_init_fn": _ignore_signals,
+        "worker_init_fn": _prepare_worker,
         "generator": torch.Generator(),  # else torch's loader draws its base seed from the global generator
     }
 
 
-def _ignore_signals(_: int) -> None:
-    """Leave the end of a run to the parent: a scheduler signals the whole process group."""
+def _prepare_worker(_: int) -> None:
+    """Set a data worker up; the end of a run is left to the parent, as a scheduler signals the whole process group."""
+    keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

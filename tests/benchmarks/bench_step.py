@@ -21,7 +21,7 @@ from rankmatch.config import (
 from rankmatch.data.views import StrongView, UnlabeledViews, Views
 from rankmatch.methods import step_losses
 from rankmatch.models import DeepLabV3Plus
-from rankmatch.trainer import autocast, choose_device, make_network, make_optimizer
+from rankmatch.trainer import autocast, backward, choose_device, make_network, make_optimizer
 
 NUM_CLASSES, BATCH = 21, 2
 TINY_CROP = 129
@@ -155,10 +155,9 @@ def ours(wanted: NumericsConfig, views: Views) -> Callable[[], dict[str, float]]
 
     def step() -> dict[str, float]:
         _same_draws(views)
-        with autocast(wanted, device):
-            losses = step_losses(network, network, views, wanted)
         optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        with autocast(wanted, device):
+            losses = step_losses(network, network, views, wanted, backward=backward)
         optimizer.step()
         return {name: term.item() for name, term in (losses.terms | {"total": losses.total}).items()}
 

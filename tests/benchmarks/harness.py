@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from rankmatch.memory import keep_freed_memory
+
 TESTS = Path(__file__).resolve().parents[1]
 
 PARTS = {
@@ -163,6 +165,7 @@ def measure(words: list[str], settings: Settings) -> Iterator[Row]:
     for word in words or PARTS:
         if word not in PARTS:
             raise ValueError(f"bench must be one of {', '.join(PARTS)}; got {word!r}")
+    keep_freed_memory()  # as `fit` does; the reference has the good of it too
     for word in words or PARTS:
         for module in PARTS[word]:
             if (TESTS / "benchmarks" / f"{module}.py").is_file():
@@ -176,5 +179,6 @@ def to_json(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     prepared = getattr(import_module(f"benchmarks.{sys.argv[1]}"), sys.argv[2])(*sys.argv[3:])
     print(_grown_mb(prepared))  # noqa: T201 (to `peak_mb`)

@@ -214,6 +214,24 @@ def test_teacher_gets_no_gradient():
     assert stub.head.grad.abs().max() == stub.body.grad.abs().max() == 0
 
 
+def test_gradient_taken_in_parts_is_that_of_the_total():
+    """The weak pass is through with its gradient before the strong one begins; the figures are the same bit for bit."""
+    config, whole, parted = numerics("rankmatch"), Stub(), Stub()
+    losses = step_losses(whole, whole, views_of("rankmatch"), config)
+    losses.total.backward()
+    calls = []
+
+    def backward(part):
+        calls.append(len(parted.calls))
+        part.backward()
+
+    found = step_losses(parted, parted, views_of("rankmatch"), config, backward=backward)
+    assert calls == [2, 3]  # the partner's and the weak pass, then the strong one
+    assert found.total == losses.total and not found.total.requires_grad
+    assert found.terms == losses.terms
+    assert torch.equal(parted.head.grad, whole.head.grad) and torch.equal(parted.body.grad, whole.body.grad)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_gradient_reaches_every_weight_after_the_pass_without_gradient(precision):
     """Autocast keeps its copies of the weights: those of the partner's pass must not serve the training passes."""

@@ -1,0 +1,21 @@
+"""What a process does with the memory that its tensors free."""
+
+import ctypes
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+LARGEST_KEPT = 2**25
+"""Bytes of an allocation, the most that glibc allows; larger ones go back to the kernel at once."""
+MOST_KEPT = 2**28
+"""Free bytes at the end of the heap, from which on they go back to the kernel."""
+
+
+def keep_freed_memory() -> None:
+    """Let the process use freed memory again instead of giving it back to the kernel after every batch.
+
+    The kernel gives memory page by page and zeroed, which took a fifth of the time of a sample. Nothing is done where
+    the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, MOST_KEPT)
+        mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)
