@@ -1,4 +1,7 @@
-"""The process between a launcher and Ray: has Tune run a trial for each cell, and another where the policy says so."""
+"""The process between a launcher and Ray: has Tune run a trial for each cell, and another where the policy says so.
+
+The launcher follows the cells, or is the head job of a pilot, whose nodes are other jobs.
+"""
 
 import heapq
 import json
@@ -8,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,13 +22,15 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestration.failures import Failure, LostError, decide
+from orchestration.failures import Failure, FailureClass, LostError, decide
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
-from orchestration.on_ray.shares import Machine, Share, max_at_once, share
+from orchestration.on_ray.pilot import Nodes, pilot_ray
+from orchestration.on_ray.shares import Machine, Node, Share, max_at_once, share
+from orchestration.on_ray.stop import CellStop, own_node
 from orchestration.run_cell import record_loss, run_cell
 from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, StateLog
-from orchestration.schedulers.ray_tune import ORDER, STOP_FILE
+from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog
+from orchestration.schedulers.ray_tune import ORDER
 
 _NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
 """A byte of what Ray counts as memory: for trials that wait for their workers, and must take no CPU from them."""
@@ -34,26 +39,35 @@ _NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
 def main() -> None:
     """Carry out the order in the folder named first, as long as the launcher named second lives."""
     launch_dir, launcher_pid = Path(sys.argv[1]), int(sys.argv[2])
-    threading.Thread(target=_end_with, args=(launcher_pid,), daemon=True).start()
     order = json.loads((launch_dir / ORDER).read_text())
+    pilot, options = order.get("pilot"), order["options"]
+    ray_folder = Path(pilot["folder"]) if pilot else temp_dir()
+    threading.Thread(target=_end_with, args=(launcher_pid, ray_folder), daemon=True).start()
     jobs = [CellJob(**{**job, "cell_dir": Path(job["cell_dir"])}) for job in order["jobs"]]
-    with _ray(order["address"], launch_dir) as storage:
-        machine = Machine(nodes())
-        shares = [share(job, machine, **order["options"]) for job in jobs]
-        num_at_once = max_at_once(shares, machine, order["options"]["max_concurrent"])
-        with _ending_with_node():
-            _tune(shares, num_at_once, launch_dir, order["owner"], storage)
+    with _ray(order, launch_dir) as storage, _ending_with_node():
+        machine = Machine((Node(**pilot["node"]),) * pilot["num_nodes"] if pilot else nodes())
+        shares = [share(job, machine, **options) for job in jobs]
+        num_at_once = max_at_once(shares, machine, options["max_concurrent"])
+        queue = _Queue(shares, launch_dir, order["owner"], pilot["end_time"] if pilot else None)
+        if not pilot:
+            _tune(queue, _Judge(queue), num_at_once, storage)
+            return
+        seen = Nodes(launch_dir)
+        queue.room = partial(seen.room, shares, options["max_concurrent"])
+        with seen.draining():
+            _tune(queue, _Judge(queue, seen), num_at_once, storage)
 
 
 @contextmanager
-def _ray(address: str, launch_dir: Path) -> Iterator[Path]:
+def _ray(order: dict[str, Any], launch_dir: Path) -> Iterator[Path]:
     """Start a Ray, or use the one at an address; yields a folder that its nodes see, for what Tune writes."""
-    if not address:
+    address, pilot = order["address"], order.get("pilot")
+    if not (address or pilot):
         with private_ray() as folder:
             yield folder / "tune"
         return
     folder = launch_dir / "tune"
-    with existing_ray(address):
+    with pilot_ray(launch_dir, name=pilot["name"], folder=Path(pilot["folder"])) if pilot else existing_ray(address):
         try:
             yield folder
         finally:
@@ -81,23 +95,22 @@ def _ending_with_node() -> Iterator[None]:
         watcher.join()
 
 
-def _end_with(launcher_pid: int) -> None:
+def _end_with(launcher_pid: int, ray_folder: Path) -> None:
     """End this process and Ray's daemons, all of one group, once the launcher is gone; Ray's workers end with those."""
     while os.getppid() == launcher_pid:
         time.sleep(0.5)
-    shutil.rmtree(temp_dir(), ignore_errors=True)
+    shutil.rmtree(ray_folder, ignore_errors=True)
     os.killpg(os.getpid(), signal.SIGKILL)
 
 
-def _tune(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: dict[str, Any], storage: Path) -> None:
+def _tune(queue: "_Queue", judge: "_Judge", num_at_once: int, storage: Path) -> None:
     """Run a trial for each job, in their order; a trial's process goes on with the next cell unless one failed."""
-    queue = _Queue(shares, launch_dir, owner)
     tune.Tuner(
         tune.with_resources(_train_cell, _resources),
         tune_config=tune.TuneConfig(
             search_alg=queue, num_samples=-1, max_concurrent_trials=num_at_once, reuse_actors=True
         ),
-        run_config=tune.RunConfig(name="cells", storage_path=str(storage), verbose=0, callbacks=[_Judge(queue)]),
+        run_config=tune.RunConfig(name="cells", storage_path=str(storage), verbose=0, callbacks=[judge]),
     ).fit()
 
 
@@ -112,27 +125,42 @@ def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 def _train_cell(config: dict[str, Any]) -> None:
     """Be a trial: train one cell and note how it ended."""
     job: CellJob = config["share"].job
-    log, stop_file = StateLog(config["launch_dir"]), config["launch_dir"] / STOP_FILE
-    if stop_file.exists():
-        log.write(job.name, JobState.STOPPED)
+    log, stop = StateLog(config["launch_dir"]), CellStop(config["launch_dir"], job.name, config["end_time"])
+    if stop():
+        _note_stopped(log, job, stop)
         return
     log.write(job.name, JobState.RUNNING)
     from orchestration.on_ray.train import Grant, train_with_ray  # torch: here, and not in the process that drives
 
     grant = Grant(config["share"].num_cpus, config["share"].num_gpus)
     train = partial(train_with_ray, grant=grant)
-    state = run_cell(job.cell_dir, train=train, owner=job.owner(config["owner"]), should_stop=stop_file.exists)
+    owner = job.owner({**config["owner"], **own_node().get("owner", {})})
+    state = run_cell(job.cell_dir, train=train, owner=owner, should_stop=stop, why=stop.why)
     if state is JobState.FAILED:
         raise RuntimeError(f"{job.name} failed")  # Tune then ends this process: a broken GPU context dies with it
-    log.write(job.name, state)
+    if state is JobState.STOPPED:
+        _note_stopped(log, job, stop)
+    else:
+        log.write(job.name, state)
+
+
+def _note_stopped(log: StateLog, job: CellJob, stop: CellStop) -> None:
+    """Note that a cell was told to end; where only its node leaves, have Tune end this process, and `_Judge` know."""
+    log.write(job.name, JobState.STOPPED)
+    if not stop.is_for_good():
+        raise RuntimeError(f"{job.name} moves to another node")
 
 
 class _Queue(Searcher):
     """Hands Tune the cells, longest first; one that is to be tried again takes its old place in the order."""
 
-    def __init__(self, shares: Sequence[Share], launch_dir: Path, owner: dict[str, Any]) -> None:
+    def __init__(
+        self, shares: Sequence[Share], launch_dir: Path, owner: dict[str, Any], end_time: float | None
+    ) -> None:
         super().__init__()
-        self._shares, self.launch_dir, self.owner = list(shares), launch_dir, owner
+        self._shares, self.launch_dir, self.owner, self._end_time = list(shares), launch_dir, owner, end_time
+        self.room: Callable[[], int] = lambda: len(shares)
+        """How many cells may run at once, where nodes come and go."""
         self._due = list(range(len(shares)))
         self._running: dict[str, int] = {}
 
@@ -140,8 +168,11 @@ class _Queue(Searcher):
         """Return the next cell; None: wait, one that runs may come back."""
         if not self._due:
             return None if self._running else Searcher.FINISHED
+        if len(self._running) >= self.room():
+            return None
         place = self._running[trial_id] = heapq.heappop(self._due)
-        return {"share": self._shares[place], "launch_dir": self.launch_dir, "owner": self.owner}
+        return {"share": self._shares[place], "launch_dir": self.launch_dir, "owner": self.owner,
+                "end_time": self._end_time}  # fmt: skip
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Forget a trial that did not fail; what comes of one that did is for `_Judge` to say."""
@@ -164,23 +195,32 @@ class _Queue(Searcher):
 class _Judge(tune.Callback):
     """Writes down that a trial's process died, since it no longer can, and asks the policy whether its cell goes on."""
 
-    def __init__(self, queue: _Queue) -> None:
-        self._queue, self._log = queue, StateLog(queue.launch_dir)
+    def __init__(self, queue: _Queue, nodes: Nodes | None = None) -> None:
+        self._queue, self._nodes, self._log = queue, nodes, StateLog(queue.launch_dir)
         self._num_ends: dict[str, int] = {}
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
         """Settle a cell that failed."""
         job: CellJob = trial.config["share"].job
-        error = trial.get_pickled_error() or LostError("the process that trained is gone")
-        record_loss(job.cell_dir, Failure.of(error))
+        record_loss(job.cell_dir, self._failure(job, trial))
         again = self._is_tried_again(job)
         self._log.write(job.name, JobState.PENDING if again else JobState.FAILED)
         self._queue.settle(trial.trial_id, again=again)
 
+    def _failure(self, job: CellJob, trial: Trial) -> Failure:
+        attempts = RunFolder(job.cell_dir).attempts()
+        if self._nodes and attempts and self._nodes.has_lost(owner := attempts[-1].owner()):
+            return Failure(FailureClass.NODE_FAILURE, "LostError", f"the node {owner['host']} is gone", "")
+        return Failure.of(trial.get_pickled_error() or LostError("the process that trained is gone"))
+
     def _is_tried_again(self, job: CellJob) -> bool:
-        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one."""
+        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one.
+
+        One that was told to move may have found that out before it began.
+        """
+        has_moved = self._log.read().get(job.name) is JobState.STOPPED
         ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
         before = self._num_ends.get(job.name, 0)
         self._num_ends[job.name] = len(ends)
-        is_stopping = (self._queue.launch_dir / STOP_FILE).exists()
-        return len(ends) > before and not is_stopping and decide(ends).again
+        is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
+        return (has_moved or len(ends) > before) and not is_stopping and decide(ends).again

@@ -129,7 +129,7 @@ def test_cancelled_cell_waits_for_the_next_launch(make_grid, undisturbed, cluste
     grid = make_grid()
     assert grid.launch().returncode == 0
     grid.begun()
-    assert "1 jobs were told to end" in grid.rankmatch("cancel").stdout
+    assert "1 cells were told to end" in grid.rankmatch("cancel").stdout
     wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
     assert stops(grid) == ["cancelled"]
     assert "1 interrupted" in grid.rankmatch("status").stdout

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from orchestration.tables.layouts import Layout
 from orchestration.tables import table
+from orchestration.tables.layouts import Layout
 from orchestration.tables.table import build, summaries
 
 LAYOUT = Layout(["method"], ["split"], ["seed"])
