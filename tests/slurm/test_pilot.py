@@ -17,7 +17,8 @@ NODES = 3
 
 def pilot(make_grid: Callable[..., Grid], *words: str) -> tuple[Grid, list[RunFolder]]:
     grid = make_grid()
-    done = grid.launch("--pilot", "--nodes", str(NODES), "seed=[0,1]", "cluster.cpus_per_worker=5", *words)  # of 8: no two nodes on one machine
+    apart = "cluster.cpus_per_worker=5"  # of 8: no two of its nodes on one of the cluster's
+    done = grid.launch("--pilot", "--nodes", str(NODES), "seed=[0,1]", apart, *words)
     assert done.returncode == 0, done.stderr
     assert f"submitted: 2 cells as a pilot of {NODES} nodes, jobs" in done.stdout
     return grid, list(folders(grid.grid_dir).values())
