@@ -1,6 +1,7 @@
 """A node lent to a Ray that another one began; imports no Ray."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -47,6 +48,16 @@ def lend_node(
         env={**SETTINGS, **os.environ, **(environment or {}), **secret},
         preexec_fn=prepare,
     )
+
+
+def answers(address: str, timeout_s: float = 5.0) -> bool:
+    """Tell whether somebody listens at an address."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout_s).close()
+    except OSError:
+        return False
+    return True
 
 
 def has_raylet(daemon: "subprocess.Popen[bytes]") -> bool:

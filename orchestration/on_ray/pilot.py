@@ -13,6 +13,7 @@ import ray
 
 from orchestration import files
 from orchestration.on_ray.cluster import TOKEN, private_ray
+from orchestration.on_ray.lend import answers
 from orchestration.on_ray.protocol import HEAD, NODES, STOP_FILE
 from orchestration.on_ray.shares import Machine, Node, Share, max_at_once
 
@@ -45,9 +46,10 @@ class Nodes:
         return max_at_once(shares, machine, max_concurrent) if machine.nodes else 0
 
     def has_lost(self, owner: Mapping[str, Any]) -> bool:
-        """Tell whether the node of an attempt's owner is gone."""
+        """Tell whether the node of an attempt's owner is gone; Ray itself takes up to half a minute to say so."""
         job = owner.get("slurm", {})
-        return f"{job.get('job')}.{job.get('restart')}" not in self._look()
+        node = self._look().get(f"{job.get('job')}.{job.get('restart')}")
+        return node is None or not answers(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}")
 
     @contextmanager
     def draining(self) -> Iterator[None]:

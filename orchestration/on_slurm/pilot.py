@@ -5,7 +5,6 @@ with it, and what is left is for the campaign's next step.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 from orchestration import files
 from orchestration.failures import FailureClass, decide
 from orchestration.on_ray.job import JOIN_TIMEOUT_S
-from orchestration.on_ray.lend import has_raylet, lend_node
+from orchestration.on_ray.lend import answers, has_raylet, lend_node
 from orchestration.on_ray.protocol import ENDED, HEAD, NODE, NODE_VARIABLE, NODES, STOP_FILE, end_group, stop_kind
 from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.job import check_sources
@@ -231,7 +230,7 @@ class _Node(Listener):
         if time.monotonic() < self.next_look or self.is_orphan:
             return
         self.next_look = time.monotonic() + LOOK_FOR_HEAD_S
-        self.num_missed = 0 if _answers(address) else self.num_missed + 1
+        self.num_missed = 0 if answers(address) else self.num_missed + 1
         if self.is_orphan and not self._has_ended():
             files.replace(self.stop_file, f"{FailureClass.NODE_FAILURE}\nthe head of the pilot is gone")
 
@@ -262,12 +261,3 @@ def _cancel_waiting(name: str) -> None:
     """End jobs that wait to lend a node; in a container, which has no scancel, they find out by themselves."""
     with suppress(commands.SlurmError):
         commands.cancel_waiting(name)
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), 5).close()
-    except OSError:
-        return False
-    return True

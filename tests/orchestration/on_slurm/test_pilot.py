@@ -204,7 +204,7 @@ def test_node_whose_head_is_gone_has_its_cells_write_a_checkpoint_and_does_not_c
     monkeypatch.setattr(pilot, "LOOK_FOR_HEAD_S", 0.0)
     head_at(launch_dir, address)
     answers = iter([True, True, False, True, False, False, False])
-    monkeypatch.setattr(pilot, "_answers", lambda address: next(answers))
+    monkeypatch.setattr(pilot, "answers", lambda address: next(answers))
     assert node.run() == 0
     assert len(lent) == 1
     assert (node.folder / "stop").read_text() == "node failure\nthe head of the pilot is gone"
