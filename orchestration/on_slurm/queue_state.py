@@ -39,17 +39,16 @@ def queued_cells(grid_dir: Path) -> dict[str, QueuedJob]:
         SlurmError: squeue says nothing.
     """
     queued = commands.queue()
-    pilots = _pilots(grid_dir)
+    pilots = {
+        one.job_id: StateLog(launch_dir).read()
+        for launch_dir, one in submissions.read(grid_dir)
+        if one.is_pilot and one.job_id in queued
+    }
     found = {}
     for cell, job in submissions.newest_jobs(grid_dir).items():
         if job in queued and (state := _in_pilot(cell, queued[job], pilots.get(job))):
             found[cell] = state
     return found
-
-
-def _pilots(grid_dir: Path) -> dict[str, dict[str, JobState]]:
-    """Return how the cells of each pilot stand, by the job of its head."""
-    return {one.job_id: StateLog(launch_dir).read() for launch_dir, one in submissions.read(grid_dir) if one.is_pilot}
 
 
 def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) -> QueuedJob | None:

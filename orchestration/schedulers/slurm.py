@@ -127,7 +127,7 @@ class SlurmScheduler:
             _make_sbatch_string(
                 command=f"{python} -u -m submitit.core._submit {shlex.quote(str(launch_dir / JOBS))}",
                 folder=launch_dir / JOBS,
-                map_count=count,
+                map_count=count if count > 1 else None,  # one is submitted without an array
                 **parameters,
             )
         )

@@ -77,7 +77,7 @@ class PilotScheduler(SlurmScheduler):
         head, nodes = self._arrays_of(jobs, limits)
         return [
             self._script(launch_dir, 1, self._head_parameters(head, "rankmatch")),
-            self._script(launch_dir, self._num_nodes, self._node_parameters(nodes, "rankmatch-nodes", "<head>")),
+            self._script(launch_dir, self._num_nodes, self._node_parameters(nodes, "rankmatch-nodes", "HEAD")),
         ]
 
     def _check_room(self, limits: SiteLimits) -> None:

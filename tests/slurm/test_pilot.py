@@ -1,4 +1,4 @@
-"""A pilot on a real Slurm: its head gives cells to whatever nodes there are, while these are lost, leave and come back."""
+"""A pilot on a real Slurm: cells go to whatever nodes there are, while these are lost, leave and come back."""
 
 from pathlib import Path
 

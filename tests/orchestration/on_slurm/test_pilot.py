@@ -9,22 +9,25 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from orchestration_fakes import flags
+from rich.console import Console
 
-from orchestration import files
+from orchestration import control, files, snapshot
 from orchestration.failures import FailureClass
+from orchestration.launch_plan import Options
 from orchestration.on_ray.stop import CellStop, own_node
-from orchestration.on_slurm import commands, pilot, queue_state, submissions
+from orchestration.on_slurm import campaign, commands, pilot, queue_state, signals, submissions
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.pilot import PilotHead, PilotNode, _Head, _Node
 from orchestration.on_slurm.resources import Resources, pilot_node
 from orchestration.on_slurm.signals import REQUEUE
 from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, cancel_cells
+from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
 from orchestration.schedulers.slurm import SiteLimits
 from orchestration.schedulers.slurm_pilot import PilotScheduler
 
@@ -102,7 +105,7 @@ def test_site_that_takes_fewer_jobs_than_a_pilot_has_gets_none(slurm, launch_dir
 def test_scripts_are_those_of_the_head_and_of_the_nodes(slurm, launch_dir, tmp_path):
     head, nodes = scheduler(tmp_path, num_nodes=1).scripts(jobs_of(tmp_path, 2), launch_dir, SiteLimits())
     assert "array" not in flags(head) and "array" not in flags(nodes)
-    assert flags(nodes)["dependency"] == "after:<head>"
+    assert flags(nodes)["dependency"] == "after:HEAD"
 
 
 def test_cell_in_a_pilot_waits_runs_and_is_gone_as_its_head_says(slurm, launch_dir, tmp_path):
@@ -122,8 +125,9 @@ def test_cell_in_a_pilot_waits_runs_and_is_gone_as_its_head_says(slurm, launch_d
 
 
 @pytest.fixture
-def in_job(slurm, monkeypatch) -> dict[str, str]:
+def in_job(slurm, monkeypatch, tmp_path) -> dict[str, str]:
     """Be element 1 of job 2; what scontrol says can be changed."""
+    monkeypatch.setattr(signals.files, "SHORT_TEMP", tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "2")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
@@ -256,12 +260,13 @@ def head(in_job, launch_dir, make_cell, tmp_path, monkeypatch):
     return make
 
 
-def test_head_orders_the_driver_and_ends_with_it(head, launch_dir, slurm):
+def test_head_orders_the_driver_and_ends_with_it(head, launch_dir, slurm, tmp_path):
     (launch_dir / "head.json").write_text("{}")
     task = head(f"cp {launch_dir}/ray.json {launch_dir}/seen; echo $RANKMATCH_NODE > {launch_dir}/node")
     assert task.run() == 0
     order = json.loads((launch_dir / "seen").read_text())
-    assert order["pilot"] == {"name": "9.0", "folder": "/tmp/rankmatch-j9.0", "num_nodes": 3, "end_time": None,
+    folder = str(tmp_path / "rankmatch-j9.0")
+    assert order["pilot"] == {"name": "9.0", "folder": folder, "num_nodes": 3, "end_time": None,
                               "node": {"num_cpus": 2, "num_gpus": 0}}  # fmt: skip
     assert order["jobs"][0]["cell_dir"] == str(head.cell)
     assert (launch_dir / "node").read_text().strip() == str(launch_dir / "jobs" / "9.0")
@@ -294,7 +299,7 @@ def test_head_that_must_end_waits_for_the_cells_that_train_and_not_for_the_other
 
 def test_pilot_without_a_job_that_lends_a_node_ends(head, slurm, launch_dir, monkeypatch):
     monkeypatch.setattr(pilot, "LOOK_FOR_NODES_S", 0.0)
-    monkeypatch.setattr(pilot, "QUIET_S", 0.0)
+    monkeypatch.setattr(pilot, "QUIET_S", 0.3)
     slurm.names["nodes"] = "2_0\n"
     task = head("sleep 100")
     for _ in range(5):
@@ -372,3 +377,71 @@ def test_time_limit_of_a_node_ends_the_cells_on_it(on_node, launch_dir):
 def test_where_the_head_is_can_be_read_by_its_user_alone(tmp_path):
     files.replace(tmp_path / "head.json", "{}", mode=0o600)
     assert stat.S_IMODE((tmp_path / "head.json").stat().st_mode) == 0o600
+
+
+SMALL = Path(__file__).parents[1] / "small.yaml"
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(width=200, record=True)
+
+
+@pytest.fixture
+def options(tmp_path, slurm, monkeypatch) -> Options:
+    monkeypatch.setattr(snapshot, "take", lambda grid_dir, **_: snapshot.Snapshot(grid_dir / "code", "abc", ""))
+    return Options(grid=str(SMALL), overrides=("trainer.device=cpu",), runs=tmp_path / "runs", cluster="slurm",
+                   num_nodes=2)  # fmt: skip
+
+
+def test_launch_submits_a_pilot_and_a_controller_that_submits_what_is_left_as_another(options, slurm, console):
+    assert campaign.launch_on_slurm(options, console) == 0
+    said = console.export_text()
+    assert "submitted: 4 cells as a pilot of 2 nodes, jobs 1, 2\njob 3 goes on when they have ended" in said
+    assert flags(slurm.scripts[2])["dependency"] == "afterany:1:2"
+    (launch_dir,) = (options.runs / "small" / "launches").iterdir()
+    campaign.take_step(launch_dir, console)
+    again = list(map(flags, slurm.scripts[3:]))
+    assert [script.get("dependency") for script in again] == [None, "after:4", "afterany:4:5"]
+    assert again[1]["array"] == "0-1%2"
+
+
+def test_dry_run_of_a_pilot_prints_its_scripts_and_makes_nothing(options, slurm, console):
+    campaign.launch_on_slurm(replace(options, dry_run=True), console)
+    said = console.export_text()
+    assert "#SBATCH --array=0-1%2" in said and "#SBATCH --dependency=after:HEAD" in said and "2 at a time" in said
+    assert not options.runs.exists() and not slurm.scripts
+
+
+def test_one_cell_of_a_pilot_can_be_cancelled_and_all_of_them(options, slurm, console):
+    campaign.launch_on_slurm(options, console)
+    slurm.queued = {"1": ("RUNNING", "n1"), "2_0": ("RUNNING", "n2")}
+    grid_dir = options.runs / "small"
+    (launch_dir,) = (grid_dir / "launches").iterdir()
+    control.cancel(grid_dir, ["rankmatch-4-s0"], console)
+    assert "1 cells were told to end" in console.export_text() and not slurm.cancelled
+    (name,) = cancelled_cells(launch_dir)
+    assert name.endswith("rankmatch-4-s0")
+    control.cancel(grid_dir, [], console)
+    ((_, submission),) = submissions.read(grid_dir)
+    assert slurm.cancelled == ["1", f"--name={submission.nodes_name}", "--state=PENDING"]
+
+
+def test_status_tells_which_cells_of_a_pilot_wait(options, slurm, console):
+    campaign.launch_on_slurm(options, console)
+    slurm.queued = {"1": ("RUNNING", "n1"), "3": ("PENDING", "")}
+    control.status(options.runs / "small", console)
+    said = console.export_text()
+    assert "4 cells: 4 waiting" in said and "waits for a node" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_nodes": 0}, "--nodes must be at least 1; got 0"),
+        ({"cluster": "local"}, "--pilot must be given with --cluster slurm or a site; got it with local"),
+    ],
+)
+def test_pilot_that_cannot_be_is_refused(settings, message, options):
+    with pytest.raises(ValueError, match=message):
+        replace(options, **settings)
