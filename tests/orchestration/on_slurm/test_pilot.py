@@ -413,26 +413,20 @@ def test_dry_run_of_a_pilot_prints_its_scripts_and_makes_nothing(options, slurm,
     assert not options.runs.exists() and not slurm.scripts
 
 
-def test_one_cell_of_a_pilot_can_be_cancelled_and_all_of_them(options, slurm, console):
+def test_status_tells_which_cells_of_a_pilot_wait_and_one_or_all_of_them_can_be_cancelled(options, slurm, console):
     campaign.launch_on_slurm(options, console)
-    slurm.queued = {"1": ("RUNNING", "n1"), "2_0": ("RUNNING", "n2")}
+    slurm.queued = {"1": ("RUNNING", "n1"), "2_0": ("RUNNING", "n2"), "3": ("PENDING", "")}
     grid_dir = options.runs / "small"
-    (launch_dir,) = (grid_dir / "launches").iterdir()
+    control.status(grid_dir, console)
+    said = console.export_text()
+    assert "4 cells: 4 waiting" in said and "waits for a node" in said
     control.cancel(grid_dir, ["rankmatch-4-s0"], console)
     assert "1 cells were told to end" in console.export_text() and not slurm.cancelled
+    ((launch_dir, submission),) = submissions.read(grid_dir)
     (name,) = cancelled_cells(launch_dir)
     assert name.endswith("rankmatch-4-s0")
     control.cancel(grid_dir, [], console)
-    ((_, submission),) = submissions.read(grid_dir)
     assert slurm.cancelled == ["1", f"--name={submission.nodes_name}", "--state=PENDING"]
-
-
-def test_status_tells_which_cells_of_a_pilot_wait(options, slurm, console):
-    campaign.launch_on_slurm(options, console)
-    slurm.queued = {"1": ("RUNNING", "n1"), "3": ("PENDING", "")}
-    control.status(options.runs / "small", console)
-    said = console.export_text()
-    assert "4 cells: 4 waiting" in said and "waits for a node" in said
 
 
 @pytest.mark.parametrize(
