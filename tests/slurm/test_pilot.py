@@ -16,9 +16,10 @@ pytestmark = pytest.mark.slurm
 @contextmanager
 def frozen(owner: dict) -> Iterator[None]:
     """Stop what trains on the node of an attempt's owner, and let it go on; its process ids are those of that node."""
-    (job,) = (pid for pid in psutil.pids() if process_start(pid) == owner["process_started"])
-    below = psutil.Process(job).children(recursive=True)
-    (training,) = (process for process in below if process.cmdline()[:1] == ["ray::ImplicitFunc.train"])
+    began = [psutil.Process(pid) for pid in psutil.pids() if process_start(pid) == owner["process_started"]]
+    (job,) = (process for process in began if process.environ().get("SLURMD_NODENAME") == owner["host"])
+    below = job.children(recursive=True)
+    (training,) = (process for process in below if " ".join(process.cmdline()).startswith("ray::ImplicitFunc.train"))
     training.suspend()
     try:
         yield
