@@ -15,13 +15,13 @@ TESTS = ROOT / "tests"
 
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(metavar="[step|data|loss|eval|grid]...", help="What; default: all.")
+        list[str] | None, typer.Argument(metavar="[step|data|loss|eval|grid|cells]...", help="What; default: all.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here too.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs behind each ratio.")] = 3,
     tiny: Annotated[bool, typer.Option("--tiny", help="Small inputs: only a check that all runs.")] = False,
 ) -> None:
-    """Measure ours and the reference in turns: step, samples, loss, evaluation, launcher."""
+    """Measure ours and the reference in turns: step, samples, loss, evaluation, launcher, cells."""
     from orchestration.files import replace
 
     if not (TESTS / "benchmarks").is_dir():

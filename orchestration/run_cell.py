@@ -151,9 +151,9 @@ class _Body:
 
     def _train(self) -> JobState:
         config = from_yaml(self.folder.config())
-        resume_from = self.folder.newest_checkpoint()
+        resume_from = self.folder.adopt_checkpoint(self.attempt)
         step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
-        self.attempt.event("started", step=step, resume_from=str(resume_from or ""), **software())
+        self.attempt.event("started", step=step, **software())
         if self.stop():
             return self._stopped(step)
         result = self.train(config, self.attempt, resume_from, self.stop)

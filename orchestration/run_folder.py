@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -111,6 +111,10 @@ class Attempt:
         """Return its epoch rows; `RunFolder.epochs` leaves out those that a later attempt repeats."""
         return files.read_lines(self.path / EPOCHS)
 
+    def host(self) -> str:
+        """Return where it trains; until it says so, where its owner is."""
+        return _trained_on(self.owner(), self.events())
+
     def first_step(self) -> int | None:
         """Return how many steps were behind it when it started; None before it started."""
         return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)
@@ -121,7 +125,9 @@ class Attempt:
         last = events[-1] if events else {}
         row = files.read_last_line(self.path / EPOCHS) or {}
         step = max(first, row.get("step", -1) + 1, *(event.get("step", 0) for event in events), 0)
-        return AttemptEnd(FailureClass(last.get("kind", FailureClass.LOST)), first, step, self.owner()["host"])
+        return AttemptEnd(
+            FailureClass(last.get("kind", FailureClass.LOST)), first, step, _trained_on(self.owner(), events)
+        )
 
     def log_tail(self, num_lines: int = 40) -> str:
         """Return the last lines that it printed."""
@@ -220,6 +226,15 @@ class RunFolder:
         found = (newest(attempt.path) for attempt in reversed(self.attempts()))
         return next((path for path in found if path), None)
 
+    def adopt_checkpoint(self, attempt: Attempt) -> Path | None:
+        """Make the newest checkpoint one of an attempt's own: whoever wrote it may yet live and prune it."""
+        from rankmatch.checkpoint import adopt
+
+        while found := self.newest_checkpoint():
+            with suppress(FileNotFoundError):  # pruned behind a newer one
+                return adopt(found, attempt.path)
+        return None
+
     def epochs(self) -> list[Row]:
         """Return the epoch rows of all attempts in order, each epoch once."""
         kept = [(attempt.epochs(), limit) for attempt, limit in self.attempts_with_limits()]
@@ -278,7 +293,7 @@ class RunFolder:
             commit=owner["commit"],
             failure=_one_line(last) if failed else None,
             failure_class=last.get("kind") if failed else None,
-            host=owner["host"],
+            host=_trained_on(owner, events),
             job=owner.get("slurm", {}).get("job", ""),
             updated=updated,
             provenance=owner.get("provenance", {}),
@@ -343,6 +358,11 @@ def _liveness(owner: Row, last_event: str | None, updated: float) -> Status:
     else:
         is_alive = time.time() - updated < LEASE_S
     return "running" if is_alive else "interrupted"
+
+
+def _trained_on(owner: Row, events: Sequence[Row]) -> str:
+    """Return the host of a training; under a Ray of several nodes it is not that of the owner, who launched it."""
+    return str(next((event["host"] for event in events if "host" in event), owner["host"]))
 
 
 def _complete(owner: Mapping[str, Any]) -> Row:

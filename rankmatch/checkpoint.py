@@ -67,6 +67,25 @@ def newest(run_dir: Path) -> Path | None:
     return None
 
 
+def adopt(path: Path, run_dir: Path) -> Path:
+    """Link a checkpoint of another run folder into this one, where nobody but its own run prunes it; return its place.
+
+    Raises:
+        FileNotFoundError: It was pruned meanwhile.
+    """
+    target = run_dir / "checkpoints" / path.name
+    draft = target.with_name(f".{path.name}.{os.getpid()}")
+    draft.mkdir(parents=True)
+    try:
+        for name in (STATE, MANIFEST):
+            (draft / name).hardlink_to(path / name)
+        draft.rename(target)
+    except OSError:
+        shutil.rmtree(draft)
+        raise
+    return target
+
+
 def step_of(path: Path) -> int:
     """Tell how many steps a checkpoint `step_<k>` has behind it."""
     return int(path.name.removeprefix("step_"))

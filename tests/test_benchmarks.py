@@ -31,7 +31,7 @@ def test_peak_memory_is_that_of_the_run_alone():
 
 
 def test_unknown_part_is_named():
-    with pytest.raises(ValueError, match="bench must be one of step, data, loss, eval, grid; got 'speed'"):
+    with pytest.raises(ValueError, match="bench must be one of step, data, loss, eval, grid, cells; got 'speed'"):
         list(harness.measure(["speed"], harness.Settings()))
 
 
@@ -44,7 +44,11 @@ def test_without_a_checkout_it_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("part", "names"),
-    [("grid", {"grid_plan", "grid_status", "logging", "logging_server_down"}), ("loss", {"rank_loss"})],
+    [
+        ("grid", {"grid_plan", "grid_status", "logging", "logging_server_down"}),
+        ("loss", {"rank_loss"}),
+        ("cells", {"cell_inline"}),
+    ],
 )
 def test_command_writes_the_rows_of_a_part(part, names, tmp_path):
     file = tmp_path / "rows.json"

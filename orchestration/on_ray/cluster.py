@@ -91,8 +91,11 @@ def existing_ray(address: str) -> Iterator[None]:
 
 def nodes() -> tuple[Node, ...]:
     """Return what the nodes of the Ray in use lend to it."""
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return tuple(Node(lent.get("CPU", 0.0), int(lent.get("GPU", 0))) for lent in found)
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return tuple(
+        Node(lent.get("CPU", 0.0), int(lent.get("GPU", 0)), node["NodeManagerHostname"], node["NodeID"])
+        for node, lent in ((node, node["Resources"]) for node in alive)
+    )
 
 
 def _apply_settings() -> None:

@@ -7,7 +7,6 @@ import heapq
 import json
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -22,10 +21,11 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestration.failures import Failure, FailureClass, LostError, decide
+from orchestration.failures import Decision, Failure, FailureClass, LostError, decide
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
 from orchestration.on_ray.pilot import Nodes, pilot_ray
-from orchestration.on_ray.shares import Machine, Node, Share, max_at_once, share
+from orchestration.on_ray.protocol import kill_session
+from orchestration.on_ray.shares import Machine, Node, Share, elsewhere, max_at_once, share, shunned
 from orchestration.on_ray.stop import CellStop, own_node
 from orchestration.run_cell import record_loss, run_cell
 from orchestration.run_folder import RunFolder
@@ -84,7 +84,7 @@ def _ending_with_node() -> Iterator[None]:
             if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):  # type: ignore[no-untyped-call]
                 sys.stderr.write("the raylet of this node is gone\n")
                 sys.stderr.flush()
-                os.killpg(os.getpid(), signal.SIGKILL)
+                kill_session(os.getpid())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -96,11 +96,11 @@ def _ending_with_node() -> Iterator[None]:
 
 
 def _end_with(launcher_pid: int, ray_folder: Path) -> None:
-    """End this process and Ray's daemons, all of one group, once the launcher is gone; Ray's workers end with those."""
+    """End this process, Ray's daemons and its workers, all of one session, once the launcher is gone."""
     while os.getppid() == launcher_pid:
         time.sleep(0.5)
     shutil.rmtree(ray_folder, ignore_errors=True)
-    os.killpg(os.getpid(), signal.SIGKILL)
+    kill_session(os.getpid())
 
 
 def _tune(queue: "_Queue", judge: "_Judge", num_at_once: int, storage: Path) -> None:
@@ -117,9 +117,11 @@ def _tune(queue: "_Queue", judge: "_Judge", num_at_once: int, storage: Path) -> 
 def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     """Give one worker's share to a trial that trains in its own process, none to one that starts workers."""
     entry: Share = config["share"]
-    if entry.job.num_workers > 1:
-        return tune.PlacementGroupFactory([_NEXT_TO_NOTHING])
-    return tune.PlacementGroupFactory([{"CPU": entry.num_cpus, "GPU": entry.num_gpus}])
+    waits = entry.job.num_workers > 1
+    bundle = _NEXT_TO_NOTHING if waits else {"CPU": entry.num_cpus, "GPU": entry.num_gpus}
+    selector = elsewhere(config["shunned"])
+    options: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
+    return tune.PlacementGroupFactory([bundle], **options)
 
 
 def _train_cell(config: dict[str, Any]) -> None:
@@ -132,7 +134,7 @@ def _train_cell(config: dict[str, Any]) -> None:
     log.write(job.name, JobState.RUNNING)
     from orchestration.on_ray.train import Grant, train_with_ray  # torch: here, and not in the process that drives
 
-    grant = Grant(config["share"].num_cpus, config["share"].num_gpus)
+    grant = Grant(config["share"].num_cpus, config["share"].num_gpus, config["shunned"])
     train = partial(train_with_ray, grant=grant)
     owner = job.owner({**config["owner"], **own_node().get("owner", {})})
     state = run_cell(job.cell_dir, train=train, owner=owner, should_stop=stop, why=stop.why)
@@ -163,6 +165,7 @@ class _Queue(Searcher):
         """How many cells may run at once, where nodes come and go."""
         self._due = list(range(len(shares)))
         self._running: dict[str, int] = {}
+        self._excluded: dict[int, Sequence[str]] = {}
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
         """Return the next cell; None: wait, one that runs may come back."""
@@ -171,18 +174,25 @@ class _Queue(Searcher):
         if len(self._running) >= self.room():
             return None
         place = self._running[trial_id] = heapq.heappop(self._due)
-        return {"share": self._shares[place], "launch_dir": self.launch_dir, "owner": self.owner,
-                "end_time": self._end_time}  # fmt: skip
+        away_from = shunned(self._shares[place], nodes(), self._excluded.get(place, ()))
+        return {
+            "share": self._shares[place],
+            "launch_dir": self.launch_dir,
+            "owner": self.owner,
+            "end_time": self._end_time,
+            "shunned": away_from,
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Forget a trial that did not fail; what comes of one that did is for `_Judge` to say."""
         if not error:
             del self._running[trial_id]
 
-    def settle(self, trial_id: str, *, again: bool) -> None:
-        """Forget a trial that failed, or have its cell tried again."""
+    def settle(self, trial_id: str, decision: Decision) -> None:
+        """Forget a trial that failed, or have its cell tried again, on another node where it says so."""
         place = self._running.pop(trial_id)
-        if again:
+        if decision.again:
+            self._excluded[place] = decision.excluded_nodes
             heapq.heappush(self._due, place)
 
     def save(self, checkpoint_path: str) -> None:
@@ -203,9 +213,9 @@ class _Judge(tune.Callback):
         """Settle a cell that failed."""
         job: CellJob = trial.config["share"].job
         record_loss(job.cell_dir, self._failure(job, trial))
-        again = self._is_tried_again(job)
-        self._log.write(job.name, JobState.PENDING if again else JobState.FAILED)
-        self._queue.settle(trial.trial_id, again=again)
+        decision = self._decide(job)
+        self._log.write(job.name, JobState.PENDING if decision.again else JobState.FAILED)
+        self._queue.settle(trial.trial_id, decision)
 
     def _failure(self, job: CellJob, trial: Trial) -> Failure:
         attempts = RunFolder(job.cell_dir).attempts()
@@ -213,7 +223,7 @@ class _Judge(tune.Callback):
             return Failure(FailureClass.NODE_FAILURE, "LostError", f"the node {owner['host']} is gone", "")
         return Failure.of(trial.get_pickled_error() or LostError("the process that trained is gone"))
 
-    def _is_tried_again(self, job: CellJob) -> bool:
+    def _decide(self, job: CellJob) -> Decision:
         """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one.
 
         One that was told to move may have found that out before it began.
@@ -223,4 +233,4 @@ class _Judge(tune.Callback):
         before = self._num_ends.get(job.name, 0)
         self._num_ends[job.name] = len(ends)
         is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
-        return (has_moved or len(ends) > before) and not is_stopping and decide(ends).again
+        return decide(ends) if (has_moved or len(ends) > before) and not is_stopping else Decision(again=False)

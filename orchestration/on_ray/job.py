@@ -17,7 +17,15 @@ import ray
 from orchestration import files
 from orchestration.on_ray.cluster import private_ray
 from orchestration.on_ray.lend import lend_node
-from orchestration.on_ray.protocol import ADDRESS, ENDED, EXIT_CODES, STOP_FILE, TOKEN_VARIABLE, end_group
+from orchestration.on_ray.protocol import (
+    ADDRESS,
+    ENDED,
+    EXIT_CODES,
+    STOP_FILE,
+    TOKEN_VARIABLE,
+    end_session,
+    kill_session,
+)
 from orchestration.on_ray.stop import StopAsked
 from orchestration.run_cell import run_cell
 
@@ -86,11 +94,11 @@ def join(folder: Path, *, num_cpus: int, num_gpus: int) -> int:
             time.sleep(0.5)
         return daemon.poll() or 0
     finally:
-        end_group(daemon)
+        end_session(daemon)
 
 
 def _end_with(parent_pid: int) -> None:
     """End this process and Ray's daemons, all of one group, once the job's own process is gone."""
     while os.getppid() == parent_pid:
         time.sleep(0.5)
-    os.killpg(os.getpid(), signal.SIGKILL)
+    kill_session(os.getpid())

@@ -3,8 +3,11 @@
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import psutil
 
 from orchestration.schedulers import JobState
 
@@ -54,17 +57,32 @@ def check_ray() -> None:
         )
 
 
-def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that leads a session, and all that it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(2.0)
-        except subprocess.TimeoutExpired:
-            continue
+def end_session(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that leads a session, and all that it started: after two seconds by force."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(2.0)
+    kill_session(process.pid)
+    process.wait()
+
+
+def kill_session(leader: int) -> None:
+    """Kill what is left of a session, this process last if it is of it.
+
+    Ray's workers lead groups of their own, and one that is stopped does not hear that its Ray is gone.
+    """
+    members = [pid for pid in psutil.pids() if _session(pid) == leader]
+    for pid in sorted(members, key=lambda pid: pid == os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def stop_kind(folder: Path) -> str:

@@ -15,6 +15,8 @@ class Node:
 
     num_cpus: float
     num_gpus: int = 0
+    host: str = ""
+    ray_id: str = ""
 
     def fits(self, num_cpus: float, num_gpus: float) -> int:
         """Count how many workers it holds at once; the shares of a worker lie on one GPU."""
@@ -72,6 +74,19 @@ def share(job: CellJob, machine: Machine, *, max_concurrent: int | None, num_gpu
     wanted = int(min(workers * (max_concurrent or 1), room))
     num_cpus = machine.largest_cpu_share(float(job.num_cpus_per_worker), num_gpus, wanted)
     return Share(job, math.floor(num_cpus * 10_000) / 10_000, num_gpus)  # Ray counts in ten thousandths
+
+
+def shunned(share: Share, nodes: Sequence[Node], hosts: Sequence[str]) -> tuple[str, ...]:
+    """Return Ray's ids of the nodes on some hosts, for a cell to go elsewhere; none where the rest cannot hold it."""
+    rest = Machine(tuple(node for node in nodes if node.host not in hosts))
+    if rest.fits(share.num_cpus, share.num_gpus) < share.job.num_workers:
+        return ()
+    return tuple(node.ray_id for node in nodes if node.host in hosts)
+
+
+def elsewhere(ray_ids: Sequence[str]) -> dict[str, str]:
+    """Return what Ray calls a label selector: any node but these."""
+    return {"ray.io/node-id": f"!in({','.join(ray_ids)})"} if ray_ids else {}
 
 
 def max_at_once(shares: Sequence[Share], machine: Machine, max_concurrent: int | None) -> int:

@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from orchestration.failures import Failure, LostError, TrainingError
+from orchestration.on_ray.shares import elsewhere
 from orchestration.recorder import FencedError
 from orchestration.run_cell import Stop, train_here
 from orchestration.run_folder import Attempt
@@ -30,6 +31,8 @@ class Grant:
 
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    shunned: tuple[str, ...] = ()
+    """Ray's ids of nodes that get no worker."""
 
 
 def train_with_ray(
@@ -76,17 +79,16 @@ class _Task:
 
 def _trainer(task: _Task) -> TorchTrainer:
     grant = task.grant
-    several = ScalingConfig(
-        num_workers=task.num_workers,
-        use_gpu=grant.num_gpus > 0,
-        resources_per_worker={"CPU": grant.num_cpus} | ({"GPU": grant.num_gpus} if grant.num_gpus else {}),
-    )
+    several: dict[str, Any] = {
+        "resources_per_worker": {"CPU": grant.num_cpus} | ({"GPU": grant.num_gpus} if grant.num_gpus else {}),
+        "label_selector": elsewhere(grant.shunned) or None,
+    }
     # Zero workers are Ray Train's local mode: the loop runs in this process.
-    alone = ScalingConfig(num_workers=0, use_gpu=grant.num_gpus > 0)
+    num_workers, placed = (task.num_workers, several) if task.num_workers > 1 else (0, {})
     return TorchTrainer(
         _train_loop,
         train_loop_config={"task": task},
-        scaling_config=several if task.num_workers > 1 else alone,
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=grant.num_gpus > 0, **placed),
         run_config=RunConfig(
             name=f"{_signature(task.attempt)}-a{task.attempt.number}",
             storage_path=str(task.folder),

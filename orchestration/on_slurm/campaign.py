@@ -226,7 +226,8 @@ def tidy(grid_dir: Path, console: Console) -> list[queue_state.Lost]:
         SchedulerError: Slurm does not answer.
     """
     try:
-        for submission in submissions.complete(grid_dir):
+        for launch_dir, submission in submissions.complete(grid_dir):
+            _hand_over(launch_dir, submission)
             console.print(f"found job {submission.job_id} of a launch that was killed: {submission.name}")
         found = queue_state.record_lost(folders(grid_dir).values())
     except SlurmError as error:
@@ -234,6 +235,12 @@ def tidy(grid_dir: Path, console: Console) -> list[queue_state.Lost]:
     for lost in found:
         console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
     return found
+
+
+def _hand_over(launch_dir: Path, submission: submissions.Submission) -> None:
+    from orchestration.schedulers.slurm import hand_over  # submitit: only where a launch was killed
+
+    hand_over(launch_dir, submission)
 
 
 def queued(grid_dir: Path) -> dict[str, str]:

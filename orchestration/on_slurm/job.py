@@ -17,7 +17,7 @@ from typing import Any
 import rankmatch
 from orchestration import files
 from orchestration.failures import Failure, FailureClass, decide
-from orchestration.on_ray.protocol import EXIT_CODES, ORDER, STOP_FILE, end_group, stop_kind
+from orchestration.on_ray.protocol import EXIT_CODES, ORDER, STOP_FILE, end_session, stop_kind
 from orchestration.on_slurm import signals
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import REQUEUE, Listener, job_id
@@ -86,7 +86,7 @@ class _Head(Listener):
                 self.pass_on()
                 time.sleep(0.2)
         finally:
-            end_group(training)
+            end_session(training)
             signals.remove(self.temp_dir)
         code = self._exit_code(training.returncode)
         if code == 1:

@@ -18,7 +18,7 @@ from orchestration import files
 from orchestration.failures import FailureClass, decide
 from orchestration.on_ray.job import JOIN_TIMEOUT_S
 from orchestration.on_ray.lend import answers, has_raylet, lend_node
-from orchestration.on_ray.protocol import ENDED, HEAD, NODE, NODE_VARIABLE, NODES, STOP_FILE, end_group, stop_kind
+from orchestration.on_ray.protocol import ENDED, HEAD, NODE, NODE_VARIABLE, NODES, STOP_FILE, end_session, stop_kind
 from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.job import check_sources
 from orchestration.on_slurm.notices import Notifier
@@ -110,7 +110,7 @@ class _Head(Listener):
                 time.sleep(0.5)
         finally:
             files.replace(self.launch_dir / ENDED, "")
-            end_group(driver)
+            end_session(driver)
             (self.launch_dir / HEAD).unlink(missing_ok=True)
             signals.remove(signals.temp_dir(self.folder))
             _cancel_waiting(self.task.nodes_name)
@@ -212,7 +212,7 @@ class _Node(Listener):
                 self._look_for_head(address)
                 time.sleep(0.5)
         finally:
-            end_group(daemon)
+            end_session(daemon)
             signals.remove(signals.temp_dir(self.folder))
 
     def _stays(self, daemon: "subprocess.Popen[bytes]") -> bool:

@@ -54,8 +54,8 @@ def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
     return [(path.parents[1], Submission(**files.read_json(path))) for path in paths]
 
 
-def complete(grid_dir: Path) -> list[Submission]:
-    """Look up by name the jobs of launches that were killed between sbatch and the note of its answer.
+def complete(grid_dir: Path) -> list[tuple[Path, Submission]]:
+    """Look up by name the jobs of launches that were killed between sbatch and the note of its answer; as `read`.
 
     Raises:
         SlurmError: Slurm does not answer.
@@ -65,7 +65,7 @@ def complete(grid_dir: Path) -> list[Submission]:
         if not submission.job_id and (ids := commands.job_ids_by_name(submission.name)):
             submission.job_id = ids[-1]
             submission.write(launch_dir)
-            found.append(submission)
+            found.append((launch_dir, submission))
     return found
 
 

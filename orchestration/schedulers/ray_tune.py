@@ -8,13 +8,11 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from typing import Any
 import orchestration
 from orchestration import files, provenance
 from orchestration.failures import CancelledError, Failure
-from orchestration.on_ray.protocol import check_ray
+from orchestration.on_ray.protocol import check_ray, kill_session
 from orchestration.run_cell import record_loss
 from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, SchedulerError, StateLog
 
@@ -164,11 +162,10 @@ class RayTuneJobs:
                 return
 
     def _kill(self) -> None:
-        """End the driver, which ends Ray, then what is left of its daemons, all of one process group."""
+        """End the driver, which ends Ray, then what is left of their session."""
         self._driver.terminate()
         self.wait(5.0)
-        with suppress(ProcessLookupError):
-            os.killpg(self._driver.pid, signal.SIGKILL)
+        kill_session(self._driver.pid)
         self._driver.wait()
         shutil.rmtree(files.process_folder(self._driver.pid), ignore_errors=True)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.slurm.slurm import _make_sbatch_string
 
 from orchestration.on_ray.protocol import TOKEN_VARIABLE
@@ -257,6 +257,18 @@ class SlurmScheduler:
             "stderr_to_stdout": True,
             "additional_parameters": extra,
         } | named
+
+
+def hand_over(launch_dir: Path, submission: Submission) -> None:
+    """Give the jobs of a launch that was killed right behind sbatch their tasks, which wait in files without their ids.
+
+    submitit's jobs look for a file named after them; one that has looked in vain for a minute has failed.
+    """
+    waiting = {path: path.read_bytes() for path in (launch_dir / JOBS).glob("*.pkl") if "_" not in path.name}
+    for cell, job_id in submission.job_ids().items():
+        for path in [path for path, content in waiting.items() if cell.encode() in content]:  # a task names its cell's
+            path.replace(JobPaths(launch_dir / JOBS, job_id).submitted_pickle)  # folder; nothing is unpickled for that
+            del waiting[path]  # the head of a pilot has all cells
 
 
 class SlurmJobs:

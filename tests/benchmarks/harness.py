@@ -23,6 +23,7 @@ PARTS = {
     "loss": ("bench_loss",),
     "eval": ("bench_eval",),
     "grid": ("bench_grid", "bench_results", "bench_logging"),
+    "cells": ("bench_cells",),
 }
 """The modules behind each word that `rankmatch bench` takes."""
 

@@ -91,7 +91,7 @@ def test_stopped_cell_goes_on_from_the_newest_checkpoint(make_cell):
         run_cell(cell_dir, train=stops, owner=launcher(), should_stop=asked) for asked in (lambda: next(told), None)
     ]
     assert states == [JobState.STOPPED, JobState.DONE]
-    assert seen == [None, cell_dir / "attempts" / "1" / "checkpoints" / "step_3"]
+    assert seen == [None, cell_dir / "attempts" / "2" / "checkpoints" / "step_3"]
     assert [event["event"] for event in events(cell_dir)] == ["started", "stopped"]
     assert events(cell_dir, 2)[0]["step"] == 3
 

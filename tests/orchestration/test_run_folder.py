@@ -321,6 +321,36 @@ def test_newest_checkpoint_is_that_of_the_newest_attempt_with_one(folder: RunFol
     assert folder.newest_checkpoint() == newest
 
 
+def test_adopted_checkpoint_stays_when_the_attempt_that_wrote_it_lives_on_and_prunes(folder: RunFolder) -> None:
+    from rankmatch import checkpoint
+
+    zombie = folder.claim({})
+    checkpoint.save(zombie.path, 10, {"weights": [1.0]}, 1)
+    heir = folder.claim({})
+    adopted = folder.adopt_checkpoint(heir)
+    assert adopted == heir.path / "checkpoints" / "step_10"
+    checkpoint.save(zombie.path, 20, {"weights": [2.0]}, 1)
+    assert not (zombie.path / "checkpoints" / "step_10").exists()
+    assert checkpoint.load(adopted) == {"weights": [1.0]}
+    assert folder.newest_checkpoint() == adopted
+
+
+def test_checkpoint_pruned_while_it_is_adopted_leaves_the_newer_one(folder: RunFolder, monkeypatch) -> None:
+    from rankmatch import checkpoint
+
+    zombie, heir = folder.claim({}), folder.claim({})
+    checkpoint.save(zombie.path, 10, {}, 1)
+    adopt = checkpoint.adopt
+
+    def prunes_before(path: Path, run_dir: Path) -> Path:
+        if path.name == "step_10":
+            checkpoint.save(zombie.path, 20, {}, 1)
+        return adopt(path, run_dir)
+
+    monkeypatch.setattr(checkpoint, "adopt", prunes_before)
+    assert folder.adopt_checkpoint(heir) == heir.path / "checkpoints" / "step_20"
+
+
 def test_replaced_file_is_never_seen_half(tmp_path: Path) -> None:
     path, texts = tmp_path / "file", ["a" * 100_000, "b" * 100_000]
     files.replace(path, texts[0])

@@ -115,8 +115,10 @@ class Grid:
         (path,) = self.grid_dir.glob("launches/*/submissions/*.json")
         return json.loads(path.read_text())["job_id"]
 
-    def begun(self) -> None:
-        wait_until(lambda: folders(self.grid_dir) and len(self.cell.epochs()) >= 5)
+    def begun(self, attempt: int = 1) -> None:
+        """Wait until an attempt has trained five epochs more."""
+        wait_until(lambda: folders(self.grid_dir) and len(self.cell.attempts()) >= attempt)
+        wait_until(lambda: len(self.cell.attempts()[attempt - 1].epochs()) >= 5)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

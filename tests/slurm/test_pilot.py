@@ -27,7 +27,7 @@ def frozen(owner: dict) -> Iterator[None]:
         training.resume()
 
 
-def test_cell_moves_from_a_node_that_lost_power_and_from_one_that_leaves_to_the_one_that_came_back(
+def test_cell_moves_from_a_node_that_lost_power_and_from_one_that_leaves_to_one_that_came_back(
     make_grid, cluster, undisturbed
 ):
     grid = make_grid()
@@ -51,7 +51,7 @@ def test_cell_moves_from_a_node_that_lost_power_and_from_one_that_leaves_to_the_
     ends = [attempt.events()[-1].get("kind") for attempt in moved.attempts()]
     assert ends[:2] == ["node failure", "preempted"] and len(ends) == 3
     back = moved.attempts()[2].owner()
-    assert (back["slurm"], back["host"]) == ({**lost["slurm"], "restart": 1}, lost["host"])
+    assert back["slurm"] in [{**owner["slurm"], "restart": 1} for owner in (lost, left)]
     assert 0 < moved.attempts()[1].first_step() < moved.attempts()[2].first_step()
     assert numbers(moved.epochs()) == undisturbed
     assert (other.result()["attempt"], other.result()["step"]) == (1, moved.result()["step"])

@@ -49,13 +49,21 @@ def test_cells_of_an_array_become_a_table_without_anybody_at_the_terminal(cluste
     assert not list(Path("/tmp").glob("rankmatch-j*"))
 
 
-def test_preempted_cell_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
+def test_cell_that_is_preempted_and_requeued_and_loses_its_node_ends_like_an_undisturbed_one(
+    make_grid, undisturbed, cluster
+):
     grid = make_grid()
     assert grid.launch("cluster.partition=low").returncode == 0
     grid.begun()
     cluster.slurm("sbatch", "-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-    ends_like(grid, undisturbed, 2)
+    grid.begun(2)
     assert stops(grid) == ["preempted"]
+    cluster.slurm("scontrol", "requeue", grid.job())
+    grid.begun(3)
+    cluster.cut_power(cluster.slurm("squeue", "--noheader", "--format=%N").strip())
+    ends_like(grid, undisturbed, 4)
+    steps = [attempt.first_step() for attempt in grid.cell.attempts()]
+    assert len(set(steps)) == 4  # each one went on from a checkpoint of the one before
 
 
 def test_cell_that_meets_its_time_limit_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
@@ -68,22 +76,6 @@ def test_cell_that_meets_its_time_limit_goes_on_where_it_stopped(make_grid, undi
     cluster.slurm("scontrol", "update", f"JobId={grid.job()}", "TimeLimit=60")
     ends_like(grid, undisturbed, 2)
     assert stops(grid) == ["time limit"]
-
-
-def test_requeued_cell_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
-    grid = make_grid()
-    assert grid.launch().returncode == 0
-    grid.begun()
-    cluster.slurm("scontrol", "requeue", grid.job())
-    ends_like(grid, undisturbed, 2)
-
-
-def test_cell_whose_node_lost_power_goes_on_from_its_checkpoint(make_grid, undisturbed, cluster):
-    grid = make_grid()
-    assert grid.launch("cluster.partition=low").returncode == 0
-    grid.begun()
-    cluster.cut_power(cluster.slurm("squeue", "--noheader", "--format=%N").strip())
-    ends_like(grid, undisturbed, 2)
 
 
 def test_job_whose_node_was_given_up_stops_without_writing_while_its_follower_goes_on(
@@ -125,9 +117,25 @@ def test_cell_that_may_not_be_requeued_goes_on_in_a_new_job_on_another_node(make
     assert second.owner()["host"] != node
 
 
-def test_cancelled_cell_waits_for_the_next_launch(make_grid, undisturbed, cluster):
+def test_job_of_a_launch_killed_behind_sbatch_is_found_and_once_cancelled_waits_for_the_next_launch(
+    make_grid, undisturbed, cluster, tmp_path
+):
     grid = make_grid()
-    assert grid.launch().returncode == 0
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
+    killer = tmp_path / "bin" / "sbatch"
+    killer.parent.mkdir()
+    killer.write_text(f'#!/bin/sh\n{real} "$@"\nkill -9 $PPID\n')
+    killer.chmod(killer.stat().st_mode | stat.S_IEXEC)
+    path, os.environ["PATH"] = os.environ["PATH"], f"{killer.parent}:{os.environ['PATH']}"
+    try:
+        assert grid.launch().returncode == -9
+    finally:
+        os.environ["PATH"] = path
+    assert grid.job() == ""
+    assert "found job" in grid.rankmatch("reconcile").stdout
+    assert grid.job()
+    assert "nothing to submit" in grid.launch().stdout
+
     grid.begun()
     assert "1 cells were told to end" in grid.rankmatch("cancel").stdout
     wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
@@ -150,24 +158,6 @@ def test_cell_of_two_nodes_has_the_numbers_of_one(cluster, tmp_path, undisturbed
     assert first["miou"] == pytest.approx(expected["miou"], abs=1e-4)
     assert stops(grid) == ["cancelled"]
     assert not list(Path("/tmp").glob("rankmatch-j*"))
-
-
-def test_job_of_a_launch_that_was_killed_behind_sbatch_is_found_and_not_submitted_twice(make_grid, cluster, tmp_path):
-    grid = make_grid(**{"trainer.epochs": 20})
-    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
-    killer = tmp_path / "bin" / "sbatch"
-    killer.parent.mkdir()
-    killer.write_text(f'#!/bin/sh\n{real} "$@"\nkill -9 $PPID\n')
-    killer.chmod(killer.stat().st_mode | stat.S_IEXEC)
-    path, os.environ["PATH"] = os.environ["PATH"], f"{killer.parent}:{os.environ['PATH']}"
-    try:
-        assert grid.launch().returncode == -9
-    finally:
-        os.environ["PATH"] = path
-    assert grid.job() == ""
-    assert "found job" in grid.rankmatch("reconcile").stdout
-    assert grid.job()
-    assert "nothing to submit" in grid.launch().stdout
 
 
 def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_folder, tmp_path, undisturbed):

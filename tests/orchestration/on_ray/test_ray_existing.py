@@ -1,4 +1,4 @@
-"""A Ray that somebody else runs: two nodes of one CPU each on this machine; the second does not see one folder."""
+"""A Ray that somebody else runs: two nodes of one CPU each on this machine; the second has a name of its own."""
 
 import os
 import shutil
@@ -22,6 +22,7 @@ from orchestration.schedulers.ray_tune import RayTuneScheduler, probe
 
 pytestmark = pytest.mark.ray
 
+AWAY = "away"
 TOKEN = "0123456789abcdef" * 4
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -49,7 +50,7 @@ def end(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "-u", "true"], check=False).returncode:
         pytest.skip("a node with another view of the files needs unshare and its rights")
     hidden, folder = tmp_path_factory.mktemp("hidden"), Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp"))
     with socket.socket() as free:
@@ -62,7 +63,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         head = [*RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}",
                 "--include-dashboard=false", f"--temp-dir={folder}", *common]  # fmt: skip
         second = [*RAY, "start", f"--address={address}", "--node-ip-address=127.0.0.1", *common]
-        blind = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {hidden} && exec "$@"', "sh", *second]
+        blind = ["unshare", "-m", "-u", "sh", "-c", f'mount -t tmpfs none {hidden} && hostname {AWAY} && exec "$@"',
+                 "sh", *second]  # fmt: skip
         started = []
         try:
             with (folder / "out").open("w") as out:
@@ -111,6 +113,18 @@ def test_wrong_token_is_told_in_one_line_without_the_token(cluster, tmp_path, mo
         probe(cluster.address, tmp_path)
     assert "RAY_AUTH_TOKEN" in str(told.value)
     assert "f" * 64 not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_cell_whose_process_died_goes_on_on_another_node(cluster, make_cell, grid):
+    cell = make_cell(epochs=24)
+    jobs = launch(cluster, [CellJob(cell, device="cpu")], grid, "1")
+    wait_until(lambda: has_trained(cell))
+    os.kill(RunFolder(cell).attempts()[0].owner()["training_pid"], signal.SIGKILL)
+    assert jobs.wait(300)
+    assert jobs.poll() == {cell.name: JobState.DONE}
+    hosts = [attempt.host() for attempt in RunFolder(cell).attempts()]
+    assert sorted(hosts) == sorted([AWAY, socket.gethostname()])
+    assert metrics(cell) == undisturbed_metrics(cell, grid.parent)
 
 
 def test_cells_of_a_lost_node_move_to_another_and_the_foreign_ray_stays(cluster, make_cell, grid):

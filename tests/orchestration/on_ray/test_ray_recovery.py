@@ -3,14 +3,14 @@
 import os
 import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from undisturbed import has_trained, metrics, undisturbed_metrics, wait_until
 
 from orchestration.run_cell import launcher
-from orchestration.run_folder import RunFolder
+from orchestration.run_folder import RunFolder, process_start
 from orchestration.schedulers import CellJob, JobState, SchedulerError
 from orchestration.schedulers.ray_tune import RayTuneScheduler
 
@@ -72,21 +72,29 @@ def test_killed_worker_of_two_is_tried_again_within_the_launch(make_cell, tmp_pa
     assert metrics(cell) == metrics(undisturbed)
 
 
+@pytest.fixture
+def hung_up() -> Iterator[None]:
+    """The kernel wakes what is stopped and loses its parent, and hangs it up; it ends then, even if under a nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hung_up")
 @pytest.mark.parametrize("name", ["driver", "raylet"])
 def test_killed_driver_or_raylet_ends_the_launch_and_the_next_one_goes_on(name, make_cell, tmp_path):
     cell = make_cell(epochs=EPOCHS)
     jobs = launch([job(cell)], tmp_path / "grid", "1")
     driver = jobs._driver.pid
     wait_until(lambda: has_trained(cell))
-    # What trains may be done before Ray ends it, which takes up to ten seconds; so it is stopped, and ended here.
+    # What trains may be done before Ray ends it, which takes up to ten seconds; so it is stopped.
     training = RunFolder(cell).attempts()[0].owner()["training_pid"]
     os.kill(training, signal.SIGSTOP)
     os.kill(driver if name == "driver" else pids(driver, "raylet")[0], signal.SIGKILL)
     assert jobs.wait(180)
     with pytest.raises(SchedulerError, match="Ray broke down"):
         jobs.poll()
-    with suppress(ProcessLookupError):  # Ray may have ended it
-        os.kill(training, signal.SIGKILL)
+    wait_until(lambda: process_start(training) is None, 10)
     wait_until(lambda: not pids(driver, "raylet") and not pids(driver, "ray::"))
 
     again = launch([job(cell)], tmp_path / "grid", "2")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.on_ray.shares import Machine, Node, Share, max_at_once, share
+from orchestration.on_ray.shares import Machine, Node, Share, max_at_once, share, shunned
 from orchestration.schedulers import CellJob
 
 PATH = Path("cell")
@@ -55,3 +55,13 @@ def test_head_without_cpus_and_nodes_without_gpus_are_passed_over():
 def test_more_gpus_than_there_are_are_refused():
     with pytest.raises(ValueError, match="trainer.num_workers=2 of cell needs more GPUs than the 1 there are"):
         share(TWO, machine(16, 1), max_concurrent=None, num_gpus_per_worker=1.0)
+
+
+def test_cell_shuns_the_hosts_it_failed_on_unless_only_those_can_hold_it():
+    nodes = (Node(4, 0, "a", "1"), Node(4, 0, "b", "2"), Node(1, 0, "c", "3"))
+    one, two = Share(ONE, 4.0, 0.0), Share(TWO, 4.0, 0.0)
+    assert shunned(one, nodes, ()) == ()
+    assert shunned(one, nodes, ("a",)) == ("1",)
+    assert shunned(one, nodes, ("a", "gone")) == ("1",)
+    assert shunned(one, nodes, ("a", "b")) == ()  # c is too small
+    assert shunned(two, nodes, ("a",)) == ()  # and one of two workers would have no place

@@ -11,7 +11,7 @@ from orchestration.on_slurm import submissions
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError
-from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler
+from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler, hand_over
 
 OWNER = {"launch": "l", "campaign": "l", "commit": "c", "provenance": {}}
 
@@ -74,8 +74,23 @@ def test_refusal_of_sbatch_is_one_message_and_the_name_stays_to_be_looked_up(slu
     ((_, submission),) = submissions.read(tmp_path / "grid")
     assert submission.job_id == ""
     slurm.names[submission.name] = "17\n"
-    assert [found.job_id for found in submissions.complete(tmp_path / "grid")] == ["17"]
+    ((folder, found),) = submissions.complete(tmp_path / "grid")
+    assert (folder, found.job_id) == (launch_dir, "17")
     assert submissions.newest_jobs(tmp_path / "grid")["000000000001-c"] == "17_1"
+
+
+@pytest.mark.parametrize("num_cells", [1, 3])
+def test_found_job_gets_the_tasks_of_its_cells(num_cells, slurm, launch_dir, tmp_path):
+    (slurm.folder / "refuses").touch()  # as a launch killed behind sbatch leaves it
+    with pytest.raises(SchedulerError):
+        scheduler(tmp_path).submit(jobs_of(tmp_path, num_cells), launch_dir, OWNER)
+    ((_, submission),) = submissions.read(tmp_path / "grid")
+    submission.job_id = "17"
+    hand_over(launch_dir, submission)
+    assert not [path for path in (launch_dir / "jobs").glob("*.pkl") if "_submitted" not in path.name]
+    for cell, job in submission.job_ids().items():
+        task = pickle.loads((launch_dir / "jobs" / f"{job}_submitted.pkl").read_bytes()).function
+        assert Path(task.cell_dir).name == cell
 
 
 def test_settings_of_the_surrounding_job_do_not_reach_the_new_one(slurm, launch_dir, tmp_path, monkeypatch):
