@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestration.failures import Decision, Failure, FailureClass, LostError, decide
+from orchestration.failures import MAX_WITHOUT_PROGRESS, Decision, Failure, FailureClass, LostError, decide
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
 from orchestration.on_ray.pilot import Nodes, pilot_ray
 from orchestration.on_ray.protocol import kill_session
@@ -54,6 +54,7 @@ def main() -> None:
             return
         seen = Nodes(launch_dir)
         queue.room = partial(seen.room, shares, options["max_concurrent"])
+        queue.leaving = seen.leaving
         with seen.draining():
             _tune(queue, _Judge(queue, seen), num_at_once, storage)
 
@@ -163,6 +164,8 @@ class _Queue(Searcher):
         self._shares, self.launch_dir, self.owner, self._end_time = list(shares), launch_dir, owner, end_time
         self.room: Callable[[], int] = lambda: len(shares)
         """How many cells may run at once, where nodes come and go."""
+        self.leaving: Callable[[], Sequence[str]] = tuple
+        """Ray's ids of the nodes that get no cell any more."""
         self._due = list(range(len(shares)))
         self._running: dict[str, int] = {}
         self._excluded: dict[int, Sequence[str]] = {}
@@ -174,7 +177,9 @@ class _Queue(Searcher):
         if len(self._running) >= self.room():
             return None
         place = self._running[trial_id] = heapq.heappop(self._due)
-        away_from = shunned(self._shares[place], nodes(), self._excluded.get(place, ()))
+        leaving = self.leaving()
+        here = [node for node in nodes() if node.ray_id not in leaving]
+        away_from = (*shunned(self._shares[place], here, self._excluded.get(place, ())), *leaving)
         return {
             "share": self._shares[place],
             "launch_dir": self.launch_dir,
@@ -208,6 +213,7 @@ class _Judge(tune.Callback):
     def __init__(self, queue: _Queue, nodes: Nodes | None = None) -> None:
         self._queue, self._nodes, self._log = queue, nodes, StateLog(queue.launch_dir)
         self._num_ends: dict[str, int] = {}
+        self._num_silent: dict[str, int] = {}
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
         """Settle a cell that failed."""
@@ -226,11 +232,15 @@ class _Judge(tune.Callback):
     def _decide(self, job: CellJob) -> Decision:
         """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one.
 
-        One that was told to move may have found that out before it began.
+        One that was told to move may have found that out before it began, and one may be lost with its node by then;
+        so the nodes of a pilot have a few tries that leave no trace.
         """
         has_moved = self._log.read().get(job.name) is JobState.STOPPED
         ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
         before = self._num_ends.get(job.name, 0)
         self._num_ends[job.name] = len(ends)
+        if self._nodes and not has_moved and len(ends) == before:
+            self._num_silent[job.name] = self._num_silent.get(job.name, 0) + 1
+            has_moved = self._num_silent[job.name] < MAX_WITHOUT_PROGRESS
         is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
         return decide(ends) if (has_moved or len(ends) > before) and not is_stopping else Decision(again=False)

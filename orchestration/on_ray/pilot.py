@@ -45,6 +45,10 @@ class Nodes:
         machine = Machine(tuple(Node(lent["CPU"], int(lent.get("GPU", 0))) for lent in found if lent.get("CPU")))
         return max_at_once(shares, machine, max_concurrent) if machine.nodes else 0
 
+    def leaving(self) -> tuple[str, ...]:
+        """Return Ray's ids of those that leave: Ray is slower than their cells to know it."""
+        return tuple(node["NodeID"] for name, node in self._alive().items() if self._leaves(name))
+
     def has_lost(self, owner: Mapping[str, Any]) -> bool:
         """Tell whether the node of an attempt's owner is gone; Ray itself takes up to half a minute to say so."""
         job = owner.get("slurm", {})

@@ -28,7 +28,7 @@ from orchestration.on_slurm.resources import Resources, pilot_node
 from orchestration.on_slurm.signals import REQUEUE
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
-from orchestration.schedulers.slurm import SiteLimits
+from orchestration.schedulers.slurm import SiteLimits, hand_over
 from orchestration.schedulers.slurm_pilot import PilotScheduler
 
 OWNER = {"launch": "1", "campaign": "1", "commit": "c", "provenance": {}}
@@ -439,3 +439,9 @@ def test_status_tells_which_cells_of_a_pilot_wait_and_one_or_all_of_them_can_be_
 def test_pilot_that_cannot_be_is_refused(settings, message, options):
     with pytest.raises(ValueError, match=message):
         replace(options, **settings)
+
+
+def test_head_of_a_launch_that_was_killed_behind_sbatch_gets_its_task(launch_dir):
+    (launch_dir / "jobs" / "task.pkl").write_bytes(b"cells/a-1, cells/b-2")
+    hand_over(launch_dir, submissions.Submission("x", ["a-1", "b-2"], job_id="7", nodes_name="y"))
+    assert [path.name for path in (launch_dir / "jobs").iterdir()] == ["7_submitted.pkl"]
