@@ -66,11 +66,18 @@ def launch(
     gpus_per_worker: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of a GPU for each training process, where there is one.")
     ] = 1.0,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="On Slurm: jobs lend --nodes to one Ray, which gives the cells to them.")
+    ] = False,
+    nodes: Annotated[int | None, typer.Option(help="Nodes of --pilot; each holds the largest cell.")] = None,
     tracking_uri: Annotated[
         str, typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder.")
     ] = "",
 ) -> None:
     """Train the cells of a grid that are not trained yet, and end with its table."""
+    if pilot != (nodes is not None):
+        given, lacking = ("--pilot", "--nodes") if pilot else ("--nodes", "--pilot")
+        raise ValueError(f"{lacking} must be given with {given}; got {given} alone")
     options = _options(
         overrides,
         grid=grid,
@@ -84,6 +91,7 @@ def launch(
         max_concurrent=max_concurrent,
         num_cpus_per_worker=cpus_per_worker,
         num_gpus_per_worker=gpus_per_worker,
+        num_nodes=nodes,
         tracking_uri=tracking_uri,
     )
     raise typer.Exit(_begin(options))

@@ -105,10 +105,14 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     chosen = {folder.path.name for folder in _chosen(grid_dir, cells)}
     with _answers():
         queued = queued_cells(grid_dir)
-        jobs = [job.job_id for name, job in queued.items() if name in chosen]
+        told = [name for name in queued if name in chosen]
+        kept = {job.job_id for name, job in queued.items() if name not in chosen}  # heads of pilots go on with these
+        jobs = sorted({queued[name].job_id for name in told} - kept)
         submissions.note_cancelled(grid_dir, chosen)
         commands.cancel(jobs)
-    console.print(f"{len(jobs)} jobs were told to end; those that train write a checkpoint first")
+        for nodes in submissions.nodes_of(grid_dir, jobs):
+            commands.cancel_waiting(nodes)
+    console.print(f"{len(told)} cells were told to end; those that train write a checkpoint first")
 
 
 def retry(

@@ -30,9 +30,9 @@ def abandoned_process_folders() -> list[Path]:
     return found
 
 
-def replace(path: Path, text: str, *, sync: bool = True) -> None:
+def replace(path: Path, text: str, *, sync: bool = True, mode: int = 0o666) -> None:
     """Write a file beside its place and rename it there; one that can be made again need not wait for the disk."""
-    with _draft(path, text, sync=sync) as draft:
+    with _draft(path, text, sync=sync, mode=mode) as draft:
         draft.replace(path)
 
 
@@ -122,10 +122,11 @@ def read_last_line(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _draft(path: Path, text: str, *, sync: bool = True) -> Iterator[Path]:
+def _draft(path: Path, text: str, *, sync: bool = True, mode: int = 0o666) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with draft.open("x", encoding="utf-8") as file:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 (a handle)
             file.write(text)
             file.flush()
             if sync:

@@ -33,6 +33,8 @@ class Options:
     max_concurrent: int | None = None
     num_cpus_per_worker: int = 1
     num_gpus_per_worker: float = 1.0
+    num_nodes: int | None = None
+    """Of a pilot on Slurm; None: each cell is a job of its own."""
     tracking_uri: str = ""
     """Empty: that of MLFLOW_TRACKING_URI, else SQLite in the runs folder."""
     watch: bool = False
@@ -48,6 +50,10 @@ class Options:
             raise ValueError(f"--max-concurrent must be 1 with --cluster inline; got {self.max_concurrent}")
         if self.address and self.cluster != "ray":
             raise ValueError(f"--address must be given with --cluster ray only; got it with --cluster {self.cluster}")
+        if self.num_nodes is not None and self.num_nodes < 1:
+            raise ValueError(f"--nodes must be at least 1; got {self.num_nodes}")
+        if self.num_nodes is not None and self.cluster in FOLLOWED_CLUSTERS:
+            raise ValueError(f"--pilot must be given with --cluster slurm or a site; got it with {self.cluster}")
         if self.cluster == "ray" and not self.address and not self.dry_run:
             raise ValueError(
                 "--address must be given with --cluster ray: HOST:PORT of the Ray's head, or auto; got none"
@@ -146,6 +152,8 @@ def _measured_pace(loaded: Grid, states: Mapping[str, FolderState]) -> dict[str,
 def _num_concurrent(loaded: Grid, options: Options) -> int:
     if options.cluster == "inline":
         return 1
+    if options.num_nodes:
+        return options.num_nodes * int(1 / options.num_gpus_per_worker)
     if options.cluster not in LOCAL_CLUSTERS:
         return len(loaded.cells)
     workers = max(cell.config.execution.trainer.num_workers for cell in loaded.cells)

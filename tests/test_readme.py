@@ -72,8 +72,9 @@ def test_every_other_command_is_known():
         "rankmatch splits draw camvid --count 20 --seed 0 --balanced data_root=camvid",
         "rankmatch evaluate --checkpoint best.pt --dataset pascal data_root=VOC2012",  # test_trained.py, as the next
         "rankmatch predict --checkpoint best.pt photos -o out --dataset pascal",
-        # test_campaign.py and tests/slurm, as all that follow but the last
+        # test_campaign.py, test_pilot.py and tests/slurm, as all that follow but the last
         "python orchestration/launch_grid.py --cluster slurm --grid pascal_classic cluster.partition=gpu",
+        "python orchestration/launch_grid.py --cluster slurm --grid pascal_classic --pilot --nodes 4",
         "rankmatch status --grid pascal_classic --watch",
         "rankmatch logs 1_16-s0 --grid pascal_classic -f",
         "rankmatch cancel --grid pascal_classic",

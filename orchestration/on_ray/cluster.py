@@ -11,23 +11,10 @@ from pathlib import Path
 import ray
 
 from orchestration.files import abandoned_process_folders, process_folder
-from orchestration.on_ray.protocol import TOKEN_VARIABLE, check_ray
+from orchestration.on_ray.protocol import SETTINGS, TOKEN_VARIABLE, check_ray
 from orchestration.on_ray.shares import Node
 
-SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default every look at a run costs 2 s
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",  # compute nodes have no way out, and nobody asked
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Each of these is a process or a thread per run that watches what the run folder or the scheduler watches already.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
-}
-_TOKEN = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(32)
+TOKEN = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(32)
 """Not the one in the user's home, which all of their Rays share; Ray reads it once in a process."""
 
 
@@ -42,21 +29,22 @@ def private_ray(
     num_cpus: int | None = None,
     num_gpus: int | None = None,
     folder: Path | None = None,
+    name: str | None = None,
 ) -> Iterator[Path]:
     """Run a Ray on this machine that nobody else's commands reach; yields its temporary folder.
 
-    `RAY_ADDRESS` is ignored, authentication is on with a token of its own, and CPUs are those this process may use.
+    `RAY_ADDRESS` is ignored, authentication is on with `TOKEN`, and CPUs are those this process may use.
 
     Raises:
         ValueError: Another version of Ray is installed.
     """
     check_ray()
     _apply_settings()
-    num_cpus = num_cpus or len(os.sched_getaffinity(0))
+    num_cpus = len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus
     if folder is None:
         folder = temp_dir()
         _remove_leftovers()
-    with _environment(RAY_ADDRESS=None, RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=_TOKEN):
+    with _environment(RAY_ADDRESS=None, RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=TOKEN):
         try:
             ray.init(
                 address="local",
@@ -67,6 +55,7 @@ def private_ray(
                 log_to_driver=False,
                 logging_level=logging.WARNING,
                 _temp_dir=str(folder),
+                _node_name=name,
             )
             yield folder
         finally:

@@ -1,4 +1,7 @@
-"""The process between a launcher and Ray: has Tune run a trial for each cell, and another where the policy says so."""
+"""The process between a launcher and Ray: has Tune run a trial for each cell, and another where the policy says so.
+
+The launcher follows the cells, or is the head job of a pilot, whose nodes are other jobs.
+"""
 
 import heapq
 import json
@@ -18,15 +21,17 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestration.failures import Decision, Failure, LostError, decide
+from orchestration.failures import MAX_WITHOUT_PROGRESS, Decision, Failure, FailureClass, LostError, decide
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
+from orchestration.on_ray.pilot import Nodes, pilot_ray
 from orchestration.on_ray.protocol import kill_session
-from orchestration.on_ray.shares import Machine, Share, elsewhere, max_at_once, share, shunned
+from orchestration.on_ray.shares import Machine, Node, Share, elsewhere, max_at_once, share, shunned
+from orchestration.on_ray.stop import CellStop, own_node
 from orchestration.run_cell import Trainer, record_loss, run_cell
 from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, StateLog
-from orchestration.schedulers.ray_tune import ORDER, STOP_FILE
+from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog
+from orchestration.schedulers.ray_tune import ORDER
 
 if TYPE_CHECKING:  # Optuna, which a grid does not need
     from orchestration.on_ray.search import Halving, Points
@@ -38,29 +43,39 @@ _NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
 def main() -> None:
     """Carry out the order in the folder named first, as long as the launcher named second lives."""
     launch_dir, launcher_pid = Path(sys.argv[1]), int(sys.argv[2])
-    threading.Thread(target=_end_with, args=(launcher_pid,), daemon=True).start()
     order = json.loads((launch_dir / ORDER).read_text())
+    pilot, options = order.get("pilot"), order["options"]
+    ray_folder = Path(pilot["folder"]) if pilot else temp_dir()
+    threading.Thread(target=_end_with, args=(launcher_pid, ray_folder), daemon=True).start()
     jobs = [CellJob(**{**job, "cell_dir": Path(job["cell_dir"])}) for job in order["jobs"]]
-    with _ray(order["address"], launch_dir) as storage:
-        machine = Machine(nodes())
-        shares = [share(job, machine, **order["options"]) for job in jobs]
-        num_at_once = max_at_once(shares, machine, order["options"]["max_concurrent"])
-        with _ending_with_node():
-            if order["is_search"]:
-                _search(shares, num_at_once, launch_dir, order["owner"], storage)
-            else:
-                _tune(_Queue(shares, launch_dir, order["owner"]), num_at_once, storage)
+    with _ray(order, launch_dir) as storage, _ending_with_node():
+        machine = Machine((Node(**pilot["node"]),) * pilot["num_nodes"] if pilot else nodes())
+        shares = [share(job, machine, **options) for job in jobs]
+        num_at_once = max_at_once(shares, machine, options["max_concurrent"])
+        if order.get("is_search"):
+            _search(shares, num_at_once, launch_dir, order["owner"], storage)
+            return
+        queue = _Queue(shares, launch_dir, order["owner"], pilot["end_time"] if pilot else None)
+        if not pilot:
+            _tune(queue, _Judge(queue), num_at_once, storage)
+            return
+        seen = Nodes(launch_dir)
+        queue.room = partial(seen.room, shares, options["max_concurrent"])
+        queue.leaving = seen.leaving
+        with seen.draining():
+            _tune(queue, _Judge(queue, seen), num_at_once, storage)
 
 
 @contextmanager
-def _ray(address: str, launch_dir: Path) -> Iterator[Path]:
+def _ray(order: dict[str, Any], launch_dir: Path) -> Iterator[Path]:
     """Start a Ray, or use the one at an address; yields a folder that its nodes see, for what Tune writes."""
-    if not address:
+    address, pilot = order["address"], order.get("pilot")
+    if not (address or pilot):
         with private_ray() as folder:
             yield folder / "tune"
         return
     folder = launch_dir / "tune"
-    with existing_ray(address):
+    with pilot_ray(launch_dir, name=pilot["name"], folder=Path(pilot["folder"])) if pilot else existing_ray(address):
         try:
             yield folder
         finally:
@@ -88,11 +103,11 @@ def _ending_with_node() -> Iterator[None]:
         watcher.join()
 
 
-def _end_with(launcher_pid: int) -> None:
+def _end_with(launcher_pid: int, ray_folder: Path) -> None:
     """End this process, Ray's daemons and its workers, all of one session, once the launcher is gone."""
     while os.getppid() == launcher_pid:
         time.sleep(0.5)
-    shutil.rmtree(temp_dir(), ignore_errors=True)
+    shutil.rmtree(ray_folder, ignore_errors=True)
     kill_session(os.getpid())
 
 
@@ -104,11 +119,13 @@ def _search(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: 
     log, search = StateLog(launch_dir), searches.load(str(launch_dir / searches.FILE))
     log.write(shares[0].job.name, JobState.RUNNING)
     points = Points(search, launch_dir, shares[0], [entry.job.name for entry in shares[1:]], owner)
-    _tune(points, num_at_once, storage, Halving(search, launch_dir, points.settled))
-    log.write(shares[0].job.name, JobState.STOPPED if (launch_dir / STOP_FILE).exists() else JobState.DONE)
+    _tune(points, _Judge(points), num_at_once, storage, Halving(search, launch_dir, points.settled))
+    log.write(shares[0].job.name, JobState.STOPPED if (launch_dir / LAUNCH_STOP).exists() else JobState.DONE)
 
 
-def _tune(queue: "_Queue | Points", num_at_once: int, storage: Path, scheduler: "Halving | None" = None) -> None:
+def _tune(
+    queue: "_Queue | Points", judge: "_Judge", num_at_once: int, storage: Path, scheduler: "Halving | None" = None
+) -> None:
     """Run a trial for each cell of the queue; a trial's process goes on with the next cell unless one failed."""
     tune.Tuner(
         tune.with_resources(_train_cell, _resources),
@@ -119,7 +136,7 @@ def _tune(queue: "_Queue | Points", num_at_once: int, storage: Path, scheduler: 
             max_concurrent_trials=num_at_once,
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name="cells", storage_path=str(storage), verbose=0, callbacks=[_Judge(queue)]),
+        run_config=tune.RunConfig(name="cells", storage_path=str(storage), verbose=0, callbacks=[judge]),
     ).fit()
 
 
@@ -136,16 +153,17 @@ def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 def _train_cell(config: dict[str, Any]) -> None:
     """Be a trial: train one cell and note how it ended."""
     job: CellJob = config["share"].job
-    log, stop_file = StateLog(config["launch_dir"]), config["launch_dir"] / STOP_FILE
-    if stop_file.exists():
-        log.write(job.name, JobState.STOPPED)
+    log, stop = StateLog(config["launch_dir"]), CellStop(config["launch_dir"], job.name, config.get("end_time"))
+    if stop():
+        _note_stopped(log, job, stop)
         return
     log.write(job.name, JobState.RUNNING)
     from orchestration.on_ray.train import Grant, train_with_ray  # torch: here, and not in the process that drives
 
     grant = Grant(config["share"].num_cpus, config["share"].num_gpus, config["shunned"])
+    owner = job.owner({**config["owner"], **own_node().get("owner", {})})
     train: Trainer = partial(train_with_ray, grant=grant)
-    why: Callable[[], str] = str
+    why: Callable[[], str] = stop.why
     reporting: AbstractContextManager[None] = nullcontext()
     if config.get("is_judged"):
         from orchestration.on_ray.search import reporting_epochs
@@ -153,20 +171,34 @@ def _train_cell(config: dict[str, Any]) -> None:
         train, why = verdicts.judged(train, config["launch_dir"]), verdicts.why(config["launch_dir"], job.name)
         reporting = reporting_epochs(RunFolder(job.cell_dir))
     with reporting:
-        state = run_cell(
-            job.cell_dir, train=train, owner=job.owner(config["owner"]), should_stop=stop_file.exists, why=why
-        )
+        state = run_cell(job.cell_dir, train=train, owner=owner, should_stop=stop, why=why)
     if state is JobState.FAILED:
         raise RuntimeError(f"{job.name} failed")  # Tune then ends this process: a broken GPU context dies with it
-    log.write(job.name, state)
+    if state is JobState.STOPPED:
+        _note_stopped(log, job, stop)
+    else:
+        log.write(job.name, state)
+
+
+def _note_stopped(log: StateLog, job: CellJob, stop: CellStop) -> None:
+    """Note that a cell was told to end; where only its node leaves, have Tune end this process, and `_Judge` know."""
+    log.write(job.name, JobState.STOPPED)
+    if not stop.is_for_good():
+        raise RuntimeError(f"{job.name} moves to another node")
 
 
 class _Queue(Searcher):
     """Hands Tune the cells, longest first; one that is to be tried again takes its old place in the order."""
 
-    def __init__(self, shares: Sequence[Share], launch_dir: Path, owner: dict[str, Any]) -> None:
+    def __init__(
+        self, shares: Sequence[Share], launch_dir: Path, owner: dict[str, Any], end_time: float | None
+    ) -> None:
         super().__init__()
-        self._shares, self.launch_dir, self.owner = list(shares), launch_dir, owner
+        self._shares, self.launch_dir, self.owner, self._end_time = list(shares), launch_dir, owner, end_time
+        self.room: Callable[[], int] = lambda: len(shares)
+        """How many cells may run at once, where nodes come and go."""
+        self.leaving: Callable[[], Sequence[str]] = tuple
+        """Ray's ids of the nodes that get no cell any more."""
         self._due = list(range(len(shares)))
         self._running: dict[str, int] = {}
         self._excluded: dict[int, Sequence[str]] = {}
@@ -175,12 +207,17 @@ class _Queue(Searcher):
         """Return the next cell; None: wait, one that runs may come back."""
         if not self._due:
             return None if self._running else Searcher.FINISHED
+        if len(self._running) >= self.room():
+            return None
         place = self._running[trial_id] = heapq.heappop(self._due)
-        away_from = shunned(self._shares[place], nodes(), self._excluded.get(place, ()))
+        leaving = self.leaving()
+        here = [node for node in nodes() if node.ray_id not in leaving]
+        away_from = (*shunned(self._shares[place], here, self._excluded.get(place, ())), *leaving)
         return {
             "share": self._shares[place],
             "launch_dir": self.launch_dir,
             "owner": self.owner,
+            "end_time": self._end_time,
             "shunned": away_from,
         }
 
@@ -206,23 +243,37 @@ class _Queue(Searcher):
 class _Judge(tune.Callback):
     """Writes down that a trial's process died, since it no longer can, and asks the policy whether its cell goes on."""
 
-    def __init__(self, queue: "_Queue | Points") -> None:
-        self._queue, self._log = queue, StateLog(queue.launch_dir)
+    def __init__(self, queue: "_Queue | Points", nodes: Nodes | None = None) -> None:
+        self._queue, self._nodes, self._log = queue, nodes, StateLog(queue.launch_dir)
         self._num_ends: dict[str, int] = {}
+        self._num_silent: dict[str, int] = {}
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
         """Settle a cell that failed."""
         job: CellJob = trial.config["share"].job
-        error = trial.get_pickled_error() or LostError("the process that trained is gone")
-        record_loss(job.cell_dir, Failure.of(error))
+        record_loss(job.cell_dir, self._failure(job, trial))
         decision = self._decide(job)
         self._log.write(job.name, JobState.PENDING if decision.again else JobState.FAILED)
         self._queue.settle(trial.trial_id, decision)
 
+    def _failure(self, job: CellJob, trial: Trial) -> Failure:
+        attempts = RunFolder(job.cell_dir).attempts()
+        if self._nodes and attempts and self._nodes.has_lost(owner := attempts[-1].owner()):
+            return Failure(FailureClass.NODE_FAILURE, "LostError", f"the node {owner['host']} is gone", "")
+        return Failure.of(trial.get_pickled_error() or LostError("the process that trained is gone"))
+
     def _decide(self, job: CellJob) -> Decision:
-        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one."""
+        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one.
+
+        One that was told to move may have found that out before it began, and one may be lost with its node by then;
+        so the nodes of a pilot have a few tries that leave no trace.
+        """
+        has_moved = self._log.read().get(job.name) is JobState.STOPPED
         ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
         before = self._num_ends.get(job.name, 0)
         self._num_ends[job.name] = len(ends)
-        is_stopping = (self._queue.launch_dir / STOP_FILE).exists()
-        return decide(ends) if len(ends) > before and not is_stopping else Decision(again=False)
+        if self._nodes and not has_moved and len(ends) == before:
+            self._num_silent[job.name] = self._num_silent.get(job.name, 0) + 1
+            has_moved = self._num_silent[job.name] < MAX_WITHOUT_PROGRESS
+        is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
+        return decide(ends) if (has_moved or len(ends) > before) and not is_stopping else Decision(again=False)

@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import ray
 
 from orchestration import files
 from orchestration.on_ray.cluster import private_ray
+from orchestration.on_ray.lend import lend_node
 from orchestration.on_ray.protocol import (
     ADDRESS,
     ENDED,
@@ -27,43 +26,10 @@ from orchestration.on_ray.protocol import (
     end_session,
     kill_session,
 )
+from orchestration.on_ray.stop import StopAsked
 from orchestration.run_cell import run_cell
 
 JOIN_TIMEOUT_S = 180.0
-RESERVE_S = 20.0
-"""Kept free before the time limit beside twice the longest way between two step edges."""
-
-
-@dataclass(slots=True)
-class StopAsked:
-    """Tells a training to end: somebody wrote the stop file, or the job's time is nearly over.
-
-    The time limit is watched by the longest way between two calls, which holds a step, and at the end of an epoch the
-    evaluation and the checkpoint too.
-    """
-
-    stop_file: Path
-    end_time: float | None
-    _last: float | None = None
-    _longest_s: float = 0.0
-
-    def __call__(self) -> bool:
-        """Tell whether to stop with a checkpoint."""
-        now = time.time()
-        if self._last is not None:
-            self._longest_s = max(self._longest_s, now - self._last)
-        self._last = now
-        if self.stop_file.exists():
-            return True
-        if self.end_time is not None and now + 2 * self._longest_s + RESERVE_S > self.end_time:
-            evidence = f"{self.end_time - now:.0f} s before the limit; the longest way took {self._longest_s:.0f} s"
-            files.replace(self.stop_file, f"time limit\n{evidence}")
-            return True
-        return False
-
-    def why(self) -> str:
-        """Return what was written."""
-        return self.stop_file.read_text() if self.stop_file.exists() else ""
 
 
 def main() -> None:
@@ -121,10 +87,8 @@ def join(folder: Path, *, num_cpus: int, num_gpus: int) -> int:
         if (folder / ENDED).exists() or time.monotonic() > deadline:
             return 1
         time.sleep(0.2)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={(folder / ADDRESS).read_text()}",
-               "--block", f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", "--disable-usage-stats"]  # fmt: skip
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ[TOKEN_VARIABLE]}
-    daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=environment)
+    address, token = (folder / ADDRESS).read_text(), os.environ[TOKEN_VARIABLE]
+    daemon = lend_node(address, token, num_cpus=num_cpus, num_gpus=num_gpus)
     try:
         while daemon.poll() is None and not (folder / ENDED).exists():
             time.sleep(0.5)

@@ -15,10 +15,29 @@ SUPPORTED_RAY = "2.60"
 """Ray Train changes with each minor version; pyproject.toml asks for this one."""
 
 ORDER, STOP_FILE, ADDRESS, ENDED = "order.json", "stop", "address", "ended"
+NODES, NODE, HEAD = "jobs", "node.json", "head.json"
+"""In the folder of a pilot's launch: one for each start of a job that lends its node, what that says of itself, and
+where the head is."""
 EXIT_CODES = {JobState.DONE: 0, JobState.STOPPED: 3, JobState.FAILED: 4, JobState.SUPERSEDED: 5}
 
 TOKEN_VARIABLE = "RANKMATCH_RAY_TOKEN"
 """Carries the token of a job's Ray to all its nodes."""
+NODE_VARIABLE = "RANKMATCH_NODE"
+"""Names the folder of the job that lends a node, to all that runs there."""
+
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # by default every look at a run costs 2 s
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # compute nodes have no way out, and nobody asked
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Each of these is a process or a thread per run that watches what the run folder or the scheduler watches already.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+}
 
 
 def check_ray() -> None:

@@ -31,7 +31,7 @@ from orchestration.on_ray.cluster import nodes
 from orchestration.on_ray.shares import Share, shunned
 from orchestration.on_ray.verdicts import Verdict
 from orchestration.run_folder import CELLS, RunFolder, folders
-from orchestration.schedulers.ray_tune import STOP_FILE
+from orchestration.schedulers import LAUNCH_STOP
 from orchestration.search import Search, cells_of, point_of
 from orchestration.tables.search_table import DONE, OUTPERFORMED, SETTLED, Point
 
@@ -108,7 +108,7 @@ class Points(Searcher):
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
         """Return the next point; None: wait, one that runs may come back."""
-        if (self.launch_dir / STOP_FILE).exists():
+        if (self.launch_dir / LAUNCH_STOP).exists():
             return Searcher.FINISHED
         if not self._due and (len(self._known) >= self._search.settings.num_samples or not self._draw()):
             return None if self._running else Searcher.FINISHED

@@ -21,7 +21,7 @@ from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.notices import Notifier
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
-from orchestration.schedulers import CellJob, JobState, SchedulerError
+from orchestration.schedulers import CellJob, JobState, SchedulerError, cancelled_cells
 
 if TYPE_CHECKING:
     from orchestration.schedulers.slurm import SiteLimits, SlurmJobs, SlurmScheduler
@@ -42,6 +42,9 @@ class Campaign:
     dirty: bool
     cluster: dict[str, Any]
     max_concurrent: int | None = None
+    num_nodes: int | None = None
+    """Of a pilot; None: each cell is a job."""
+    num_gpus_per_worker: float = 1.0
     difference: dict[str, str] = field(default_factory=dict)
     """Where what was not committed is kept, and its hash."""
     mark: dict[str, str] = field(default_factory=dict)
@@ -132,6 +135,8 @@ def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterCon
         mark=mark,
         cluster=asdict(site),
         max_concurrent=options.max_concurrent,
+        num_nodes=options.num_nodes,
+        num_gpus_per_worker=options.num_gpus_per_worker,
     )
     return _submit(campaign, planned, jobs, launch_dir)
 
@@ -152,6 +157,7 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     site = cluster.from_values(before.cluster, of_site)
     loaded = replace(grid.load(str(grid_dir / "grid.yaml"), others), name=grid_dir.name)
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
+                      num_nodes=before.num_nodes, num_gpus_per_worker=before.num_gpus_per_worker,
                       allow_dirty=before.dirty, retried=signatures,
                       tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
     with only_launch_of(grid_dir):
@@ -169,7 +175,8 @@ def take_step(launch_dir: Path, console: Console) -> None:
     campaign = Campaign(**files.read_json(launch_dir / ORDER))
     grid_dir = launch_dir.parents[1]
     loaded = replace(grid.load(str(launch_dir / "grid.yaml"), ()), name=campaign.grid_name)
-    options = Options(runs=Path(campaign.runs), cluster="slurm", max_concurrent=campaign.max_concurrent)
+    options = Options(runs=Path(campaign.runs), cluster="slurm", max_concurrent=campaign.max_concurrent,
+                      num_nodes=campaign.num_nodes, num_gpus_per_worker=campaign.num_gpus_per_worker)  # fmt: skip
     with only_launch_of(grid_dir):
         _tell_of_lost(campaign, grid_dir, tidy(grid_dir, console))
         identities = launch.look_at_data(loaded, options, console)
@@ -266,7 +273,7 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
     busy = [job.job_id for job in _queued_jobs(launch_dir.parents[1]).values()]
     scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign, busy)
     handle = scheduler.submit(jobs, launch_dir, owner)
-    ids = [submission.job_id for submission in handle.submissions]
+    ids = handle.job_ids
     controller = ""
     if campaign.config().controller:
         controller = scheduler.submit_controller(ControllerTask(str(launch_dir)), launch_dir, ids)
@@ -279,6 +286,11 @@ def _scheduler(
 ) -> "SlurmScheduler":
     from orchestration.schedulers.slurm import SlurmScheduler
 
+    if limits.num_nodes:
+        from orchestration.schedulers.slurm_pilot import PilotScheduler
+
+        return PilotScheduler(site, sources, num_nodes=limits.num_nodes, max_concurrent=limits.max_concurrent,
+                              num_gpus_per_worker=limits.num_gpus_per_worker)  # fmt: skip
     return SlurmScheduler(site, sources, max_concurrent=limits.max_concurrent, busy=busy)
 
 
@@ -315,6 +327,7 @@ def _say_what(submitted: Submitted, options: Options, console: Console) -> None:
     count, due = submitted.num_cells, len(submitted.planned.jobs)
     how_many = f"{count} cells" if count == due else f"{count} of {due} cells, as many as the site takes,"
     jobs = "jobs" if len(submitted.job_ids) > 1 else "job"
+    jobs = f"a pilot of {options.num_nodes} nodes, {jobs}" if options.num_nodes else jobs
     lines = [f"submitted: {how_many} as {jobs} {', '.join(submitted.job_ids)}"]
     if submitted.controller:
         lines.append(f"job {submitted.controller} goes on when they have ended, and writes the table in the end")
@@ -329,7 +342,7 @@ def _policy(loaded: Grid, grid_dir: Path, campaign: str) -> tuple[dict[str, str]
     refused: dict[str, str] = {}
     mine = [(folder, submission) for folder, submission in submissions.read(grid_dir) if _campaign(folder) == campaign]
     launches = [path.parent for path in grid_dir.glob(f"launches/*/{ORDER}") if _campaign(path.parent) == campaign]
-    cancelled = {name for folder in launches for name in submissions.cancelled(folder)}
+    cancelled = {name for folder in launches for name in cancelled_cells(folder)}
     num_submitted = Counter(name for _, submission in mine for name in submission.cells)
     excluded: list[str] = []
     for signature, folder in run_folders(loaded, grid_dir).items():

@@ -77,6 +77,15 @@ def job_ids_by_name(name: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def is_queued(name: str) -> bool:
+    """Tell whether a job of a name has not ended.
+
+    Raises:
+        SlurmError: squeue says nothing.
+    """
+    return bool(_output(["squeue", "--noheader", "--me", f"--name={name}", "--format=%i"]).strip())
+
+
 def ended(job_ids: Iterable[str]) -> Mapping[str, EndedJob] | None:
     """Return what accounting says of jobs that have ended; None where there is no accounting.
 
@@ -171,6 +180,15 @@ def cancel(job_ids: Sequence[str]) -> None:
     """
     for first in range(0, len(job_ids), 500):
         _output(["scancel", "--quiet", *job_ids[first : first + 500]])
+
+
+def cancel_waiting(name: str) -> None:
+    """End the jobs of a name that have not begun.
+
+    Raises:
+        SlurmError: scancel failed.
+    """
+    _output(["scancel", "--quiet", f"--name={name}", "--state=PENDING"])
 
 
 def _accounting(options: Sequence[str]) -> str | None:

@@ -1,7 +1,7 @@
 """How the cells of a grid stand on Slurm: run folders first, squeue second, accounting third."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.commands import EndedJob, QueuedJob
 from orchestration.run_cell import record_loss
 from orchestration.run_folder import Attempt, RunFolder
+from orchestration.schedulers import JobState, StateLog
 
 _BY_STATE = {
     "NODE_FAIL": FailureClass.NODE_FAILURE,
@@ -38,7 +39,27 @@ def queued_cells(grid_dir: Path) -> dict[str, QueuedJob]:
         SlurmError: squeue says nothing.
     """
     queued = commands.queue()
-    return {cell: queued[job] for cell, job in submissions.newest_jobs(grid_dir).items() if job in queued}
+    pilots = {
+        one.job_id: StateLog(launch_dir).read()
+        for launch_dir, one in submissions.read(grid_dir)
+        if one.is_pilot and one.job_id in queued
+    }
+    found = {}
+    for cell, job in submissions.newest_jobs(grid_dir).items():
+        if job in queued and (state := _in_pilot(cell, queued[job], pilots.get(job))):
+            found[cell] = state
+    return found
+
+
+def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) -> QueuedJob | None:
+    """Return a cell's job; that of a pilot waits, runs or is gone as the cell in it does."""
+    if states is None or job.is_waiting:
+        return job
+    state = states.get(cell, JobState.PENDING)
+    if state.has_ended:
+        return None
+    waits = {} if state is JobState.RUNNING else {"state": "PENDING", "reason": "waits for a node"}
+    return replace(job, node="", **waits)
 
 
 def record_lost(folders: Iterable[RunFolder]) -> list[Lost]:

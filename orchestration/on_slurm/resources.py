@@ -1,6 +1,7 @@
 """What a cell asks of a cluster: nodes, GPUs, CPUs, memory and time; pure."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,20 @@ def resources(job: "CellJob", cluster: ClusterConfig, partition_max_min: int | N
         gpus_per_node=0 if job.device == "cpu" else per_node,
         mem_gb_per_node=per_node * cluster.mem_gb_per_worker,
         time_min=time_min(job.estimate_s, cluster, partition_max_min),
+    )
+
+
+def pilot_node(jobs: "Sequence[CellJob]", cluster: ClusterConfig, num_gpus_per_worker: float) -> Resources:
+    """Return what each node of a pilot asks for: what the largest cell does, and on shared GPUs for as many as fit."""
+    asked = [resources(job, cluster) for job in jobs]
+    gpus = max(one.gpus_per_node for one in asked)
+    workers = gpus * int(1 / num_gpus_per_worker + 1e-3)
+    return Resources(
+        nodes=1,
+        cpus_per_node=max(workers * cluster.cpus_per_worker, *(one.cpus_per_node for one in asked)),
+        gpus_per_node=gpus,
+        mem_gb_per_node=max(workers * cluster.mem_gb_per_worker, *(one.mem_gb_per_node for one in asked)),
+        time_min=max(one.time_min for one in asked),
     )
 
 

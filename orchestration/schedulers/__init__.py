@@ -6,11 +6,17 @@ the order given, a failed cell does not stop the others, and `cancel` leaves eve
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
+
+from orchestration import files
+
+LAUNCH_STOP = "cancelled"
+"""The file in a launch's folder that tells its trainings to end; what it holds says why, nothing that it was asked."""
+_CANCELLED_CELLS = "cancelled.json"
 
 
 class SchedulerError(Exception):
@@ -105,6 +111,19 @@ class Scheduler(Protocol):
             ValueError: A job that this machine can never carry out.
         """
         ...
+
+
+def cancelled_cells(launch_dir: Path) -> list[str]:
+    """Return the cells that were cancelled by name while a launch had them."""
+    path = launch_dir / _CANCELLED_CELLS
+    names: list[str] = files.read_json(path)["cells"] if path.exists() else []
+    return names
+
+
+def cancel_cells(launch_dir: Path, cells: Iterable[str]) -> None:
+    """Write down that cells of a launch were cancelled."""
+    names = sorted({*cells, *cancelled_cells(launch_dir)})
+    files.replace(launch_dir / _CANCELLED_CELLS, files.to_text({"cells": names}))
 
 
 class StateLog:

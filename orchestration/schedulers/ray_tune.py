@@ -23,10 +23,10 @@ from orchestration.failures import CancelledError, Failure
 from orchestration.on_ray.protocol import check_ray, kill_session
 from orchestration.run_cell import record_loss
 from orchestration.run_folder import CELLS
-from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog
+from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, SchedulerError, StateLog
 
-ORDER, STOP_FILE, LOG = "ray.json", "cancelled", "ray.log"
-_DRIVER = "from orchestration.on_ray.driver import main; main()"
+ORDER, LOG = "ray.json", "ray.log"
+DRIVER = "from orchestration.on_ray.driver import main; main()"
 _PROBE = "from orchestration.on_ray.probe import main; main()"
 _PROBE_S = 90.0
 _TOKEN = "(the token of a Ray that asks for one: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
@@ -106,17 +106,11 @@ class RayTuneScheduler:
         self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any], *, is_search: bool
     ) -> "RayTuneJobs":
         launch_dir = launch_dir.resolve()
-        order = {
-            "is_search": is_search,
-            "jobs": [{**asdict(job), "cell_dir": str(job.cell_dir.resolve())} for job in jobs],
-            "owner": {"campaign": launch_dir.name, **owner},
-            "options": self._options,
-            "address": self._address,
-        }
-        files.replace(launch_dir / ORDER, json.dumps(order))
+        content = order(jobs, {"campaign": launch_dir.name, **owner}, self._options, self._address)
+        files.replace(launch_dir / ORDER, json.dumps(content | {"is_search": is_search}))
         with (launch_dir / LOG).open("ab") as log:
             driver = subprocess.Popen(
-                [sys.executable, "-c", _DRIVER, str(launch_dir), str(os.getpid())],
+                [sys.executable, "-c", DRIVER, str(launch_dir), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -124,6 +118,18 @@ class RayTuneScheduler:
                 start_new_session=True,
             )
         return RayTuneJobs(jobs, launch_dir, driver)
+
+
+def order(
+    jobs: Sequence[CellJob], owner: Mapping[str, Any], options: Mapping[str, Any], address: str = ""
+) -> dict[str, Any]:
+    """Return what the driver reads."""
+    return {
+        "jobs": [{**asdict(job), "cell_dir": str(job.cell_dir.resolve())} for job in jobs],
+        "owner": dict(owner),
+        "options": dict(options),
+        "address": address,
+    }
 
 
 class RayTuneJobs:
@@ -161,7 +167,7 @@ class RayTuneJobs:
     def cancel(self, grace_s: float = 60.0) -> None:
         """Ask through a file that every training looks for once a second, then end Ray by force."""
         self._cancelled = True
-        (self._launch_dir / STOP_FILE).touch()
+        (self._launch_dir / LAUNCH_STOP).touch()
         try:
             self._wait_for_jobs(grace_s)
         finally:

@@ -5,7 +5,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,16 +116,21 @@ class SlurmScheduler:
 
     def scripts(self, jobs: Sequence[CellJob], launch_dir: Path, limits: SiteLimits) -> list[str]:
         """Return the batch scripts that `submit` would hand to sbatch."""
-        python = cluster.python_command(self._config, sys.executable)
         return [
+            self._script(launch_dir, len(array.jobs), self._parameters(array, "rankmatch", ""))
+            for array in self._arrays(jobs, limits)
+        ]
+
+    def _script(self, launch_dir: Path, count: int, parameters: dict[str, Any]) -> str:
+        python = cluster.python_command(self._config, sys.executable)
+        return str(
             _make_sbatch_string(
                 command=f"{python} -u -m submitit.core._submit {shlex.quote(str(launch_dir / JOBS))}",
                 folder=launch_dir / JOBS,
-                map_count=len(array.jobs),
-                **self._parameters(array, "rankmatch", ""),
+                map_count=count if count > 1 else None,  # one is submitted without an array
+                **parameters,
             )
-            for array in self._arrays(jobs, limits)
-        ]
+        )
 
     def _room(self) -> int | None:
         """Return how many jobs the site takes now; None: any number."""
@@ -171,13 +176,21 @@ class SlurmScheduler:
         """Submit one array; written down before sbatch, so that a launch killed behind it can find its jobs by name."""
         grid = launch_dir.parents[1].name
         submission = Submission(f"rm-{grid}-{secrets.token_hex(4)}", [job.cell_dir.name for job in array.jobs])
-        executor = self._executor(launch_dir, self._parameters(array, submission.name, after))
         submission.write(launch_dir)
-        with _outside_of_jobs(), _refusals(), executor.batch():
-            handles = [executor.submit(self._task(job, array, launch_dir, owner)) for job in array.jobs]
-        submission.job_id = str(handles[0].job_id).partition("_")[0]
+        submission.job_id = self._hand_over(
+            [self._task(job, array, launch_dir, owner) for job in array.jobs],
+            launch_dir,
+            self._parameters(array, submission.name, after),
+        )
         submission.write(launch_dir)
         return submission
+
+    def _hand_over(self, tasks: Sequence[Callable[[], None]], launch_dir: Path, parameters: dict[str, Any]) -> str:
+        """Submit tasks as one array; return its id."""
+        executor = self._executor(launch_dir, parameters)
+        with _outside_of_jobs(), _refusals(), executor.batch():
+            handles = [executor.submit(task) for task in tasks]
+        return str(handles[0].job_id).partition("_")[0]
 
     def _task(self, job: CellJob, array: Array, launch_dir: Path, owner: Mapping[str, Any]) -> CellTask:
         return CellTask(
@@ -191,8 +204,11 @@ class SlurmScheduler:
             num_gpus_per_node=array.resources.gpus_per_node,
             signal_before_s=self._config.signal_before_s,
             requeue=self._config.requeue,
-            notifier=Notifier.of(self._config, launch_dir.parents[1]),
+            notifier=self._notifier(launch_dir),
         )
+
+    def _notifier(self, launch_dir: Path) -> Notifier:
+        return Notifier.of(self._config, launch_dir.parents[1])
 
     def _executor(self, launch_dir: Path, parameters: dict[str, Any]) -> submitit.SlurmExecutor:
         python = cluster.python_command(self._config, sys.executable)
@@ -250,9 +266,9 @@ def hand_over(launch_dir: Path, submission: Submission) -> None:
     """
     waiting = {path: path.read_bytes() for path in (launch_dir / JOBS).glob("*.pkl") if "_" not in path.name}
     for cell, job_id in submission.job_ids().items():
-        for path, content in waiting.items():
-            if cell.encode() in content:  # the task names its cell's folder; nothing is unpickled for that
-                path.replace(JobPaths(launch_dir / JOBS, job_id).submitted_pickle)
+        for path in [path for path, content in waiting.items() if cell.encode() in content]:  # a task names its cell's
+            path.replace(JobPaths(launch_dir / JOBS, job_id).submitted_pickle)  # folder; nothing is unpickled for that
+            del waiting[path]  # the head of a pilot has all cells
 
 
 class SlurmJobs:
@@ -262,6 +278,11 @@ class SlurmJobs:
         self.submissions = list(submissions)
         self._folders = {job.name: RunFolder(job.cell_dir) for job in jobs}
         self._job_ids = {name: job for submission in submissions for name, job in submission.job_ids().items()}
+
+    @property
+    def job_ids(self) -> list[str]:
+        """All that was submitted, a pilot's nodes too."""
+        return [job for one in self.submissions for job in (one.job_id, one.nodes_id) if job]
 
     @property
     def names(self) -> list[str]:

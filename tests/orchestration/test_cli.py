@@ -39,6 +39,8 @@ def test_every_shipped_grid_is_planned_without_data(grid, tmp_path):
         (("trainer.learning_rate=fast",), "trainer.learning_rate"),
         (("seed=[0,0]",), "seed"),
         (("epochs=3",), "trainer.epochs"),
+        (("--pilot",), "--nodes must be given with --pilot; got --pilot alone"),
+        (("--nodes", "2"), "--pilot must be given with --nodes; got --nodes alone"),
     ],
 )
 def test_what_the_user_can_mend_is_one_message_and_exit_code_two(arguments, message, tmp_path):

@@ -137,7 +137,7 @@ def test_job_of_a_launch_killed_behind_sbatch_is_found_and_once_cancelled_waits_
     assert "nothing to submit" in grid.launch().stdout
 
     grid.begun()
-    assert "1 jobs were told to end" in grid.rankmatch("cancel").stdout
+    assert "1 cells were told to end" in grid.rankmatch("cancel").stdout
     wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
     assert stops(grid) == ["cancelled"]
     assert "1 interrupted" in grid.rankmatch("status").stdout

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from orchestration.failures import FailureClass
-from orchestration.on_ray.job import RESERVE_S, StopAsked
-from orchestration.on_slurm import commands, job, notices
-from orchestration.on_slurm.job import REQUEUE, CellTask, _Head, batch_epilogue, num_oom_kills
+from orchestration.on_ray.stop import RESERVE_S, StopAsked
+from orchestration.on_slurm import commands, job, notices, signals
+from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue, num_oom_kills
 from orchestration.on_slurm.notices import Notifier
+from orchestration.on_slurm.signals import REQUEUE
 
 
 @pytest.fixture
@@ -160,11 +161,11 @@ def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys
 def test_what_killed_jobs_left_on_the_node_is_removed_and_what_others_use_is_not(slurm, monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    monkeypatch.setattr(job.files, "SHORT_TEMP", tmp_path)
+    monkeypatch.setattr(signals.files, "SHORT_TEMP", tmp_path)
     slurm.queued = {"8_1": ("RUNNING", "n1"), "7": ("RUNNING", "n1")}
     for name in ("rankmatch-j8_1.0", "rankmatch-j7.0", "rankmatch-j5.0", "rankmatch-123"):
         (tmp_path / name).mkdir()
-    job._remove_leftovers()
+    signals.remove_leftovers()
     assert sorted(path.name for path in tmp_path.glob("rankmatch-*")) == ["rankmatch-123", "rankmatch-j8_1.0"]
 
 
@@ -203,9 +204,9 @@ def test_signals_of_slurm_do_not_reach_what_a_deaf_process_starts_whatever_it_ha
         f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {code!r}]))",
     ]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
-    process = subprocess.Popen(child, preexec_fn=job._be_deaf, **pipes)
+    process = subprocess.Popen(child, preexec_fn=signals.be_deaf, **pipes)
     process.stdout.readline()
-    for number in job.SIGNALS:
+    for number in signals.SIGNALS:
         os.killpg(process.pid, number)
     process.communicate(b"go on\n", timeout=60)
     assert process.returncode == 0

@@ -1,0 +1,68 @@
+"""A node lent to a Ray that another one began; imports no Ray."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from orchestration.on_ray.protocol import SETTINGS
+
+
+def lend_node(
+    address: str,
+    token: str,
+    *,
+    num_cpus: int,
+    num_gpus: int,
+    name: str = "",
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> "subprocess.Popen[bytes]":
+    """Start Ray's daemon in a session of its own; what it runs inherits the environment.
+
+    Args:
+        address: Of the Ray's head.
+        token: Of that Ray.
+        num_cpus: Lent.
+        num_gpus: Lent.
+        name: Of the node; empty: its address.
+        folder: For sockets and logs; None: where the head has its own.
+        environment: More variables.
+        prepare: Called in the new process before it becomes Ray's.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}",
+               "--block", f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", "--disable-usage-stats"]  # fmt: skip
+    command += [f"--node-name={name}"] if name else []
+    command += [f"--temp-dir={folder}"] if folder else []
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**SETTINGS, **os.environ, **(environment or {}), **secret},
+        preexec_fn=prepare,
+    )
+
+
+def answers(address: str, timeout_s: float = 5.0) -> bool:
+    """Tell whether somebody listens at an address."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def has_raylet(daemon: "subprocess.Popen[bytes]") -> bool:
+    """Tell whether a daemon's raylet runs; drained, it ends, and `ray start --block` stays."""
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(daemon.pid).children()
+        return any(child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    return False

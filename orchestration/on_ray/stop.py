@@ -1,0 +1,96 @@
+"""When a training is told to end: by a file, by a time limit, or because the node that it is on leaves its pilot."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestration import files
+from orchestration.on_ray.protocol import NODE, NODE_VARIABLE, NODES, STOP_FILE
+from orchestration.schedulers import LAUNCH_STOP, cancelled_cells
+
+RESERVE_S = 20.0
+"""Kept free before the time limit beside twice the longest way between two step edges."""
+
+
+@dataclass(slots=True)
+class StopAsked:
+    """Tells a training to end: somebody wrote the stop file, or the job's time is nearly over.
+
+    The time limit is watched by the longest way between two calls, which holds a step, and at the end of an epoch the
+    evaluation and the checkpoint too.
+    """
+
+    stop_file: Path
+    end_time: float | None
+    _last: float | None = None
+    _longest_s: float = 0.0
+
+    def __call__(self) -> bool:
+        """Tell whether to stop with a checkpoint."""
+        now = time.time()
+        if self._last is not None:
+            self._longest_s = max(self._longest_s, now - self._last)
+        self._last = now
+        if self.stop_file.exists():
+            return True
+        if self.end_time is not None and now + 2 * self._longest_s + RESERVE_S > self.end_time:
+            evidence = f"{self.end_time - now:.0f} s before the limit; the longest way took {self._longest_s:.0f} s"
+            files.replace(self.stop_file, f"time limit\n{evidence}")
+            return True
+        return False
+
+    def why(self) -> str:
+        """Return what was written."""
+        return self.stop_file.read_text() if self.stop_file.exists() else ""
+
+
+class CellStop:
+    """Tells a cell of a launch to end: the launch does, the cell was cancelled, or this process's node leaves.
+
+    It travels to the workers of a cell, each of which looks at its own node.
+    """
+
+    def __init__(self, launch_dir: Path, cell: str, end_time: float | None) -> None:
+        """Take the launch's folder, the name of the cell's, and when the time of the launch itself is over."""
+        self._words = launch_dir, cell, end_time
+        self._launch_dir, self._cell = launch_dir, cell
+        self._launch = StopAsked(launch_dir / LAUNCH_STOP, end_time)
+        self._node = StopAsked(place / STOP_FILE, own_node()["end_time"]) if (place := node_folder()) else None
+
+    def __reduce__(self) -> tuple[type["CellStop"], tuple[Path, str, float | None]]:
+        return CellStop, self._words
+
+    def __call__(self) -> bool:
+        """Tell whether to stop with a checkpoint."""
+        asked = [self._launch(), self._node is not None and self._node(), self._is_cancelled()]  # each keeps its time
+        return any(asked)
+
+    def is_for_good(self) -> bool:
+        """Tell whether the cell ends with this launch, rather than goes on at another node."""
+        return self._node is None or self._launch.stop_file.exists() or self._is_cancelled()
+
+    def why(self) -> str:
+        """Return what was written: a value of `FailureClass`, and in a second line how it is known."""
+        if self.is_for_good():
+            return self._launch.why()
+        if self._node is not None and (own := self._node.why()):
+            return own
+        found = sorted((self._launch_dir / NODES).glob(f"*/{STOP_FILE}"), key=lambda path: path.stat().st_mtime)
+        return found[-1].read_text() if found else ""  # of several workers only one may have been on it
+
+    def _is_cancelled(self) -> bool:
+        return self._cell in cancelled_cells(self._launch_dir)
+
+
+def node_folder() -> Path | None:
+    """Return the folder of the Slurm job that lends this process's node to a pilot."""
+    place = os.environ.get(NODE_VARIABLE)
+    return Path(place) if place else None
+
+
+def own_node() -> dict[str, Any]:
+    """Return what that job says of itself: its `owner`, as attempts hold it, and its `end_time`; nothing elsewhere."""
+    place = node_folder()
+    return files.read_json(place / NODE) if place else {}

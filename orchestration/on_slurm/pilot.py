@@ -1,0 +1,263 @@
+"""The jobs of a pilot: a head that gives cells to whatever nodes there are, and nodes that come, leave and come back.
+
+A node that leaves has its cells write a checkpoint, and they move to others. A head never begins again: its nodes leave
+with it, and what is left is for the campaign's next step.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestration import files
+from orchestration.failures import FailureClass, decide
+from orchestration.on_ray.job import JOIN_TIMEOUT_S
+from orchestration.on_ray.lend import answers, has_raylet, lend_node
+from orchestration.on_ray.protocol import ENDED, HEAD, NODE, NODE_VARIABLE, NODES, STOP_FILE, end_session, stop_kind
+from orchestration.on_slurm import commands, signals
+from orchestration.on_slurm.job import check_sources
+from orchestration.on_slurm.notices import Notifier
+from orchestration.on_slurm.signals import Listener, job_id, make_folder
+from orchestration.run_cell import launcher
+from orchestration.run_folder import RunFolder
+from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog
+from orchestration.schedulers.ray_tune import DRIVER, ORDER, order
+
+LOOK_FOR_NODES_S = 30.0
+LOOK_FOR_HEAD_S = 5.0
+MAX_MISSED = 3
+"""So often in a row a head must not be reached to count as gone."""
+QUIET_S = 3.0
+"""So long no cell must train for a pilot that was told to end to be over."""
+
+
+@dataclass(frozen=True, slots=True)
+class PilotHead:
+    """What travels to the head's job."""
+
+    launch_dir: str
+    root: str
+    """The snapshot that must be imported."""
+    owner: Mapping[str, Any]
+    """Of the launch, with its `campaign`."""
+    jobs: tuple[CellJob, ...]
+    options: Mapping[str, Any]
+    """Of the Ray that the nodes make together: `max_concurrent` and `num_gpus_per_worker`."""
+    num_nodes: int
+    node: Mapping[str, int]
+    """What each lends: `num_cpus` and `num_gpus`."""
+    nodes_name: str
+    """Of the jobs that lend them."""
+    signal_before_s: int
+    notifier: Notifier
+
+    def __call__(self) -> None:
+        """Be the head until all cells have ended."""
+        check_sources(self.root)
+        sys.exit(_Head(self, make_folder(Path(self.launch_dir) / NODES)).run())
+
+
+@dataclass(frozen=True, slots=True)
+class PilotNode:
+    """What travels to the job of a node."""
+
+    launch_dir: str
+    root: str
+    num_cpus: int
+    num_gpus: int
+    nodes_name: str
+    signal_before_s: int
+    requeue: bool
+
+    def __call__(self) -> None:
+        """Lend the node until the head has ended or the node must leave."""
+        check_sources(self.root)
+        sys.exit(_Node(self, make_folder(Path(self.launch_dir) / NODES)).run())
+
+
+class _Head(Listener):
+    """Runs the driver of Ray Tune, and passes on what the job is told."""
+
+    def __init__(self, task: PilotHead, folder: Path) -> None:
+        self.task, self.folder, self.launch_dir = task, folder, Path(task.launch_dir)
+        super().__init__(self.launch_dir / LAUNCH_STOP, task.signal_before_s)
+        self.log = StateLog(self.launch_dir)
+        self.has_told, self.quiet_since, self.num_missed = False, 0.0, 0
+        self.next_look = time.monotonic() + 2 * LOOK_FOR_NODES_S
+
+    def run(self) -> int:
+        """Have the cells trained; return the exit code of the job."""
+        signals.remove_leftovers()
+        _describe_node(self.folder, None)
+        files.replace(self.launch_dir / ORDER, files.to_text(self._order()))
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(self.launch_dir), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, NODE_VARIABLE: str(self.folder)},
+            preexec_fn=signals.be_deaf,  # safe: this process has one thread
+        )
+        try:
+            while driver.poll() is None and not self._is_over():
+                self.pass_on()
+                self._look_for_nodes()
+                self._tell_of_begin()
+                time.sleep(0.5)
+        finally:
+            files.replace(self.launch_dir / ENDED, "")
+            end_session(driver)
+            (self.launch_dir / HEAD).unlink(missing_ok=True)
+            signals.remove(signals.temp_dir(self.folder))
+            _cancel_waiting(self.task.nodes_name)
+        self._tell_of_failures()
+        return int(driver.returncode != 0 and not self.stop_file.exists())
+
+    def _order(self) -> dict[str, Any]:
+        task = self.task
+        pilot = {
+            "name": self.folder.name,
+            "folder": str(signals.temp_dir(self.folder)),
+            "num_nodes": task.num_nodes,
+            "node": dict(task.node),
+            "end_time": self.end_time,
+        }
+        return order(task.jobs, {**launcher(), **task.owner}, dict(task.options)) | {"pilot": pilot}
+
+    def _is_over(self) -> bool:
+        """Tell whether a pilot was told to end and no cell trains any more; those not begun have nothing to lose."""
+        if not self.stop_file.exists() or JobState.RUNNING in self.log.read().values():
+            self.quiet_since = time.monotonic()
+        return time.monotonic() - self.quiet_since > QUIET_S
+
+    def _look_for_nodes(self) -> None:
+        """End a pilot that no job lends a node any more; where squeue says nothing, some may."""
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + LOOK_FOR_NODES_S
+        with suppress(commands.SlurmError):
+            self.num_missed = 0 if commands.is_queued(self.task.nodes_name) else self.num_missed + 1
+        if self.num_missed >= MAX_MISSED and not self.stop_file.exists():
+            files.replace(self.stop_file, f"{FailureClass.NODE_FAILURE}\nno job lends a node to the pilot any more")
+
+    def _tell_of_begin(self) -> None:
+        if self.has_told or JobState.RUNNING not in self.log.read().values():
+            return
+        self.has_told = True
+        text = f"{self._grid}: the first cell has begun, in the pilot of job {job_id()}"
+        self.task.notifier.tell(f"started {self.task.owner['campaign']}", text, once=True)
+
+    def _tell_of_failures(self) -> None:
+        states = self.log.read()
+        for job in self.task.jobs:
+            decision = decide(RunFolder(job.cell_dir).ends(self.task.owner["campaign"]))
+            if states.get(job.name) is JobState.FAILED and not decision.again:
+                text = f"{self._grid}: {job.name} is not tried again: {decision.why}"
+                self.task.notifier.tell(f"failed: {decision.why}", text)
+
+    @property
+    def _grid(self) -> str:
+        return self.launch_dir.parents[1].name
+
+
+class _Node(Listener):
+    """Lends this node, and passes on that it leaves to the cells on it."""
+
+    def __init__(self, task: PilotNode, folder: Path) -> None:
+        super().__init__(folder / STOP_FILE, task.signal_before_s)
+        self.task, self.folder, self.launch_dir = task, folder, Path(task.launch_dir)
+        self.has_joined, self.num_missed, self.next_look = False, 0, 0.0
+        self.leave_by: float | None = None
+
+    def run(self) -> int:
+        """Lend the node; return the exit code of the job."""
+        signals.remove_leftovers()
+        head = self._wait_for_head()
+        if head:
+            self._lend(head["address"], head["token"])
+        return self._exit_code()
+
+    def _wait_for_head(self) -> dict[str, Any]:
+        """Return where the head is, once it says so and answers; nothing if it does not."""
+        deadline = time.monotonic() + JOIN_TIMEOUT_S
+        while time.monotonic() < deadline and not self._has_ended() and not self.stop_file.exists():
+            with suppress(FileNotFoundError):
+                head = files.read_json(self.launch_dir / HEAD)
+                self._look_for_head(head["address"])
+                if not self.num_missed:
+                    return head
+            self.pass_on()
+            time.sleep(0.5)
+        return {}
+
+    def _lend(self, address: str, token: str) -> None:
+        _describe_node(self.folder, self.end_time)
+        daemon = lend_node(
+            address,
+            token,
+            num_cpus=self.task.num_cpus,
+            num_gpus=self.task.num_gpus,
+            name=self.folder.name,
+            folder=signals.temp_dir(self.folder),
+            environment={NODE_VARIABLE: str(self.folder)},
+            prepare=signals.be_deaf,
+        )
+        try:
+            while daemon.poll() is None and self._stays(daemon):
+                self.pass_on()
+                self._look_for_head(address)
+                time.sleep(0.5)
+        finally:
+            end_session(daemon)
+            signals.remove(signals.temp_dir(self.folder))
+
+    def _stays(self, daemon: "subprocess.Popen[bytes]") -> bool:
+        """Tell whether the pilot goes on and something may still run here: drained, Ray's daemon ends by itself."""
+        if has_raylet(daemon):
+            self.has_joined = True
+        elif self.has_joined or self.is_orphan:
+            return False
+        if self.leave_by is None and self.stop_file.exists():
+            self.leave_by = time.monotonic() + max(10.0, self.task.signal_before_s - 10.0)
+        return not self._has_ended() and (self.leave_by is None or time.monotonic() < self.leave_by)
+
+    def _look_for_head(self, address: str) -> None:
+        """Have the cells of this node write a checkpoint where the head is gone; they can be given to nobody else."""
+        if time.monotonic() < self.next_look or self.is_orphan:
+            return
+        self.next_look = time.monotonic() + LOOK_FOR_HEAD_S
+        self.num_missed = 0 if answers(address) else self.num_missed + 1
+        if self.is_orphan and not self._has_ended():
+            files.replace(self.stop_file, f"{FailureClass.NODE_FAILURE}\nthe head of the pilot is gone")
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether the head is gone without having ended."""
+        return self.num_missed >= MAX_MISSED
+
+    def _has_ended(self) -> bool:
+        return (self.launch_dir / ENDED).exists()
+
+    def _exit_code(self) -> int:
+        if self._has_ended() or self.is_orphan:
+            _cancel_waiting(self.task.nodes_name)  # else the next step waits until they get nodes
+            return 0
+        if kind := stop_kind(self.folder):
+            return signals.REQUEUE if self.task.requeue and kind != FailureClass.CANCELLED.value else 0
+        sys.stderr.write("this node left, as Ray's daemon ended or no head was found\n")
+        return 1
+
+
+def _describe_node(folder: Path, end_time: float | None) -> None:
+    owner = {**launcher(), "slurm": signals.this_job()}
+    files.replace(folder / NODE, files.to_text({"owner": owner, "end_time": end_time}))
+
+
+def _cancel_waiting(name: str) -> None:
+    """End jobs that wait to lend a node; in a container, which has no scancel, they find out by themselves."""
+    with suppress(commands.SlurmError):
+        commands.cancel_waiting(name)

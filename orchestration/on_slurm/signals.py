@@ -1,0 +1,117 @@
+"""What Slurm's signals mean, and how they are passed on: through a file, since all that trains is deaf to them."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestration import files
+from orchestration.failures import FailureClass
+from orchestration.on_slurm import commands
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+REQUEUE = 85
+"""The exit code that the batch script answers with `scontrol requeue`: containers have no scontrol."""
+TEMP_PREFIX = f"{files.PREFIX}j"
+
+
+class Listener:
+    """Hears the signals of this job, and writes into a stop file what they mean."""
+
+    def __init__(self, stop_file: Path, signal_before_s: int) -> None:
+        self.stop_file, self._signal_before_s = stop_file, signal_before_s
+        self.end_time = commands.end_time(commands.job_fields(job_id()))
+        self.heard: int | None = None
+        for number in SIGNALS:
+            signal.signal(number, self._hear)  # after submitit's own, which would save from within the handler
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.heard = number
+
+    def pass_on(self) -> None:
+        """Tell trainings of a signal; they write a checkpoint at the next step edge."""
+        if self.heard is not None and not self.stop_file.exists():
+            fields = commands.job_fields(job_id())
+            says = f"Slurm says {fields['JobState']}" if "JobState" in fields else "Slurm says nothing"
+            meaning = self._meaning(self.heard, fields)
+            files.replace(self.stop_file, f"{meaning}\n{signal.Signals(self.heard).name} came; {says}")
+
+    def _meaning(self, number: int, fields: Mapping[str, str]) -> FailureClass:
+        """Tell by what Slurm says what a signal is for: a job that ends and is not to begin again was cancelled."""
+        if commands.is_preempted(fields):  # before its end is looked at, which is that of its grace by now
+            return FailureClass.PREEMPTED
+        end_time = self.end_time
+        if fields.get("JobState") == "RUNNING":  # one that is being ended has its present end there
+            end_time = commands.end_time(fields) or end_time
+        # Slurm may send its warning up to 60 s earlier than asked.
+        if end_time is not None and time.time() > end_time - self._signal_before_s - 60:
+            return FailureClass.TIME_LIMIT
+        ends = fields.get("JobState") in ("CANCELLED", "COMPLETING")
+        is_cancelled = number == signal.SIGTERM and ends and fields.get("Restarts") == restart()
+        return FailureClass.CANCELLED if is_cancelled else FailureClass.PREEMPTED
+
+
+def be_deaf() -> None:
+    """Keep Slurm's signals from this process and all that it starts.
+
+    Blocked too, since Ray's daemons handle SIGTERM by ending, whatever they inherit, and take all workers with them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def job_id() -> str:
+    """Return this job's id as users write it: `123`, or `123_4` of an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def restart() -> str:
+    """Return how often Slurm has begun this job again."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
+def this_job() -> dict[str, Any]:
+    """Describe this job as the owners of attempts hold it."""
+    return {"job": job_id(), "restart": int(restart())}
+
+
+def make_folder(jobs_dir: Path) -> Path:
+    """Make the folder of this start of the job."""
+    folder = jobs_dir / f"{job_id()}.{restart()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def temp_dir(folder: Path) -> Path:
+    """Name the folder for the sockets of a start's Ray: short, and not by process id, which nodes of one /tmp share."""
+    return files.SHORT_TEMP / f"{TEMP_PREFIX}{folder.name}"
+
+
+def remove_leftovers() -> None:
+    """Remove what this user's jobs left on this node when they were killed or it lost power."""
+    mine = [path for path in files.SHORT_TEMP.glob(f"{TEMP_PREFIX}*") if path.stat().st_uid == os.getuid()]
+    if not mine:
+        return
+    try:
+        alive = commands.queue().keys() - {job_id()}
+    except commands.SlurmError:
+        return  # a container has no squeue
+    for path in mine:
+        if path.name.removeprefix(TEMP_PREFIX).rpartition(".")[0] not in alive:
+            remove(path)
+
+
+def remove(folder: Path) -> None:
+    """Remove Ray's folder; a daemon that is just being killed may still write there."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
