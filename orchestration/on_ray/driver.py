@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -245,8 +246,7 @@ class _Judge(tune.Callback):
 
     def __init__(self, queue: "_Queue | Points", nodes: Nodes | None = None) -> None:
         self._queue, self._nodes, self._log = queue, nodes, StateLog(queue.launch_dir)
-        self._num_ends: dict[str, int] = {}
-        self._num_silent: dict[str, int] = {}
+        self._num_ends, self._num_vanished = Counter[str](), Counter[str]()
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
         """Settle a cell that failed."""
@@ -263,17 +263,17 @@ class _Judge(tune.Callback):
         return Failure.of(trial.get_pickled_error() or LostError("the process that trained is gone"))
 
     def _decide(self, job: CellJob) -> Decision:
-        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one.
-
-        One that was told to move may have found that out before it began, and one may be lost with its node by then;
-        so the nodes of a pilot have a few tries that leave no trace.
-        """
-        has_moved = self._log.read().get(job.name) is JobState.STOPPED
+        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one."""
+        has_moved = self._log.read().get(job.name) is JobState.STOPPED  # it may have been told so before it began
         ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
-        before = self._num_ends.get(job.name, 0)
+        left_trace = len(ends) > self._num_ends[job.name]
         self._num_ends[job.name] = len(ends)
-        if self._nodes and not has_moved and len(ends) == before:
-            self._num_silent[job.name] = self._num_silent.get(job.name, 0) + 1
-            has_moved = self._num_silent[job.name] < MAX_WITHOUT_PROGRESS
         is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
-        return decide(ends) if (has_moved or len(ends) > before) and not is_stopping else Decision(again=False)
+        if is_stopping or not (left_trace or has_moved or self._may_vanish(job)):
+            return Decision(again=False)
+        return decide(ends)
+
+    def _may_vanish(self, job: CellJob) -> bool:
+        """Count a try without a trace; a pilot loses nodes before cells begin on them, so there a cell has a few."""
+        self._num_vanished[job.name] += 1
+        return self._nodes is not None and self._num_vanished[job.name] < MAX_WITHOUT_PROGRESS
