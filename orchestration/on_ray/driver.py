@@ -166,7 +166,7 @@ def _train_cell(config: dict[str, Any]) -> None:
     train: Trainer = partial(train_with_ray, grant=grant)
     why: Callable[[], str] = stop.why
     reporting: AbstractContextManager[None] = nullcontext()
-    if config.get("is_judged"):
+    if is_judged := config.get("is_judged", False):
         from orchestration.on_ray.search import reporting_epochs
 
         train, why = verdicts.judged(train, config["launch_dir"]), verdicts.why(config["launch_dir"], job.name)
@@ -175,7 +175,7 @@ def _train_cell(config: dict[str, Any]) -> None:
         state = run_cell(job.cell_dir, train=train, owner=owner, should_stop=stop, why=why)
     if state is JobState.FAILED:
         raise RuntimeError(f"{job.name} failed")  # Tune then ends this process: a broken GPU context dies with it
-    if state is JobState.STOPPED:
+    if state is JobState.STOPPED and not is_judged:  # a search ends points for good
         _note_stopped(log, job, stop)
     else:
         log.write(job.name, state)

@@ -69,7 +69,7 @@ class CellStop:
 
     def is_for_good(self) -> bool:
         """Tell whether the cell ends with this launch, rather than goes on at another node."""
-        return self._node is None or self._launch.stop_file.exists() or self._is_cancelled()
+        return self._launch.stop_file.exists() or self._is_cancelled()
 
     def why(self) -> str:
         """Return what was written: a value of `FailureClass`, and in a second line how it is known."""
