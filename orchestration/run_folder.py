@@ -111,10 +111,6 @@ class Attempt:
         """Return its epoch rows; `RunFolder.epochs` leaves out those that a later attempt repeats."""
         return files.read_lines(self.path / EPOCHS)
 
-    def host(self) -> str:
-        """Return where it trains; until it says so, where its owner is."""
-        return _trained_on(self.owner(), self.events())
-
     def first_step(self) -> int | None:
         """Return how many steps were behind it when it started; None before it started."""
         return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)

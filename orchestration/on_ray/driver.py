@@ -26,7 +26,7 @@ from orchestration.failures import MAX_WITHOUT_PROGRESS, Decision, Failure, Fail
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
 from orchestration.on_ray.pilot import Nodes, pilot_ray
-from orchestration.on_ray.protocol import kill_session
+from orchestration.on_ray.protocol import beside, kill_session
 from orchestration.on_ray.shares import Machine, Node, Share, elsewhere, max_at_once, share, shunned
 from orchestration.on_ray.stop import CellStop, own_node
 from orchestration.run_cell import Trainer, record_loss, run_cell
@@ -49,7 +49,7 @@ def main() -> None:
     ray_folder = Path(pilot["folder"]) if pilot else temp_dir()
     threading.Thread(target=_end_with, args=(launcher_pid, ray_folder), daemon=True).start()
     jobs = [CellJob(**{**job, "cell_dir": Path(job["cell_dir"])}) for job in order["jobs"]]
-    with _ray(order, launch_dir) as storage, _ending_with_node():
+    with _ray(order, launch_dir) as storage, beside(_end_with_node):
         machine = Machine((Node(**pilot["node"]),) * pilot["num_nodes"] if pilot else nodes())
         shares = [share(job, machine, **options) for job in jobs]
         num_at_once = max_at_once(shares, machine, options["max_concurrent"])
@@ -63,7 +63,7 @@ def main() -> None:
         seen = Nodes(launch_dir)
         queue.room = partial(seen.room, shares, options["max_concurrent"])
         queue.leaving = seen.leaving
-        with seen.draining():
+        with beside(seen.drain):
             _tune(queue, _Judge(queue, seen), num_at_once, storage)
 
 
@@ -83,25 +83,14 @@ def _ray(order: dict[str, Any], launch_dir: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _ending_with_node() -> Iterator[None]:
+def _end_with_node(ended: threading.Event) -> None:
     """End this process once Ray's daemon on this node is gone: Tune would wait for another one for ever."""
-    own, ended = ray.get_runtime_context().get_node_id(), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(1.0):
-            if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):  # type: ignore[no-untyped-call]
-                sys.stderr.write("the raylet of this node is gone\n")
-                sys.stderr.flush()
-                kill_session(os.getpid())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
+    own = ray.get_runtime_context().get_node_id()
+    while not ended.wait(1.0):
+        if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):  # type: ignore[no-untyped-call]
+            sys.stderr.write("the raylet of this node is gone\n")
+            sys.stderr.flush()
+            kill_session(os.getpid())
 
 
 def _end_with(launcher_pid: int, ray_folder: Path) -> None:

@@ -55,25 +55,13 @@ class Nodes:
         node = self._look().get(f"{job.get('job')}.{job.get('restart')}")
         return node is None or not answers(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}")
 
-    @contextmanager
-    def draining(self) -> Iterator[None]:
+    def drain(self, ended: threading.Event) -> None:
         """Have Ray give nothing more to nodes that leave, and their daemons end when nothing runs there any more."""
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(LOOK_S):
-                for name, node in self._alive().items():
-                    if self._leaves(name) and name not in self._drained:
-                        self._drained.add(name)
-                        _drain(node["NodeID"])
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
+        while not ended.wait(LOOK_S):
+            for name, node in self._alive().items():
+                if self._leaves(name) and name not in self._drained:
+                    self._drained.add(name)
+                    _drain(node["NodeID"])
 
     def _leaves(self, name: str) -> bool:
         return (self._folder / name / STOP_FILE).exists()

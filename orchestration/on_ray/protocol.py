@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -65,6 +67,19 @@ def end_session(process: "subprocess.Popen[bytes]") -> None:
         process.wait(2.0)
     kill_session(process.pid)
     process.wait()
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Have a thread do something while a block runs; an event tells it that the block has ended."""
+    ended = threading.Event()
+    thread = threading.Thread(target=work, args=(ended,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def kill_session(leader: int) -> None:

@@ -8,9 +8,10 @@ import math
 import os
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +29,7 @@ from orchestration.failures import Decision
 from orchestration.index import IndexedCell
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import nodes
+from orchestration.on_ray.protocol import beside
 from orchestration.on_ray.shares import Share, shunned
 from orchestration.on_ray.verdicts import Verdict
 from orchestration.run_folder import CELLS, RunFolder, folders
@@ -242,17 +244,9 @@ def _result(epoch: int, miou: float | None) -> dict[str, Any]:
     return {TIME: epoch, METRIC: math.nan if miou is None else miou}
 
 
-@contextmanager
-def reporting_epochs(folder: RunFolder) -> Iterator[None]:
+def reporting_epochs(folder: RunFolder) -> AbstractContextManager[None]:
     """Tell Tune of every epoch in a run folder, those of earlier attempts first, while this process trains there."""
-    ended = threading.Event()
-    thread = threading.Thread(target=_follow, args=(folder, ended), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return beside(partial(_follow, folder))
 
 
 def _follow(folder: RunFolder, ended: threading.Event) -> None:

@@ -122,7 +122,7 @@ def test_cell_whose_process_died_goes_on_on_another_node(cluster, make_cell, gri
     os.kill(RunFolder(cell).attempts()[0].owner()["training_pid"], signal.SIGKILL)
     assert jobs.wait(300)
     assert jobs.poll() == {cell.name: JobState.DONE}
-    hosts = [attempt.host() for attempt in RunFolder(cell).attempts()]
+    hosts = [attempt.end().node for attempt in RunFolder(cell).attempts()]
     assert sorted(hosts) == sorted([AWAY, socket.gethostname()])
     assert metrics(cell) == undisturbed_metrics(cell, grid.parent)
 
