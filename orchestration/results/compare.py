@@ -219,7 +219,7 @@ def _print_curves(pairs: Sequence[Pair], metrics: Sequence[str], console: Consol
     for metric in metrics:
         if metric not in known:
             raise ValueError(f"--metric must be one of {', '.join(sorted(known))}; got {metric!r}")
-    mean = f", mean over {len(pairs)} pairs" if len(pairs) > 1 else ""
+    pairs, mean = _for_curves(pairs)
     drawn = _drawn(["", "", "", "first", "last", "lowest", "highest"])
     for metric in metrics:
         sides = curves(pairs, metric)
@@ -233,6 +233,19 @@ def _print_curves(pairs: Sequence[Pair], metrics: Sequence[str], console: Consol
             line = sparkline(side, min(values), max(values), num_epochs)
             drawn.add_row(Text(metric if name == "A" else ""), name, line, *(f"{value:.3f}" for value in ends))
     _show(f"curves by epoch{mean}", drawn, console)
+
+
+def _for_curves(pairs: Sequence[Pair]) -> tuple[Sequence[Pair], str]:
+    """Choose the pairs that curves are the mean of: those of two finished runs, so that both sides have the same."""
+    if len(pairs) == 1:
+        return pairs, ""
+    done = [pair for pair in pairs if all(run.result for run in pair)]
+    if not done:
+        return pairs, f", mean over what there is of {len(pairs)} pairs, none of them done: A and B may differ in runs"
+    among = (
+        f"{len(done)} of {len(pairs)} pairs, those that are done" if len(done) < len(pairs) else f"{len(done)} pairs"
+    )
+    return done, f", mean over {among}"
 
 
 def curve_rows(pairs: Sequence[Pair]) -> list[Row]:
@@ -255,19 +268,19 @@ def _print_classes(pairs: Sequence[Pair], console: Console) -> None:
     names = done[0][0].class_names or [str(number) for number in range(lengths.pop())]
     found = []
     for number, name in enumerate(names):
-        sides = [_mean_iou(done, side, number) for side in (0, 1)]
-        if sides[0] is not None and sides[1] is not None:
-            found.append((sides[1] - sides[0], name, sides[0], sides[1]))
+        known = [values for pair in done if None not in (values := _ious(pair, number))]
+        if known:
+            ours, others = map(fmean, zip(*known, strict=True))
+            found.append((others - ours, name, ours, others))
     drawn = _drawn(["class", "A", "B", "B - A"], numbers=True)
     for gain, name, ours, others in sorted(found, key=lambda row: (-abs(row[0]), row[1])):
         drawn.add_row(Text(name), f"{100 * ours:.1f}", f"{100 * others:.1f}", f"{100 * gain:+.1f}")
     _show("IoU of classes at the best epoch, %, largest difference first", drawn, console)
 
 
-def _mean_iou(pairs: Sequence[Pair], side: int, number: int) -> float | None:
-    values = [pair[side].result["best_class_iou"][number] for pair in pairs]
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+def _ious(pair: Pair, number: int) -> list[float | None]:
+    """Return the IoU of a class of both runs; None where no label shows it."""
+    return [run.result["best_class_iou"][number] for run in pair]
 
 
 def _drawn(header: Sequence[str], *, numbers: bool = False) -> RichTable:

@@ -30,6 +30,8 @@ def comparison_rows(table: Table) -> Rows:
     for (row, column), entry in table.entries.items():
         if made := entry.comparison:
             rows.append([*_names(table, row, column), *_fields(made)])
+        elif entry.pairs == 0:
+            rows.append([*_names(table, row, column), DASH, "0", *[""] * 4, "no cells in common"])
     return rows
 
 

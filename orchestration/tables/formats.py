@@ -31,6 +31,7 @@ _CSV_NUMBERS = (
     "published_percent",
     "to_published_percent",
     "odd",
+    "difference_of",
 )
 _CSS = """\
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
@@ -243,13 +244,21 @@ def _csv_fields(entry: Entry, published: float | None) -> list[str | int]:
         made.n if made else 0,
         entry.expected,
         entry.rank or "",
-        _four(entry.difference),
-        pairs.n if pairs else "",
+        _four(pairs.effect if pairs else None),
+        "" if entry.pairs is None else entry.pairs,
         *("" if p is None else f"{p:.4g}" for p in (_p_values(entry))),
         _four(published),
         _four(to_published),
         " ".join(sorted(entry.odd)),
+        _difference_of(entry),
     ]
+
+
+def _difference_of(entry: Entry) -> str:
+    """Name the cells that the difference is the mean over: where they are not all, it is not that of the entries."""
+    if entry.pairs is None:
+        return ""
+    return "all cells" if entry.is_all_paired else "common cells" if entry.pairs else "no common cells"
 
 
 def _p_values(entry: Entry) -> list[float | None]:

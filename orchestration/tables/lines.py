@@ -7,6 +7,7 @@ from typing import Literal
 from orchestration.tables.comparisons import MIN_T
 from orchestration.tables.table import DASH, METRICS, Entry, Key, Table
 
+NO_PAIRS = "no pairs"
 Kind = Literal["ours", "difference", "published", "heading", "other"]
 
 
@@ -42,7 +43,7 @@ def lines(table: Table, columns: Sequence[Key], *, with_n: bool) -> list[Line]:
         entries = [table.entries.get((row, column)) for column in columns]
         titles = [table.name(axis, value) for axis, value in zip(table.row_axes, row, strict=True)] or [""]
         found.append(Line("ours", titles, [_shown(entry, with_n) for entry in entries]))
-        if any(entry and entry.difference is not None for entry in entries):
+        if any(entry and entry.pairs is not None for entry in entries):
             texts = [_gain(entry) for entry in entries]
             found.append(Line("difference", _wide(table, f"vs {_baseline(table)}"), texts))
         figures = [table.published.get((row, column)) for column in columns]
@@ -71,12 +72,13 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
         n = "of one cell each, without a spread"
     said = [f"mIoU in %, {METRICS[table.metric]}: mean ± standard deviation {n}"]
     entries = table.entries.values()
-    if any(entry.estimate and entry.estimate.n < entry.expected for entry in entries):
-        said.append("(1/2): one of two cells is done")
+    if any(entry.estimate and not entry.is_complete for entry in entries):
+        said.append("(1/2): one of two cells is done; such an entry does not compete for the best of its column")
     if any(entry.is_best for entry in entries):
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):
         said.append(f"published: {'; '.join(table.sources)}, and what ours is above or below it")
+    said += _notes_on_pairs(table)
     compared = [entry.comparison for entry in entries if entry.comparison]
     if any(made.is_significant for made in compared):
         said.append(f"{significant} paired t test over the cells, p < 0.05 after Holm's correction over the table")
@@ -87,6 +89,19 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     if any(entry.odd for entry in entries):
         what = ", ".join(sorted(frozenset().union(*(entry.odd for entry in entries))))
         said.append(f"{odd} not made as the rest of its row ({what}); `rankmatch verify` tells more")
+    return said
+
+
+def _notes_on_pairs(table: Table) -> list[str]:
+    """Say which differences are not those of the entries above them."""
+    partly = {entry.pairs for entry in table.entries.values() if entry.pairs and not entry.is_all_paired}
+    said = []
+    if partly:
+        n = min(partly)
+        cells = "cell that both entries have" if n == 1 else f"{n} cells that both entries have"
+        said.append(f"difference ({n}): the mean over the {cells}, which is not the difference of the two entries")
+    if any(entry.pairs == 0 for entry in table.entries.values()):
+        said.append(f"{NO_PAIRS}: the entry and the baseline have no cells in common")
     return said
 
 
@@ -115,10 +130,12 @@ def _shown(entry: Entry | None, with_n: bool) -> Shown:
 
 
 def _gain(entry: Entry | None) -> Shown:
-    if entry is None or entry.difference is None:
+    if entry is None or entry.pairs is None:
         return Shown("")
-    is_significant = entry.comparison is not None and entry.comparison.is_significant
-    return Shown(f"{percent(entry.difference, 1):+.1f}", is_significant=is_significant)
+    if entry.comparison is None:
+        return Shown(NO_PAIRS)
+    n = "" if entry.is_all_paired else f" ({entry.pairs})"
+    return Shown(f"{percent(entry.comparison.effect, 1):+.1f}{n}", is_significant=entry.comparison.is_significant)
 
 
 def _published(entry: Entry | None, value: float) -> str:

@@ -69,18 +69,36 @@ class Entry:
     estimate: Estimate | None = None
     """None while no cell of the entry is done."""
     rank: int | None = None
-    """1: no mean of the column is higher; 2: only the best are."""
-    difference: float | None = None
-    """To the mean of the baseline in its column; None for the baseline itself."""
+    """Among the complete entries of the column, 1: no mean is higher; 2: only the best are."""
+    baseline_n: int | None = None
+    """How many numbers the baseline's entry in its column has; None for the baseline itself, and without numbers."""
     comparison: Comparison | None = None
-    """With the baseline over the repetitions that both have; p-values are corrected over the table."""
+    """With the baseline over the repetitions that both have, None where there are none; p-values are corrected over
+    the table."""
     odd: frozenset[str] = frozenset()
     """What a cell of the entry does not share with the rest of its row: code, data, lists."""
 
     @property
     def is_best(self) -> bool:
-        """Whether no mean of the column is higher."""
+        """Whether no complete entry of the column has a higher mean."""
         return self.rank == 1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all cells of the entry are done."""
+        return len(self.values) == self.expected
+
+    @property
+    def pairs(self) -> int | None:
+        """How many repetitions the entry and its baseline have in common; None where there is nothing to compare."""
+        if self.baseline_n is None:
+            return None
+        return self.comparison.n if self.comparison else 0
+
+    @property
+    def is_all_paired(self) -> bool:
+        """Whether every number of the entry and of its baseline has a partner, so that means differ as pairs do."""
+        return self.pairs == len(self.values) == self.baseline_n
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +164,7 @@ class Summary:
 
     row: Key
     mean_rank: float | None
-    """Over the columns in which every row has an entry; 1 is the best."""
+    """Over the columns in which every row has a complete entry; 1 is the best."""
     num_ranked: int
     """Number of these columns."""
     interquartile_mean: float | None
@@ -200,7 +218,7 @@ def build(
 
 def summaries(table: Table) -> list[Summary]:
     """Sum up each row over the columns: ranks, interquartile mean, probability of improvement."""
-    whole = [column for column in table.columns if all(_mean(table, row, column) is not None for row in table.rows)]
+    whole = [column for column in table.columns if all(_is_complete(table, row, column) for row in table.rows)]
     ranks: dict[Key, list[float]] = {row: [] for row in table.rows}
     for column in whole:
         means = {str(place): _mean(table, row, column) or 0.0 for place, row in enumerate(table.rows)}
@@ -229,6 +247,11 @@ def _summary(table: Table, row: Key, ranks: Sequence[float]) -> Summary:
         interquartile_mean(numbers) if numbers else None,
         sum(chances) / len(chances) if chances else None,
     )
+
+
+def _is_complete(table: Table, row: Key, column: Key) -> bool:
+    entry = table.entries.get((row, column))
+    return entry is not None and entry.is_complete
 
 
 def _mean(table: Table, row: Key, column: Key) -> float | None:
@@ -264,10 +287,13 @@ def _key(record: Record, axes: Sequence[str]) -> Key:
 
 
 def _ranked(entries: Mapping[Place, Entry]) -> dict[Place, int]:
-    """Find the best places of each column, and the second ones where there are enough to tell."""
+    """Find the best places of each column, and the second ones where there are enough to tell.
+
+    Only complete entries compete: those that lack cells may be the mean of the lucky ones.
+    """
     by_column: dict[Key, dict[Place, float]] = {}
     for place, entry in entries.items():
-        if entry.estimate:
+        if entry.estimate and entry.is_complete:
             by_column.setdefault(place[1], {})[place] = entry.estimate.mean
     ranked: dict[Place, int] = {}
     for means in by_column.values():
@@ -290,7 +316,7 @@ def _compared(
             continue
         ours, others = ({"/".join(name): value for name, value in side.values.items()} for side in (entry, other))
         made = comparisons.compare(ours, others, "|".join([metric, *place[0], *place[1]]))
-        compared[place] = replace(entry, difference=entry.estimate.mean - other.estimate.mean, comparison=made)
+        compared[place] = replace(entry, baseline_n=other.estimate.n, comparison=made)
     tested = {place: entry.comparison for place, entry in compared.items() if entry.comparison}
     for (place, made), p in zip(tested.items(), comparisons.holm([c.p_t for c in tested.values()]), strict=True):
         compared[place] = replace(compared[place], comparison=replace(made, p_holm=p))

@@ -90,6 +90,26 @@ def test_two_grids_are_paired_by_the_axes_that_both_have(trained: Path, tmp_path
     ]
 
 
+def test_curves_and_classes_of_both_sides_are_of_the_same_runs(runs: Path) -> None:
+    undone = cell(runs, "other", "rankmatch-4-s1") / "result.json"
+    undone.unlink()
+    ious = {name: cell(runs, name, "rankmatch-4-s0") / "result.json" for name in ("small", "other")}
+    content = json.loads(ious["other"].read_text())
+    lost = content["best_class_iou"][1]
+    content["best_class_iou"][1] = None
+    ious["other"].write_text(json.dumps(content))
+    text = printed("compare", "small", "other", "--runs", runs)
+    assert "curves by epoch, mean over 1 of 2 pairs, those that are done" in text
+    (row,) = [line for line in lines(text) if line[:2] == ["miou", "A"]]
+    alone = json.loads((cell(runs, "small", "rankmatch-4-s0") / "attempts/1/epochs.jsonl").read_text())
+    assert lost is not None and row[-1] == f"{alone['miou']:.3f}"
+    classes = [line[0] for line in lines(text.partition("IoU of classes")[2].partition("made with")[0]) if line]
+    assert "0" in classes and "1" not in classes
+    for path in runs.glob("*/cells/*/result.json"):
+        path.unlink()
+    assert "of 2 pairs, none of them done" in printed("compare", "small", "other", "--runs", runs)
+
+
 def test_provenance_that_differs_is_shown(runs: Path) -> None:
     path = cell(runs, "small", "rankmatch-4-s1") / "result.json"
     content = json.loads(path.read_text())

@@ -44,12 +44,12 @@ MARKDOWN = """\
 
 CSV = """\
 metric,method,split,mean_percent,std_percent,n,expected,rank,difference_percent,pairs,p_t,p_wilcoxon,p_holm,\
-published_percent,to_published_percent,odd
-best_miou,supervised,1_16,65.5000,0.7071,2,2,,,,,,,66.0000,-0.5000,
-best_miou,supervised,1_8,70.0400,,1,1,1,,,,,,,,
-best_miou,rankmatch,1_16,71.2000,0.4243,2,2,1,5.7000,2,,,,,,
-best_miou,rankmatch,1_8,70.0100,,1,2,,-0.0300,1,,,,,,
-best_miou,fixmatch,1_8,,,0,1,,,,,,,,,
+published_percent,to_published_percent,odd,difference_of
+best_miou,supervised,1_16,65.5000,0.7071,2,2,,,,,,,66.0000,-0.5000,,
+best_miou,supervised,1_8,70.0400,,1,1,1,,,,,,,,,
+best_miou,rankmatch,1_16,71.2000,0.4243,2,2,1,5.7000,2,,,,,,,all cells
+best_miou,rankmatch,1_8,70.0100,,1,2,,-0.0300,1,,,,,,,all cells
+best_miou,fixmatch,1_8,,,0,1,,,,,,,,,,
 """
 
 THREE = """\
@@ -134,6 +134,42 @@ def test_markdown_shows_every_mark() -> None:
         assert f"{line}\n" in text
 
 
+def partly_paired() -> Table:
+    """Six cells of the baseline, of which the one method shares four and the other none."""
+    records = [record("a", "4", seed, best) for seed, best in enumerate((0.60, 0.61, 0.62, 0.63, 0.40, 0.42))]
+    records += [record("b", "4", seed, 0.611 + 0.0101 * seed) for seed in range(4)]
+    records += [record("b", "4", seed, None) for seed in (4, 5)]
+    return build([*records, record("c", "4", 9, 0.5)], LAYOUT, "best_miou", {"method": "a"})
+
+
+PARTLY = (
+    "difference (4): the mean over the 4 cells that both entries have, which is not the difference of the two entries"
+)
+NONE = "no pairs: the entry and the baseline have no cells in common"
+
+
+@pytest.mark.parametrize(
+    ("kind", "difference", "none"),
+    [
+        ("markdown", r"| vs a | +1.1 (4)\* |", "| vs a | no pairs |"),
+        ("latex", r"+1.1 (4)$^*$ \\", r"no pairs \\"),
+        ("html", "<td>+1.1 (4)*</td>", "<td>no pairs</td>"),
+        ("csv", ",1.1150,4,", ",,0,,,,,,,no common cells"),
+    ],
+)
+def test_difference_of_some_cells_only_is_marked(kind: str, difference: str, none: str) -> None:
+    text = FORMATS[kind](partly_paired(), "grid")
+    assert difference in text and none in text
+    assert kind == "csv" or (PARTLY in text and NONE in text)
+    assert kind != "csv" or "common cells" in text
+
+
+def test_terminal_marks_a_difference_of_some_cells_only() -> None:
+    text = shown(partly_paired(), 130)
+    assert "+1.1 (4)*" in text and f"\n{PARTLY}\n{NONE}\n" in text
+    assert "62.6 ± 1.3 (4/6)" in text and "(4/6)¹" not in text
+
+
 def test_table_of_few_repetitions_says_that_nothing_was_tested() -> None:
     assert "2 pairs of cells at most: too few to test a difference" in shown(build(RECORDS, LAYOUT, baseline=BASELINE))
 
@@ -206,7 +242,7 @@ def test_latex_is_what_booktabs_wants() -> None:
     assert r"\textbf{71.2$_{\pm 0.4}$ (2)} & 70.0 (1/2) & " in text
 
 
-@pytest.mark.parametrize("table", [three, blocks])
+@pytest.mark.parametrize("table", [three, blocks, partly_paired])
 def test_latex_compiles(table: Any, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")

@@ -44,6 +44,15 @@ def test_best_and_second_of_a_column_are_ranked() -> None:
     assert ranks(0.5, 0.50001, 0.4) == [2, 1, None]  # also where the shown digits are the same
 
 
+def test_only_complete_entries_compete_for_best_and_second() -> None:
+    lucky = [record("lucky", "4", seed, best) for seed, best in enumerate((0.9, None, None))]
+    whole = [record(method, "4", seed, best) for method, best in (("a", 0.5), ("b", 0.6)) for seed in range(3)]
+    entries = build([*lucky, *whole], LAYOUT).entries
+    assert [entries[(method,), ("4",)].rank for method in ("lucky", "a", "b")] == [None, None, 1]
+    a, lucky_row = (summaries(build([*lucky, *whole], LAYOUT))[place] for place in (1, 0))
+    assert (a.num_ranked, a.mean_rank, lucky_row.mean_rank) == (0, None, None)
+
+
 def test_equal_means_are_all_the_best_and_leave_no_second() -> None:
     assert ranks(0.5, 0.5, 0.4999) == [1, 1, None]
 
@@ -73,8 +82,10 @@ def test_blocks_group_the_columns() -> None:
 
 def test_baseline_may_be_a_column() -> None:
     built = build(RECORDS[:3], LAYOUT, baseline={"split": "1_16"})
-    assert built.entries[("supervised",), ("1_8",)].difference == pytest.approx(0.7004 - 0.655)
-    assert built.entries[("supervised",), ("1_16",)].difference is None
+    entry, baseline = (built.entries[("supervised",), (split,)] for split in ("1_8", "1_16"))
+    assert entry.comparison is not None and entry.comparison.effect == pytest.approx(0.7004 - 0.650)  # seed 0 alone
+    assert (entry.pairs, entry.is_all_paired) == (1, False)
+    assert (baseline.comparison, baseline.pairs) == (None, None)
 
 
 def test_methods_are_paired_by_seed_and_corrected_over_the_table() -> None:
@@ -87,6 +98,23 @@ def test_methods_are_paired_by_seed_and_corrected_over_the_table() -> None:
     assert (clear.n, clear.effect) == (3, pytest.approx(0.1 + 0.005 / 3))
     assert clear.p_holm == pytest.approx(2 * (clear.p_t or 0)) and clear.is_significant
     assert weak.p_holm == weak.p_t and not weak.is_significant
+
+
+def test_difference_is_that_of_the_pairs_that_both_have() -> None:
+    records = [record("supervised", "4", seed, best) for seed, best in enumerate((0.60, 0.61, 0.62, 0.63, 0.40, 0.42))]
+    gains = (0.010, 0.011, 0.012, 0.011)
+    records += [record("rankmatch", "4", seed, 0.60 + 0.01 * seed + gain) for seed, gain in enumerate(gains)]
+    records += [record("rankmatch", "4", seed, None) for seed in (4, 5)]
+    entry = build(records, LAYOUT, baseline={"method": "supervised"}).entries[("rankmatch",), ("4",)]
+    assert entry.comparison is not None and entry.comparison.effect == pytest.approx(0.011)
+    assert (entry.pairs, entry.is_all_paired, entry.comparison.is_significant) == (4, False, True)
+
+
+def test_entries_without_common_cells_are_not_compared() -> None:
+    records = [record("supervised", "4", 0, 0.6), record("supervised", "4", 1, None)]
+    records += [record("rankmatch", "4", 0, None), record("rankmatch", "4", 1, 0.7)]
+    entry = build(records, LAYOUT, baseline={"method": "supervised"}).entries[("rankmatch",), ("4",)]
+    assert (entry.comparison, entry.pairs, entry.is_all_paired) == (None, 0, False)
 
 
 def test_rows_are_summed_up_over_the_columns_that_all_have() -> None:
