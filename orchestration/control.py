@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestration import grid, index, launch, search
+from orchestration.attempt import LOG, RESULT
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
 from orchestration.launch_folder import only_launch_of
@@ -17,7 +18,7 @@ from orchestration.mirror.mlflow_store import StoreError
 from orchestration.on_slurm import campaign, commands, submissions
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.queue_state import queued_cells
-from orchestration.run_folder import LOG, RESULT, RunFolder, folders
+from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import SchedulerError
 from orchestration.status import Slurm, judge, to_lines, totals
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import rankmatch
 from orchestration import provenance, system_metrics
+from orchestration.attempt import ENVIRONMENT, AlreadyPublished, Attempt
 from orchestration.cells import from_yaml
 from orchestration.failures import Failure, FailureClass
 from orchestration.mirror.mirror_thread import mirrored
 from orchestration.recorder import FencedError
-from orchestration.run_folder import ENVIRONMENT, AlreadyPublished, Attempt, AttemptTaken, RunFolder, process_start
+from orchestration.run_folder import AttemptTaken, RunFolder, process_start
 from orchestration.schedulers import JobState
 from rankmatch.config import TrainConfig
 from rankmatch.hashing import sha256_of

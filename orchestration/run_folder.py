@@ -9,27 +9,26 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestration import files, system_metrics
+from orchestration import files
+from orchestration.attempt import OWNER, RESULT, Attempt, last_write, trained_on
 from orchestration.failures import AttemptEnd, FailureClass
-from orchestration.recorder import EPOCHS, SCHEMA, STEPS, Recorder, Row, read_steps
+from orchestration.recorder import EPOCHS, SCHEMA, STEPS, Row, read_steps
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LEASE_S = 600.0
 """An attempt on another host counts as ended when it has written nothing for so long."""
-CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
+CONFIG, AXES = "config.yaml", "axes.json"
 CELLS = "cells"
-ATTEMPTS, OWNER, EVENTS, LOG = "attempts", "owner.json", "events.jsonl", "log"
-ENVIRONMENT = "environment"
-"""The event that tells what the training process has."""
+ATTEMPTS = "attempts"
 
 Status = Literal["missing", "running", "interrupted", "failed", "done"]
 
@@ -39,10 +38,6 @@ _CELL_NAME = re.compile(r"[0-9a-f]{12}-")
 
 class AttemptTaken(Exception):  # noqa: N818 (says what happened, as FileExistsError does not)
     """Somebody else claimed the attempt of this number."""
-
-
-class AlreadyPublished(Exception):  # noqa: N818
-    """The cell has a result, and there is only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,90 +67,6 @@ class FolderState:
     updated: float = 0.0
     """When something was last written, in seconds since 1970."""
     provenance: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One try at training a cell; the process that claimed it is the only one to write there."""
-
-    path: Path
-
-    @property
-    def number(self) -> int:
-        """The place in the order of attempts, from 1."""
-        return int(self.path.name)
-
-    def owner(self) -> Row:
-        """Return who claimed it."""
-        return files.read_json(self.path / OWNER)
-
-    def event(self, kind: str, /, **fields: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
-        """Write down that something happened: `started`, `stopped`, `failed`, ..."""
-        files.append(self.path / EVENTS, files.to_line({"event": kind, "time": time.time(), **fields}))
-
-    def events(self) -> list[Row]:
-        """Return what happened, in order."""
-        return files.read_lines(self.path / EVENTS)
-
-    def environment(self) -> Row:
-        """Return what the training process said of its device and libraries; nothing before it began."""
-        found: Row = next((event for event in reversed(self.events()) if event["event"] == ENVIRONMENT), {})
-        return {name: value for name, value in found.items() if name not in ("event", "time")}
-
-    def system(self) -> dict[int, list[Row]]:
-        """Return the rows of what each worker took of its machine."""
-        found = {int(path.stem.partition("-")[2]): path for path in self.path.glob(system_metrics.PATTERN)}
-        return {worker: files.read_lines(path) for worker, path in sorted(found.items())}
-
-    def epochs(self) -> list[Row]:
-        """Return its epoch rows; `RunFolder.epochs` leaves out those that a later attempt repeats."""
-        return files.read_lines(self.path / EPOCHS)
-
-    def first_step(self) -> int | None:
-        """Return how many steps were behind it when it started; None before it started."""
-        return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)
-
-    def end(self) -> AttemptEnd:
-        """Return how it ended, as far as it was written down."""
-        events, first = self.events(), self.first_step() or 0
-        last = events[-1] if events else {}
-        row = files.read_last_line(self.path / EPOCHS) or {}
-        step = max(first, row.get("step", -1) + 1, *(event.get("step", 0) for event in events), 0)
-        return AttemptEnd(
-            FailureClass(last.get("kind", FailureClass.LOST)), first, step, _trained_on(self.owner(), events)
-        )
-
-    def log_tail(self, num_lines: int = 40) -> str:
-        """Return the last lines that it printed."""
-        path = self.path / LOG
-        return "\n".join(path.read_text(errors="replace").splitlines()[-num_lines:]) if path.is_file() else ""
-
-    def busy_s(self) -> float:
-        """Return the seconds from its begin to what it wrote last."""
-        return max(0.0, _last_write(self.path) - datetime.fromisoformat(self.owner()["started"]).timestamp())
-
-    def recorder(self) -> Recorder:
-        """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
-        return Recorder(self.path, self.superseded)
-
-    def superseded(self) -> bool:
-        """Tell whether an attempt with a higher number exists."""
-        return (self.path.with_name(str(self.number + 1)) / OWNER).exists()
-
-    def publish(self, result: Mapping[str, Any]) -> None:
-        """Make this the cell's result, for good.
-
-        Raises:
-            AlreadyPublished: The cell has one.
-        """
-        owner = self.owner()
-        known = {"commit": owner["commit"], **owner.get("provenance", {}), **result.get("provenance", {})}
-        content = {"schema": SCHEMA, "attempt": self.number, **result, "provenance": known}
-        path = self.path.parents[1] / RESULT
-        try:
-            files.publish(path, files.to_text(content))
-        except FileExistsError:
-            raise AlreadyPublished(f"{path} is there already") from None
 
 
 class RunFolder:
@@ -280,7 +191,7 @@ class RunFolder:
         owner, events = attempt.owner(), attempt.events()
         last = events[-1] if events else {}
         row = files.read_last_line(attempt.path / EPOCHS) or next(reversed(self.epochs()), {})
-        updated = _last_write(attempt.path)
+        updated = last_write(attempt.path)
         failed = last.get("event") == "failed"
         is_over = failed or last.get("kind") == FailureClass.OUTPERFORMED
         return FolderState(
@@ -295,7 +206,7 @@ class RunFolder:
             commit=owner["commit"],
             failure=_one_line(last) if is_over else None,
             failure_class=last.get("kind") if is_over else None,
-            host=_trained_on(owner, events),
+            host=trained_on(owner, events),
             job=owner.get("slurm", {}).get("job", ""),
             updated=updated,
             provenance=owner.get("provenance", {}),
@@ -362,11 +273,6 @@ def _liveness(owner: Row, last_event: str | None, updated: float) -> Status:
     return "running" if is_alive else "interrupted"
 
 
-def _trained_on(owner: Row, events: Sequence[Row]) -> str:
-    """Return the host of a training; under a Ray of several nodes it is not that of the owner, who launched it."""
-    return str(next((event["host"] for event in events if "host" in event), owner["host"]))
-
-
 def _complete(owner: Mapping[str, Any]) -> Row:
     """Add to what a claimer says of itself what readers rely on."""
     content = {"schema": SCHEMA, "host": socket.gethostname(), "pid": os.getpid(), **owner}
@@ -379,12 +285,3 @@ def _complete(owner: Mapping[str, Any]) -> Row:
 def _one_line(failed: Row) -> str:
     message = " ".join(str(failed.get("message", "")).split())
     return f"{failed.get('kind', 'failed')}: {message}" if message else str(failed.get("kind", "failed"))
-
-
-def _last_write(folder: Path) -> float:
-    times = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):  # a draft that was just renamed
-                times.append(entry.stat().st_mtime)
-    return max(times)

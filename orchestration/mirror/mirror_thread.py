@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from orchestration.attempt import Attempt
 from orchestration.mirror.mlflow_store import URI_VARIABLE, Store, StoreError
 from orchestration.mirror.tracking import MIRROR, Mirror, MirroredCell
-from orchestration.run_folder import Attempt, RunFolder
+from orchestration.run_folder import RunFolder
 
 EVERY_S, LONGEST_S = 5.0, 60.0
 """Between two syncs; while the store does not answer, twice as long each time."""

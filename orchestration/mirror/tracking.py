@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
+from orchestration.attempt import RESULT
 from orchestration.cells import from_yaml, short_names_once
 from orchestration.costs import num_steps
 from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun
 from orchestration.recorder import Row
-from orchestration.run_folder import CONFIG, RESULT, FolderState, RunFolder
+from orchestration.run_folder import CONFIG, FolderState, RunFolder
 from orchestration.values import flatten
 from rankmatch.config import TrainConfig
 

@@ -14,11 +14,11 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from orchestration.attempt import Attempt
 from orchestration.failures import Failure, LostError, TrainingError
 from orchestration.on_ray.shares import elsewhere
 from orchestration.recorder import FencedError
 from orchestration.run_cell import Stop, train_here
-from orchestration.run_folder import Attempt
 from rankmatch.config import TrainConfig
 from rankmatch.trainer import FitResult
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestration import files
+from orchestration.attempt import Attempt
 from orchestration.failures import FailureClass
 from orchestration.recorder import EPOCHS
 from orchestration.run_cell import Stop, Trainer
-from orchestration.run_folder import Attempt, RunFolder
+from orchestration.run_folder import RunFolder
 from rankmatch.config import TrainConfig
 
 if TYPE_CHECKING:  # torch takes seconds to import

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestration.attempt import Attempt
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.commands import EndedJob, QueuedJob
 from orchestration.run_cell import record_loss
-from orchestration.run_folder import Attempt, RunFolder
+from orchestration.run_folder import RunFolder
 from orchestration.schedulers import JobState, StateLog
 
 _BY_STATE = {

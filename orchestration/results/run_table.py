@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestration import files
+from orchestration.attempt import RESULT
 from orchestration.cells import NAMES, Cell, names_in
 from orchestration.results import epoch_rows
 from orchestration.results.cache import RUN, ResultCache
@@ -20,7 +21,6 @@ from orchestration.run_folder import (
     AXES,
     CELLS,
     CONFIG,
-    RESULT,
     FolderState,
     RunFolder,
     cell_names,

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from orchestration import files, recorder, run_folder
-from orchestration.run_folder import AlreadyPublished, Attempt, AttemptTaken, RunFolder, folders
+from orchestration.attempt import AlreadyPublished, Attempt
+from orchestration.run_folder import AttemptTaken, RunFolder, folders
 
 EPOCH = {"num_epochs": 3, "num_steps": 30}
 RESULT = {

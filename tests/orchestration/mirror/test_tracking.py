@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from orchestration import files
+from orchestration.attempt import Attempt
 from orchestration.cells import to_yaml
 from orchestration.mirror import tracking
 from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun
 from orchestration.mirror.tracking import Launch, Mirror, MirroredCell
-from orchestration.run_folder import Attempt, RunFolder
+from orchestration.run_folder import RunFolder
 from rankmatch.config import DatasetConfig, NumericsConfig, TrainConfig
 from rankmatch.execution import ExecutionConfig, TrackingExecution, TrainerExecution
 

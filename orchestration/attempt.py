@@ -1,0 +1,122 @@
+"""One try at training a cell: its owner, what happened in it, its rows, and the result that it may publish."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from orchestration import files, system_metrics
+from orchestration.failures import AttemptEnd, FailureClass
+from orchestration.recorder import EPOCHS, SCHEMA, Recorder, Row
+
+RESULT = "result.json"
+OWNER, EVENTS, LOG = "owner.json", "events.jsonl", "log"
+ENVIRONMENT = "environment"
+"""The event that tells what the training process has."""
+
+
+class AlreadyPublished(Exception):  # noqa: N818
+    """The cell has a result, and there is only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at training a cell; the process that claimed it is the only one to write there."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """The place in the order of attempts, from 1."""
+        return int(self.path.name)
+
+    def owner(self) -> Row:
+        """Return who claimed it."""
+        return files.read_json(self.path / OWNER)
+
+    def event(self, kind: str, /, **fields: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
+        """Write down that something happened: `started`, `stopped`, `failed`, ..."""
+        files.append(self.path / EVENTS, files.to_line({"event": kind, "time": time.time(), **fields}))
+
+    def events(self) -> list[Row]:
+        """Return what happened, in order."""
+        return files.read_lines(self.path / EVENTS)
+
+    def environment(self) -> Row:
+        """Return what the training process said of its device and libraries; nothing before it began."""
+        found: Row = next((event for event in reversed(self.events()) if event["event"] == ENVIRONMENT), {})
+        return {name: value for name, value in found.items() if name not in ("event", "time")}
+
+    def system(self) -> dict[int, list[Row]]:
+        """Return the rows of what each worker took of its machine."""
+        found = {int(path.stem.partition("-")[2]): path for path in self.path.glob(system_metrics.PATTERN)}
+        return {worker: files.read_lines(path) for worker, path in sorted(found.items())}
+
+    def epochs(self) -> list[Row]:
+        """Return its epoch rows; `RunFolder.epochs` leaves out those that a later attempt repeats."""
+        return files.read_lines(self.path / EPOCHS)
+
+    def first_step(self) -> int | None:
+        """Return how many steps were behind it when it started; None before it started."""
+        return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)
+
+    def end(self) -> AttemptEnd:
+        """Return how it ended, as far as it was written down."""
+        events, first = self.events(), self.first_step() or 0
+        last = events[-1] if events else {}
+        row = files.read_last_line(self.path / EPOCHS) or {}
+        step = max(first, row.get("step", -1) + 1, *(event.get("step", 0) for event in events), 0)
+        return AttemptEnd(
+            FailureClass(last.get("kind", FailureClass.LOST)), first, step, trained_on(self.owner(), events)
+        )
+
+    def log_tail(self, num_lines: int = 40) -> str:
+        """Return the last lines that it printed."""
+        path = self.path / LOG
+        return "\n".join(path.read_text(errors="replace").splitlines()[-num_lines:]) if path.is_file() else ""
+
+    def busy_s(self) -> float:
+        """Return the seconds from its begin to what it wrote last."""
+        return max(0.0, last_write(self.path) - datetime.fromisoformat(self.owner()["started"]).timestamp())
+
+    def recorder(self) -> Recorder:
+        """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
+        return Recorder(self.path, self.superseded)
+
+    def superseded(self) -> bool:
+        """Tell whether an attempt with a higher number exists."""
+        return (self.path.with_name(str(self.number + 1)) / OWNER).exists()
+
+    def publish(self, result: Mapping[str, Any]) -> None:
+        """Make this the cell's result, for good.
+
+        Raises:
+            AlreadyPublished: The cell has one.
+        """
+        owner = self.owner()
+        known = {"commit": owner["commit"], **owner.get("provenance", {}), **result.get("provenance", {})}
+        content = {"schema": SCHEMA, "attempt": self.number, **result, "provenance": known}
+        path = self.path.parents[1] / RESULT
+        try:
+            files.publish(path, files.to_text(content))
+        except FileExistsError:
+            raise AlreadyPublished(f"{path} is there already") from None
+
+
+def trained_on(owner: Row, events: Sequence[Row]) -> str:
+    """Return the host of a training; under a Ray of several nodes it is not that of the owner, who launched it."""
+    return str(next((event["host"] for event in events if "host" in event), owner["host"]))
+
+
+def last_write(folder: Path) -> float:
+    """Return when something in a folder was last written, in seconds since 1970."""
+    times = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a draft that was just renamed
+                times.append(entry.stat().st_mtime)
+    return max(times)
