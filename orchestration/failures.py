@@ -20,6 +20,8 @@ class FailureClass(StrEnum):
     """A search trained it no further, as others of its points were ahead."""
     LOST = "lost"
     """The process vanished without a word: killed, crashed, or its node is gone."""
+    NEVER_BEGAN = "never began"
+    """The job ended before it claimed an attempt: no Python, no sources, a module that is missing."""
     GPU_MEMORY = "out of GPU memory"
     HOST_MEMORY = "out of host memory"
     DISK_FULL = "disk full"
@@ -91,6 +93,7 @@ POLICY = {
     FailureClass.TIME_LIMIT: Treatment(retries=None),
     FailureClass.NODE_FAILURE: Treatment(retries=None, excludes_node=True),
     FailureClass.LOST: Treatment(retries=2, excludes_node=True),
+    FailureClass.NEVER_BEGAN: Treatment(retries=2),
     FailureClass.DISK_FULL: Treatment(),
     FailureClass.BAD_DATA: Treatment(),
     FailureClass.CODE: Treatment(),

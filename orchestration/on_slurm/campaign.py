@@ -1,58 +1,30 @@
 """A launch on Slurm: submitted and left alone; a small controller job takes the next step when the jobs have ended."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from orchestration import files, grid, launch, provenance, snapshot
-from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
+from orchestration.failures import decide
 from orchestration.grid import Grid
-from orchestration.launch_folder import keep_difference, make_folders, only_launch_of, run_folders
+from orchestration.launch_folder import keep_difference, make_folders, only_launch_of
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
 from orchestration.mirror.grid_mirror import last_tracking_uri
-from orchestration.on_slurm import cluster, queue_state, submissions
+from orchestration.on_slurm import cluster, policy, queue_state, submissions
+from orchestration.on_slurm.campaign_file import CONTROLLER, ENDED, Campaign, launches_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.notices import Notifier
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
-from orchestration.schedulers import CellJob, JobState, SchedulerError, cancelled_cells
+from orchestration.schedulers import CellJob, JobState, SchedulerError
 
 if TYPE_CHECKING:
     from orchestration.schedulers.slurm import SiteLimits, SlurmJobs, SlurmScheduler
-
-ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Campaign:
-    """What a controller needs to know of the launch that it goes on with."""
-
-    name: str
-    """The folder of the user's launch; attempts carry it, and the policy of retries counts by it."""
-    grid_name: str
-    runs: str
-    snapshot: str
-    commit: str
-    dirty: bool
-    cluster: dict[str, Any]
-    max_concurrent: int | None = None
-    num_nodes: int | None = None
-    """Of a pilot; None: each cell is a job."""
-    num_gpus_per_worker: float = 1.0
-    difference: dict[str, str] = field(default_factory=dict)
-    """Where what was not committed is kept, and its hash."""
-    mark: dict[str, str] = field(default_factory=dict)
-    """What attempts hold whose jobs write MLflow themselves."""
-
-    def config(self) -> ClusterConfig:
-        """Return the site."""
-        return ClusterConfig(**self.cluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +120,10 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
         ValueError: It was not launched on Slurm, or a setting is not allowed.
         SchedulerError: sbatch refused, or Slurm does not answer.
     """
-    orders = sorted(grid_dir.glob(f"launches/*/{ORDER}"))
-    if not orders:
+    launches = launches_of(grid_dir)
+    if not launches:
         raise ValueError(f"retry must be said of a grid on Slurm; {grid_dir.name} was launched here: launch it again")
-    before = Campaign(**files.read_json(orders[-1]))
+    before = Campaign.read(launches[-1])
     of_site = [setting for setting in settings if setting.startswith(cluster.PREFIX)]
     others = [setting for setting in settings if setting not in of_site]
     site = cluster.from_values(before.cluster, of_site)
@@ -172,7 +144,7 @@ def take_step(launch_dir: Path, console: Console) -> None:
         ValueError: The data have changed.
         SchedulerError: sbatch refused, or Slurm does not answer.
     """
-    campaign = Campaign(**files.read_json(launch_dir / ORDER))
+    campaign = Campaign.read(launch_dir)
     grid_dir = launch_dir.parents[1]
     loaded = replace(grid.load(str(launch_dir / "grid.yaml"), ()), name=campaign.grid_name)
     options = Options(runs=Path(campaign.runs), cluster="slurm", max_concurrent=campaign.max_concurrent,
@@ -180,12 +152,13 @@ def take_step(launch_dir: Path, console: Console) -> None:
     with only_launch_of(grid_dir):
         _tell_of_lost(campaign, grid_dir, tidy(grid_dir, console))
         identities = launch.look_at_data(loaded, options, console)
-        refused, excluded = _policy(loaded, grid_dir, campaign.name)
+        refused = policy.given_up(loaded, grid_dir, campaign.name)
         planned = make_plan(loaded, grid_dir, options, identities, queued=queued(grid_dir), refused=refused)
         show_plan(planned, console)
         refuse_conflicts(planned)
         if planned.jobs:
-            named = ",".join(dict.fromkeys(filter(None, [campaign.config().exclude, *excluded])))
+            avoided = policy.avoided_nodes(loaded, grid_dir, campaign.name)
+            named = ",".join(dict.fromkeys(filter(None, [campaign.config().exclude, *avoided])))
             following = replace(campaign, cluster=campaign.cluster | {"exclude": named})
             jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
             _say_what(
@@ -203,15 +176,15 @@ def waits_for_a_step(grid_dir: Path) -> Path | None:
     Raises:
         SlurmError: squeue says nothing.
     """
-    orders = sorted(grid_dir.glob(f"launches/*/{ORDER}"))
-    if not orders or (orders[-1].parent / ENDED).exists() or queue_state.queued_cells(grid_dir):
+    launches = launches_of(grid_dir)
+    if not launches or (launches[-1] / ENDED).exists() or queue_state.queued_cells(grid_dir):
         return None
-    return orders[-1].parent
+    return launches[-1]
 
 
 def has_controller(launch_dir: Path) -> bool:
     """Tell whether the site lets a job of a launch submit others."""
-    return Campaign(**files.read_json(launch_dir / ORDER)).config().controller
+    return Campaign.read(launch_dir).config().controller
 
 
 def controller_job(launch_dir: Path) -> str:
@@ -264,7 +237,7 @@ def _queued_jobs(grid_dir: Path) -> dict[str, QueuedJob]:
 
 
 def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_dir: Path) -> Submitted:
-    files.replace(launch_dir / ORDER, files.to_text(asdict(campaign)))
+    campaign.write(launch_dir)
     if not jobs:
         return Submitted(planned, launch_dir)
     software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty} | campaign.difference
@@ -337,37 +310,13 @@ def _say_what(submitted: Submitted, options: Options, console: Console) -> None:
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _policy(loaded: Grid, grid_dir: Path, campaign: str) -> tuple[dict[str, str], list[str]]:
-    """Return why cells are given up, and the nodes that the others shall keep away from."""
-    refused: dict[str, str] = {}
-    mine = [(folder, submission) for folder, submission in submissions.read(grid_dir) if _campaign(folder) == campaign]
-    launches = [path.parent for path in grid_dir.glob(f"launches/*/{ORDER}") if _campaign(path.parent) == campaign]
-    cancelled = {name for folder in launches for name in cancelled_cells(folder)}
-    num_submitted = Counter(name for _, submission in mine for name in submission.cells)
-    excluded: list[str] = []
-    for signature, folder in run_folders(loaded, grid_dir).items():
-        if folder.result() is not None:
-            continue
-        name, ends = folder.path.name, folder.ends(campaign)
-        decision = decide(ends)
-        if name in cancelled:
-            refused[signature] = "cancelled"
-        elif not ends and num_submitted[name] >= MAX_WITHOUT_PROGRESS:
-            refused[signature] = f"submitted {num_submitted[name]} times and never begun"
-        elif decision.again:
-            excluded += decision.excluded_nodes
-        else:
-            refused[signature] = decision.why
-    return refused, excluded
-
-
 def _runs(planned: Plan) -> bool:
     return any(item.action is Action.RUNNING for item in planned.items)
 
 
 def _end(launch_dir: Path, loaded: Grid, grid_dir: Path, planned: Plan, console: Console) -> None:
     """Write table and report; once nothing runs any more, that is the end of the campaign."""
-    campaign = Campaign(**files.read_json(launch_dir / ORDER))
+    campaign = Campaign.read(launch_dir)
     mirror = launch.mirror_of(loaded, grid_dir, launch_id=campaign.name)
     mirror.start()
     launch.end_with_results(loaded, grid_dir, mirror, console)
@@ -386,10 +335,6 @@ def _tell_of_lost(campaign: Campaign, grid_dir: Path, lost: Sequence[queue_state
         if not decision.again:
             text = f"{campaign.grid_name}: {cell} is not tried again: {decision.why}"
             Notifier.of(campaign.config(), grid_dir).tell(f"failed: {decision.why}", text)
-
-
-def _campaign(launch_dir: Path) -> str:
-    return str(files.read_json(launch_dir / ORDER)["name"])
 
 
 def _outcome(planned: Plan, grid_name: str) -> str:

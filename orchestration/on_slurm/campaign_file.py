@@ -1,0 +1,51 @@
+"""What a campaign, a user's launch on Slurm and all that follows from it, keeps in the folders of its launches."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestration import files
+from orchestration.on_slurm.cluster import ClusterConfig
+
+ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """What a controller needs to know of the launch that it goes on with."""
+
+    name: str
+    """The folder of the user's launch; attempts carry it, and the policy of retries counts by it."""
+    grid_name: str
+    runs: str
+    snapshot: str
+    commit: str
+    dirty: bool
+    cluster: dict[str, Any]
+    max_concurrent: int | None = None
+    num_nodes: int | None = None
+    """Of a pilot; None: each cell is a job."""
+    num_gpus_per_worker: float = 1.0
+    difference: dict[str, str] = field(default_factory=dict)
+    """Where what was not committed is kept, and its hash."""
+    mark: dict[str, str] = field(default_factory=dict)
+    """What attempts hold whose jobs write MLflow themselves."""
+
+    @classmethod
+    def read(cls, launch_dir: Path) -> "Campaign":
+        """Read that of a launch."""
+        return cls(**files.read_json(launch_dir / ORDER))
+
+    def write(self, launch_dir: Path) -> None:
+        """Make a launch one of this campaign."""
+        files.replace(launch_dir / ORDER, files.to_text(asdict(self)))
+
+    def config(self) -> ClusterConfig:
+        """Return the site."""
+        return ClusterConfig(**self.cluster)
+
+
+def launches_of(grid_dir: Path, campaign: str = "") -> list[Path]:
+    """Return the folders of a campaign's launches, oldest first; of all campaigns where none is named."""
+    found = [path.parent for path in sorted(grid_dir.glob(f"launches/*/{ORDER}"))]
+    return [folder for folder in found if not campaign or Campaign.read(folder).name == campaign]

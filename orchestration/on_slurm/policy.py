@@ -1,0 +1,43 @@
+"""What a campaign does about cells that have no result, by how their jobs have ended."""
+
+from collections import Counter
+from pathlib import Path
+
+from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
+from orchestration.grid import Grid
+from orchestration.launch_folder import run_folders
+from orchestration.on_slurm import submissions
+from orchestration.on_slurm.campaign_file import launches_of
+from orchestration.schedulers import cancelled_cells
+
+
+def given_up(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
+    """Return why cells are not tried again, by signature."""
+    launches = launches_of(grid_dir, campaign)
+    mine = [submission for folder, submission in submissions.read(grid_dir) if folder in launches]
+    num_submitted = Counter(name for submission in mine for name in submission.cells)
+    cancelled = {name for folder in launches for name in cancelled_cells(folder)}
+    refused: dict[str, str] = {}
+    for signature, folder in run_folders(loaded, grid_dir).items():
+        if folder.result() is not None:
+            continue
+        name, ends = folder.path.name, folder.ends(campaign)
+        decision = decide(ends)
+        if name in cancelled:
+            refused[signature] = "cancelled"
+        elif not ends and num_submitted[name] >= MAX_WITHOUT_PROGRESS:
+            refused[signature] = f"submitted {num_submitted[name]} times and never begun"
+        elif not decision.again:
+            refused[signature] = decision.why
+    return refused
+
+
+def avoided_nodes(loaded: Grid, grid_dir: Path, campaign: str) -> list[str]:
+    """Return the nodes that the cells which are tried again shall keep away from."""
+    refused = given_up(loaded, grid_dir, campaign)
+    open_cells = [
+        folder
+        for signature, folder in run_folders(loaded, grid_dir).items()
+        if signature not in refused and folder.result() is None
+    ]
+    return list(dict.fromkeys(node for folder in open_cells for node in decide(folder.ends(campaign)).excluded_nodes))
