@@ -216,6 +216,9 @@ class OptimisationConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     poly_power: float = 0.9
+    learning_rate_lag: int = field(default=0, metadata={"neutral": 0})
+    """How many steps the schedule runs behind; 1: each step has the rate of the one before, as in the authors' code,
+    which sets the rate after the optimizer's step from that step's number (its first two steps have the same rate)."""
     precision: str = "float32"
     """`bfloat16`: autocast; the rank loss stays in float32."""
     compile: bool = False
@@ -228,6 +231,7 @@ class OptimisationConfig:
         in_range("trainer.momentum", self.momentum, 0, 1)
         in_range("trainer.weight_decay", self.weight_decay, 0)
         in_range("trainer.poly_power", self.poly_power, 0)
+        in_range("trainer.learning_rate_lag", self.learning_rate_lag, 0)
         one_of("trainer.precision", self.precision, ("float32", "bfloat16"))
 
 

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +144,9 @@ def backward(loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, num_steps: int, power: float) -> float:
-    """Apply the poly schedule before step `step` (from 0); return the backbone's rate."""
-    factor = (1 - step / num_steps) ** power
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, num_steps: int, power: float, lag: int = 0) -> float:
+    """Apply the poly schedule before step `step` (from 0), as it is `lag` steps before; return the backbone's rate."""
+    factor = (1 - max(step - lag, 0) / num_steps) ** power
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])
@@ -197,7 +197,7 @@ class _Run:
         if path is None:
             return
         state = checkpoint.load(path)
-        _check_same_numerics(path, state["numerics"], asdict(self.numerics))
+        _check_same_numerics(path, state["numerics"], self.numerics)
         steps = (state["result"]["num_steps"], self.result.num_steps)
         if (state["version"], steps[0]) != (NUMERICS, steps[1]):
             raise ValueError(
@@ -228,8 +228,13 @@ class _Run:
             if self._stop_agreed():
                 return False
             self._save_if_due()
+            schedule = self.numerics.trainer
             rate = set_learning_rate(
-                self.optimizer, self.result.step, self.result.num_steps, self.numerics.trainer.poly_power
+                self.optimizer,
+                self.result.step,
+                self.result.num_steps,
+                schedule.poly_power,
+                schedule.learning_rate_lag,
             )
             figures = self._step(batch)
             self.result.step += 1
@@ -369,10 +374,14 @@ def _row_name(term: str) -> str:
     return term if term in ("loss", *RATIOS) else f"loss_{term}"
 
 
-def _check_same_numerics(path: Path, saved: dict[str, Any], present: dict[str, Any], prefix: str = "") -> None:
-    for name, before in saved.items():  # a field that it lacks was added later, with a neutral value
-        now = present.get(name)
-        if isinstance(before, dict) and isinstance(now, dict) and name != "label_map":
-            _check_same_numerics(path, before, now, f"{prefix}{name}.")
+def _check_same_numerics(path: Path, saved: dict[str, Any], present: Any, prefix: str = "") -> None:  # noqa: ANN401
+    """Refuse a checkpoint of another configuration; a field that it lacks was added later, with a neutral value."""
+    if unknown := sorted(saved.keys() - {part.name for part in fields(present)}):
+        raise ValueError(f"checkpoint {path} was trained with {prefix}{unknown[0]}, which this version does not know")
+    for part in fields(present):
+        now = getattr(present, part.name)
+        before = saved.get(part.name, {} if is_dataclass(now) else part.metadata.get("neutral", now))
+        if is_dataclass(now):
+            _check_same_numerics(path, before, now, f"{prefix}{part.name}.")
         elif before != now:
-            raise ValueError(f"checkpoint {path} was trained with {prefix}{name}={before!r}; this run has {now!r}")
+            raise ValueError(f"checkpoint {path} was trained with {prefix}{part.name}={before!r}; this run has {now!r}")

@@ -113,6 +113,7 @@ def test_presets_differ_as_paper_and_code_do() -> None:
     assert [getattr(code.method, name) for name in names] == [64, 1e-10, True, True]
     assert [getattr(paper.method, name) for name in names] == [128, 0.0, False, False]
     assert (code.augment.crop_size, paper.augment.crop_size) == (321, 513)
+    assert (code.trainer.learning_rate_lag, paper.trainer.learning_rate_lag) == (1, 0)
 
 
 def test_pascal_has_the_published_protocol() -> None:

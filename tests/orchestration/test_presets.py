@@ -12,6 +12,7 @@ DIFFERENCES = {
     "method.epsilon": (1e-10, 0.0),
     "method.rank_divide_by_orders": (True, False),
     "method.halve_total": (True, False),
+    "trainer.learning_rate_lag": (1, 0),
     "augment.crop_size": (321, 513),
 }
 PASCAL = {"dataset": "pascal", "backbone.pretrained": False}

@@ -254,6 +254,46 @@ def test_poly_schedule_and_the_head_factor(tiny_config):
     assert optimizer.param_groups[1]["lr"] == pytest.approx(10 * rate)
 
 
+def test_schedule_of_the_authors_code_lags_by_a_step(tiny_config, tmp_path):
+    base = 0.01 * 2 / 8
+    for lag, places in ((0, [0, 1, 2, 3, 4]), (1, [0, 0, 1, 2, 3]), (7, [0] * 5)):
+        config, rows = tiny_config("supervised", epochs=1), Rows()
+        config.numerics.trainer.learning_rate_lag = lag
+        rankmatch.fit(config, tmp_path / str(lag), rows)
+        *steps, epoch = (row["learning_rate"] for _, row in rows)
+        assert steps == pytest.approx([base * (1 - place / 5) ** 0.9 for place in places])
+        assert epoch == steps[-1]
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_lag_is_kept_by_a_run_that_resumes(stop, tiny_config, tmp_path):
+    config, whole, parts = tiny_config("supervised"), Rows(), Rows()
+    config.numerics.trainer.learning_rate_lag = 1
+    rankmatch.fit(config, tmp_path / "whole", whole)
+    rankmatch.fit(config, tmp_path / "parts", parts, should_stop=stop_at(stop))
+    rankmatch.fit(config, tmp_path / "parts", parts)
+    assert parts == whole
+
+
+def test_checkpoint_older_than_a_field_is_of_its_neutral_value(tiny_config, tmp_path):
+    config = tiny_config("supervised")
+    rankmatch.fit(config, tmp_path, Rows(), should_stop=stop_at(1))
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    state = checkpoint.load(path)
+    del state["numerics"]["trainer"]["learning_rate_lag"]
+    checkpoint.save(tmp_path / "old", 1, state, 1)
+    old = checkpoint.newest(tmp_path / "old")
+    config.numerics.trainer.learning_rate_lag = 1
+    with pytest.raises(ValueError, match=r"trained with trainer.learning_rate_lag=0; this run has 1"):
+        rankmatch.fit(config, tmp_path / "new", Rows(), resume_from=old)
+    config.numerics.trainer.learning_rate_lag = 0
+    assert rankmatch.fit(config, tmp_path / "new", Rows(), resume_from=old).finished
+    state["numerics"]["trainer"]["younger"] = 1
+    checkpoint.save(tmp_path / "young", 1, state, 1)
+    with pytest.raises(ValueError, match=r"trained with trainer.younger, which this version does not know"):
+        rankmatch.fit(config, tmp_path / "new", Rows(), resume_from=checkpoint.newest(tmp_path / "young"))
+
+
 def test_step_of_bfloat16_is_near_that_of_float32(tiny_config, tmp_path):
     rows = {}
     for precision in ("float32", "bfloat16"):
