@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,11 +94,11 @@ class _Head(Listener):
             self._is_given_up()
         return code
 
-    def _tell_of_begin(self) -> None:
+    def _tell_of_begin(self) -> threading.Thread:
         where = f"job {job_id()} on {socket.gethostname()}"
         campaign = self.task.owner["campaign"]
         text = f"{self._grid}: the first cell has begun, {self.cell.path.name} in {where}"
-        self.task.notifier.tell(f"started {campaign}", text, once=True)
+        return self.task.notifier.tell_beside(f"started {campaign}", text)
 
     def _is_given_up(self) -> bool:
         """Tell, here and to whom it concerns, whether the policy gives the cell up."""

@@ -5,11 +5,14 @@ import os
 import smtplib
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +41,36 @@ class Notifier:
         """Take what a site says."""
         return cls(str(grid_dir), site.mail_user, site.mail_server, tuple(site.notify_command))
 
-    def tell(self, cause: str, text: str, *, once: bool = False) -> bool:
-        """Send a line of text unless one of the same cause was sent within the hour, or ever.
+    def tell(self, cause: str, text: str, *, once: bool = False, insists: bool = False) -> bool:
+        """Send a line of text unless one of the same cause was sent within the hour, or ever; tell whether it went.
 
-        A notice that fails is told and harms nothing.
+        A notice that fails is written to the log and harms nothing. One that `insists` is sent even where nobody can
+        note that it was, on a full disk; others are not, since each job of a grid would send it then.
         """
-        ways = self._ways()
-        if not ways or not self._claim(cause, once=once):
-            return False
-        failed = [error for way in ways if (error := _failure(way, text))]
-        for error in failed:
-            sys.stderr.write(f"the notice {text!r} was not sent: {error}\n")
-        if failed:
-            self._note(cause, is_sent=False)
-        return not failed
+        with harmless(f"the notice {text!r}"):
+            ways = self._ways()
+            if not ways or not self._claims(cause, text, once=once, insists=insists):
+                return False
+            failed = [error for way in ways if (error := _failure(way, text))]
+            for error in failed:
+                sys.stderr.write(f"the notice {text!r} was not sent: {error}\n")
+            if failed:
+                self._note(cause, is_sent=False)
+            return len(failed) < len(ways)
+        return False
+
+    def tell_beside(self, cause: str, text: str) -> threading.Thread:
+        """Send a line once for ever, from a thread: who has to hear Slurm's signals waits for no mail server."""
+        thread = threading.Thread(target=partial(self.tell, cause, text, once=True), daemon=True)
+        thread.start()
+        return thread
+
+    def _claims(self, cause: str, text: str, *, once: bool, insists: bool) -> bool:
+        try:
+            return self._claim(cause, once=once)
+        except (OSError, filelock.Timeout) as error:
+            sys.stderr.write(f"that the notice {text!r} is sent cannot be noted: {_words_of(error)}\n")
+            return insists
 
     def _ways(self) -> list[Callable[[str], None]]:
         webhook = os.environ.get(WEBHOOK)
@@ -80,22 +99,52 @@ class Notifier:
             self._write(cause, is_sent=is_sent)
 
     def _lock(self) -> filelock.BaseFileLock:
-        return filelock.FileLock(Path(self.grid_dir) / ".notices.lock")
+        return filelock.FileLock(Path(self.grid_dir) / ".notices.lock", timeout=TIMEOUT_S)
 
     def _read(self) -> dict[str, Any]:
+        """Return what was sent; a damaged file, as a full disk leaves it, is as good as none and is replaced."""
         path = Path(self.grid_dir) / SENT
-        return files.read_json(path) if path.exists() else {}
+        try:
+            content: Any = files.read_json(path)
+            is_whole = isinstance(content, dict) and all(
+                isinstance(sent, dict) and {"time", "sent"} <= sent.keys() for sent in content.values()
+            )
+            if not is_whole:
+                raise ValueError(f"{path} must hold when each cause was told; it is damaged")
+            known: dict[str, Any] = content
+            return known
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            sys.stderr.write(f"{error}; notices may be sent again\n")
+            return {}
 
     def _write(self, cause: str, *, is_sent: bool) -> None:
         content = {**self._read(), cause: {"time": time.time(), "sent": is_sent}}
         files.replace(Path(self.grid_dir) / SENT, files.to_text(content))
 
 
+@contextmanager
+def harmless(what: str) -> Iterator[None]:
+    """Have something that only informs fail with a word in the log: it must not end what trains or submits."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):  # the log itself may be on a full disk
+            sys.stderr.write(f"{what} failed: {_words_of(error)}\n")
+
+
+def _words_of(error: Exception) -> str:
+    """Say what went wrong: in the system's own words, else by its class alone, since the rest may hold an address."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def _failure(way: Callable[[str], None], text: str) -> str:
-    """Send in one way; return the class of what went wrong, since the rest may hold an address."""
+    """Send in one way; return what went wrong: no way that fails may keep the others from being tried."""
     try:
         way(text)
-    except (OSError, ValueError, subprocess.SubprocessError, smtplib.SMTPException) as error:
+    except Exception as error:
         return type(error).__name__
     return ""
 

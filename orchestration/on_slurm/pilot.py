@@ -149,7 +149,7 @@ class _Head(Listener):
             return
         self.has_told = True
         text = f"{self._grid}: the first cell has begun, in the pilot of job {job_id()}"
-        self.task.notifier.tell(f"started {self.task.owner['campaign']}", text, once=True)
+        self.task.notifier.tell_beside(f"started {self.task.owner['campaign']}", text)
 
     def _tell_of_failures(self) -> None:
         states = self.log.read()

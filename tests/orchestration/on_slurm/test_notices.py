@@ -1,11 +1,16 @@
+import errno
 import json
+import os
 import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import ClassVar
 
+import filelock
 import pytest
 
+from orchestration import files
+from orchestration.on_slurm import notices
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import WEBHOOK, Notifier
 
@@ -113,3 +118,40 @@ def test_nobody_is_told_where_nobody_asked(tmp_path, monkeypatch):
     monkeypatch.delenv(WEBHOOK, raising=False)
     assert not told_by(tmp_path).tell("done", "done")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"done": 1}'])
+def test_damaged_list_of_notices_is_replaced_and_the_notice_is_sent(content, webhook, tmp_path):
+    (tmp_path / "notices.json").write_text(content)
+    assert told_by(tmp_path).tell("done", "it's done")
+    assert not told_by(tmp_path).tell("done", "it's done")
+    assert webhook == [{"text": "it's done"}]
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_notice_on_a_full_disk_is_not_sent_by_each_job_but_by_whom_nobody_else_tells(
+    webhook, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(files, "replace", full)
+    assert not told_by(tmp_path).tell("failed", "it failed")
+    assert "cannot be noted: OSError: No space left on device" in capsys.readouterr().err
+    assert told_by(tmp_path).tell("stands", "it stands still", insists=True)
+    assert webhook == [{"text": "it stands still"}]
+
+
+def test_notice_that_nobody_can_send_ends_nothing_and_is_in_the_log(tmp_path, capsys, monkeypatch):
+    assert not told_by(tmp_path, notify_command=["no-such-mailer"]).tell("done", "it's done")
+    assert capsys.readouterr().err == 'the notice "it\'s done" was not sent: FileNotFoundError\n'
+    monkeypatch.setattr(Notifier, "_ways", full)
+    assert not told_by(tmp_path).tell("other", "another")
+    assert capsys.readouterr().err == "the notice 'another' failed: OSError: No space left on device\n"
+
+
+def test_notice_waits_for_nobody_who_holds_the_list_for_ever(webhook, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(notices, "TIMEOUT_S", 0.1)
+    with filelock.FileLock(tmp_path / ".notices.lock"):
+        assert not told_by(tmp_path).tell("done", "it's done")
+    assert "cannot be noted: Timeout" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -319,6 +320,8 @@ def test_head_tells_that_cells_began_and_which_are_given_up(head, launch_dir, tm
     task = head("sleep 1")
     RunFolder(head.cell).claim(OWNER).event("failed", kind="code error", message="boom")
     task._tell_of_begin()
+    while not (tmp_path / "told").exists():
+        time.sleep(0.01)
     log.write(head.cell.name, JobState.FAILED)
     assert task.run() == 0
     assert (tmp_path / "told").read_text().splitlines() == [

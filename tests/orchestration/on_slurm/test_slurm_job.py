@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -141,13 +142,24 @@ def test_somebody_is_told_once_that_cells_have_begun_and_of_one_that_failed_for_
     task = head()
     task.task = replace(task.task, notifier=Notifier(str(tmp_path), command=("tell",)))
     for _ in range(2):
-        task._tell_of_begin()
+        task._tell_of_begin().join()
     owner = {"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}}
     task.cell.claim(owner).event("failed", kind="code error", message="boom")
     assert task.run() == 0
     first, second = told
     assert first.startswith("grid: the first cell has begun, ") and "in job 7 on " in first
     assert second == f"grid: {task.cell.path.name} is not tried again: code error"
+
+
+def test_training_and_the_passing_on_of_signals_wait_for_no_notice_and_end_by_none(head, tmp_path, monkeypatch):
+    (tmp_path / "notices.json").write_text("")
+    hanging = threading.Event()
+    monkeypatch.setattr(notices, "_run", lambda _: hanging.wait())
+    task = head(f"while [ ! -e {tmp_path}/7.0/stop ]; do sleep 0.1; done; exit 3")
+    task.task = replace(task.task, notifier=Notifier(str(tmp_path), command=("tell",)))
+    task.heard = signal.SIGUSR2
+    assert task.run() == REQUEUE
+    hanging.set()
 
 
 def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys):
