@@ -265,6 +265,9 @@ CheckpointOption = Annotated[
 DatasetOption = Annotated[
     str, typer.Option("--dataset", help="Of experiments/conf/dataset; default: what the checkpoint's run folder says.")
 ]
+NestOption = Annotated[
+    str, typer.Option("--nest", metavar="NAME", help="Of a file with several state dicts, the one meant: model_ema.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 
 
@@ -276,6 +279,7 @@ def evaluate(
         typer.Argument(metavar="[KEY=VALUE]...", help="data_root=... backbone=resnet101 evaluation.mode=sliding"),
     ] = None,
     dataset: DatasetOption = "",
+    nest: NestOption = "",
     device: DeviceOption = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here too, as fractions.")] = None,
 ) -> None:
@@ -284,7 +288,7 @@ def evaluate(
 
     from orchestration import trained
 
-    trained.evaluate(trained.Source(checkpoint, dataset, settings or (), device), Console(), json_file)
+    trained.evaluate(trained.Source(checkpoint, dataset, settings or (), device, nest), Console(), json_file)
 
 
 @app.command()
@@ -296,6 +300,7 @@ def predict(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="backbone=resnet101 evaluation.mode=sliding")
     ] = None,
+    nest: NestOption = "",
     device: DeviceOption = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images of one size that go through the network together.")] = 8,
     overlay: Annotated[bool, typer.Option(help="Also blend each image with its labels.")] = True,
@@ -306,7 +311,7 @@ def predict(
 
     from orchestration import trained
 
-    source = trained.Source(checkpoint, dataset, settings or (), device)
+    source = trained.Source(checkpoint, dataset, settings or (), device, nest)
     trained.predict(source, images, out, Console(), batch_size=batch, overlays=overlay, overwrite=overwrite)
 
 

@@ -64,7 +64,8 @@ def _faults_of_weights(cells: Sequence[Cell]) -> list[str]:
         from rankmatch.models.weights import check_backbone  # torch takes seconds to import
 
         try:
-            check_backbone(config.numerics.model, Path(config.execution.backbone.weights))
+            path, nest = Path(config.execution.backbone.weights), config.numerics.backbone.weights_nest
+            check_backbone(config.numerics.model, path, nest)
         except ValueError as error:
             faults.append(f"backbone.weights: {error}")
     return faults

@@ -34,6 +34,8 @@ class Source:
     settings: Sequence[str] = ()
     """Changes, `key=value`."""
     device: str = "auto"
+    nest: str = ""
+    """Which of several state dicts in the checkpoint is meant; empty: the only one."""
 
 
 def configuration(source: Source) -> TrainConfig:
@@ -173,7 +175,7 @@ def _load(source: Source, config: TrainConfig) -> tuple["DeepLabV3Plus", "torch.
 
     device = choose_device(source.device)
     model = build_model(config.numerics.model, torch.Generator().manual_seed(0))
-    load_checkpoint(model, _parameters(source.checkpoint))
+    load_checkpoint(model, _parameters(source.checkpoint), source.nest)
     return model.to(device).to(memory_format=torch.channels_last), device
 
 

@@ -105,8 +105,12 @@ class BackboneConfig:
     """Start from the file `backbone.weights` (its content is `weights_sha256`), else from random weights."""
     weights_sha256: str = ""
     """Filled from the file by whoever builds the configuration, never by hand."""
+    weights_nest: str = field(default="", metadata={"neutral": ""})
+    """Which of several state dicts in the file is meant, `model_ema` for instance; empty: the only one."""
 
     def __post_init__(self) -> None:
+        if not self.pretrained and self.weights_nest:
+            raise ValueError("backbone.weights_nest must not be given when backbone.pretrained is false")
         if not self.pretrained and self.weights_sha256:
             raise ValueError("backbone.weights must not be given when backbone.pretrained is false")
 

@@ -111,7 +111,7 @@ def make_network(config: TrainConfig, device: torch.device) -> DeepLabV3Plus:
             raise ValueError(
                 f"backbone.weights: {path} is not the file with SHA-256 {numerics.backbone.weights_sha256}"
             )
-        load_backbone(network, path)
+        load_backbone(network, path, numerics.backbone.weights_nest)
     network = network.to(device).to(memory_format=torch.channels_last)
     return synchronise_batch_norm(network, device)
 

@@ -197,6 +197,15 @@ def test_weights_count_by_content_not_by_place(tmp_path: Path) -> None:
     assert signature(first.numerics) == signature(second.numerics) != signature(compose({}).numerics)
 
 
+def test_nest_of_the_weights_is_part_of_the_identity_once_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    settings = {"backbone.weights": str(tmp_path / "w.pth")}
+    plain, ema = (compose(settings | more).numerics for more in ({}, {"backbone.weights_nest": "state_dict_ema"}))
+    assert signature(plain) == signature(compose(settings | {"backbone.weights_nest": ""}).numerics) != signature(ema)
+    with pytest.raises(ValueError, match="weights_nest must not be given when backbone.pretrained is false"):
+        compose({"backbone.pretrained": False, "backbone.weights_nest": "ema"})
+
+
 def test_missing_inputs_are_named() -> None:
     missing = cells.missing_inputs(Cell(compose({"dataset": "camvid", "split_root": "/none"}), {}))
     assert [line.split(" must be ")[0] for line in missing] == ["backbone.weights", "data_root", "split_root"]

@@ -66,6 +66,13 @@ def test_checkpoint_of_another_place_is_read_with_data_set_and_settings(run, tmp
     words = ["--checkpoint", tmp_path / "published.pth", "--dataset", "synthetic", *ARGUMENTS]
     own = scored(tmp_path, "--checkpoint", run[0] / "best.pt")[0]
     assert scored(tmp_path, *words)[0] == own
+    both = {"ema": published["model"], "model": {name: 0 * value for name, value in published["model"].items()}}
+    torch.save(both, tmp_path / "both.pth")
+    words[1] = tmp_path / "both.pth"
+    assert "hold several state dicts (ema, model); choose one: --nest NAME" in str(
+        command("evaluate", *words).exception
+    )
+    assert scored(tmp_path, *words, "--nest", "ema")[0] == own
     done = command("evaluate", "--checkpoint", tmp_path / "published.pth")
     assert "--dataset must be given" in str(done.exception)
 

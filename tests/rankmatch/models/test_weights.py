@@ -1,5 +1,7 @@
 import hashlib
 import os
+import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -37,12 +39,27 @@ def assert_same_state(model: DeepLabV3Plus, expected: dict[str, Tensor]) -> None
     assert all(torch.equal(state[name], expected[name]) for name in state)
 
 
-def as_numpy_1_wrote_it(path: Path) -> Path:
-    old = path.with_name("numpy_1.pth")
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(old, "w") as target:
+# What pickle.dumps(numpy.float64(77.5), 2), as torch.save pickles, gave under numpy 1.26.4 and 2.4.6.
+_DTYPE = b"cnumpy\ndtype\nq\x01X\x02\x00\x00\x00f8q\x02\x89\x88\x87q\x03Rq\x04(K\x03X\x01\x00\x00\x00<q\x05NNN"
+_DTYPE += b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x06b"
+_CODE = b"c_codecs\nencode\nq\x07X\x08\x00\x00\x00\x00\x00\x00\x00\x00`S@q\x08X\x06\x00\x00\x00latin1q\t\x86q\n"
+_CODE += b"Rq\x0b\x86q\x0cRq\r."
+NUMPY_1 = b"\x80\x02cnumpy.core.multiarray\nscalar\nq\x00" + _DTYPE + _CODE
+NUMPY_2 = b"\x80\x02cnumpy._core.multiarray\nscalar\nq\x00" + _DTYPE + _CODE
+
+
+def with_pickled(content: dict[str, object], pickled: bytes, folder: Path) -> Path:
+    """Save a file whose last value was pickled elsewhere."""
+    plain, path = saved(content | {"previous_best": 0.123}, folder), folder / "pickled.pth"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
-            target.writestr(name, source.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    return old
+            data = source.read(name)
+            if name.endswith("data.pkl"):
+                head, mark, tail = data.partition(b"G" + struct.pack(">d", 0.123))
+                assert mark
+                data = head + pickled.removeprefix(b"\x80\x02").removesuffix(b".") + tail
+            target.writestr(name, data)
+    return path
 
 
 @pytest.mark.shared
@@ -99,20 +116,109 @@ def test_one_unknown_name_is_refused(tmp_path: Path) -> None:
         load_checkpoint(built(), saved(state, tmp_path))
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("nested", [False, True])
-def test_checkpoints_load_with_prefix_and_nesting(tmp_path: Path, prefix: str, nested: bool) -> None:
+PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model._orig_mod."]
+NESTS = ["", "state_dict", "model_state", "teacher_state", "model_ema", "any.deeper"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "nest"), [("", ""), *((prefix, "model") for prefix in PREFIXES), *(("module.", nest) for nest in NESTS)]
+)
+def test_checkpoints_load_with_prefix_and_nesting(tmp_path: Path, prefix: str, nest: str) -> None:
     source, model = built(1), built(2)
-    state = {prefix + name: value for name, value in source.state_dict().items()}
-    load_checkpoint(model, saved({"model": state, "epoch": 3} if nested else state, tmp_path))
+    content: dict[str, object] = {prefix + name: value for name, value in source.state_dict().items()}
+    for part in reversed(nest.split(".") if nest else []):
+        content = {part: content, "epoch": 3, "totals": {"loss": torch.zeros(2)}}
+    load_checkpoint(model, saved(content, tmp_path))
     assert_same_state(model, source.state_dict())
 
 
-def test_checkpoint_with_a_numpy_1_scalar_loads(tmp_path: Path) -> None:
+def test_what_wrappers_add_within_names_is_taken_out(tmp_path: Path) -> None:
     source, model = built(1), built(2)
-    content = {"model": source.state_dict(), "previous_best": np.float64(77.5)}
-    load_checkpoint(model, as_numpy_1_wrote_it(saved(content, tmp_path)))
+    state = {name.replace("backbone.", "backbone._orig_mod."): value for name, value in source.state_dict().items()}
+    averaged = {f"module.{name}": value for name, value in state.items()} | {"n_averaged": torch.tensor(5)}
+    load_checkpoint(model, saved(averaged, tmp_path))
     assert_same_state(model, source.state_dict())
+
+
+def test_name_with_and_without_a_wrapper_is_refused(tmp_path: Path) -> None:
+    state = built(1).state_dict()
+    name = next(iter(state))
+    with pytest.raises(ValueError, match="have a name twice, with and without what a wrapper adds to it"):
+        load_checkpoint(built(), saved(state | {f"module.{name}": state[name]}, tmp_path))
+
+
+def test_of_several_nests_one_is_to_be_chosen(tmp_path: Path) -> None:
+    student, teacher, model = built(1), built(2), built(3)
+    path = saved({"model": student.state_dict(), "model_ema": {"module": teacher.state_dict()}}, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"hold several state dicts \(model, model_ema.module\); choose one: --nest NAME$"
+    ):
+        load_checkpoint(model, path)
+    load_checkpoint(model, path, "model_ema.module")
+    assert_same_state(model, teacher.state_dict())
+    with pytest.raises(ValueError, match="hold model, model_ema.module; there is no 'ema'"):
+        load_checkpoint(model, path, "ema")
+    with pytest.raises(ValueError, match="hold bare tensors, without a nest; there is no 'model'"):
+        load_checkpoint(model, saved(student.state_dict(), tmp_path), "model")
+
+
+def test_nest_of_a_backbone_file_is_chosen_by_its_setting(tmp_path: Path) -> None:
+    one, other, model = built(1), built(2), built(3)
+    path = saved({"state_dict": backbone_state(one), "state_dict_ema": backbone_state(other)}, tmp_path)
+    with pytest.raises(ValueError, match="choose one: backbone.weights_nest=NAME"):
+        check_backbone(SMALL, path)
+    check_backbone(SMALL, path, "state_dict_ema")
+    load_backbone(model, path, "state_dict_ema")
+    assert all(torch.equal(value, backbone_state(model)[name]) for name, value in backbone_state(other).items())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><html><title>Sign in</title>", "the file is an HTML page, as a download link"),
+        (b"\xef\xbb\xbf\n  <html lang=en>", "the file is an HTML page, as a download link"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "the file is a Git LFS pointer: ",
+        ),
+        (b"/annex/objects/SHA256E-s1--ab.pth\n", "the file is a git-annex pointer: "),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "the file is an XML text"),
+        (b'{"message": "Not Found"}', "the file is a JSON text"),
+        (b"\x1f\x8b\x08\x00", "the file is packed by gzip"),
+        (b"\x20\x00\x00\x00\x00\x00\x00\x00" + b'{"a":{"dtype":"F32"}}', "the file is a safetensors file"),
+        (b"\x00" * 600, "the file begins with zeros alone"),
+        (b"", "the file is empty"),
+        (b"PK\x03\x04 cut off", "it is cut off"),
+    ],
+)
+def test_file_that_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"weights .*weights.pth cannot be read: {words}") as caught:
+        load_backbone(built(), path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pickled", [NUMPY_1, NUMPY_2])
+def test_checkpoint_with_a_numpy_scalar_loads_as_either_version_wrote_it(tmp_path: Path, pickled: bytes) -> None:
+    assert float(pickle.loads(pickled)) == 77.5
+    source, model = built(1), built(2)
+    load_checkpoint(model, with_pickled({"model": source.state_dict()}, pickled, tmp_path))
+    assert_same_state(model, source.state_dict())
+
+
+@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.float16(0.5)])
+def test_every_float_of_this_numpy_is_read(tmp_path: Path, number: object) -> None:
+    load_checkpoint(built(2), saved({"model": built(1).state_dict(), "previous_best": number}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(np.int64(3), "numpy.dtypes.Int64DType"), (np.zeros(2), "numpy._core.multiarray._reconstruct")],
+)
+def test_nothing_else_of_numpy_is_read(tmp_path: Path, value: object, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"cannot be read: it holds {name}, and only tensors and plain values"):
+        load_checkpoint(built(), saved({"model": built().state_dict(), "value": value}, tmp_path))
 
 
 def test_other_globals_are_refused(tmp_path: Path) -> None:
@@ -167,10 +273,14 @@ def test_truncated_file_is_one_value_error(tmp_path: Path) -> None:
         load_checkpoint(built(), path)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"model": {"epoch": 3}}, torch.zeros(1)])
-def test_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(ValueError, match="hold no state dict"):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [([1, 2], "a list"), ({"model": {"epoch": 3}}, "keys are model"), (torch.zeros(1), "a Tensor"), ({}, "(none)")],
+)
+def test_file_without_a_state_dict_is_refused(tmp_path: Path, content: object, words: str) -> None:
+    with pytest.raises(ValueError, match="hold no state dict") as caught:
         load_checkpoint(built(), saved(content, tmp_path))
+    assert str(caught.value).endswith(words)
 
 
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
