@@ -22,7 +22,7 @@ from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import SchedulerError
 from orchestration.status import Slurm, judge, to_lines, totals
 
-WATCH_S = 30.0
+WATCH_S, LOOK_S = 30.0, 60.0
 
 
 def grid_folder(runs: Path, name: str) -> Path:
@@ -52,8 +52,8 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
         if not watch or not any(row.standing.is_open for row in rows):
             return
         try:
-            _sync(_load(grid_dir), grid_dir)
-        except SchedulerError as error:  # the next time, or `sync`, writes it
+            _sync(_load(grid_dir), grid_dir, wait_s=0.0)
+        except (SchedulerError, ValueError) as error:  # the next time, or `sync`, writes it
             console.print(str(error), highlight=False, markup=False, soft_wrap=True)
         time.sleep(WATCH_S)
 
@@ -136,7 +136,8 @@ def retry(
 
 def reconcile(grid_dir: Path, console: Console) -> None:
     """Bring what is written down in line with Slurm, and MLflow in line with that."""
-    campaign.tidy(grid_dir, console)
+    with only_launch_of(grid_dir, LOOK_S):  # a launch at work has jobs that are not written down yet
+        campaign.tidy(grid_dir, console)
     sync(grid_dir, console)
 
 
@@ -165,12 +166,11 @@ def register(
         raise SchedulerError(f"nothing more was registered: {error}") from None
 
 
-def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "") -> None:
-    with only_launch_of(grid_dir):
-        try:
-            launch.mirror_of(loaded, grid_dir, tracking_uri).sync()
-        except StoreError as error:
-            raise SchedulerError(f"MLflow is not up to date: {error}") from None
+def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "", wait_s: float | None = None) -> None:
+    try:
+        launch.mirror_of(loaded, grid_dir, tracking_uri).sync(wait_s)
+    except StoreError as error:
+        raise SchedulerError(f"MLflow is not up to date: {error}") from None
 
 
 def _load(grid_dir: Path) -> Grid:

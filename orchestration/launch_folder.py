@@ -19,14 +19,21 @@ PLAN = "plan.txt"
 
 
 @contextmanager
-def only_launch_of(grid_dir: Path) -> Iterator[None]:
-    """Refuse a second launch of the same grid while one is at work."""
-    lock = filelock.FileLock(grid_dir / ".launch.lock", timeout=0)
+def only_launch_of(grid_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Refuse a second launch of the same grid while one is at work; who is not asked for at once may wait for its end.
+
+    Raises:
+        ValueError: Another one is at work.
+    """
+    lock = filelock.FileLock(grid_dir / ".launch.lock")
     try:
-        with lock:
-            yield
+        lock.acquire(timeout=wait_s)
     except filelock.Timeout:
         raise ValueError(f"another launch is at work in {grid_dir}; wait for its end or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:

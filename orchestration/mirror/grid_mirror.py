@@ -1,9 +1,12 @@
 """The mirror of a launch: opened before its first job, written beside the work, ended with tables and figures."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+import filelock
 
 from orchestration import files
 from orchestration.cells import Cell
@@ -28,6 +31,8 @@ from orchestration.values import GROUPS
 
 REMEMBERED, CURVES = "mlflow.json", "curves.png"
 FINISH_TIMEOUT_S = 120.0
+TURN_S = 120.0
+"""How long a writer waits for another one of the same grid to be done."""
 
 
 def tracking_uri(given: str, runs: Path) -> str:
@@ -67,6 +72,28 @@ def where(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {without_password(uri)}"
 
 
+@contextmanager
+def only_writer(grid_dir: Path, wait_s: float | None = None) -> Iterator[None]:
+    """Have one process at a time write a grid into MLflow; launches have a lock of their own.
+
+    Args:
+        grid_dir: Folder of the grid.
+        wait_s: How long to wait for another one; None: `TURN_S`.
+
+    Raises:
+        StoreError: Another one has not ended in time; what it leaves out is written the next time.
+    """
+    lock, wait_s = filelock.FileLock(grid_dir / ".mirror.lock"), TURN_S if wait_s is None else wait_s
+    try:
+        lock.acquire(timeout=wait_s)
+    except filelock.Timeout:
+        raise StoreError(f"another process writes MLflow for {grid_dir.name}, and has for {wait_s:.0f} s") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class GridMirror:
     """A grid's experiment, and the thread that writes it."""
 
@@ -91,11 +118,12 @@ class GridMirror:
         remembered["had_password"] = remembered["uri"] != self.uri
         files.replace(self._grid_dir / "launches" / self._launch.id / REMEMBERED, files.to_text(remembered))
         try:
-            mirror = self.open()
-            if writes_all or not is_written_by_jobs(self.uri):
-                self._mirror = mirror
-                return {}
-            mirror.schedule([cell for cell in self._cells if cell.signature in jobs], self._launch.id)
+            with only_writer(self._grid_dir):
+                mirror = self._connect()
+                if writes_all or not is_written_by_jobs(self.uri):
+                    self._mirror = mirror
+                    return {}
+                mirror.schedule([cell for cell in self._cells if cell.signature in jobs], self._launch.id)
         except StoreError as error:
             self.warning = str(error)
             return {}
@@ -105,18 +133,19 @@ class GridMirror:
 
     def start(self) -> None:
         """Keep it up to date from now on."""
-        sync = partial(Mirror.sync, cells=self._cells)
+        sync = self._in_turn(partial(Mirror.sync, cells=self._cells))
         self._thread = MirrorThread(self.open, sync, mirror=self._mirror)
         self._thread.start()
 
-    def sync(self) -> None:
-        """Write all that is missing, now and for as long as it takes.
+    def sync(self, wait_s: float | None = None) -> None:
+        """Write all that is missing, now and for as long as it takes; `wait_s` is that of `only_writer`.
 
         Raises:
-            StoreError: The store does not answer.
+            StoreError: The store does not answer, or another process writes it.
             ValueError: The experiment was deleted, or a driver is missing.
         """
-        self.open().sync(self._cells)
+        with only_writer(self._grid_dir, wait_s):
+            self._connect().sync(self._cells)
 
     def finish_launch(self, loaded: Grid, found: Mapping[str, RunFolder], written: Sequence[Path]) -> str:
         """Write what is left, then how the launch ended, its tables (the report first) and a figure of all curves.
@@ -136,7 +165,7 @@ class GridMirror:
             files=[*written, picture],
             note=written[0].read_text(encoding="utf-8").partition("## Cells")[0],
         )
-        return self._thread.finish(FINISH_TIMEOUT_S, end)
+        return self._thread.finish(FINISH_TIMEOUT_S, self._in_turn(end))
 
     def open(self) -> Mirror:
         """Open the experiment.
@@ -145,6 +174,17 @@ class GridMirror:
             StoreError: The store does not answer.
             ValueError: The experiment was deleted, or a driver is missing.
         """
+        with only_writer(self._grid_dir):
+            return self._connect()
+
+    def _in_turn(self, work: Callable[[Mirror], None]) -> Callable[[Mirror], None]:
+        def wait_and_work(mirror: Mirror) -> None:
+            with only_writer(self._grid_dir):
+                work(mirror)
+
+        return wait_and_work
+
+    def _connect(self) -> Mirror:
         store = Store(self.uri)
         name = self._grid_dir.name
         mirror = Mirror(store, store.experiment(name, artifacts_folder(self.uri, self._grid_dir.parent, name)))

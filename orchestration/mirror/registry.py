@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestration.grid import Grid
-from orchestration.launch_folder import only_launch_of, run_folders
-from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells
+from orchestration.launch_folder import run_folders
+from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, only_writer
 from orchestration.mirror.tracking import MirroredCell
 from orchestration.recorder import Row
 from orchestration.run_folder import RunFolder
@@ -65,19 +65,19 @@ def register(
     for candidate in chosen:
         if not candidate.weights.is_file():
             raise ValueError(f"the weights of {candidate.cell.folder.path.name} must be there; no {candidate.weights}")
-    with only_launch_of(grid_dir):
-        cells = mirrored_cells(loaded, run_folders(loaded, grid_dir))
-        mirror = GridMirror(last_tracking_uri(uri, grid_dir), grid_dir, cells).open()
-        for candidate in chosen:
+    cells = mirrored_cells(loaded, run_folders(loaded, grid_dir))
+    mirror = GridMirror(last_tracking_uri(uri, grid_dir), grid_dir, cells).open()
+    for candidate in chosen:
+        with only_writer(grid_dir):
             mirror.sync([candidate.cell])
             version, is_new = mirror.register(candidate.name, candidate.cell, candidate.weights, candidate.tags())
-            figure = f"{100 * candidate.result['best_miou']:.1f}"
-            word = "" if is_new else ", as before"
-            console.print(
-                f"{candidate.name} version {version}{word}: {candidate.cell.folder.path.name}, mIoU {figure}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        figure = f"{100 * candidate.result['best_miou']:.1f}"
+        word = "" if is_new else ", as before"
+        console.print(
+            f"{candidate.name} version {version}{word}: {candidate.cell.folder.path.name}, mIoU {figure}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _finished(

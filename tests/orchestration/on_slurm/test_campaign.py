@@ -12,6 +12,8 @@ from rich.console import Console
 from orchestration import control, snapshot
 from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
+from orchestration.mirror import grid_mirror
+from orchestration.mirror.grid_mirror import only_writer
 from orchestration.on_slurm import campaign, submissions
 from orchestration.on_slurm.campaign import launch_on_slurm, take_step
 from orchestration.run_cell import run_cell, train_inline
@@ -259,6 +261,42 @@ def test_second_launch_of_a_grid_waits_its_turn(options, slurm, console):
         pytest.raises(ValueError, match="another launch is at work"),
     ):
         launch_on_slurm(options, console)
+
+
+def test_who_writes_mlflow_neither_holds_up_launches_nor_waits_for_them(options, slurm, console, monkeypatch):
+    grid_dir = options.runs / "small"
+    monkeypatch.setattr(grid_mirror, "TURN_S", 0.1)
+    grid_dir.mkdir(parents=True)
+    with only_writer(grid_dir):
+        launch_on_slurm(options, console)
+        take_step(newest_launch(options), console)
+    said = console.export_text()
+    assert "another process writes MLflow for small" in said and said.count("submitted: 4 cells") == 2
+    with only_launch_of(grid_dir):
+        control.sync(grid_dir, console)
+        assert "MLflow is up to date" in console.export_text()
+        with pytest.raises(ValueError, match="must be done"):
+            control.register(grid_dir, [], [], "", console)
+
+
+def test_reconcile_touches_no_launch_that_is_at_work(options, slurm, console, monkeypatch):
+    launch_on_slurm(options, console)
+    monkeypatch.setattr(control, "LOOK_S", 0.1)
+    with (
+        only_launch_of(options.runs / "small"),
+        pytest.raises(ValueError, match="another launch is at work"),
+    ):
+        control.reconcile(options.runs / "small", console)
+
+
+def test_watched_status_goes_on_while_another_process_writes_mlflow(options, slurm, console, monkeypatch):
+    launch_on_slurm(options, console)
+    slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
+    monkeypatch.setattr(control.time, "sleep", lambda _: slurm.queued.clear())
+    with only_writer(options.runs / "small"):
+        control.status(options.runs / "small", console, watch=True)
+    said = console.export_text()
+    assert "MLflow is not up to date: another process writes MLflow for small" in said and "4 lost?" in said
 
 
 def test_sync_writes_what_mlflow_lacks(options, slurm, console):
