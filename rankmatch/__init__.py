@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-NUMERICS = 2
+NUMERICS = 3
 """Raised when a change of the code changes trained numbers; part of every run's identity."""
 
 _LAZY = {"fit": "rankmatch.trainer", "FitResult": "rankmatch.trainer", "evaluate": "rankmatch.evaluation"}

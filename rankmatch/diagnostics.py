@@ -4,17 +4,31 @@ Each is a share between 0 and 1, given as a sum and a count over what one worker
 workers or of an epoch is the sum of the sums divided by the sum of the counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
 from rankmatch.config import IGNORE_INDEX
+from rankmatch.plackett_luce import order_probabilities
 
 Ratio = tuple[Tensor, Tensor]
-RATIOS = ("mask_ratio", "pseudo_label_accuracy", "zero_agent_share", "top_k_weight", "order_agreement")
+RATIOS = ("mask_ratio", "pseudo_label_accuracy", "zero_agent_share", "top_k_weight", "order_mass", "order_agreement")
 """The names in rows, of the figures here and no others."""
+
+DEAD_ORDER_MASS = 0.01
+
+
+def dead_rank_term(row: Mapping[str, float | None]) -> str:
+    """Say so if the rank term no longer teaches anything by an epoch's row; empty if it does, or is not there."""
+    mass = row.get("order_mass")
+    if mass is None or mass >= DEAD_ORDER_MASS:
+        return ""
+    return (
+        f"the rank term is dead: the teacher's probabilities of all orders sum to {mass:.2g} in place of 1 "
+        "(order_mass), since its scores are small against method.epsilon; method.epsilon=0 is the exact divergence"
+    )
 
 
 @torch.no_grad()
@@ -42,11 +56,15 @@ def rank_ratios(
     student: Float[Tensor, "batch positions agents"],
     top_k: int,
     valid: Bool[Tensor, "batch height width"] | None = None,
+    epsilon: float = 0.0,
 ) -> dict[str, Ratio]:
     """Return what the paper argues with about one strong view, from the `correlation_logits` of its loss.
 
     `zero_agent_share`: agents whose teacher features are all zero, which are picked first and tell nothing.
     `top_k_weight`: the teacher's correlation with its K ranked agents, of 1 in all; a mean over pixels.
+    `order_mass`: the sum of the teacher's probabilities of all K! orders, a mean over pixels. It is 1 where `epsilon`
+    is 0. With the authors' epsilon in the denominators it falls to 0 as the teacher saturates, and with it the weight
+    of the rank term, which then teaches nothing.
     `order_agreement`: pixels at which the student's order of these K agents is the teacher's, all K places, without a
     tie; by chance it would be 1 / K!.
 
@@ -55,17 +73,21 @@ def rank_ratios(
         student: Of the strong view, with the agents at the same positions.
         top_k: K.
         valid: The pixels of the loss; None: all.
+        epsilon: That of the loss.
     """
     ranked = teacher.topk(top_k, dim=-1).indices
     in_teachers_order = student.gather(-1, ranked)
     agrees = (in_teachers_order[..., :-1] > in_teachers_order[..., 1:]).all(dim=-1)
-    weight = teacher.softmax(dim=-1).gather(-1, ranked).sum(dim=-1)
+    scores = teacher.softmax(dim=-1).gather(-1, ranked)
+    weight = scores.sum(dim=-1)
+    mass = order_probabilities(scores, epsilon).sum(dim=-1) if epsilon else torch.ones_like(weight)
     counted = torch.ones_like(agrees) if valid is None else valid.flatten(1)
     # An agent is a pixel too, and its product with itself is 0 for zero features alone.
     is_zero = (teacher == 0).all(dim=1)
     return {
         "zero_agent_share": (is_zero.sum(), is_zero.new_ones(is_zero.shape).sum()),
         "top_k_weight": (weight.masked_fill(~counted, 0.0).sum(), counted.sum()),
+        "order_mass": (mass.masked_fill(~counted, 0.0).sum(), counted.sum()),
         "order_agreement": ((agrees & counted).sum(), counted.sum()),
     }
 

@@ -218,7 +218,7 @@ def _rank(
         divide_by_orders=method.rank_divide_by_orders,
         consistency=method.consistency,
     )
-    return sum_and_count, rank_ratios(*correlations, method.top_k, valid)
+    return sum_and_count, rank_ratios(*correlations, method.top_k, valid, method.epsilon)
 
 
 def _means(sums: dict[str, SumAndCount], method: MethodConfig) -> dict[str, Tensor]:

@@ -65,8 +65,10 @@ def enumerated_divergence(
 ) -> Float[Tensor, "*batch"]:
     """Return the authors' divergence, the sum over orders of P_t (log P_t - log(P_s + epsilon)).
 
-    Epsilon stands in the denominators of both P too. Where it is not small against them this is below the exact
-    divergence, at most -log(epsilon), and without gradient for orders that the student holds impossible.
+    Epsilon stands in the denominators of both P too, so these no longer sum to 1 where the scores left at a stage are
+    not large against it. The value is then no divergence: it may be above the exact one or below it, down to 0 where
+    the teacher is saturated, whatever the student says (`order_mass` in diagnostics.py is the teacher's sum). No order
+    costs more than -log(epsilon), and one that the student holds impossible gets no gradient.
 
     Args:
         teacher_scores: Correlations, softmax over all agents, of the ranked ones: their scale counts.

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -18,7 +19,7 @@ from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import TrainLoader, val_loader
 from rankmatch.data.splits import read_splits
 from rankmatch.data.views import ViewMaker
-from rankmatch.diagnostics import RATIOS
+from rankmatch.diagnostics import RATIOS, dead_rank_term
 from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
 from rankmatch.evaluation import Evaluation, evaluate
 from rankmatch.hashing import sha256_of
@@ -281,6 +282,8 @@ class _Run:
 
     def _end_epoch(self, duration_s: float) -> None:
         row = self._quotients(self.totals)
+        if self.world.rank == 0 and (fault := dead_rank_term(row)):
+            warnings.warn(f"epoch {self.result.epoch + 1}: {fault}", stacklevel=2)
         started = time.monotonic()
         evaluation = self._evaluate()
         self.result.epoch += 1

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from rankmatch.config import ModelConfig
 from rankmatch.models.conv3x3 import convolve, speed_up
+from rankmatch.models.initialisation import initialise
 from rankmatch.models.mobilenet import MobileNetV2
 from rankmatch.models.resnet import ResNet
 from rankmatch.models.upsampled import add_convolved
@@ -17,7 +18,6 @@ REDUCED_CHANNELS = 48
 HEAD_CHANNELS = 256
 MOBILENET_HEAD_CHANNELS = 128
 DROP_PROBABILITY = 0.5
-CLASSIFIER_STD = 0.01
 
 Images = Float[Tensor, "batch 3 height width"]
 Features = Float[Tensor, "batch channels feature_height feature_width"]
@@ -147,23 +147,11 @@ def drop_channels(
     return low * low_factor, high * high_factor
 
 
-def initialise(model: DeepLabV3Plus, generator: torch.Generator | None) -> None:
-    """Fill every parameter and running statistic, in the order of `named_parameters`."""
-    for module in model.modules():
-        if module is model.classifier:
-            nn.init.normal_(model.classifier.weight, std=CLASSIFIER_STD, generator=generator)
-            nn.init.zeros_(model.classifier.bias)  # type: ignore[arg-type]
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-
-
 def build_model(model_config: ModelConfig, generator: torch.Generator | None = None) -> DeepLabV3Plus:
     """Build the network with fresh parameters, drawn from the generator (PyTorch's global one if None)."""
     model = outline(model_config)  # so that construction itself draws nothing
     model.to_empty(device="cpu")
-    initialise(model, generator)
+    initialise(model, model.backbone, generator)
     return speed_up(model)
 
 

@@ -13,7 +13,7 @@ from rankmatch.config import (
 )
 from rankmatch.execution import ExecutionConfig, TrainerExecution
 
-_METHOD = {"num_agents": 4, "confidence_threshold": 0.334, "supervised_steps": "equal"}
+_METHOD = {"num_agents": 4, "confidence_threshold": 0.4, "supervised_steps": "equal"}
 
 
 @pytest.fixture

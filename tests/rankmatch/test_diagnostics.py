@@ -1,9 +1,11 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
 
 from rankmatch.agents import correlation_logits
-from rankmatch.diagnostics import RATIOS, pooled, pseudo_label_ratios, rank_ratios
+from rankmatch.diagnostics import RATIOS, dead_rank_term, pooled, pseudo_label_ratios, rank_ratios
 
 
 def random(shape, seed):
@@ -52,6 +54,29 @@ def test_same_features_agree_everywhere_and_a_tie_is_no_order():
     features, agents = random((1, 4, 5, 6), 0), torch.tensor([[0, 7, 12]])
     assert quotient(ratios_of(features, features, agents, 3)["order_agreement"]) == 1
     assert quotient(ratios_of(features, torch.zeros_like(features), agents, 3)["order_agreement"]) == 0
+
+
+def test_order_mass_is_the_sum_over_orders_and_falls_with_the_teachers_scores():
+    features, agents = random((1, 4, 5, 6), 0), torch.tensor([[0, 7, 12, 20]])
+
+    def mass(scale, epsilon):
+        correlations = correlation_logits(scale * features, agents)
+        return quotient(rank_ratios(correlations, correlations, 3, None, epsilon)["order_mass"])
+
+    assert mass(1, 0) == mass(30, 0) == 1
+    assert mass(1, 1e-10) == pytest.approx(1, abs=1e-6)
+    scores = correlation_logits(features, agents).softmax(-1).topk(3).values
+    slow = [
+        sum(a / (a + b + c + 0.1) * b / (b + c + 0.1) * c / (c + 0.1) for a, b, c in permutations(pixel))
+        for pixel in scores[0].tolist()
+    ]
+    assert mass(1, 0.1) == pytest.approx(np.mean(slow))
+    assert mass(30, 1e-10) < 0.01
+
+
+def test_dead_rank_term_is_said_with_its_figure():
+    assert "sum to 0.002 in place of 1" in dead_rank_term({"order_mass": 0.002})
+    assert not any(map(dead_rank_term, ({}, {"order_mass": None}, {"order_mass": 0.9})))
 
 
 def test_agents_without_features_are_counted():

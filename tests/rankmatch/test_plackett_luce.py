@@ -167,6 +167,22 @@ def test_enumerated_divergence_is_capped_where_the_exact_one_grows():
     assert student.grad.isfinite().all()
 
 
+def test_enumerated_divergence_lies_above_or_below_the_exact_one_and_is_0_for_a_saturated_teacher():
+    generator = torch.Generator().manual_seed(0)
+    pairs = [(torch.randn(64, generator=generator) * 12, torch.randn(64, generator=generator) * 12) for _ in range(200)]
+    above = below = 0
+    for teacher, student in pairs:
+        top = teacher.topk(4).indices
+        scores = [values.double().softmax(-1)[top] for values in (teacher, student)]
+        enumerated, exact = enumerated_divergence(*scores, 1e-10).item(), divergence(*scores).item()
+        above, below = above + (enumerated > exact * 1.01), below + (enumerated < exact * 0.99)
+    assert above > 0 and below > 0
+    saturated = torch.tensor([1.0, 1e-30, 1e-31, 1e-32], dtype=torch.float64)
+    assert abs(enumerated_divergence(saturated, saturated.flip(0), 1e-10).item()) < 1e-9
+    assert divergence(saturated, saturated.flip(0)).item() > 60
+    assert order_probabilities(saturated, 1e-10).sum().item() < 1e-9
+
+
 def test_tables_made_in_inference_mode_serve_a_backward_pass():
     teacher, student = positive_scores(7), positive_scores(7, seed=1)
     with torch.inference_mode():

@@ -76,7 +76,7 @@ def test_run_goes_on_from_the_newest_checkpoint_of_its_own_folder(tiny_config, t
     assert [step for step, row in rows if "epoch" not in row] == list(range(10))
 
 
-RANK_RATIOS = ("zero_agent_share", "top_k_weight", "order_agreement")
+RANK_RATIOS = ("zero_agent_share", "top_k_weight", "order_mass", "order_agreement")
 
 
 @pytest.mark.parametrize("method", METHODS)

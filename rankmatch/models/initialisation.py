@@ -1,0 +1,52 @@
+"""What a network starts from: drawn parameters outside the backbone as PyTorch's default, inside it Kaiming's."""
+
+import math
+
+from torch import Generator, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+DRAWS_NOTHING = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+"""Their `reset_parameters` sets ones and zeros, so no generator is needed."""
+
+
+def initialise(model: nn.Module, backbone: nn.Module, generator: Generator | None) -> None:
+    """Fill every parameter and buffer, in the order of `modules`.
+
+    The published recipe starts from PyTorch's default outside the backbone; there the backbone is loaded from a file,
+    and one without a file starts as He et al. (2015) say, which is also torchvision's way.
+
+    Args:
+        model: May hold unfilled memory, as `to_empty` leaves it.
+        backbone: A part of it.
+        generator: What the draws come from; PyTorch's global one if None.
+
+    Raises:
+        ValueError: A module holds values that no rule here fills.
+    """
+    inside = set(backbone.modules())
+    for name, module in model.named_modules():
+        if not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False)):
+            continue
+        if isinstance(module, DRAWS_NOTHING):
+            module.reset_parameters()
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            (_kaiming if module in inside else _torch_default)(module, generator)
+        else:
+            raise ValueError(
+                f"every module must be a convolution, a linear layer or a normalisation, so that its start is known; "
+                f"got {type(module).__name__} as {name!r}: add a rule to rankmatch/models/initialisation.py"
+            )
+
+
+def _kaiming(module: nn.Conv2d | nn.Linear, generator: Generator | None) -> None:
+    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _torch_default(module: nn.Conv2d | nn.Linear, generator: Generator | None) -> None:
+    """Draw as `reset_parameters` does, which takes no generator: uniformly within 1 / sqrt(fan in)."""
+    bound = 1 / math.sqrt(module.weight[0].numel())
+    nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+    if module.bias is not None:
+        nn.init.uniform_(module.bias, -bound, bound, generator=generator)
