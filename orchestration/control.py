@@ -77,8 +77,10 @@ def _log(grid_dir: Path, folder: RunFolder) -> Path | None:
     path = attempts[-1].path / LOG if attempts else None
     if path is not None and path.is_file():
         return path
-    job = submissions.newest_jobs(grid_dir).get(folder.path.name, "")
-    return next(iter(sorted(grid_dir.glob(f"launches/*/jobs/{job}_0_log.out"))), None) if job else None
+    name = folder.path.name
+    launch_dir = submissions.newest_launches(grid_dir).get(name)  # in others, the number may be another job's
+    path = launch_dir / "jobs" / f"{submissions.newest_jobs(grid_dir)[name]}_0_log.out" if launch_dir else None
+    return path if path is not None and path.is_file() else None
 
 
 def _print_log(path: Path, grid_dir: Path, folder: RunFolder, *, follow: bool) -> Path | None:
@@ -107,8 +109,8 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     with _answers():
         queued = queued_cells(grid_dir)
         told = [name for name in queued if name in chosen]
-        kept = {job.job_id for name, job in queued.items() if name not in chosen}  # heads of pilots go on with these
-        jobs = sorted({queued[name].job_id for name in told} - kept)
+        kept = {job.job for name, job in queued.items() if name not in chosen}  # heads of pilots go on with these
+        jobs = sorted({queued[name].job for name in told} - kept)
         submissions.note_cancelled(grid_dir, chosen)
         commands.cancel(jobs)
         for nodes in submissions.nodes_of(grid_dir, jobs):
@@ -203,7 +205,7 @@ def _go_on(grid_dir: Path, console: Console) -> list[str]:
     """Take the next step of a grid that has no controller; return what to say of one whose controller is gone."""
     try:
         launch_dir = campaign.waits_for_a_step(grid_dir)
-        if launch_dir is None or campaign.controller_job(launch_dir) in commands.queue():
+        if launch_dir is None or campaign.controller_job(launch_dir) in submissions.queue(grid_dir):
             return []
     except SlurmError:
         return []

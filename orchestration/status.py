@@ -13,7 +13,7 @@ from orchestration.plan import format_duration, makespan
 
 if TYPE_CHECKING:
     from orchestration.index import IndexedCell
-    from orchestration.on_slurm.commands import EndedJob, QueuedJob
+    from orchestration.on_slurm.commands import EndedJob, Job, QueuedJob
     from orchestration.run_folder import FolderState, RunFolder
 
 
@@ -42,18 +42,18 @@ class Standing(StrEnum):
 class Slurm:
     """What Slurm says of a grid; an empty one of a grid that it never had."""
 
-    submitted: Mapping[str, str]
+    submitted: "Mapping[str, Job]"
     """The newest job of each cell's folder."""
     queued: "Mapping[str, QueuedJob] | None"
     """By the names of the cells' folders; None where squeue says nothing."""
-    ended: "Mapping[str, EndedJob] | None"
+    ended: "Mapping[Job, EndedJob] | None"
     """By job; None where there is no accounting."""
 
-    def word_of(self, job: str) -> str:
+    def word_of(self, job: "Job | None") -> str:
         """Return what accounting says of a job that is gone."""
         if self.ended is None:
             return "there is no accounting"
-        known = self.ended.get(job)
+        known = self.ended.get(job) if job else None
         return f"Slurm says {known.state}, exit code {known.exit_code}" if known else "accounting does not know it"
 
 
@@ -78,12 +78,12 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm) -> CellStatus:
     standing, note = _standing(state, job, slurm, folder.path.name)
     busy_s = state.duration_s if state.status == "done" else folder.busy_s() if cell.num_gpus else 0.0
     node = (job.node if job else "") or state.host
-    return CellStatus(cell, standing, state, job.job_id if job else "", node, note, cell.num_gpus * busy_s)
+    return CellStatus(cell, standing, state, str(job.job) if job else "", node, note, cell.num_gpus * busy_s)
 
 
 def _standing(state: "FolderState", job: "QueuedJob | None", slurm: Slurm, name: str) -> tuple[Standing, str]:
     if state.status == "done":
-        return Standing.DONE, f"job {job.job_id} is still {job.state.lower()}" if job else ""
+        return Standing.DONE, f"job {job.job} is still {job.state.lower()}" if job else ""
     if job is not None and job.is_waiting:
         again = f", after {state.failure or state.status}" if state.status != "missing" else ""
         return Standing.WAITING, f"{job.reason}{again}"
@@ -92,17 +92,18 @@ def _standing(state: "FolderState", job: "QueuedJob | None", slurm: Slurm, name:
             return Standing.RUNNING, ""
         return Standing.STARTING, f"job {job.state.lower()}, attempt {state.num_attempts} {state.status}"
     if state.status in ("running", "missing"):
-        return _without_a_job(state, slurm, slurm.submitted.get(name, ""))
+        return _without_a_job(state, slurm, slurm.submitted.get(name))
     return (Standing.FAILED if state.status == "failed" else Standing.INTERRUPTED), state.failure or ""
 
 
-def _without_a_job(state: "FolderState", slurm: Slurm, submitted: str) -> tuple[Standing, str]:
+def _without_a_job(state: "FolderState", slurm: Slurm, submitted: "Job | None") -> tuple[Standing, str]:
     if state.status == "running" and not state.job:
         return Standing.RUNNING, ""
     if slurm.queued is None:
         return Standing.UNKNOWN, "wrote lately" if state.status == "running" else ""
     if state.status == "running":
-        return Standing.LOST, f"job {state.job} is gone; {slurm.word_of(state.job)}"
+        own = submitted if submitted and submitted.number == state.job else None
+        return Standing.LOST, f"job {state.job} is gone; {slurm.word_of(own)}"
     if not submitted:
         return Standing.NEW, ""
     return Standing.LOST, f"job {submitted} is gone and never began; {slurm.word_of(submitted)}"

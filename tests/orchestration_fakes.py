@@ -21,6 +21,11 @@ class FakeSlurm:
         self.accounted: dict[str, tuple[str, str]] | None = {}
         """State and node; None where accounting is switched off."""
         self.names: dict[str, str] = {}
+        """Numbers of the jobs of a name that is asked for."""
+        self.strangers: dict[str, str] = {}
+        """Names of jobs that have a number of one of ours."""
+        self.users: dict[str, int] = {}
+        """Whose jobs are not this user's."""
         self.cancelled: list[str] = []
         self.is_down = False
         self.max_array_size = 1001
@@ -38,6 +43,13 @@ class FakeSlurm:
             "sacctmgr": lambda command: self.max_submit_jobs.get(command[4], ""),
         }[command[0]](command)
 
+    def name_of(self, number: str) -> str:
+        """The name that sbatch was given with a job."""
+        if number in self.strangers:
+            return self.strangers[number]
+        script = self.folder / f"script.{number.partition('_')[0]}"
+        return flags(script.read_text())["job-name"] if script.is_file() else "somebody-else's"
+
     @property
     def scripts(self) -> list[str]:
         """The scripts that sbatch was given, in order."""
@@ -48,12 +60,16 @@ class FakeSlurm:
         name = next((word.removeprefix("--name=") for word in command if word.startswith("--name=")), None)
         if name is not None:
             return self.names.get(name, "")
-        return "".join(f"{job}|{state}|{node}|None\n" for job, (state, node) in self.queued.items())
+        (asked,) = (word.removeprefix("--user=").split(",") for word in command if word.startswith("--user="))
+        jobs = {job: row for job, row in self.queued.items() if str(self.users.get(job, os.getuid())) in asked}
+        return "".join(f"{job}|{state}|{node}|None|{self.name_of(job)}\n" for job, (state, node) in jobs.items())
 
     def _sacct(self, command: list[str]) -> str:
         if self.accounted is None:
             raise SlurmError("sacct failed with exit code 1: Slurm accounting storage is disabled")
-        return "".join(f"{job}|{state}|1:0|{node}\n" for job, (state, node) in self.accounted.items())
+        return "".join(
+            f"{job}|{state}|1:0|{node}|{self.name_of(job)}\n" for job, (state, node) in self.accounted.items()
+        )
 
     def _scontrol(self, command: list[str]) -> str:
         if "partition" in command:
@@ -61,7 +77,9 @@ class FakeSlurm:
         return f"MaxArraySize = {self.max_array_size}\n"
 
     def _scancel(self, command: list[str]) -> str:
-        self.cancelled += command[2:]
+        name = command[2].removeprefix("--name=")
+        numbers = [word for word in command[3:] if word[0].isdigit()]
+        self.cancelled += [number for number in numbers if self.name_of(number) == name] if numbers else command[2:]
         return ""
 
 

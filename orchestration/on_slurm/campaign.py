@@ -17,7 +17,7 @@ from orchestration.mirror.grid_mirror import last_tracking_uri
 from orchestration.on_slurm import cluster, policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import CONTROLLER, ENDED, Campaign, launches_of
 from orchestration.on_slurm.cluster import ClusterConfig
-from orchestration.on_slurm.commands import QueuedJob, SlurmError
+from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.on_slurm.notices import Notifier
 from orchestration.plan import Action, Plan
 from orchestration.run_folder import folders
@@ -45,8 +45,8 @@ class Submitted:
     planned: Plan
     launch_dir: Path
     jobs: "SlurmJobs | None" = None
-    job_ids: list[str] = field(default_factory=list)
-    controller: str = ""
+    job_ids: list[Job] = field(default_factory=list)
+    controller: Job | None = None
 
     @property
     def num_cells(self) -> int:
@@ -187,10 +187,13 @@ def has_controller(launch_dir: Path) -> bool:
     return Campaign.read(launch_dir).config().controller
 
 
-def controller_job(launch_dir: Path) -> str:
-    """Return the id of a launch's controller; empty where there is none."""
+def controller_job(launch_dir: Path) -> Job | None:
+    """Return the controller of a launch; None where there is none."""
     path = launch_dir / CONTROLLER
-    return str(files.read_json(path)["job_id"]) if path.exists() else ""
+    if not path.exists():
+        return None
+    known = files.read_json(path)
+    return Job(known["job_id"], known.get("name", f"rankmatch-controller-{launch_dir.name[-12:]}"))
 
 
 def tidy(grid_dir: Path, console: Console) -> list[queue_state.Lost]:
@@ -203,7 +206,7 @@ def tidy(grid_dir: Path, console: Console) -> list[queue_state.Lost]:
         for launch_dir, submission in submissions.complete(grid_dir):
             _hand_over(launch_dir, submission)
             console.print(f"found job {submission.job_id} of a launch that was killed: {submission.name}")
-        found = queue_state.record_lost(folders(grid_dir).values())
+        found = queue_state.record_lost(grid_dir)
     except SlurmError as error:
         raise SchedulerError(str(error)) from None
     for lost in found:
@@ -224,7 +227,7 @@ def queued(grid_dir: Path) -> dict[str, str]:
         SchedulerError: squeue says nothing.
     """
     return {
-        name.partition("-")[0]: f"job {job.job_id} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
+        name.partition("-")[0]: f"job {job.job} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
         for name, job in _queued_jobs(grid_dir).items()
     }
 
@@ -243,19 +246,19 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
     software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty} | campaign.difference
     owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software,
              **campaign.mark}  # fmt: skip
-    busy = [job.job_id for job in _queued_jobs(launch_dir.parents[1]).values()]
+    busy = [job.job for job in _queued_jobs(launch_dir.parents[1]).values()]
     scheduler = _scheduler(campaign.config(), Path(campaign.snapshot), campaign, busy)
     handle = scheduler.submit(jobs, launch_dir, owner)
     ids = handle.job_ids
-    controller = ""
+    controller = None
     if campaign.config().controller:
         controller = scheduler.submit_controller(ControllerTask(str(launch_dir)), launch_dir, ids)
-        files.replace(launch_dir / CONTROLLER, files.to_text({"job_id": controller}))
+        files.replace(launch_dir / CONTROLLER, files.to_text({"job_id": controller.number, "name": controller.name}))
     return Submitted(planned, launch_dir, handle, ids, controller)
 
 
 def _scheduler(
-    site: ClusterConfig, sources: Path, limits: "Options | Campaign", busy: Sequence[str] = ()
+    site: ClusterConfig, sources: Path, limits: "Options | Campaign", busy: Sequence[Job] = ()
 ) -> "SlurmScheduler":
     from orchestration.schedulers.slurm import SlurmScheduler
 
@@ -301,7 +304,7 @@ def _say_what(submitted: Submitted, options: Options, console: Console) -> None:
     how_many = f"{count} cells" if count == due else f"{count} of {due} cells, as many as the site takes,"
     jobs = "jobs" if len(submitted.job_ids) > 1 else "job"
     jobs = f"a pilot of {options.num_nodes} nodes, {jobs}" if options.num_nodes else jobs
-    lines = [f"submitted: {how_many} as {jobs} {', '.join(submitted.job_ids)}"]
+    lines = [f"submitted: {how_many} as {jobs} {', '.join(map(str, submitted.job_ids))}"]
     if submitted.controller:
         lines.append(f"job {submitted.controller} goes on when they have ended, and writes the table in the end")
     name = submitted.launch_dir.parents[1].name

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -20,12 +20,30 @@ class SlurmError(Exception):
     """A Slurm command failed or did not answer; nothing is known then."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Job:
+    """A job by its number and its name: a slurmctld that lost its last seconds gives numbers to other jobs again."""
+
+    number: str
+    """`123`, or `123_4` of an array."""
+    name: str
+    """Of what was submitted at once, and of nothing else."""
+
+    @property
+    def array(self) -> "Job":
+        """The whole array."""
+        return Job(self.number.partition("_")[0], self.name)
+
+    def __str__(self) -> str:
+        """Show it as users write it."""
+        return self.number
+
+
 @dataclass(frozen=True, slots=True)
 class QueuedJob:
     """A job or an element of an array that Slurm has not ended yet."""
 
-    job_id: str
-    """`123`, or `123_4` of an array."""
+    job: Job
     state: str
     """PENDING, RUNNING, COMPLETING, ..."""
     node: str
@@ -54,27 +72,34 @@ def is_here() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def queue() -> dict[str, QueuedJob]:
-    """Return this user's jobs that have not ended, array elements each.
+def queue(users: Collection[int] = ()) -> dict[Job, QueuedJob]:
+    """Return the jobs of this user, and of others by their user ids, that have not ended; array elements each.
 
     Raises:
         SlurmError: squeue says nothing; the jobs may be there or not.
     """
-    text = _output(["squeue", "--noheader", "--array", "--me", "--format=%i|%T|%N|%r"])
-    rows = [line.split("|") for line in text.splitlines() if line]
-    return {row[0]: QueuedJob(*row[:4]) for row in rows}
+    asked = ",".join(map(str, sorted({os.getuid(), *users})))
+    text = _output(["squeue", "--noheader", "--array", f"--user={asked}", "--format=%i|%T|%N|%r|%j"])
+    found = {}
+    for line in text.splitlines():
+        words = line.split("|", 4)  # the name comes last, as other people's may hold anything
+        if len(words) == 5:  # not what follows a line end in somebody's name
+            number, state, node, reason, name = words
+            job = Job(number, name)
+            found[job] = QueuedJob(job, state, node, reason)
+    return found
 
 
-def job_ids_by_name(name: str) -> list[str]:
+def jobs_by_name(name: str) -> list[Job]:
     """Find the jobs of a name, queued or as far back as accounting knows, without their array indices.
 
     Raises:
         SlurmError: squeue says nothing.
     """
-    found = _output(["squeue", "--noheader", "--me", f"--name={name}", "--states=all", "--format=%F"]).split()
+    found = _output(["squeue", "--noheader", f"--name={name}", "--states=all", "--format=%F"]).split()
     if not found and (text := _accounting([f"--name={name}", "--format=JobID"])) is not None:
         found = [line.partition("_")[0].partition(".")[0] for line in text.split()]
-    return list(dict.fromkeys(found))
+    return [Job(number, name) for number in dict.fromkeys(found)]
 
 
 def is_queued(name: str) -> bool:
@@ -83,36 +108,47 @@ def is_queued(name: str) -> bool:
     Raises:
         SlurmError: squeue says nothing.
     """
-    return bool(_output(["squeue", "--noheader", "--me", f"--name={name}", "--format=%i"]).strip())
+    return bool(_output(["squeue", "--noheader", f"--name={name}", "--format=%i"]).strip())
 
 
-def ended(job_ids: Iterable[str]) -> Mapping[str, EndedJob] | None:
+def ended(jobs: Iterable[Job]) -> Mapping[Job, EndedJob] | None:
     """Return what accounting says of jobs that have ended; None where there is no accounting.
 
     A job that it does not name is unknown, which says nothing of how it went.
     """
-    wanted = sorted(set(job_ids))
-    found: dict[str, EndedJob] = {}
+    wanted = sorted(set(jobs))
+    rows: dict[Job, list[EndedJob]] = {}
     for first in range(0, len(wanted), 1000):  # one word of a command has at most 128 KiB
-        jobs = ",".join(wanted[first : first + 1000])
-        text = _accounting([f"--jobs={jobs}", "--format=JobID,State,ExitCode,NodeList"])
+        numbers = ",".join(job.number for job in wanted[first : first + 1000])
+        text = _accounting([f"--jobs={numbers}", "--format=JobID,State,ExitCode,NodeList,JobName"])
         if text is None:
             return None
-        rows = [line.split("|") for line in text.splitlines() if line]
-        found |= {row[0]: EndedJob(_state(row[1]), row[2], row[3]) for row in rows}
-    return {job: ended for job, ended in found.items() if ended.state not in ("RUNNING", "PENDING")}
+        for line in text.splitlines():
+            words = line.split("|", 4)
+            if len(words) == 5:
+                rows.setdefault(Job(words[0], words[4]), []).append(EndedJob(_state(words[1]), words[2], words[3]))
+    return {job: end for job in wanted if (end := _end(rows.get(job, [])))}
 
 
-def job_fields(job_id: str) -> dict[str, str]:
+def _end(rows: Sequence[EndedJob]) -> EndedJob | None:
+    """Return how the newest start of a job ended that has ended.
+
+    A job that was requeued has a row for each start, oldest first; of one that waits or runs again, that before counts.
+    """
+    return next((row for row in reversed(rows) if row.state not in ("RUNNING", "PENDING")), None)
+
+
+def job_fields(job: Job) -> dict[str, str]:
     """Return what `scontrol show job` says of a job; empty where it is not known or scontrol is not here.
 
     The text is parsed, as the JSON of scontrol changes between versions.
     """
     try:
-        text = _output(["scontrol", "--oneliner", "show", "job", job_id])
+        text = _output(["scontrol", "--oneliner", "show", "job", job.number])
     except SlurmError:
         return {}
-    return dict(word.split("=", 1) for word in text.split() if "=" in word)
+    fields = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    return fields if fields.get("JobName") == job.name else {}
 
 
 def is_preempted(fields: Mapping[str, str]) -> bool:
@@ -172,14 +208,16 @@ def max_minutes(partition: str) -> int | None:
     return None if limit == "UNLIMITED" else _minutes(limit)
 
 
-def cancel(job_ids: Sequence[str]) -> None:
-    """End jobs; one that has ended already is none of them.
+def cancel(jobs: Collection[Job]) -> None:
+    """End jobs; one that has ended already is none of them, nor is another job that has its number.
 
     Raises:
         SlurmError: scancel failed.
     """
-    for first in range(0, len(job_ids), 500):
-        _output(["scancel", "--quiet", *job_ids[first : first + 500]])
+    for name in sorted({job.name for job in jobs}):
+        numbers = sorted({job.number for job in jobs if job.name == name})
+        for first in range(0, len(numbers), 500):
+            _output(["scancel", "--quiet", f"--name={name}", *numbers[first : first + 500]])
 
 
 def cancel_waiting(name: str) -> None:
@@ -195,7 +233,16 @@ def _accounting(options: Sequence[str]) -> str | None:
     since = (datetime.now() - timedelta(days=60)).strftime("%Y-%m-%d")  # by default sacct starts at midnight
     try:
         return _output(
-            ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--starttime={since}", *options]
+            [
+                "sacct",
+                "--noheader",
+                "--parsable2",
+                "--allusers",
+                "--allocations",
+                "--duplicates",
+                f"--starttime={since}",
+                *options,
+            ]
         )
     except SlurmError:
         return None

@@ -160,9 +160,14 @@ def num_oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sy
 
 
 def batch_epilogue() -> list[str]:
-    """Return the shell lines behind the training's: they requeue exactly this element of the array."""
+    """Return the shell lines behind the training's: they requeue exactly this element of the array.
+
+    Not another job that was given its number while nobody knew of this one.
+    """
     element = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
-    return ["code=$?", f"if [ $code -eq {REQUEUE} ]; then scontrol requeue {element} && sleep 60; fi", "exit $code"]
+    is_own = f'scontrol --oneliner show job {element} | grep --fixed-strings " JobName=$SLURM_JOB_NAME " > /dev/null'
+    requeue = f"scontrol requeue {element} && sleep 60"
+    return ["code=$?", f"if [ $code -eq {REQUEUE} ] && {is_own}; then {requeue}; fi", "exit $code"]
 
 
 def check_sources(root: str) -> None:

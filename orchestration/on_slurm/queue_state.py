@@ -1,6 +1,6 @@
 """How the cells of a grid stand on Slurm: run folders first, squeue second, accounting third."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ from typing import Any
 from orchestration.attempt import Attempt
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_slurm import commands, submissions
-from orchestration.on_slurm.commands import EndedJob, QueuedJob
+from orchestration.on_slurm.commands import EndedJob, Job, QueuedJob
 from orchestration.run_cell import record_loss
-from orchestration.run_folder import RunFolder
+from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import JobState, StateLog
 
 _BY_STATE = {
@@ -39,11 +39,11 @@ def queued_cells(grid_dir: Path) -> dict[str, QueuedJob]:
     Raises:
         SlurmError: squeue says nothing.
     """
-    queued = commands.queue()
+    queued = submissions.queue(grid_dir)
     pilots = {
-        one.job_id: StateLog(launch_dir).read()
+        one.job: StateLog(launch_dir).read()
         for launch_dir, one in submissions.read(grid_dir)
-        if one.is_pilot and one.job_id in queued
+        if one.is_pilot and one.job in queued
     }
     found = {}
     for cell, job in submissions.newest_jobs(grid_dir).items():
@@ -59,22 +59,22 @@ def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) 
     state = states.get(cell, JobState.PENDING)
     if state.has_ended:
         return None
-    waits = {} if state is JobState.RUNNING else {"state": "PENDING", "reason": "waits for a node"}
-    return replace(job, node="", **waits)
+    alone = replace(job, node="")
+    return alone if state is JobState.RUNNING else replace(alone, state="PENDING", reason="waits for a node")
 
 
-def record_lost(folders: Iterable[RunFolder]) -> list[Lost]:
-    """Write down how attempts ended whose jobs are gone and that could not do so themselves.
+def record_lost(grid_dir: Path) -> list[Lost]:
+    """Write down how attempts of a grid ended whose jobs are gone and that could not do so themselves.
 
     One that wrote down only that its process vanished ran out of memory if Slurm says so.
 
     Raises:
         SlurmError: squeue says nothing, and nothing was written.
     """
-    unclear = {folder: job for folder in folders if (job := _job_of_unclear_end(folder))}
+    unclear = {folder: job for folder in folders(grid_dir).values() if (job := _job_of_unclear_end(folder, grid_dir))}
     if not unclear:
         return []
-    queued = commands.queue()
+    queued = submissions.queue(grid_dir)
     gone = {folder: job for folder, job in unclear.items() if job not in queued or queued[job].is_waiting}
     accounted = commands.ended(gone.values()) or {}
     lost = []
@@ -87,15 +87,16 @@ def record_lost(folders: Iterable[RunFolder]) -> list[Lost]:
     return lost
 
 
-def _job_of_unclear_end(folder: RunFolder) -> str:
+def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:
     """Return the job of the newest attempt if that did not write why it ended, and its job was one of Slurm's."""
     attempts = folder.attempts()
     if not attempts or folder.result() is not None:
-        return ""
+        return None
     last = _last_event(attempts[-1])
     if last and (last.get("kind") != FailureClass.LOST or "slurm_state" in last):
-        return ""
-    return str(attempts[-1].owner().get("slurm", {}).get("job", ""))
+        return None
+    known = attempts[-1].owner().get("slurm", {})
+    return submissions.job_of(grid_dir, folder.path.name, known["job"], known.get("name", "")) if known else None
 
 
 def _last_event(attempt: Attempt) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _last_event(attempt: Attempt) -> dict[str, Any]:
     return next((event for event in attempt.events()[-1:] if event["event"] in ("stopped", "failed")), {})
 
 
-def _failure(attempt: Attempt, job: str, known: EndedJob | None) -> Failure:
+def _failure(attempt: Attempt, job: Job, known: EndedJob | None) -> Failure:
     node = attempt.owner()["host"]
     if known is None:
         message = f"job {job} on {node} is gone, and Slurm knows nothing of its end"

@@ -12,11 +12,14 @@ from typing import Any
 from orchestration import files
 from orchestration.failures import FailureClass
 from orchestration.on_slurm import commands
+from orchestration.on_slurm.commands import Job
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 REQUEUE = 85
 """The exit code that the batch script answers with `scontrol requeue`: containers have no scontrol."""
 TEMP_PREFIX = f"{files.PREFIX}j"
+NAME_VARIABLE = "RANKMATCH_JOB_NAME"
+"""Holds the name of this job; in SLURM_JOB_NAME srun may put that of a step."""
 
 
 class Listener:
@@ -24,7 +27,7 @@ class Listener:
 
     def __init__(self, stop_file: Path, signal_before_s: int) -> None:
         self.stop_file, self._signal_before_s = stop_file, signal_before_s
-        self.end_time = commands.end_time(commands.job_fields(job_id()))
+        self.end_time = commands.end_time(commands.job_fields(own_job()))
         self.heard: int | None = None
         for number in SIGNALS:
             signal.signal(number, self._hear)  # after submitit's own, which would save from within the handler
@@ -36,7 +39,7 @@ class Listener:
     def pass_on(self) -> None:
         """Tell trainings of a signal; they write a checkpoint at the next step edge."""
         if self.heard is not None and not self.stop_file.exists():
-            fields = commands.job_fields(job_id())
+            fields = commands.job_fields(own_job())
             says = f"Slurm says {fields['JobState']}" if "JobState" in fields else "Slurm says nothing"
             meaning = self._meaning(self.heard, fields)
             files.replace(self.stop_file, f"{meaning}\n{signal.Signals(self.heard).name} came; {says}")
@@ -72,6 +75,11 @@ def job_id() -> str:
     return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
 
 
+def own_job() -> Job:
+    """Return this job."""
+    return Job(job_id(), os.environ.get(NAME_VARIABLE, ""))
+
+
 def restart() -> str:
     """Return how often Slurm has begun this job again."""
     return os.environ.get("SLURM_RESTART_COUNT", "0")
@@ -79,7 +87,8 @@ def restart() -> str:
 
 def this_job() -> dict[str, Any]:
     """Describe this job as the owners of attempts hold it."""
-    return {"job": job_id(), "restart": int(restart())}
+    job = own_job()
+    return {"job": job.number, **({"name": job.name} if job.name else {}), "restart": int(restart())}
 
 
 def make_folder(jobs_dir: Path) -> Path:
@@ -100,7 +109,7 @@ def remove_leftovers() -> None:
     if not mine:
         return
     try:
-        alive = commands.queue().keys() - {job_id()}
+        alive = {job.number for job in commands.queue()} - {job_id()}
     except commands.SlurmError:
         return  # a container has no squeue
     for path in mine:

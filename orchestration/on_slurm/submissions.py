@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestration import files
 from orchestration.on_slurm import commands
+from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.schedulers import cancel_cells
 
 FOLDER = "submissions"
@@ -20,26 +21,36 @@ class Submission:
     cells: list[str]
     """Names of the cells' folders."""
     job_id: str = ""
-    """Empty until sbatch has told it; one that stays empty is looked up by its name."""
+    """Its number. Empty until sbatch has told it; one that stays empty is looked up by its name."""
     nodes_name: str = ""
     """Of the jobs that lend a pilot its nodes."""
     nodes_id: str = ""
-    """Their array."""
+    """The number of their array."""
+    user: int = -1
+    """Who submitted it, by user id."""
+
+    @property
+    def job(self) -> Job | None:
+        """The array as a whole, or the one job."""
+        return Job(self.job_id, self.name) if self.job_id else None
+
+    @property
+    def nodes(self) -> Job | None:
+        """The array that lends a pilot its nodes."""
+        return Job(self.nodes_id, self.nodes_name) if self.nodes_id else None
 
     @property
     def is_pilot(self) -> bool:
         """Whether cells are no jobs of their own."""
         return bool(self.nodes_name)
 
-    def job_ids(self) -> dict[str, str]:
-        """Return the job of each cell as squeue writes it; empty where it is not known."""
-        if not self.job_id:
-            return dict.fromkeys(self.cells, "")
-        if self.is_pilot:
-            return dict.fromkeys(self.cells, self.job_id)
-        if len(self.cells) == 1:
-            return {self.cells[0]: self.job_id}
-        return {cell: f"{self.job_id}_{number}" for number, cell in enumerate(self.cells)}
+    def jobs(self) -> dict[str, Job]:
+        """Return the job of each cell; of none where sbatch has told no number."""
+        if self.job is None:
+            return {}
+        if self.is_pilot or len(self.cells) == 1:
+            return dict.fromkeys(self.cells, self.job)
+        return {cell: Job(f"{self.job_id}_{place}", self.name) for place, cell in enumerate(self.cells)}
 
     def write(self, launch_dir: Path) -> None:
         """Store it."""
@@ -51,7 +62,23 @@ class Submission:
 def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
     """Return all submissions of a grid with the folders of their launches, oldest first."""
     paths = sorted(grid_dir.glob(f"launches/*/{FOLDER}/*.json"))
-    return [(path.parents[1], Submission(**files.read_json(path))) for path in paths]
+    return [(path.parents[1], _read(path)) for path in paths]
+
+
+def _read(path: Path) -> Submission:
+    submission = Submission(**files.read_json(path))
+    if submission.user < 0:  # written by an earlier version
+        submission.user = path.stat().st_uid
+    return submission
+
+
+def queue(grid_dir: Path) -> dict[Job, QueuedJob]:
+    """Return what squeue says of the jobs of all who have submitted cells of a grid, whichever grids they are of.
+
+    Raises:
+        SlurmError: squeue says nothing; the jobs may be there or not.
+    """
+    return commands.queue({submission.user for _, submission in read(grid_dir)})
 
 
 def complete(grid_dir: Path) -> list[tuple[Path, Submission]]:
@@ -62,8 +89,8 @@ def complete(grid_dir: Path) -> list[tuple[Path, Submission]]:
     """
     found = []
     for launch_dir, submission in read(grid_dir):
-        if not submission.job_id and (ids := commands.job_ids_by_name(submission.name)):
-            submission.job_id = ids[-1]
+        if not submission.job_id and (jobs := commands.jobs_by_name(submission.name)):
+            submission.job_id = jobs[-1].number
             submission.write(launch_dir)
             found.append((launch_dir, submission))
     return found
@@ -76,14 +103,29 @@ def note_cancelled(grid_dir: Path, cells: Iterable[str]) -> None:
         cancel_cells(launch_dir, cells)
 
 
-def nodes_of(grid_dir: Path, heads: Collection[str]) -> list[str]:
+def nodes_of(grid_dir: Path, heads: Collection[Job]) -> list[str]:
     """Return the names of the jobs that lend their nodes to pilots, by the jobs of their heads."""
-    return [one.nodes_name for _, one in read(grid_dir) if one.is_pilot and one.job_id in heads]
+    return [one.nodes_name for _, one in read(grid_dir) if one.is_pilot and one.job in heads]
 
 
-def newest_jobs(grid_dir: Path) -> Mapping[str, str]:
+def newest_jobs(grid_dir: Path) -> Mapping[str, Job]:
     """Return the newest job of each cell's folder that was ever submitted."""
-    jobs: dict[str, str] = {}
+    jobs: dict[str, Job] = {}
     for _, submission in read(grid_dir):
-        jobs |= {cell: job for cell, job in submission.job_ids().items() if job}
+        jobs |= submission.jobs()
     return jobs
+
+
+def newest_launches(grid_dir: Path) -> Mapping[str, Path]:
+    """Return the folder of the launch that submitted the newest job of each cell's folder."""
+    return {cell: launch_dir for launch_dir, submission in read(grid_dir) for cell in submission.jobs()}
+
+
+def job_of(grid_dir: Path, cell: str, number: str, name: str = "") -> Job:
+    """Return the job of a cell's attempt, whose name attempts of earlier versions do not hold."""
+    if name:
+        return Job(number, name)
+    array = number.partition("_")[0]
+    of_cell = [one for _, one in read(grid_dir) if cell in one.cells]
+    names = [job.name for one in of_cell for job in (one.job, one.nodes) if job and job.number == array]
+    return Job(number, names[-1] if names else "")

@@ -18,10 +18,11 @@ from submitit.slurm.slurm import _make_sbatch_string
 from orchestration.on_ray.protocol import TOKEN_VARIABLE
 from orchestration.on_slurm import cluster, commands
 from orchestration.on_slurm.cluster import ClusterConfig
-from orchestration.on_slurm.commands import SlurmError
+from orchestration.on_slurm.commands import Job, SlurmError
 from orchestration.on_slurm.job import CellTask, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.resources import Resources, resources, shares
+from orchestration.on_slurm.signals import NAME_VARIABLE
 from orchestration.on_slurm.submissions import Submission
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError
@@ -54,7 +55,7 @@ class SlurmScheduler:
     """Submits through submitit; the jobs import a snapshot of the sources."""
 
     def __init__(
-        self, config: ClusterConfig, snapshot: Path, *, max_concurrent: int | None = None, busy: Sequence[str] = ()
+        self, config: ClusterConfig, snapshot: Path, *, max_concurrent: int | None = None, busy: Sequence[Job] = ()
     ) -> None:
         """Take a site, the sources of jobs, how many may run at a time, and those of the same grid that may run yet."""
         self._config, self._snapshot, self._max_concurrent, self._busy = config, snapshot, max_concurrent, list(busy)
@@ -77,24 +78,25 @@ class SlurmScheduler:
         arrays = self._arrays(taken, self.site_limits())
         done: list[Submission] = []
         for array in arrays:
-            after = done[array.after].job_id if array.after is not None else self._after()
+            after = self._after() if array.after is None else f"{done[array.after].job}"
             done.append(self._submit(array, launch_dir.resolve(), owner, after))
         return SlurmJobs(taken, done)
 
-    def submit_controller(self, task: Any, launch_dir: Path, after: Sequence[str]) -> str:  # noqa: ANN401 (a callable)
-        """Submit a small job that runs `task` when others have ended; return its id.
+    def submit_controller(self, task: Any, launch_dir: Path, after: Sequence[Job]) -> Job:  # noqa: ANN401 (a callable)
+        """Submit a small job that runs `task` when others have ended.
 
         Raises:
             SchedulerError: sbatch refused.
         """
         config = self._config
-        parameters = self._common(f"rankmatch-controller-{launch_dir.name[-12:]}") | {
+        name = f"{new_name(launch_dir)}-controller"
+        parameters = self._common(name) | {
             "time": config.controller_time_min,
             "nodes": 1,
             "cpus_per_task": 1,
             "mem": "4GB",
             "use_srun": False,  # within a step, sbatch and srun of its own would see the step's settings
-            "dependency": f"afterany:{':'.join(after)}" if after else None,
+            "dependency": f"afterany:{':'.join(map(str, after))}" if after else None,
             "setup": self._setup(),
         }
         if config.controller_partition:
@@ -103,7 +105,7 @@ class SlurmScheduler:
             parameters |= {"mail_user": config.mail_user, "mail_type": "FAIL"}
         executor = self._executor(launch_dir, parameters)
         with _outside_of_jobs(), _refusals():
-            return str(executor.submit(task).job_id)
+            return Job(str(executor.submit(task).job_id), name)
 
     def site_limits(self) -> SiteLimits:
         """Ask the site.
@@ -154,7 +156,7 @@ class SlurmScheduler:
         """Return the jobs that must have ended first; empty where there is room beside them."""
         if self._max_concurrent is None or len(self._busy) < self._max_concurrent:
             return ""
-        return ":".join(dict.fromkeys(job.partition("_")[0] for job in self._busy))
+        return ":".join(dict.fromkeys(job.array.number for job in self._busy))
 
     def _arrays(self, jobs: Sequence[CellJob], limits: SiteLimits) -> list[Array]:
         most = limits.max_array_size
@@ -174,8 +176,8 @@ class SlurmScheduler:
 
     def _submit(self, array: Array, launch_dir: Path, owner: Mapping[str, Any], after: str) -> Submission:
         """Submit one array; written down before sbatch, so that a launch killed behind it can find its jobs by name."""
-        grid = launch_dir.parents[1].name
-        submission = Submission(f"rm-{grid}-{secrets.token_hex(4)}", [job.cell_dir.name for job in array.jobs])
+        cells = [job.cell_dir.name for job in array.jobs]
+        submission = Submission(new_name(launch_dir), cells, user=os.getuid())
         submission.write(launch_dir)
         submission.job_id = self._hand_over(
             [self._task(job, array, launch_dir, owner) for job in array.jobs],
@@ -241,7 +243,8 @@ class SlurmScheduler:
 
     def _setup(self) -> list[str]:
         # PYTHONSAFEPATH: else the folder in which somebody typed the command comes before the snapshot
-        return cluster.shell_setup(self._config, {"PYTHONPATH": str(self._snapshot), "PYTHONSAFEPATH": "1"})
+        own = f"export {NAME_VARIABLE}=$SLURM_JOB_NAME"
+        return [own, *cluster.shell_setup(self._config, {"PYTHONPATH": str(self._snapshot), "PYTHONSAFEPATH": "1"})]
 
     def _common(self, name: str) -> dict[str, Any]:
         config = self._config
@@ -259,15 +262,22 @@ class SlurmScheduler:
         } | named
 
 
+def new_name(launch_dir: Path) -> str:
+    """Return a name that no other job has, within the 255 characters that accounting keeps."""
+    return f"rm-{launch_dir.parents[1].name[:200]}-{secrets.token_hex(4)}"
+
+
 def hand_over(launch_dir: Path, submission: Submission) -> None:
     """Give the jobs of a launch that was killed right behind sbatch their tasks, which wait in files without their ids.
 
     submitit's jobs look for a file named after them; one that has looked in vain for a minute has failed.
     """
     waiting = {path: path.read_bytes() for path in (launch_dir / JOBS).glob("*.pkl") if "_" not in path.name}
-    for cell, job_id in submission.job_ids().items():
+    for cell, job in submission.jobs().items():
         for path in [path for path, content in waiting.items() if cell.encode() in content]:  # a task names its cell's
-            path.replace(JobPaths(launch_dir / JOBS, job_id).submitted_pickle)  # folder; nothing is unpickled for that
+            path.replace(
+                JobPaths(launch_dir / JOBS, job.number).submitted_pickle
+            )  # folder; nothing is unpickled for that
             del waiting[path]  # the head of a pilot has all cells
 
 
@@ -277,12 +287,12 @@ class SlurmJobs:
     def __init__(self, jobs: Sequence[CellJob], submissions: Sequence[Submission]) -> None:
         self.submissions = list(submissions)
         self._folders = {job.name: RunFolder(job.cell_dir) for job in jobs}
-        self._job_ids = {name: job for submission in submissions for name, job in submission.job_ids().items()}
+        self._jobs = {name: job for submission in submissions for name, job in submission.jobs().items()}
 
     @property
-    def job_ids(self) -> list[str]:
+    def job_ids(self) -> list[Job]:
         """All that was submitted, a pilot's nodes too."""
-        return [job for one in self.submissions for job in (one.job_id, one.nodes_id) if job]
+        return [job for one in self.submissions for job in (one.job, one.nodes) if job]
 
     @property
     def names(self) -> list[str]:
@@ -297,7 +307,7 @@ class SlurmJobs:
         """
         with _answers():
             queued = commands.queue()
-        return {name: _state(folder, queued.get(self._job_ids[name])) for name, folder in self._folders.items()}
+        return {name: _state(folder, queued.get(self._jobs[name])) for name, folder in self._folders.items()}
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until all jobs have ended; false if the time ran out before."""
@@ -310,7 +320,7 @@ class SlurmJobs:
 
     def cancel(self, grace_s: float = 60.0) -> None:
         """Have Slurm end the jobs: it sends SIGTERM, and they write a checkpoint within the site's KillWait."""
-        commands.cancel([submission.job_id for submission in self.submissions if submission.job_id])
+        commands.cancel([submission.job for submission in self.submissions if submission.job])
         self.wait(grace_s)
 
 

@@ -1,6 +1,6 @@
 """Trains the cells in a pilot: a head job, and an array of jobs that lend their nodes to its Ray."""
 
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from orchestration.on_slurm.resources import Resources, pilot_node, resources, t
 from orchestration.on_slurm.submissions import Submission
 from orchestration.plan import makespan
 from orchestration.schedulers import CellJob, SchedulerError
-from orchestration.schedulers.slurm import Array, SiteLimits, SlurmJobs, SlurmScheduler
+from orchestration.schedulers.slurm import Array, SiteLimits, SlurmJobs, SlurmScheduler, new_name
 
 HEAD_CPUS, HEAD_MEM_GB = 2, 8.0
 
@@ -54,8 +54,8 @@ class PilotScheduler(SlurmScheduler):
         launch_dir = launch_dir.resolve()
         limits = self.site_limits()
         self._check_room(limits)
-        name = f"rm-{launch_dir.parents[1].name}-{secrets.token_hex(4)}"
-        submission = Submission(name, [job.cell_dir.name for job in jobs], nodes_name=f"{name}-nodes")
+        name, cells = new_name(launch_dir), [job.cell_dir.name for job in jobs]
+        submission = Submission(name, cells, nodes_name=f"{name}-nodes", user=os.getuid())
         submission.write(launch_dir)
         head, nodes = self._arrays_of(jobs, limits)
         submission.job_id = self._hand_over(

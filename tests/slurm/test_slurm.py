@@ -94,7 +94,7 @@ def test_job_whose_node_was_given_up_stops_without_writing_while_its_follower_go
         wait_until(lambda: process_start(first.owner()["pid"]) is None)  # noqa: B023
         ends_like(grid, undisturbed, 2)
         assert contents(first.path) == before
-        assert grid.cell.attempts()[1].owner()["slurm"] == {"job": grid.job(), "restart": 1}
+        assert grid.cell.attempts()[1].owner()["slurm"] == {**first.owner()["slurm"], "job": grid.job(), "restart": 1}
 
 
 def contents(attempt: Path) -> dict[str, bytes]:

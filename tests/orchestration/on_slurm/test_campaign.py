@@ -245,7 +245,7 @@ def test_log_is_that_of_the_newest_attempt_or_else_of_the_job(options, slurm, co
         control.logs(grid_dir, "rankmatch")
     with pytest.raises(ValueError, match="CELL must be a signature or a part of a cell's name"):
         control.logs(grid_dir, "nothing")
-    job = submissions.newest_jobs(grid_dir)[cell_of(options, "rankmatch-4-s0").path.name]
+    job = submissions.newest_jobs(grid_dir)[cell_of(options, "rankmatch-4-s0").path.name].number
     (newest_launch(options) / "jobs" / f"{job}_0_log.out").write_text("of the job\n")
     control.logs(grid_dir, "rankmatch-4-s0")
     attempt_of(options, "rankmatch-4-s0", job).path.joinpath("log").write_text("of the attempt\n")
@@ -446,3 +446,59 @@ def test_reconcile_ends_runs_that_mlflow_takes_for_running(options, slurm, conso
     slurm.queued = {}
     control.reconcile(grid_dir, console)
     assert statuses() == ["FAILED"]
+
+
+def test_job_that_was_given_one_of_our_numbers_again_is_not_ours(options, slurm, console):
+    launch_on_slurm(options, console)
+    attempt = attempt_of(options, "rankmatch-4-s0", "1_0")
+    attempt.event("started", step=0)
+    numbers = [*(f"1_{number}" for number in range(4)), "2"]
+    slurm.queued = {number: ("RUNNING", "n1") for number in numbers}
+    slurm.strangers = dict.fromkeys(numbers, "my-thesis")
+    slurm.accounted = {"1_0": ("COMPLETED", "n9")}
+    grid_dir = options.runs / "small"
+    control.status(grid_dir, console)
+    said = console.export_text()
+    assert "4 cells: 4 lost?" in said and "accounting does not know it" in said and "running" not in said
+    assert "job 2, which should go on with this grid, is gone" in said
+    control.cancel(grid_dir, [], console)
+    assert not slurm.cancelled and "0 cells were told to end" in console.export_text()
+    launch_on_slurm(options, console)
+    assert "submitted: 4 cells as job 3" in console.export_text()
+    assert attempt.events()[-1]["kind"] == "lost"
+    assert attempt.events()[-1]["message"] == "job 1_0 on n1 is gone, and Slurm knows nothing of its end"
+
+
+def test_log_of_a_job_is_looked_for_in_the_folder_of_its_own_launch(options, slurm, console, capsys):
+    launch_on_slurm(options, console)
+    first, grid_dir = newest_launch(options), options.runs / "small"
+    name = cell_of(options, "rankmatch-4-s0").path.name
+    number = submissions.newest_jobs(grid_dir)[name].number
+    (first / "jobs" / f"{number}_0_log.out").write_text("of a job that was lost\n")
+    (slurm.folder / "script.1").unlink()  # slurmctld forgot it, and gives 1 again
+    (slurm.folder / "script.2").unlink()
+    launch_on_slurm(options, console)
+    assert submissions.newest_jobs(grid_dir)[name].number == number
+    (newest_launch(options) / "jobs" / f"{number}_0_log.out").write_text("of the job\n")
+    capsys.readouterr()
+    control.logs(grid_dir, "rankmatch-4-s0")
+    assert capsys.readouterr().out.endswith("of the job\n")
+
+
+def test_jobs_of_others_who_launched_the_same_grid_are_seen(options, slurm, console):
+    launch_on_slurm(options, console)
+    ((launch_dir, submission),) = submissions.read(options.runs / "small")
+    assert submission.user == os.getuid()
+    submission.user = 4242
+    submission.write(launch_dir)
+    slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
+    slurm.users = {f"1_{number}": 4242 for number in range(4)}
+    launch_on_slurm(options, console)
+    assert "job 1_0 is pending" in console.export_text(clear=False) and len(slurm.scripts) == 2
+
+
+def test_submission_of_an_earlier_version_is_of_the_owner_of_its_file(options, slurm, console):
+    launch_on_slurm(options, console)
+    (path,) = newest_launch(options).glob("submissions/*.json")
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "user"}))
+    assert [one.user for _, one in submissions.read(options.runs / "small")] == [os.getuid()]

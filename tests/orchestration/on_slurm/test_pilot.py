@@ -23,6 +23,7 @@ from orchestration.launch_plan import Options
 from orchestration.on_ray.stop import CellStop, own_node
 from orchestration.on_slurm import campaign, commands, pilot, queue_state, signals, submissions
 from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.on_slurm.commands import Job
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.pilot import PilotHead, PilotNode, _Head, _Node
 from orchestration.on_slurm.resources import Resources, pilot_node
@@ -56,8 +57,9 @@ def test_head_and_nodes_are_submitted_and_the_nodes_wait_for_the_head(slurm, lau
     handle = scheduler(tmp_path, controller_partition="small").submit(jobs_of(tmp_path, 6), launch_dir, OWNER)
     head, nodes = map(flags, slurm.scripts)
     ((_, submission),) = submissions.read(tmp_path / "grid")
-    assert (submission.job_id, submission.nodes_id, handle.job_ids) == ("1", "2", ["1", "2"])
-    assert submissions.newest_jobs(tmp_path / "grid") == {f"{number:012x}-c": "1" for number in range(6)}
+    assert (submission.job_id, submission.nodes_id, list(map(str, handle.job_ids))) == ("1", "2", ["1", "2"])
+    head_job = Job("1", submission.name)
+    assert submissions.newest_jobs(tmp_path / "grid") == {f"{number:012x}-c": head_job for number in range(6)}
     assert {name: head.get(name) for name in ("job-name", "cpus-per-task", "mem", "partition", "array", "requeue")} == {
         "job-name": submission.name, "cpus-per-task": "2", "mem": "8192MB", "partition": "small", "array": None,
         "requeue": None,
@@ -119,7 +121,7 @@ def test_cell_in_a_pilot_waits_runs_and_is_gone_as_its_head_says(slurm, launch_d
     log.write("000000000000-c", JobState.RUNNING)
     log.write("000000000001-c", JobState.FAILED)
     found = queue_state.queued_cells(grid_dir)
-    assert {cell: (job.job_id, job.state, job.reason) for cell, job in found.items()} == {
+    assert {cell: (job.job.number, job.state, job.reason) for cell, job in found.items()} == {
         "000000000000-c": ("1", "RUNNING", "None"),
         "000000000002-c": ("1", "PENDING", "waits for a node"),
     }

@@ -3,7 +3,7 @@ import subprocess
 import pytest
 
 from orchestration.on_slurm import commands
-from orchestration.on_slurm.commands import EndedJob, QueuedJob, SlurmError
+from orchestration.on_slurm.commands import EndedJob, Job, QueuedJob, SlurmError
 
 
 @pytest.fixture
@@ -26,11 +26,12 @@ def says(monkeypatch):
 
 
 def test_queue_has_each_element_of_an_array(says):
-    says["squeue"] = "12_0|RUNNING|n1|None\n12_3|PENDING||Priority\n14|COMPLETING|n2|None\n"
+    says["squeue"] = "12_0|RUNNING|n1|None|rm-a\n12_3|PENDING||Priority|rm-a\n14|COMPLETING|n2|None|my|th\nesis\n"
+    one, two, three = Job("12_0", "rm-a"), Job("12_3", "rm-a"), Job("14", "my|th")
     assert commands.queue() == {
-        "12_0": QueuedJob("12_0", "RUNNING", "n1", "None"),
-        "12_3": QueuedJob("12_3", "PENDING", "", "Priority"),
-        "14": QueuedJob("14", "COMPLETING", "n2", "None"),
+        one: QueuedJob(one, "RUNNING", "n1", "None"),
+        two: QueuedJob(two, "PENDING", "", "Priority"),
+        three: QueuedJob(three, "COMPLETING", "n2", "None"),
     }
     assert [job.is_waiting for job in commands.queue().values()] == [False, True, False]
 
@@ -50,37 +51,42 @@ def test_silence_is_an_error_and_no_empty_queue(answer, message, says):
 
 
 def test_accounting_tells_of_ended_jobs_since_long_ago(says):
-    says["sacct"] = "12_0|CANCELLED by 1000|0:15|n1\n12_1|NODE_FAIL|1:0|n2\n12_2|RUNNING|0:0|n3\n"
-    assert commands.ended(["12_1", "12_0", "12_2", "99"]) == {
-        "12_0": EndedJob("CANCELLED", "0:15", "n1"),
-        "12_1": EndedJob("NODE_FAIL", "1:0", "n2"),
+    says["sacct"] = (
+        "12_0|CANCELLED by 1000|0:15|n1|rm-a\n12_1|NODE_FAIL|1:0|n2|rm-a\n12_2|RUNNING|0:0|n3|rm-a\n"
+        "99|FAILED|1:0|n1|my-thesis\n"
+    )
+    asked = [Job("12_1", "rm-a"), Job("12_0", "rm-a"), Job("12_2", "rm-a"), Job("99", "rm-b")]
+    assert commands.ended(asked) == {
+        asked[1]: EndedJob("CANCELLED", "0:15", "n1"),
+        asked[0]: EndedJob("NODE_FAIL", "1:0", "n2"),
     }
     command = says["asked"][-1]
     assert "--jobs=12_0,12_1,12_2,99" in command and any(word.startswith("--starttime=20") for word in command)
 
 
 def test_accounting_that_is_switched_off_is_not_an_empty_answer(says):
-    assert commands.ended(["12"]) is None
+    assert commands.ended([Job("12", "rm-a")]) is None
     assert commands.ended([]) == {}
 
 
 def test_jobs_are_found_by_name_in_the_queue_and_behind_it(says):
     says["squeue"], says["sacct"] = "12\n12\n", "7_0\n"
-    assert commands.job_ids_by_name("rm-x") == ["12"]
+    assert commands.jobs_by_name("rm-x") == [Job("12", "rm-x")]
     says["squeue"] = ""
-    assert commands.job_ids_by_name("rm-x") == ["7"]
+    assert commands.jobs_by_name("rm-x") == [Job("7", "rm-x")]
     says["sacct"] = 1
-    assert commands.job_ids_by_name("rm-x") == []
+    assert commands.jobs_by_name("rm-x") == []
 
 
 def test_end_of_a_job_is_read_from_scontrols_text(says):
-    says["scontrol"] = "JobId=3 JobName=a b JobState=RUNNING EndTime=2026-11-24T13:00:00 Comment=x=y\n"
-    fields = commands.job_fields("3")
+    says["scontrol"] = "JobId=3 JobName=rm-a JobState=RUNNING EndTime=2026-11-24T13:00:00 Comment=x=y\n"
+    assert commands.job_fields(Job("3", "rm-b")) == {}
+    fields = commands.job_fields(Job("3", "rm-a"))
     assert fields["JobState"] == "RUNNING" and fields["Comment"] == "x=y"
     assert commands.end_time(fields) is not None
     assert commands.end_time({"EndTime": "Unknown"}) is commands.end_time({}) is None
     says["scontrol"] = FileNotFoundError
-    assert commands.job_fields("3") == {}
+    assert commands.job_fields(Job("3", "rm-a")) == {}
 
 
 @pytest.mark.parametrize(
@@ -99,5 +105,6 @@ def test_size_of_arrays_is_the_sites(says):
 
 def test_many_jobs_are_cancelled_in_parts(says):
     says["scancel"] = ""
-    commands.cancel([str(number) for number in range(1001)])
-    assert [len(command) - 2 for command in says["asked"]] == [500, 500, 1]
+    commands.cancel([Job(str(number), "rm-a") for number in range(1001)])
+    assert [len(command) - 3 for command in says["asked"]] == [500, 500, 1]
+    assert all("--name=rm-a" in command for command in says["asked"])

@@ -195,12 +195,19 @@ def test_stop_is_asked_for_before_the_limit_by_the_longest_way_between_steps(tmp
     assert StopAsked(tmp_path / "other", None).why() == ""
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(REQUEUE, True), (0, False), (1, False)])
-def test_batch_script_requeues_exactly_its_element(code, requeued, tmp_path):
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\nexit 1\n')
+@pytest.mark.parametrize(
+    ("code", "name", "requeued"),
+    [(REQUEUE, "rm-a", True), (0, "rm-a", False), (1, "rm-a", False), (REQUEUE, "my-thesis", False)],
+)
+def test_batch_script_requeues_exactly_its_element_and_no_job_that_was_given_its_number(code, name, requeued, tmp_path):
+    shown = f"JobId=9 ArrayJobId=5 ArrayTaskId=3 JobName={name} UserId=me(1000) JobState=RUNNING"
+    (tmp_path / "scontrol").write_text(
+        f'#!/bin/sh\nif [ "$2 $3 $4" = "show job 5_3" ]; then echo "{shown}"; exit; fi\n'
+        f'echo "$@" > {tmp_path}/said\nexit 1\n'
+    )
     (tmp_path / "scontrol").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "5",
-                   "SLURM_ARRAY_TASK_ID": "3"}  # fmt: skip
+                   "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_NAME": "rm-a"}  # fmt: skip
     script = "\n".join([f"(exit {code})", *batch_epilogue()])
     assert subprocess.run(["bash", "-c", script], env=environment, check=False).returncode == code
     assert (tmp_path / "said").exists() is requeued

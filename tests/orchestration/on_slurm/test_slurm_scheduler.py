@@ -9,6 +9,7 @@ from orchestration_fakes import flags
 
 from orchestration.on_slurm import submissions
 from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.on_slurm.commands import Job
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError
 from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler, hand_over
@@ -44,7 +45,8 @@ def test_jobs_of_equal_resources_are_one_array_that_is_written_down(slurm, launc
     assert f"export PYTHONPATH={tmp_path}/code" in script and "--cpus-per-task=4" in script
     (stored,) = (launch_dir / "submissions").iterdir()
     assert json.loads(stored.read_text())["job_id"] == "1"
-    assert submissions.newest_jobs(tmp_path / "grid") == {f"{n:012x}-c": f"1_{n}" for n in range(5)}
+    name = handle.submissions[0].name
+    assert submissions.newest_jobs(tmp_path / "grid") == {f"{n:012x}-c": Job(f"1_{n}", name) for n in range(5)}
 
 
 def test_arrays_stay_within_the_sites_size_and_one_limit_together(slurm, launch_dir, tmp_path):
@@ -76,7 +78,7 @@ def test_refusal_of_sbatch_is_one_message_and_the_name_stays_to_be_looked_up(slu
     slurm.names[submission.name] = "17\n"
     ((folder, found),) = submissions.complete(tmp_path / "grid")
     assert (folder, found.job_id) == (launch_dir, "17")
-    assert submissions.newest_jobs(tmp_path / "grid")["000000000001-c"] == "17_1"
+    assert submissions.newest_jobs(tmp_path / "grid")["000000000001-c"] == Job("17_1", submission.name)
 
 
 @pytest.mark.parametrize("num_cells", [1, 3])
@@ -88,7 +90,7 @@ def test_found_job_gets_the_tasks_of_its_cells(num_cells, slurm, launch_dir, tmp
     submission.job_id = "17"
     hand_over(launch_dir, submission)
     assert not [path for path in (launch_dir / "jobs").glob("*.pkl") if "_submitted" not in path.name]
-    for cell, job in submission.job_ids().items():
+    for cell, job in submission.jobs().items():
         task = pickle.loads((launch_dir / "jobs" / f"{job}_submitted.pkl").read_bytes()).function
         assert Path(task.cell_dir).name == cell
 
@@ -191,9 +193,9 @@ def test_site_that_says_how_many_jobs_it_takes_gets_no_more(slurm, launch_dir, t
 
 
 def test_jobs_of_an_earlier_launch_count_in_the_limit_of_those_at_a_time(slurm, launch_dir, tmp_path):
-    make = ClusterConfig(), tmp_path / "code"
-    SlurmScheduler(*make, max_concurrent=3, busy=["7_0", "7_1"]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    make, busy = (ClusterConfig(), tmp_path / "code"), [Job("7_0", "rm"), Job("7_1", "rm")]
+    SlurmScheduler(*make, max_concurrent=3, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert flags(slurm.scripts[0])["array"] == "0-3%1" and "dependency" not in flags(slurm.scripts[0])
-    SlurmScheduler(*make, max_concurrent=2, busy=["7_0", "7_1"]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    SlurmScheduler(*make, max_concurrent=2, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert flags(slurm.scripts[1])["array"] == "0-3%2"
     assert flags(slurm.scripts[1])["dependency"] == "afterany:7"
