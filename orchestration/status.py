@@ -46,15 +46,15 @@ class Slurm:
     """The newest job of each cell's folder."""
     queued: "Mapping[str, QueuedJob] | None"
     """By the names of the cells' folders; None where squeue says nothing."""
-    ended: "Mapping[Job, EndedJob] | None"
+    ended: "Mapping[Job, tuple[EndedJob, ...]] | None"
     """By job; None where there is no accounting."""
 
     def word_of(self, job: "Job | None") -> str:
         """Return what accounting says of a job that is gone."""
         if self.ended is None:
             return "there is no accounting"
-        known = self.ended.get(job) if job else None
-        return f"Slurm says {known.state}, exit code {known.exit_code}" if known else "accounting does not know it"
+        ends = self.ended.get(job) if job else None
+        return f"Slurm says {ends[-1].state}, exit code {ends[-1].exit_code}" if ends else "accounting does not know it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ class FakeSlurm:
         """State and node of each job."""
         self.accounted: dict[str, tuple[str, str]] | None = {}
         """State and node; None where accounting is switched off."""
+        self.starts: list[tuple[str, str, str]] = []
+        """Job, state and node of starts of jobs that were requeued."""
         self.names: dict[str, str] = {}
         """Numbers of the jobs of a name that is asked for."""
         self.strangers: dict[str, str] = {}
@@ -57,19 +59,22 @@ class FakeSlurm:
         return [path.read_text() for path in paths]
 
     def _squeue(self, command: list[str]) -> str:
-        name = next((word.removeprefix("--name=") for word in command if word.startswith("--name=")), None)
-        if name is not None:
-            return self.names.get(name, "")
-        (asked,) = (word.removeprefix("--user=").split(",") for word in command if word.startswith("--user="))
-        jobs = {job: row for job, row in self.queued.items() if str(self.users.get(job, os.getuid())) in asked}
+        options = dict(word.removeprefix("--").split("=", 1) for word in command if "=" in word)
+        if options["format"] in ("%i", "%F"):
+            return self.names.get(options["name"], "")
+        jobs = {
+            job: row
+            for job, row in self.queued.items()
+            if str(self.users.get(job, os.getuid())) in options.get("user", str(os.getuid())).split(",")
+            and self.name_of(job) in options.get("name", self.name_of(job)).split(",")
+        }
         return "".join(f"{job}|{state}|{node}|None|{self.name_of(job)}\n" for job, (state, node) in jobs.items())
 
     def _sacct(self, command: list[str]) -> str:
         if self.accounted is None:
             raise SlurmError("sacct failed with exit code 1: Slurm accounting storage is disabled")
-        return "".join(
-            f"{job}|{state}|1:0|{node}|{self.name_of(job)}\n" for job, (state, node) in self.accounted.items()
-        )
+        rows = [*self.starts, *((job, state, node) for job, (state, node) in self.accounted.items())]
+        return "".join(f"{job}|{state}|1:0|{node}|{self.name_of(job)}\n" for job, state, node in rows)
 
     def _scontrol(self, command: list[str]) -> str:
         if "partition" in command:
@@ -77,9 +82,7 @@ class FakeSlurm:
         return f"MaxArraySize = {self.max_array_size}\n"
 
     def _scancel(self, command: list[str]) -> str:
-        name = command[2].removeprefix("--name=")
-        numbers = [word for word in command[3:] if word[0].isdigit()]
-        self.cancelled += [number for number in numbers if self.name_of(number) == name] if numbers else command[2:]
+        self.cancelled += command[2:]
         return ""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 TIMEOUT_S = 30.0
+_QUEUE_FORMAT = "--format=%i|%T|%N|%r|%j"
 _KEPT_STATES = re.compile(r"[A-Z_]+")
 
 
@@ -79,7 +80,10 @@ def queue(users: Collection[int] = ()) -> dict[Job, QueuedJob]:
         SlurmError: squeue says nothing; the jobs may be there or not.
     """
     asked = ",".join(map(str, sorted({os.getuid(), *users})))
-    text = _output(["squeue", "--noheader", "--array", f"--user={asked}", "--format=%i|%T|%N|%r|%j"])
+    return _queued(_output(["squeue", "--noheader", "--array", f"--user={asked}", _QUEUE_FORMAT]))
+
+
+def _queued(text: str) -> dict[Job, QueuedJob]:
     found = {}
     for line in text.splitlines():
         words = line.split("|", 4)  # the name comes last, as other people's may hold anything
@@ -111,13 +115,14 @@ def is_queued(name: str) -> bool:
     return bool(_output(["squeue", "--noheader", f"--name={name}", "--format=%i"]).strip())
 
 
-def ended(jobs: Iterable[Job]) -> Mapping[Job, EndedJob] | None:
-    """Return what accounting says of jobs that have ended; None where there is no accounting.
+def ended(jobs: Iterable[Job]) -> Mapping[Job, tuple[EndedJob, ...]] | None:
+    """Return how each start of jobs ended, as far as it has; None where there is no accounting.
 
-    A job that it does not name is unknown, which says nothing of how it went.
+    A job that was requeued has several, by its restarts. Of one that is not named here nothing is known, which says
+    nothing of how it went.
     """
     wanted = sorted(set(jobs))
-    rows: dict[Job, list[EndedJob]] = {}
+    rows: dict[Job, tuple[EndedJob, ...]] = {}
     for first in range(0, len(wanted), 1000):  # one word of a command has at most 128 KiB
         numbers = ",".join(job.number for job in wanted[first : first + 1000])
         text = _accounting([f"--jobs={numbers}", "--format=JobID,State,ExitCode,NodeList,JobName"])
@@ -125,17 +130,10 @@ def ended(jobs: Iterable[Job]) -> Mapping[Job, EndedJob] | None:
             return None
         for line in text.splitlines():
             words = line.split("|", 4)
-            if len(words) == 5:
-                rows.setdefault(Job(words[0], words[4]), []).append(EndedJob(_state(words[1]), words[2], words[3]))
-    return {job: end for job in wanted if (end := _end(rows.get(job, [])))}
-
-
-def _end(rows: Sequence[EndedJob]) -> EndedJob | None:
-    """Return how the newest start of a job ended that has ended.
-
-    A job that was requeued has a row for each start, oldest first; of one that waits or runs again, that before counts.
-    """
-    return next((row for row in reversed(rows) if row.state not in ("RUNNING", "PENDING")), None)
+            if len(words) == 5 and (state := _state(words[1])) not in ("RUNNING", "PENDING"):
+                job = Job(words[0], words[4])
+                rows[job] = (*rows.get(job, ()), EndedJob(state, words[2], words[3]))
+    return {job: rows[job] for job in wanted if job in rows}
 
 
 def job_fields(job: Job) -> dict[str, str]:
@@ -211,13 +209,19 @@ def max_minutes(partition: str) -> int | None:
 def cancel(jobs: Collection[Job]) -> None:
     """End jobs; one that has ended already is none of them, nor is another job that has its number.
 
+    With `--name`, scancel ends the elements beside one that waits too, so squeue is asked.
+
     Raises:
-        SlurmError: scancel failed.
+        SlurmError: squeue says nothing, or scancel failed.
     """
-    for name in sorted({job.name for job in jobs}):
-        numbers = sorted({job.number for job in jobs if job.name == name})
-        for first in range(0, len(numbers), 500):
-            _output(["scancel", "--quiet", f"--name={name}", *numbers[first : first + 500]])
+    if not jobs:
+        return
+    names = ",".join(sorted({job.name for job in jobs}))
+    found = _queued(_output(["squeue", "--noheader", "--array", f"--name={names}", _QUEUE_FORMAT]))
+    alive = {*found, *(job.array for job in found)}
+    numbers = [job.number for job in sorted({*jobs}) if job in alive]
+    for first in range(0, len(numbers), 500):
+        _output(["scancel", "--quiet", *numbers[first : first + 500]])
 
 
 def cancel_waiting(name: str) -> None:

@@ -1,6 +1,6 @@
 """How the cells of a grid stand on Slurm: run folders first, squeue second, accounting third."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def record_lost(grid_dir: Path) -> list[Lost]:
     lost = []
     for folder, job in gone.items():
         attempt = folder.attempts()[-1]
-        failure = _failure(attempt, job, accounted.get(job))
+        failure = _failure(attempt, job, _end(attempt, accounted.get(job, ())))
         if not _last_event(attempt) or failure.kind is FailureClass.HOST_MEMORY:
             record_loss(folder.path, failure, known_dead=True)
             lost.append(Lost(folder.path.name, failure))
@@ -102,6 +102,12 @@ def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:
 def _last_event(attempt: Attempt) -> dict[str, Any]:
     """Return what an attempt wrote at its end; nothing where it did not."""
     return next((event for event in attempt.events()[-1:] if event["event"] in ("stopped", "failed")), {})
+
+
+def _end(attempt: Attempt, ends: Sequence[EndedJob]) -> EndedJob | None:
+    """Return how the start of a job ended that an attempt was made in, by how often the job had been requeued."""
+    restart = attempt.owner().get("slurm", {}).get("restart", len(ends) - 1)
+    return ends[restart] if 0 <= restart < len(ends) else None
 
 
 def _failure(attempt: Attempt, job: Job, known: EndedJob | None) -> Failure:

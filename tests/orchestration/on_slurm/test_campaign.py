@@ -502,3 +502,16 @@ def test_submission_of_an_earlier_version_is_of_the_owner_of_its_file(options, s
     (path,) = newest_launch(options).glob("submissions/*.json")
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "user"}))
     assert [one.user for _, one in submissions.read(options.runs / "small")] == [os.getuid()]
+
+
+def test_node_failure_is_known_though_the_job_was_requeued_and_preempted_since(options, slurm, console):
+    launch_on_slurm(options, console)
+    attempt = attempt_of(options, "rankmatch-4-s0", "1_0")
+    owner = attempt.owner() | {"slurm": {"job": "1_0", "restart": 0}}
+    (attempt.path / "owner.json").write_text(json.dumps(owner))
+    slurm.queued = {"1_0": ("PENDING", ""), **{f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}}
+    slurm.starts = [("1_0", "NODE_FAIL", "n7"), ("1_0", "REQUEUED", "n8"), ("1_0", "PENDING", "")]
+    campaign.tidy(options.runs / "small", console)
+    last = attempt.events()[-1]
+    assert (last["kind"], last["slurm_state"]) == ("node failure", "NODE_FAIL")
+    assert last["message"] == "job 1_0 on n7: Slurm says NODE_FAIL, exit code 1:0"

@@ -57,8 +57,8 @@ def test_accounting_tells_of_ended_jobs_since_long_ago(says):
     )
     asked = [Job("12_1", "rm-a"), Job("12_0", "rm-a"), Job("12_2", "rm-a"), Job("99", "rm-b")]
     assert commands.ended(asked) == {
-        asked[1]: EndedJob("CANCELLED", "0:15", "n1"),
-        asked[0]: EndedJob("NODE_FAIL", "1:0", "n2"),
+        asked[1]: (EndedJob("CANCELLED", "0:15", "n1"),),
+        asked[0]: (EndedJob("NODE_FAIL", "1:0", "n2"),),
     }
     command = says["asked"][-1]
     assert "--jobs=12_0,12_1,12_2,99" in command and any(word.startswith("--starttime=20") for word in command)
@@ -104,7 +104,28 @@ def test_size_of_arrays_is_the_sites(says):
 
 
 def test_many_jobs_are_cancelled_in_parts(says):
-    says["scancel"] = ""
+    says["scancel"], says["squeue"] = "", "".join(f"{number}|PENDING||None|rm-a\n" for number in range(1001))
     commands.cancel([Job(str(number), "rm-a") for number in range(1001)])
-    assert [len(command) - 3 for command in says["asked"]] == [500, 500, 1]
-    assert all("--name=rm-a" in command for command in says["asked"])
+    assert [len(command) - 2 for command in says["asked"][1:]] == [500, 500, 1]
+
+
+def test_nothing_is_cancelled_by_its_number_alone(says):
+    says["scancel"], says["squeue"] = "", "12_3|PENDING||None|rm-a\n14|RUNNING|n1|None|my-thesis\n"
+    commands.cancel([Job("12", "rm-a"), Job("12_3", "rm-a"), Job("14", "rm-b"), Job("15", "rm-a")])
+    assert says["asked"][-1] == ["scancel", "--quiet", "12", "12_3"]
+    says["squeue"] = ""
+    commands.cancel([Job("12", "rm-a")])
+    assert [command[0] for command in says["asked"]] == ["squeue", "scancel", "squeue"]
+
+
+def test_accounting_tells_how_each_start_of_a_job_ended_that_was_requeued(says):
+    says["sacct"] = (
+        "6_0|NODE_FAIL|0:0|n1|rm-a\n6_1|NODE_FAIL|0:0|n1|rm-a\n6_0|REQUEUED|0:0|n2|rm-a\n6_1|RUNNING|0:0|n1|rm-a\n"
+        "6_0|PENDING|0:0|None assigned|rm-a\n"
+    )
+    lost = EndedJob("NODE_FAIL", "0:0", "n1")
+    requeued, running = Job("6_0", "rm-a"), Job("6_1", "rm-a")
+    assert commands.ended([requeued, running]) == {
+        requeued: (lost, EndedJob("REQUEUED", "0:0", "n2")),
+        running: (lost,),
+    }

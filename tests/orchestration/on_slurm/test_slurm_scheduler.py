@@ -135,10 +135,10 @@ def test_states_are_those_of_the_folder_first_and_of_squeue_second(slurm, launch
     attempt.event("failed", kind="code error")
     assert list(handle.poll().values()) == [JobState.PENDING, JobState.RUNNING, JobState.DONE, JobState.FAILED]
     assert not handle.wait(0.1)
-    slurm.queued = {}
-    assert handle.wait(0.1)
     handle.cancel(0.1)
     assert slurm.cancelled == ["1"]
+    slurm.queued = {}
+    assert handle.wait(0.1)
     slurm.is_down = True
     with pytest.raises(SchedulerError, match="squeue did not answer"):
         handle.poll()
