@@ -117,7 +117,7 @@ class BackboneConfig:
 
 @dataclass(kw_only=True, slots=True)
 class MethodConfig:
-    """The losses of a method and their weights (paper, equations 1-12; `authors_code` values by default)."""
+    """The losses of a method and their weights (paper, section 3; `authors_code` values by default)."""
 
     name: str = "rankmatch"
     confidence_threshold: float = 0.95
@@ -143,6 +143,7 @@ class MethodConfig:
     ohem_threshold: float = 0.7
     ohem_min_kept_per_image: int = 100_000
     ohem_scope: str = "global"
+    """`global`: hard pixels are chosen over all workers; `worker`: each worker chooses its own, as the authors do."""
     normalise: str = "global"
     """`global`: sums over all workers divided by counts over all workers; `worker`: each worker by its own count."""
     num_normalisers: int = field(default=1, metadata={"neutral": 1})

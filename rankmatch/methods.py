@@ -133,7 +133,7 @@ def _strong_terms(
 
 
 def total_loss(terms: Mapping[str, Float[Tensor, ""]], method: MethodConfig) -> Float[Tensor, ""]:
-    """Weigh the terms of a method (paper, equation 12; the authors' code with `halve_total`); one not given is 0."""
+    """Weigh the terms of a method (the paper's total; the authors' code with `halve_total`); one not given is 0."""
     if method.name == "supervised":
         return terms["x"]
     terms = defaultdict[str, Any](float, terms)
