@@ -64,15 +64,29 @@ class Attempt:
         """Return how many steps were behind it when it started; None before it started."""
         return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)
 
-    def end(self) -> AttemptEnd:
-        """Return how it ended, as far as it was written down."""
-        events, first = self.events(), self.first_step() or 0
+    def end(self, next_step: int | None = None) -> AttemptEnd:
+        """Return how it ended, as far as it was written down.
+
+        Args:
+            next_step: Where the next attempt began; None: none has, and its newest checkpoint says where one would.
+        """
+        owner, events, first = self.owner(), self.events(), self.first_step()
         last = events[-1] if events else {}
-        row = files.read_last_line(self.path / EPOCHS) or {}
-        step = max(first, row.get("step", -1) + 1, *(event.get("step", 0) for event in events), 0)
+        step = next_step if next_step is not None else self.saved_step()
+        step = (first or 0) if step is None else step
         return AttemptEnd(
-            FailureClass(last.get("kind", FailureClass.LOST)), first, step, trained_on(self.owner(), events)
+            kind=FailureClass(last.get("kind", FailureClass.LOST)),
+            first_step=step if first is None else first,  # one that never started left nothing
+            last_step=step,
+            node=node_of(owner, events),
+            host=trained_on(owner, events),
+            time=last["time"] if "kind" in last else last_write(self.path),
         )
+
+    def saved_step(self) -> int | None:
+        """Return the step of its newest checkpoint, by its name alone: a look into each takes a second a gigabyte."""
+        found = [path.parent.name.removeprefix("step_") for path in self.path.glob("checkpoints/step_*/manifest.json")]
+        return max((int(name) for name in found if name.isdigit()), default=None)
 
     def log_tail(self, num_lines: int = 40) -> str:
         """Return the last lines that it printed."""
@@ -110,6 +124,12 @@ class Attempt:
 def trained_on(owner: Row, events: Sequence[Row]) -> str:
     """Return the host of a training; under a Ray of several nodes it is not that of the owner, who launched it."""
     return str(next((event["host"] for event in events if "host" in event), owner["host"]))
+
+
+def node_of(owner: Row, events: Sequence[Row]) -> str:
+    """Return the node of a training as its scheduler calls it, which need not be how the node calls itself."""
+    named = next((event["node"] for event in events if event.get("node")), owner.get("slurm", {}).get("node"))
+    return str(named or trained_on(owner, events))
 
 
 def last_write(folder: Path) -> float:

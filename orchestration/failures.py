@@ -1,33 +1,13 @@
-"""What can end an attempt early, how an exception is told to be which, and what a new launch tries again."""
+"""How attempts fail, in words, and what is tried again after it: the policy of launches, jobs and controllers."""
 
-import errno
-import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
 
-
-class FailureClass(StrEnum):
-    """Why an attempt ended without a result."""
-
-    PREEMPTED = "preempted"
-    TIME_LIMIT = "time limit"
-    NODE_FAILURE = "node failure"
-    CANCELLED = "cancelled"
-    OUTPERFORMED = "outperformed"
-    """A search trained it no further, as others of its points were ahead."""
-    LOST = "lost"
-    """The process vanished without a word: killed, crashed, or its node is gone."""
-    NEVER_BEGAN = "never began"
-    """The job ended before it claimed an attempt: no Python, no sources, a module that is missing."""
-    GPU_MEMORY = "out of GPU memory"
-    HOST_MEMORY = "out of host memory"
-    DISK_FULL = "disk full"
-    BAD_DATA = "bad data"
-    NON_FINITE_LOSS = "loss is not finite"
-    CODE = "code error"
+from orchestration.failure_class import FailureClass as FailureClass
+from orchestration.failure_signs import class_of
 
 
 class CancelledError(Exception):
@@ -60,7 +40,7 @@ class Failure:
             return cls(**asdict(error.failure))
         text = "".join(traceback.format_exception(error))
         tail = "\n".join(text.splitlines()[-num_lines:])
-        return cls(_classify(error, text), type(error).__name__, str(error), tail)
+        return cls(class_of(error, text), type(error).__name__, str(error), tail)
 
     @classmethod
     def from_dict(cls, fields: dict[str, str]) -> Self:
@@ -81,9 +61,15 @@ class Treatment:
     """What a class of failure gets when nobody is asked."""
 
     retries: int | None = 0
-    """How often a cell is tried again after it; None: for as long as it gets on."""
+    """How often a cell is tried again after it without having got on in between; None: as often as after nothing."""
+    in_all: int | None = None
+    """How often at most, got on or not; None: any number."""
+    wait_min: int = 0
+    """Minutes before the next try; each further one in a row waits twice as long, up to `MAX_WAIT_MIN`."""
     excludes_node: bool = False
     """The next try goes to another node."""
+    by_site: bool = False
+    """Where it hits many cells at once it is no fault of theirs (`outages.py`)."""
     by_launch: bool = True
     """Somebody's new launch tries the cell again: the machine, the data or the code may have been mended."""
 
@@ -91,10 +77,18 @@ class Treatment:
 POLICY = {
     FailureClass.PREEMPTED: Treatment(retries=None),
     FailureClass.TIME_LIMIT: Treatment(retries=None),
-    FailureClass.NODE_FAILURE: Treatment(retries=None, excludes_node=True),
-    FailureClass.LOST: Treatment(retries=2, excludes_node=True),
+    FailureClass.NODE_FAILURE: Treatment(retries=None, excludes_node=True, by_site=True),
+    FailureClass.REQUEUED: Treatment(retries=None),
+    FailureClass.LOST: Treatment(retries=2, in_all=10, excludes_node=True, by_site=True),
     FailureClass.NEVER_BEGAN: Treatment(retries=2),
-    FailureClass.DISK_FULL: Treatment(),
+    FailureClass.FILE_SYSTEM: Treatment(retries=6, wait_min=2, excludes_node=True, by_site=True),
+    FailureClass.NETWORK: Treatment(retries=6, wait_min=2, excludes_node=True, by_site=True),
+    FailureClass.MISSING_FILE: Treatment(retries=2, wait_min=2, excludes_node=True, by_site=True),
+    FailureClass.GPU_FAULT: Treatment(retries=2, in_all=10, excludes_node=True),
+    FailureClass.DATA_WORKER: Treatment(retries=2, in_all=10, excludes_node=True),
+    FailureClass.SHARED_MEMORY: Treatment(retries=2, in_all=10, excludes_node=True),
+    FailureClass.NODE_LIMIT: Treatment(retries=2, in_all=10, wait_min=2, excludes_node=True, by_site=True),
+    FailureClass.DISK_FULL: Treatment(by_site=True),
     FailureClass.BAD_DATA: Treatment(),
     FailureClass.CODE: Treatment(),
     FailureClass.CANCELLED: Treatment(),
@@ -105,6 +99,19 @@ POLICY = {
     FailureClass.NON_FINITE_LOSS: Treatment(by_launch=False),
 }
 MAX_WITHOUT_PROGRESS = 3
+MAX_EXCUSED = 8
+"""So many attempts in a row that ended by the fault of others do not count against a cell."""
+MAX_WAIT_MIN = 60
+AVOIDED_S = 86_400.0
+"""So long a cell keeps away from a node where it failed."""
+
+
+class Fault(StrEnum):
+    """Whose fault the end of an attempt was that hit many cells at once."""
+
+    CELL = ""
+    NODE = "node"
+    SITE = "site"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,87 +120,84 @@ class AttemptEnd:
 
     kind: FailureClass
     first_step: int
+    """Of the checkpoint that it began with."""
     last_step: int
+    """Of the checkpoint that the next one began with, or can."""
     node: str = ""
+    """As the scheduler calls it."""
+    host: str = ""
+    """As it calls itself."""
+    time: float = 0.0
+    """In seconds since 1970."""
+    fault: Fault = Fault.CELL
+
+    @property
+    def got_on(self) -> bool:
+        """Whether it left more than it began with."""
+        return self.last_step > self.first_step
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a cell is tried again without anybody being asked, and why not."""
+    """Whether a cell is tried again without anybody being asked, how soon, and why not."""
 
     again: bool
     why: str = ""
-    excluded_nodes: tuple[str, ...] = ()
+    wait_min: int = 0
 
 
 def decide(ends: Sequence[AttemptEnd]) -> Decision:
     """Decide by all attempts of a cell, in order; one that has had none is begun."""
     if not ends:
         return Decision(again=True)
+    row = _since_it_got_on(ends)
+    excused = [place for place, end in enumerate(row) if end.fault][:MAX_EXCUSED]
+    counted = [end for place, end in enumerate(row) if place not in excused]
+    why = "" if len(row) - 1 in excused else _why_not(ends, counted)
+    return Decision(again=not why, why=why, wait_min=0 if why else _wait_min(row))
+
+
+def _why_not(ends: Sequence[AttemptEnd], counted: Sequence[AttemptEnd]) -> str:
+    """Say why a cell is given up, by all its ends and by those that count since it last got on; empty: it is not."""
     last = ends[-1]
-    if len(ends) >= MAX_WITHOUT_PROGRESS and all(
-        end.last_step <= end.first_step for end in ends[-MAX_WITHOUT_PROGRESS:]
-    ):
-        return Decision(again=False, why=f"no progress in {MAX_WITHOUT_PROGRESS} attempts, last: {last.kind}")
-    retries, tries = POLICY[last.kind].retries, sum(end.kind is last.kind for end in ends)
-    if retries is not None and tries > retries:
-        return Decision(again=False, why=f"{last.kind}, {tries} times" if tries > 1 else str(last.kind))
-    excluded = dict.fromkeys(end.node for end in ends if end.node and POLICY[end.kind].excludes_node)
-    return Decision(again=True, excluded_nodes=tuple(excluded))
+    policy = POLICY[last.kind]
+    if policy.retries == 0:
+        return str(last.kind)
+    # Where a wait is meant to help, the number of tries is that of the class.
+    in_vain = sum(not POLICY[end.kind].wait_min for end in counted if not end.got_on)
+    if in_vain >= MAX_WITHOUT_PROGRESS:
+        return f"no progress in {in_vain} attempts, last: {last.kind}"
+    tries, in_all = (sum(end.kind is last.kind for end in some) for some in (counted, ends))
+    if policy.retries is not None and tries > policy.retries:
+        return f"{last.kind}, {tries} times"
+    return f"{last.kind}, {in_all} times" if policy.in_all is not None and in_all > policy.in_all else ""
+
+
+def _since_it_got_on(ends: Sequence[AttemptEnd]) -> list[AttemptEnd]:
+    """Return the last attempts in a row that left nothing new; the last one in any case."""
+    row = [ends[-1]]
+    for end in reversed(ends[:-1]):
+        if row[-1].got_on or end.got_on:
+            break
+        row.append(end)
+    return row[::-1]
+
+
+def _wait_min(row: Sequence[AttemptEnd]) -> int:
+    """Return how long the next try waits: longer after each in a row that ended by what goes by by itself."""
+    waits = [max(POLICY[end.kind].wait_min, 2 * bool(end.fault)) for end in row]
+    return min(MAX_WAIT_MIN, waits[-1] * 2 ** (sum(map(bool, waits)) - 1)) if waits[-1] else 0
+
+
+def failed_lately(ends: Sequence[AttemptEnd], now: float) -> list[AttemptEnd]:
+    """Return the ends of a cell whose nodes it keeps away from: none that hit the site as a whole, and not for ever."""
+    return [
+        end
+        for end in ends
+        if POLICY[end.kind].excludes_node and end.fault is not Fault.SITE and now - end.time < AVOIDED_S
+    ]
 
 
 def is_tried_again(kind: str | None) -> bool:
     """Tell whether a new launch tries a cell again that failed so, without being asked for it by name."""
     return kind is None or POLICY[FailureClass(kind)].by_launch
-
-
-_BY_NAME = {
-    "CancelledError": FailureClass.CANCELLED,
-    "TaskCancelledError": FailureClass.CANCELLED,
-    "KeyboardInterrupt": FailureClass.CANCELLED,
-    "LostError": FailureClass.LOST,
-    "WorkerCrashedError": FailureClass.LOST,
-    "ActorDiedError": FailureClass.LOST,
-    "RayActorError": FailureClass.LOST,
-    "NodeDiedError": FailureClass.LOST,
-    "NonFiniteLossError": FailureClass.NON_FINITE_LOSS,
-    "MemoryError": FailureClass.HOST_MEMORY,
-}
-_FULL_DISK = re.compile(r"No space left on device|unexpected pos \d+ vs \d+")  # the second is what torch.save says
-_GPU_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
-_HOST_MEMORY = re.compile(r"can't allocate memory|Cannot allocate memory|ran out of memory|killed due to the node")
-_PARTNER_GONE = re.compile(r"gloo/transport/|ncclRemoteError")  # what the other workers of one that was killed say
-_IN_DATA = re.compile(r'File "[^"]*rankmatch[/\\]data[/\\]')
-
-
-def _classify(error: BaseException, text: str) -> FailureClass:
-    """Name the class by the exception's type first, then by what it says, then by where it was raised.
-
-    Types go by name: neither torch nor ray is imported for it, and torch's `OutOfMemoryError` (a GPU's) and Ray's
-    (the node's) differ by module only.
-    """
-    names = [base.__name__ for base in type(error).__mro__]
-    known = [_BY_NAME[name] for name in names if name in _BY_NAME]
-    if known:
-        return known[0]
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FailureClass.DISK_FULL
-    message = str(error)
-    if "OutOfMemoryError" in names:
-        return FailureClass.HOST_MEMORY if _module_of(error, "ray") else FailureClass.GPU_MEMORY
-    for pattern, kind in (
-        (_FULL_DISK, FailureClass.DISK_FULL),
-        (_GPU_MEMORY, FailureClass.GPU_MEMORY),
-        (_HOST_MEMORY, FailureClass.HOST_MEMORY),
-        (_PARTNER_GONE, FailureClass.LOST),
-    ):
-        if re.search(pattern, message):
-            return kind
-    # A data worker's exception keeps its class and carries its traceback as text, so the text is what is searched.
-    if isinstance(error, ValueError | OSError) and _IN_DATA.search(text):
-        return FailureClass.BAD_DATA
-    return FailureClass.CODE
-
-
-def _module_of(error: BaseException, package: str) -> bool:
-    return type(error).__module__.partition(".")[0] == package

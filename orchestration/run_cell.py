@@ -15,6 +15,7 @@ from orchestration.attempt import ENVIRONMENT, AlreadyPublished, Attempt
 from orchestration.cells import from_yaml
 from orchestration.failures import Failure, FailureClass
 from orchestration.mirror.mirror_thread import mirrored
+from orchestration.patience import patiently
 from orchestration.recorder import FencedError
 from orchestration.run_folder import AttemptTaken, RunFolder, process_start
 from orchestration.schedulers import JobState
@@ -49,10 +50,10 @@ def run_cell(
             empty: cancelled.
     """
     folder = RunFolder(cell_dir)
-    if folder.result() is not None:
-        return JobState.DONE
     try:
-        attempt = folder.claim({**owner, "training_pid": os.getpid()})
+        if patiently(folder.result) is not None:
+            return JobState.DONE
+        attempt = patiently(lambda: folder.claim({**owner, "training_pid": os.getpid()}))
     except AttemptTaken:
         return JobState.SUPERSEDED
     except OSError as error:
@@ -146,9 +147,13 @@ class _Body:
         except (FencedError, AlreadyPublished):
             return JobState.SUPERSEDED
         except Exception as error:  # the one broad one: whatever a cell dies of is written down and stays its own
-            if self.attempt.superseded():
+            failure, duration_s = Failure.of(error), self._duration_s()
+        try:
+            if patiently(self.attempt.superseded):
                 return JobState.SUPERSEDED
-            return record_failure(self.attempt, Failure.of(error), duration_s=self._duration_s())
+        except OSError as error:
+            return _unwritten(self.attempt.path, error)
+        return record_failure(self.attempt, failure, duration_s=duration_s)
 
     def _train(self) -> JobState:
         config = from_yaml(self.folder.config())
@@ -195,11 +200,9 @@ def evidence(attempt: Attempt, failure: Failure) -> dict[str, Any]:
 
 def record_failure(attempt: Attempt, failure: Failure, *, duration_s: float | None = None) -> JobState:
     """Write down why an attempt failed."""
-    fields = evidence(attempt, failure)
-    if duration_s is not None:
-        fields["duration_s"] = duration_s
+    known = {} if duration_s is None else {"duration_s": duration_s}
     try:
-        attempt.event("failed", **fields)
+        patiently(lambda: attempt.event("failed", **evidence(attempt, failure), **known))
     except OSError as error:
         sys.stderr.write(f"{attempt.path}: {failure.error}: {failure.message}\n")
         return _unwritten(attempt.path, error)

@@ -174,7 +174,14 @@ class RunFolder:
 
         One that wrote nothing at its end was lost.
         """
-        return [attempt.end() for attempt in self.attempts() if attempt.owner().get("campaign") == campaign]
+        found: list[AttemptEnd] = []
+        next_step: int | None = None
+        for attempt in reversed(self.attempts()):
+            if attempt.owner().get("campaign") == campaign:
+                found.append(attempt.end(next_step))
+            first = attempt.first_step()
+            next_step = next_step if first is None else first
+        return found[::-1]
 
     def busy_s(self) -> float:
         """Return the seconds from the begin of each attempt to its last word."""

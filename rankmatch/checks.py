@@ -1,6 +1,18 @@
-"""The two checks of a value that most refusals are made of."""
+"""The two checks of a value that most refusals are made of, and the refusals that another machine might not make."""
 
 from collections.abc import Collection
+
+
+class MissingFileError(ValueError):
+    """A file or folder that a run needs is not there, or this machine does not see it."""
+
+
+class MissingGpuError(ValueError):
+    """A run asks for a GPU and torch finds none, or the one that is there does not answer."""
+
+
+class LocalDiskError(ValueError):
+    """A disk of this machine has no room for what a run puts there."""
 
 
 def one_of(name: str, value: object, allowed: Collection[object]) -> None:

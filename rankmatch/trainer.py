@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rankmatch import NUMERICS, checkpoint, samples
+from rankmatch.checks import MissingFileError, MissingGpuError
 from rankmatch.config import NumericsConfig, TrainConfig
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import TrainLoader, val_loader
@@ -92,7 +93,7 @@ def choose_device(name: str) -> torch.device:
     """Resolve `auto`; the current GPU where several workers share a node is set by the launcher of the workers."""
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        raise ValueError("trainer.device must be cpu or auto where torch finds no GPU; got 'cuda'")
+        raise MissingGpuError("trainer.device must be cpu or auto where torch finds no GPU; got 'cuda'")
     if name == "auto":
         name = "cuda" if has_gpu else "cpu"
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
@@ -105,7 +106,7 @@ def make_network(config: TrainConfig, device: torch.device) -> DeepLabV3Plus:
     if numerics.backbone.pretrained:
         if not path.is_file():
             given = config.execution.backbone.weights
-            raise ValueError(
+            raise MissingFileError(
                 f"backbone.weights must be an ImageNet file when backbone.pretrained is true; got {given!r}"
             )
         if sha256_of(path) != numerics.backbone.weights_sha256:

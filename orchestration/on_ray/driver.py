@@ -3,7 +3,6 @@
 The launcher follows the cells, or is the head job of a pilot, whose nodes are other jobs.
 """
 
-import heapq
 import json
 import os
 import shutil
@@ -22,13 +21,15 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestration.failures import MAX_WITHOUT_PROGRESS, Decision, Failure, FailureClass, LostError, decide
+from orchestration.failures import MAX_WITHOUT_PROGRESS, Decision, Failure, FailureClass, LostError
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
+from orchestration.on_ray.due import Due
 from orchestration.on_ray.pilot import Nodes, pilot_ray
 from orchestration.on_ray.protocol import beside, kill_session
 from orchestration.on_ray.shares import Machine, Node, Share, elsewhere, max_at_once, share, shunned
 from orchestration.on_ray.stop import CellStop, own_node
+from orchestration.retries import decision_of, failed_hosts
 from orchestration.run_cell import Trainer, record_loss, run_cell
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog
@@ -189,26 +190,27 @@ class _Queue(Searcher):
         """How many cells may run at once, where nodes come and go."""
         self.leaving: Callable[[], Sequence[str]] = tuple
         """Ray's ids of the nodes that get no cell any more."""
-        self._due = list(range(len(shares)))
+        self._due = Due(range(len(shares)))
         self._running: dict[str, int] = {}
-        self._excluded: dict[int, Sequence[str]] = {}
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
-        """Return the next cell; None: wait, one that runs may come back."""
+        """Return the next cell; None: wait, one that runs may come back, or one's time is to come."""
         if not self._due:
             return None if self._running else Searcher.FINISHED
-        if len(self._running) >= self.room():
+        is_stopping = (self.launch_dir / LAUNCH_STOP).exists()  # then each ends at once, and none waits for that
+        if len(self._running) >= self.room() or not self._due.is_ready(at_once=is_stopping):
             return None
-        place = self._running[trial_id] = heapq.heappop(self._due)
+        place = self._running[trial_id] = self._due.take()
         leaving = self.leaving()
         here = [node for node in nodes() if node.ray_id not in leaving]
-        away_from = (*shunned(self._shares[place], here, self._excluded.get(place, ())), *leaving)
+        share = self._shares[place]
+        failed = failed_hosts(RunFolder(share.job.cell_dir), self.owner["campaign"])
         return {
-            "share": self._shares[place],
+            "share": share,
             "launch_dir": self.launch_dir,
             "owner": self.owner,
             "end_time": self._end_time,
-            "shunned": away_from,
+            "shunned": (*shunned(share, here, failed), *leaving),
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -217,11 +219,10 @@ class _Queue(Searcher):
             del self._running[trial_id]
 
     def settle(self, trial_id: str, decision: Decision) -> None:
-        """Forget a trial that failed, or have its cell tried again, on another node where it says so."""
+        """Forget a trial that failed, or have its cell tried again when it says so."""
         place = self._running.pop(trial_id)
         if decision.again:
-            self._excluded[place] = decision.excluded_nodes
-            heapq.heappush(self._due, place)
+            self._due.push(place, decision.wait_min)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: where a launch goes on is written in the run folders."""
@@ -260,7 +261,7 @@ class _Judge(tune.Callback):
         is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
         if is_stopping or not (left_trace or has_moved or self._may_vanish(job)):
             return Decision(again=False)
-        return decide(ends)
+        return decision_of(RunFolder(job.cell_dir), self._queue.owner["campaign"])
 
     def _may_vanish(self, job: CellJob) -> bool:
         """Count a try without a trace; a pilot loses nodes before cells begin on them, so there a cell has a few."""

@@ -3,7 +3,6 @@
 Tune and Optuna remember nothing between launches: both learn anew from the run folders.
 """
 
-import heapq
 import math
 import os
 import threading
@@ -29,9 +28,11 @@ from orchestration.failures import Decision
 from orchestration.index import IndexedCell
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import nodes
+from orchestration.on_ray.due import Due
 from orchestration.on_ray.protocol import beside
 from orchestration.on_ray.shares import Share, shunned
 from orchestration.on_ray.verdicts import Verdict
+from orchestration.retries import failed_hosts
 from orchestration.run_folder import CELLS, RunFolder, folders
 from orchestration.schedulers import LAUNCH_STOP
 from orchestration.search import Search, cells_of, point_of
@@ -86,9 +87,8 @@ class Points(Searcher):
         for place, cell in enumerate(cells_of(search, self._grid_dir)):
             folder = found[cell.signature]
             self._known.append(_Known(cell, folder, str(place), folder.path.name in due))
-        self._due = [place for place, known in enumerate(self._known) if known.due]
+        self._due = Due(place for place, known in enumerate(self._known) if known.due)
         self._running: dict[str, int] = {}
-        self._excluded: dict[int, Sequence[str]] = {}
         self._is_exhausted = False
         self._sampler = study.CountedSampler(search.settings.seed)
         self._optuna = OptunaSearch(
@@ -109,18 +109,18 @@ class Points(Searcher):
         return [known.point for known in self._known if known.is_settled]
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
-        """Return the next point; None: wait, one that runs may come back."""
+        """Return the next point; None: wait, one that runs may come back, or one's time is to come."""
         if (self.launch_dir / LAUNCH_STOP).exists():
             return Searcher.FINISHED
-        if not self._due and (len(self._known) >= self._search.settings.num_samples or not self._draw()):
-            return None if self._running else Searcher.FINISHED
-        place = self._running[trial_id] = heapq.heappop(self._due)
+        if not self._due.is_ready() and (len(self._known) >= self._search.settings.num_samples or not self._draw()):
+            return None if self._running or self._due else Searcher.FINISHED
+        place = self._running[trial_id] = self._due.take()
         share = replace(self._template, job=replace(self._template.job, cell_dir=self._known[place].folder.path))
         return {
             "share": share,
             "launch_dir": self.launch_dir,
             "owner": self.owner,
-            "shunned": shunned(share, nodes(), self._excluded.get(place, ())),
+            "shunned": shunned(share, nodes(), failed_hosts(self._known[place].folder, self.owner["campaign"])),
             "is_judged": True,
         }
 
@@ -145,7 +145,7 @@ class Points(Searcher):
         folder.create(to_yaml(cell.config), cell.axes)
         self._known.append(_Known(cell, folder, name, due=True))
         index.write(self._grid_dir, [self._indexed(known.cell) for known in self._known])
-        heapq.heappush(self._due, len(self._known) - 1)
+        self._due.push(len(self._known) - 1)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell Optuna of an epoch."""
@@ -166,11 +166,10 @@ class Points(Searcher):
             self._optuna.on_trial_complete(known.name, None)  # which Optuna calls pruned
 
     def settle(self, trial_id: str, decision: Decision) -> None:
-        """Give up a point that failed, or have it tried again, on another node where the decision says so."""
+        """Give up a point that failed, or have it tried again when the decision says so."""
         place = self._running.pop(trial_id)
         if decision.again:
-            self._excluded[place] = decision.excluded_nodes
-            heapq.heappush(self._due, place)
+            self._due.push(place, decision.wait_min)
         else:
             self._known[place].due = False
             self._optuna.on_trial_complete(self._known[place].name, error=True)

@@ -20,7 +20,7 @@ from orchestration.on_ray.shares import elsewhere
 from orchestration.recorder import FencedError
 from orchestration.run_cell import Stop, train_here
 from rankmatch.config import TrainConfig
-from rankmatch.trainer import FitResult
+from rankmatch.trainer import FitResult, choose_device
 
 _RESULT, _FAILURE = "result.json", "failure.json"
 
@@ -118,6 +118,8 @@ def _train_loop(loop_config: dict[str, Any]) -> None:
 def _fit(task: _Task) -> FitResult:
     config = with_data_workers(task.config, task.grant)
     settings = config.execution.trainer
+    if task.grant.num_gpus and settings.device == "auto":
+        choose_device("cuda")  # refuses: a node that lost its GPU must not go on slowly on its processor
     num_threads = settings.num_threads or max(1, int(task.grant.num_cpus) - settings.num_data_workers)
     return train_here(
         config, task.attempt, task.resume_from, task.should_stop, num_threads=num_threads, worker=_rank(task)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestration import files, grid, launch, provenance, snapshot
-from orchestration.failures import decide
 from orchestration.grid import Grid
 from orchestration.launch_folder import keep_difference, make_folders, only_launch_of
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
@@ -20,6 +19,7 @@ from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.on_slurm.notices import Notifier
 from orchestration.plan import Action, Plan
+from orchestration.retries import decision_of
 from orchestration.run_folder import folders
 from orchestration.schedulers import CellJob, JobState, SchedulerError
 
@@ -334,7 +334,7 @@ def _tell_of_lost(campaign: Campaign, grid_dir: Path, lost: Sequence[queue_state
     """Tell of cells that were found lost and are given up; the jobs tell of the others themselves."""
     made = {folder.path.name: folder for folder in folders(grid_dir).values()}
     for cell in (item.cell for item in lost):
-        decision = decide(made[cell].ends(campaign.name))
+        decision = decision_of(made[cell], campaign.name)
         if not decision.again:
             text = f"{campaign.grid_name}: {cell} is not tried again: {decision.why}"
             Notifier.of(campaign.config(), grid_dir).tell(f"failed: {decision.why}", text)

@@ -5,6 +5,7 @@ are begun deaf to them; what they mean is passed on through a file.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from typing import Any
 
 import rankmatch
 from orchestration import files
-from orchestration.failures import Failure, FailureClass, decide
+from orchestration.attempt import Attempt
+from orchestration.failures import Failure, FailureClass
 from orchestration.on_ray.protocol import EXIT_CODES, ORDER, STOP_FILE, end_session, stop_kind
 from orchestration.on_slurm import signals
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import REQUEUE, Listener, job_id
+from orchestration.retries import decision_of
 from orchestration.run_cell import launcher, record_loss
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import JobState
@@ -102,7 +105,7 @@ class _Head(Listener):
 
     def _is_given_up(self) -> bool:
         """Tell, here and to whom it concerns, whether the policy gives the cell up."""
-        decision = decide(self.cell.ends(self.task.owner["campaign"]))
+        decision = decision_of(self.cell, self.task.owner["campaign"])
         if decision.again:
             return False
         text = f"{self.cell.path.name} is not tried again: {decision.why}"
@@ -133,15 +136,31 @@ class _Head(Listener):
         if code not in EXIT_CODES.values():
             self._record_crash(code)
             return 1
-        return int(code == EXIT_CODES[JobState.FAILED])
+        if code == EXIT_CODES[JobState.FAILED]:
+            self._record_memory_kill()
+            return 1
+        return 0
+
+    def _my_attempt(self) -> Attempt | None:
+        """Return the newest attempt; None where it is another job's, as this node was given up."""
+        newest = next(iter(self.cell.attempts()[-1:]), None)
+        return newest if newest and newest.owner().get("slurm") == signals.this_job() else None
+
+    def _record_memory_kill(self) -> None:
+        """Add to the failure of a training that lost a data worker that the kernel killed it for its memory."""
+        attempt = self._my_attempt()
+        if attempt and num_oom_kills() > self.num_oom_kills and attempt.end().kind is FailureClass.DATA_WORKER:
+            message = f"a data worker was killed for the memory it took in job {job_id()} on {socket.gethostname()}"
+            record_loss(self.cell.path, Failure(FailureClass.HOST_MEMORY, "LostError", message, ""), known_dead=True)
 
     def _record_crash(self, code: int) -> None:
-        attempts = self.cell.attempts()
-        if not attempts or attempts[-1].owner().get("slurm") != signals.this_job():
-            return  # another job's, where this node was given up
+        if not self._my_attempt():
+            return
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         message = f"the training process ended by {how} in job {job_id()} on {socket.gethostname()}"
         kind = FailureClass.LOST
+        if code == -signal.SIGBUS:
+            kind, message = FailureClass.FILE_SYSTEM, f"{message}: a mapped file could not be read"
         if num_oom_kills() > self.num_oom_kills:
             kind, message = FailureClass.HOST_MEMORY, f"{message}, killed for the memory it took"
         record_loss(self.cell.path, Failure(kind, "LostError", message, "", exit_code=how))

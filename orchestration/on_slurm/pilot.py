@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import files
-from orchestration.failures import FailureClass, decide
+from orchestration.failures import FailureClass
 from orchestration.on_ray.job import JOIN_TIMEOUT_S
 from orchestration.on_ray.lend import answers, has_raylet, lend_node
 from orchestration.on_ray.protocol import ENDED, HEAD, NODE, NODE_VARIABLE, NODES, STOP_FILE, end_session, stop_kind
@@ -23,6 +23,7 @@ from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.job import check_sources
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import Listener, job_id, make_folder
+from orchestration.retries import decision_of
 from orchestration.run_cell import launcher
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog
@@ -154,7 +155,7 @@ class _Head(Listener):
     def _tell_of_failures(self) -> None:
         states = self.log.read()
         for job in self.task.jobs:
-            decision = decide(RunFolder(job.cell_dir).ends(self.task.owner["campaign"]))
+            decision = decision_of(RunFolder(job.cell_dir), self.task.owner["campaign"])
             if states.get(job.name) is JobState.FAILED and not decision.again:
                 text = f"{self._grid}: {job.name} is not tried again: {decision.why}"
                 self.task.notifier.tell(f"failed: {decision.why}", text)

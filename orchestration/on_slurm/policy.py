@@ -1,13 +1,15 @@
 """What a campaign does about cells that have no result, by how their jobs have ended."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
-from orchestration.failures import MAX_WITHOUT_PROGRESS, decide
+from orchestration.failures import MAX_WITHOUT_PROGRESS, failed_lately
 from orchestration.grid import Grid
 from orchestration.launch_folder import run_folders
 from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import launches_of
+from orchestration.retries import decisions
 from orchestration.schedulers import cancelled_cells
 
 
@@ -18,14 +20,13 @@ def given_up(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
     num_submitted = Counter(name for submission in mine for name in submission.cells)
     cancelled = {name for folder in launches for name in cancelled_cells(folder)}
     refused: dict[str, str] = {}
-    for signature, folder in run_folders(loaded, grid_dir).items():
-        if folder.result() is not None:
-            continue
-        name, ends = folder.path.name, folder.ends(campaign)
-        decision = decide(ends)
+    left = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if folder.result() is None}
+    for signature, decision in decisions(left, campaign).items():
+        folder = left[signature]
+        name = folder.path.name
         if name in cancelled:
             refused[signature] = "cancelled"
-        elif not ends and num_submitted[name] >= MAX_WITHOUT_PROGRESS:
+        elif num_submitted[name] >= MAX_WITHOUT_PROGRESS and not folder.ends(campaign):
             refused[signature] = f"submitted {num_submitted[name]} times and never begun"
         elif not decision.again:
             refused[signature] = decision.why
@@ -40,4 +41,5 @@ def avoided_nodes(loaded: Grid, grid_dir: Path, campaign: str) -> list[str]:
         for signature, folder in run_folders(loaded, grid_dir).items()
         if signature not in refused and folder.result() is None
     ]
-    return list(dict.fromkeys(node for folder in open_cells for node in decide(folder.ends(campaign)).excluded_nodes))
+    now = time.time()
+    return list(dict.fromkeys(end.node for folder in open_cells for end in failed_lately(folder.ends(campaign), now)))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rankmatch.checks import MissingFileError
 from rankmatch.config import IGNORE_INDEX, SceneConfig, TrainConfig
 from rankmatch.data.pixels import file_of, read_image, read_label
 from rankmatch.data.staging import stage
@@ -192,7 +193,9 @@ def data_root(config: TrainConfig) -> Path:
     """
     root, name = config.execution.data_root, config.numerics.dataset.name
     if not root or not Path(root).is_dir():
-        raise ValueError(f"data_root must be the folder of the data set {name!r}; got {root!r}, which is no folder")
+        raise MissingFileError(
+            f"data_root must be the folder of the data set {name!r}; got {root!r}, which is no folder"
+        )
     return Path(root)
 
 

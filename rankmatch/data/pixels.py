@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rankmatch.checks import MissingFileError
+
 FRAME = re.compile(r"#(\d+)$")
 FRAMES = re.compile(r"(.+#)(\d+)-(\d+)")
 # What PIL raises for broken files, seen by cutting and changing files of eight kinds; SyntaxError is a PNG's chunk.
@@ -106,7 +108,7 @@ def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> Image
                 image.seek(frame or 0)
                 image.load()
     except FileNotFoundError:
-        raise ValueError(f"{what} is missing") from None
+        raise MissingFileError(f"{what} is missing") from None
     except UNDECODABLE as error:
         raise ValueError(f"{what} cannot be decoded: {error}") from error
     if fault:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from rankmatch.checks import MissingFileError
 from rankmatch.config import NumericsConfig, TrainConfig
 from rankmatch.data.catalog import FolderDataset, Sample, data_root, open_dataset
 from rankmatch.data.pixels import frames_of, list_lines
@@ -123,7 +124,7 @@ def split_root(config: TrainConfig) -> Path:
     if config.execution.image_pattern and not given:
         return candidates[0]  # where `splits draw` makes the first lists
     looked = " or ".join(map(str, candidates))
-    raise ValueError(f"split_root must be the folder of the split lists; got {given!r}, and there is no {looked}")
+    raise MissingFileError(f"split_root must be the folder of the split lists; got {given!r}, and there is no {looked}")
 
 
 def _folder_splits(config: TrainConfig) -> Splits:
@@ -131,7 +132,7 @@ def _folder_splits(config: TrainConfig) -> Splits:
     folder = root / config.numerics.split
     if not (folder / "labeled.txt").is_file():
         known = ", ".join(sorted(path.parent.name for path in root.glob("*/labeled.txt"))) or "none"
-        raise ValueError(f"split must be one of those in {root} ({known}); got {config.numerics.split!r}")
+        raise MissingFileError(f"split must be one of those in {root} ({known}); got {config.numerics.split!r}")
     labeled = _read_list(folder / "labeled.txt", config.execution)
     is_held_out = config.numerics.evaluation.held_out > 0
     val = [] if is_held_out else _read_list(root / "val.txt", config.execution)
@@ -146,7 +147,7 @@ def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list
         if not needs_unlabeled(config.numerics):
             return []
         name = config.numerics.method.name
-        raise ValueError(f"method {name} needs {folder / 'unlabeled.txt'} or {path}; neither is there")
+        raise MissingFileError(f"method {name} needs {folder / 'unlabeled.txt'} or {path}; neither is there")
     taken = {sample.image for sample in labeled} if path.name == "train.txt" else set()
     samples = _read_list(path, config.execution, with_labels=False)
     return [sample for sample in samples if sample.image not in taken]
@@ -154,7 +155,7 @@ def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list
 
 def _read_list(path: Path, execution: ExecutionConfig, *, with_labels: bool = True) -> list[Sample]:
     if not path.is_file():
-        raise ValueError(f"split list {path} is not there")
+        raise MissingFileError(f"split list {path} is not there")
     samples = []
     for number, line in enumerate(list_lines(path), 1):
         if line.strip():

@@ -1,11 +1,14 @@
 """A packed data set copied to the disk of the node, once for all processes there."""
 
+import errno
 import hashlib
 import os
 import shutil
 from pathlib import Path
 
 import filelock
+
+from rankmatch.checks import LocalDiskError
 
 VARIABLES = ("SLURM_TMPDIR", "TMPDIR")
 
@@ -47,7 +50,7 @@ def _folder_of(store: Path) -> Path:
 def _copy(shards: list[Path], folder: Path) -> None:
     needed, free = sum(shard.stat().st_size for shard in shards), shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(
+        raise LocalDiskError(
             f"data_store needs {needed / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free; "
             "stage_data_store=false reads it where it is"
         )
@@ -57,7 +60,9 @@ def _copy(shards: list[Path], folder: Path) -> None:
             shutil.copy2(shard, part)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise ValueError(f"data_store cannot be copied to {folder}: {error.strerror}") from None
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise  # of the store, as likely as of this disk
+            raise LocalDiskError(f"data_store cannot be copied to {folder}: {error.strerror}") from None
         part.replace(folder / shard.name)
 
 

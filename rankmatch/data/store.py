@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from rankmatch.checks import one_of
+from rankmatch.checks import MissingFileError, one_of
 from rankmatch.data.pixels import file_of, read_image, read_label
 from rankmatch.hashing import sha256_of
 
@@ -116,7 +116,9 @@ class Store:
         self.rows: dict[Key, Row] = {}
         shards = shards_of(folder)
         if not shards:
-            raise ValueError(f"data_store must be a folder that `rankmatch data pack` wrote; {folder} holds no shard")
+            raise MissingFileError(
+                f"data_store must be a folder that `rankmatch data pack` wrote; {folder} holds no shard"
+            )
         self.properties = _properties(shards[0], None)
         for shard in shards:
             _properties(shard, self.properties)

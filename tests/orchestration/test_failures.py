@@ -1,5 +1,5 @@
 import errno
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,11 @@ from orchestration.failures import (
     CancelledError,
     Failure,
     FailureClass,
+    Fault,
     LostError,
     TrainingError,
     decide,
+    failed_lately,
     is_tried_again,
 )
 
@@ -99,18 +101,32 @@ def ends(*kinds, progress=5):
     return [AttemptEnd(kind, step * progress, (step + 1) * progress, f"n{step}") for step, kind in enumerate(kinds)]
 
 
+OFTEN = [FailureClass.PREEMPTED] * 40
+
+
 @pytest.mark.parametrize(
     ("history", "again", "why"),
     [
         ([], True, ""),
-        (ends(*[FailureClass.PREEMPTED] * 40), True, ""),
+        (ends(*OFTEN), True, ""),
+        (ends(*[FailureClass.REQUEUED] * 40), True, ""),
         (ends(*[FailureClass.TIME_LIMIT] * 3, progress=0), False, "no progress in 3 attempts, last: time limit"),
         (ends(*[FailureClass.TIME_LIMIT] * 2, progress=0), True, ""),
         (ends(FailureClass.LOST, FailureClass.PREEMPTED, FailureClass.LOST), True, ""),
-        (ends(*[FailureClass.LOST] * 3), False, "lost, 3 times"),
+        (ends(*[FailureClass.LOST] * 3), True, ""),
+        (ends(*[FailureClass.LOST] * 3, progress=0), False, "no progress in 3 attempts, last: lost"),
+        (ends(*[FailureClass.LOST] * 11), False, "lost, 11 times"),
+        (ends(*OFTEN, *[FailureClass.GPU_FAULT] * 2), True, ""),
+        (ends(*[FailureClass.GPU_FAULT] * 3, progress=0), False, "no progress in 3 attempts, last: GPU fault"),
         (ends(FailureClass.PREEMPTED, FailureClass.GPU_MEMORY), False, "out of GPU memory"),
         (ends(FailureClass.CODE), False, "code error"),
         (ends(FailureClass.CANCELLED), False, "cancelled"),
+        (ends(*[FailureClass.FILE_SYSTEM] * 6, progress=0), True, ""),
+        (ends(*[FailureClass.FILE_SYSTEM] * 7, progress=0), False, "file system, 7 times"),
+        (ends(*[FailureClass.FILE_SYSTEM] * 40), True, ""),
+        (ends(*[FailureClass.MISSING_FILE] * 2, progress=0), True, ""),
+        (ends(*[FailureClass.MISSING_FILE] * 3, progress=0), False, "missing file, 3 times"),
+        (ends(*[FailureClass.FILE_SYSTEM] * 5, FailureClass.PREEMPTED, progress=0), True, ""),
     ],
 )
 def test_policy_tries_again_while_a_cell_gets_on(history, again, why):
@@ -118,6 +134,26 @@ def test_policy_tries_again_while_a_cell_gets_on(history, again, why):
     assert (decision.again, decision.why) == (again, why)
 
 
-def test_nodes_that_failed_are_kept_away_from_and_those_that_were_taken_are_not():
-    history = ends(FailureClass.NODE_FAILURE, FailureClass.PREEMPTED, FailureClass.LOST)
-    assert decide(history).excluded_nodes == ("n0", "n2")
+def test_cell_that_crashes_on_three_nodes_at_the_same_step_is_given_up_however_far_it_came_before():
+    crashes = [AttemptEnd(FailureClass.LOST, 1000, 1000, node) for node in ("n1", "n2", "n3")]
+    history = [*ends(*OFTEN), AttemptEnd(FailureClass.LOST, 200, 1000, "n0")]
+    assert [decide([*history, *crashes[:number]]).again for number in range(4)] == [True, True, True, False]
+    assert decide([*history, *crashes]).why == "no progress in 3 attempts, last: lost"
+
+
+def test_what_goes_by_by_itself_is_waited_for_longer_each_time():
+    history = ends(*[FailureClass.FILE_SYSTEM] * 6, progress=0)
+    assert [decide(history[:number]).wait_min for number in range(1, 7)] == [2, 4, 8, 16, 32, 60]
+    assert decide([*history, AttemptEnd(FailureClass.PREEMPTED, 0, 0)]).wait_min == 0
+    assert decide([*history, AttemptEnd(FailureClass.FILE_SYSTEM, 0, 5)]).wait_min == 2  # it got on
+
+
+def test_node_is_kept_away_from_for_a_day_where_a_cell_failed_and_not_where_it_was_taken():
+    history = [
+        replace(end, time=number * 3600.0)
+        for number, end in enumerate(ends(FailureClass.NODE_FAILURE, FailureClass.PREEMPTED, FailureClass.LOST))
+    ]
+    assert [end.node for end in failed_lately(history, 2 * 3600.0)] == ["n0", "n2"]
+    assert [end.node for end in failed_lately(history, 25 * 3600.0)] == ["n2"]
+    outage = [replace(history[0], fault=Fault.SITE), replace(history[2], fault=Fault.NODE)]
+    assert [end.node for end in failed_lately(outage, 2 * 3600.0)] == ["n2"]

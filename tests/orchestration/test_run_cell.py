@@ -1,14 +1,18 @@
+import errno
 import json
+import math
 import os
 import pickle
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import rankmatch
+from orchestration import files, patience
 from orchestration.failures import Failure, FailureClass, LostError
 from orchestration.run_cell import FencedError, StopCheck, launcher, launcher_is_gone, record_loss, run_cell
 from orchestration.run_folder import RunFolder
@@ -61,6 +65,47 @@ def test_failure_is_written_down_and_does_not_escape(make_cell):
     assert (failed["event"], failed["kind"], failed["error"]) == ("failed", "out of host memory", "MemoryError")
     assert failed["traceback"].splitlines()[-1] == "MemoryError: too big"
     assert RunFolder(cell_dir).state().failure_class == FailureClass.HOST_MEMORY
+
+
+@pytest.fixture
+def file_server(monkeypatch):
+    """A clock that only waiting moves, and a file server that answers with errors until a time."""
+    clock = SimpleNamespace(now=0.0, until=0.0, number=errno.ESTALE)
+    monkeypatch.setattr(patience.time, "sleep", lambda wait_s: setattr(clock, "now", clock.now + wait_s))
+    append = files.append
+
+    def append_if_there(path, content):
+        if clock.now < clock.until:
+            raise OSError(clock.number, os.strerror(clock.number), str(path))
+        append(path, content)
+
+    monkeypatch.setattr(files, "append", append_if_there)
+    return clock
+
+
+def test_failure_is_written_down_when_the_file_server_is_back(make_cell, file_server):
+    def is_cut_off(config, attempt, resume_from, should_stop):
+        file_server.until = 60.0
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/shared/1.png")
+
+    cell_dir = make_cell()
+    assert run_cell(cell_dir, train=is_cut_off, owner=launcher()) is JobState.FAILED
+    assert events(cell_dir)[-1]["kind"] == "file system"
+    assert 60 <= file_server.now < 120
+
+
+@pytest.mark.parametrize(("number", "waited"), [(errno.ESTALE, True), (errno.ENOSPC, False)])
+def test_where_a_failure_cannot_be_written_that_is_said_and_the_next_cell_goes_on(
+    number, waited, make_cell, file_server, capsys
+):
+    def is_cut_off(config, attempt, resume_from, should_stop):
+        file_server.until, file_server.number = math.inf, number
+        raise ValueError("boom")
+
+    assert run_cell(make_cell(), train=is_cut_off, owner=launcher()) is JobState.FAILED
+    assert (file_server.now > 200) is waited
+    said = capsys.readouterr().err
+    assert "ValueError: boom" in said and f"cannot be written: [Errno {number}]" in said
 
 
 def test_damaged_configuration_is_a_failure_of_its_cell(make_cell):

@@ -1,13 +1,17 @@
 """What the process between a launcher and Ray decides of cells whose tries ended: without a Ray."""
 
+import errno
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from orchestration.failures import Failure
 from orchestration.on_ray import driver
 from orchestration.on_ray.shares import Node, Share
+from orchestration.run_cell import record_failure
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import LAUNCH_STOP, CellJob, StateLog
 
@@ -27,12 +31,14 @@ class Launch:
         self.queue = driver._Queue([Share(CellJob(self.cell.path), 1.0, 0.0)], self.dir, owner, None)
         self.judge = driver._Judge(self.queue, nodes)
 
-    def dies(self, number: int, *, on: str = "") -> dict[str, Any]:
+    def dies(self, number: int, *, on: str = "", of: Exception | None = None) -> dict[str, Any]:
         """Begin a try, on a host or not even that, and have its process die; return what the try was given."""
         config = self.queue.suggest(str(number))
         if on:
             attempt = self.cell.claim({"campaign": LAUNCH})
-            attempt.event("started", step=number, host=on)
+            attempt.event("started", step=0, host=on)
+            if of is not None:
+                record_failure(attempt, Failure.of(of))
         trial = SimpleNamespace(config=config, trial_id=str(number), get_pickled_error=lambda: None)
         self.judge.on_trial_error(0, [], trial)
         self.queue.on_trial_complete(str(number), error=True)
@@ -51,6 +57,19 @@ def test_lost_cell_shuns_the_hosts_it_was_lost_on_and_is_given_up_by_the_policy(
     assert launch.dies(3, on="b")["shunned"] == ()  # it was lost on both
     assert launch.state == "failed"
     assert launch.queue.suggest("4") == driver.Searcher.FINISHED
+
+
+def test_cell_that_a_file_server_failed_is_tried_again_when_its_time_has_come(tmp_path, monkeypatch):
+    launch = Launch(tmp_path, monkeypatch)
+    launch.dies(1, on="a", of=OSError(errno.ESTALE, "Stale file handle"))
+    assert launch.state == "pending"
+    assert launch.queue.suggest("2") is None
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 121)
+    launch.dies(3, on="b", of=OSError(errno.EIO, "Input/output error"))
+    assert launch.queue.suggest("4") is None
+    (launch.dir / LAUNCH_STOP).touch()  # what waits is handed out to end at once
+    assert launch.queue.suggest("5") is not None
 
 
 def test_try_without_a_trace_ends_the_cell_at_once(tmp_path, monkeypatch):

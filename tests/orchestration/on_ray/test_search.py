@@ -1,6 +1,7 @@
 """What Tune asks of a search, without a Ray: points as cells, what Optuna and ASHA are told."""
 
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,11 +97,24 @@ def test_point_that_failed_is_handed_out_again_where_the_judge_says_so(launch_di
     asked = points(launch_dir, "search.num_samples=1")
     first = asked.suggest("t0")
     asked.on_trial_complete("t0", error=True)
-    asked.settle("t0", Decision(again=True, excluded_nodes=("n1",)))
+    attempt = RunFolder(first["share"].job.cell_dir).claim({**launcher(), "campaign": "1"})
+    attempt.event("started", step=0, host="n1")
+    attempt.event("failed", kind=FailureClass.LOST)
+    asked.settle("t0", Decision(again=True))
     again = asked.suggest("t1")
     assert (name(again), first["shunned"], again["shunned"]) == (name(first), (), ("id1",))
     asked.settle("t1", Decision(again=False))
     assert asked.suggest("t2") == Searcher.FINISHED
+
+
+def test_point_that_waits_for_its_time_keeps_the_search_open(launch_dir, monkeypatch):
+    asked = points(launch_dir, "search.num_samples=1")
+    first = asked.suggest("t0")
+    asked.settle("t0", Decision(again=True, wait_min=2))
+    assert asked.suggest("t1") is None
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 121)
+    assert name(asked.suggest("t2")) == name(first)
 
 
 def test_search_that_is_told_to_stop_draws_no_more(launch_dir):

@@ -136,6 +136,26 @@ def test_training_that_the_kernel_killed_for_its_memory_is_out_of_memory(head, m
     assert attempt.events()[-1]["kind"] == "out of host memory"
 
 
+@pytest.mark.parametrize(("kills", "kind"), [(1, "out of host memory"), (0, "data worker killed")])
+def test_data_worker_that_the_kernel_killed_for_its_memory_is_out_of_memory(kills, kind, head, monkeypatch):
+    counts = iter([0, kills])
+    monkeypatch.setattr(job, "num_oom_kills", lambda: next(counts))
+    task = head("exit 4")
+    attempt = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
+    attempt.event(
+        "failed", kind="data worker killed", message="DataLoader worker (pid 9) is killed by signal: Killed. "
+    )
+    assert task.run() == 1
+    assert attempt.events()[-1]["kind"] == kind
+
+
+def test_training_that_lost_a_mapped_file_is_the_file_systems_fault(head):
+    task = head("kill -BUS $$")
+    attempt = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
+    task.run()
+    assert attempt.events()[-1]["kind"] == "file system"
+
+
 def test_somebody_is_told_once_that_cells_have_begun_and_of_one_that_failed_for_good(head, tmp_path, monkeypatch):
     told: list[str] = []
     monkeypatch.setattr(notices, "_run", lambda command: told.append(command[-1]))

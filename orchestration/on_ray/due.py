@@ -1,0 +1,34 @@
+"""The cells that wait for a try in a launch on Ray, by their places in its order, some for a time to pass."""
+
+import heapq
+import time
+from collections.abc import Iterable
+
+
+class Due:
+    """Gives the first place whose time has come."""
+
+    def __init__(self, places: Iterable[int]) -> None:
+        self._ready = sorted(places)
+        self._later: list[tuple[float, int]] = []
+
+    def __bool__(self) -> bool:
+        """Whether any is left, ready or not."""
+        return bool(self._ready or self._later)
+
+    def push(self, place: int, wait_min: float = 0) -> None:
+        """Have a cell tried again, after some minutes."""
+        if wait_min:
+            heapq.heappush(self._later, (time.monotonic() + 60 * wait_min, place))
+        else:
+            heapq.heappush(self._ready, place)
+
+    def is_ready(self, *, at_once: bool = False) -> bool:
+        """Tell whether a cell can be taken now; at once: without waiting for the time of any."""
+        while self._later and (at_once or self._later[0][0] <= time.monotonic()):
+            heapq.heappush(self._ready, heapq.heappop(self._later)[1])
+        return bool(self._ready)
+
+    def take(self) -> int:
+        """Take the first one that is ready."""
+        return heapq.heappop(self._ready)

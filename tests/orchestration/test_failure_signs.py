@@ -1,0 +1,173 @@
+"""What libraries and the kernel really say, and the class that it is told to be of."""
+
+import errno
+import os
+import signal
+
+import pytest
+import torch
+from torch import multiprocessing
+from torch.utils.data import DataLoader, Dataset
+
+from orchestration.failures import Failure, FailureClass
+from rankmatch.checks import LocalDiskError, MissingFileError
+from rankmatch.data.pixels import read_image
+from rankmatch.trainer import choose_device
+
+FS, NET, GPU, NODE, SHM, GONE = (
+    FailureClass.FILE_SYSTEM,
+    FailureClass.NETWORK,
+    FailureClass.GPU_FAULT,
+    FailureClass.NODE_LIMIT,
+    FailureClass.SHARED_MEMORY,
+    FailureClass.MISSING_FILE,
+)
+AcceleratorError = type("AcceleratorError", (RuntimeError,), {"__module__": "torch"})
+DistBackendError = type("DistBackendError", (RuntimeError,), {"__module__": "torch.distributed"})
+DistNetworkError = type("DistNetworkError", (RuntimeError,), {"__module__": "torch.distributed"})
+OutOfDiskError = type("OutOfDiskError", (Exception,), {"__module__": "ray.exceptions"})
+LocalRayletDiedError = type("LocalRayletDiedError", (Exception,), {"__module__": "ray.exceptions"})
+ASYNCHRONOUS = (
+    "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "
+    "incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+)
+NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, "
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        *((number, FS) for number in (errno.ESTALE, errno.EIO, errno.EREMOTEIO, errno.ENOTCONN, errno.ESHUTDOWN)),
+        *((number, FS) for number in (errno.EHOSTDOWN, errno.EROFS, errno.ENOLCK, errno.ENODEV, errno.EKEYEXPIRED)),
+        *((number, NET) for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED)),
+        *((number, NET) for number in (errno.ECONNRESET, errno.EPIPE)),
+        *((number, NODE) for number in (errno.EAGAIN, errno.EMFILE, errno.ENFILE)),
+        (errno.ENOMEM, FailureClass.HOST_MEMORY),
+        (errno.EDQUOT, FailureClass.DISK_FULL),
+        (errno.ENOENT, GONE),
+        (errno.ENOTDIR, GONE),
+        (errno.EPERM, FailureClass.CODE),
+    ],
+)
+def test_errno_is_classified_as_an_exception_and_as_other_libraries_print_it(number, kind):
+    error = OSError(number, os.strerror(number), "/shared/voc/1.png")
+    assert Failure.of(error).kind is kind
+    assert Failure.of(RuntimeError(f"cannot read: {error}")).kind is kind
+    assert Failure.of(RuntimeError(f"read failed. Detail: [errno {number}] {os.strerror(number)}")).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (AcceleratorError(f"CUDA error: uncorrectable ECC error encountered{ASYNCHRONOUS}"), GPU),
+        (RuntimeError(f"CUDA error: unspecified launch failure{ASYNCHRONOUS}"), GPU),
+        (AcceleratorError(f"CUDA error: an illegal memory access was encountered{ASYNCHRONOUS}"), GPU),
+        (AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), GPU),
+        (AcceleratorError("CUDA error: uncorrectable NVLink error detected during the execution"), GPU),
+        (AcceleratorError("CUDA error: the launch timed out and was terminated"), GPU),
+        (AcceleratorError("CUDA error: system not yet initialized"), GPU),
+        (AcceleratorError("CUDA error: unknown error"), GPU),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), GPU),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"), GPU),
+        (RuntimeError("No CUDA GPUs are available"), GPU),
+        (RuntimeError("Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before"), GPU),
+        (RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"), GPU),
+        (AcceleratorError(f"CUDA error: device-side assert triggered{ASYNCHRONOUS}"), FailureClass.CODE),
+        (AcceleratorError("CUDA error: out of memory"), FailureClass.GPU_MEMORY),
+        (
+            DistBackendError(f"{NCCL}unhandled cuda error\nncclUnhandledCudaError: Call to CUDA function failed.\n"
+                             "Last error:\nCuda failure 2 'out of memory'"),
+            FailureClass.GPU_MEMORY,
+        ),
+        (
+            DistBackendError(f"{NCCL}unhandled cuda error\nncclUnhandledCudaError: Call to CUDA function failed.\n"
+                             "Last error:\nCuda failure 'uncorrectable ECC error encountered'"),
+            GPU,
+        ),
+        (
+            DistBackendError(f"{NCCL}unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version "
+                             "2.28.9\nncclSystemError: System call (e.g. socket, malloc) or external library call "
+                             "failed or device error. \nLast error:\nsocketPollConnect: connect returned error"),
+            NET,
+        ),
+        (
+            DistBackendError(f"{NCCL}unhandled system error\nncclSystemError: System call (e.g. socket, malloc) or "
+                             "external library call failed or device error.\nLast error:\nError while creating shared "
+                             "memory segment /dev/shm/nccl-x1 (size 9637888), error: No space left on device (28)"),
+            SHM,
+        ),
+        (DistNetworkError("The client socket has failed to connect to any network address of (n7, 29500)."), NET),
+        (RuntimeError("[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=6, OpType="), NET),
+        (TimeoutError("1 of 2 nodes joined Ray within 180 s"), NET),
+        (TimeoutError("timed out"), NET),
+        (
+            RuntimeError("DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that "
+                         "dataloader's workers are out of shared memory. Please try to raise your shared memory "
+                         "limit."),
+            SHM,
+        ),
+        (RuntimeError("unable to write to file </torch_4711_123_0>: No space left on device (28)"), SHM),
+        (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: Success (0)"), SHM),
+        (RuntimeError("DataLoader worker (pid(s) 17, 18) exited unexpectedly"), FailureClass.DATA_WORKER),
+        (RuntimeError("can't start new thread"), NODE),
+        (RuntimeError("received 0 items of ancdata"), NODE),
+        (OutOfDiskError("Local disk is full"), NODE),
+        (LocalDiskError("data_store needs 8.4 GB more in /tmp/x, where 0.1 GB are free"), NODE),
+        (LocalRayletDiedError("The task's local raylet died."), FailureClass.LOST),
+        (MissingFileError("data_root must be the folder of the data set"), GONE),
+        (ImportError("libcudart.so.13: cannot open shared object file: No such file or directory"), GONE),
+    ],
+)  # fmt: skip
+def test_real_messages_are_classified(error, kind):
+    assert Failure.of(error).kind is kind
+
+
+def test_cause_is_told_before_what_was_made_of_it():
+    with pytest.raises(ValueError, match="cannot be decoded") as caught:
+        raise ValueError("image 1.png cannot be decoded") from OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    assert Failure.of(caught.value).kind is FS
+
+
+class Images(Dataset):
+    """One image, at reading which something happens."""
+
+    def __init__(self, path, happens=None):
+        self.path, self.happens = path, happens
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, place):
+        if self.happens is not None:
+            self.happens()
+        return torch.from_numpy(read_image(self.path, "image 1.png"))
+
+
+def failure_of(images: Images) -> FailureClass:
+    context = multiprocessing.get_context("fork")
+    with pytest.raises((ValueError, OSError, RuntimeError)) as caught:
+        next(iter(DataLoader(images, num_workers=1, multiprocessing_context=context)))
+    return Failure.of(caught.value).kind
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def answer_with_errors() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), "/shared/1.png")
+
+
+def test_what_happens_in_a_data_worker_is_told_in_the_process_that_trains(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    assert failure_of(Images(tmp_path / "gone.png")) is GONE
+    assert failure_of(Images(tmp_path / "bad.png")) is FailureClass.BAD_DATA
+    assert failure_of(Images(tmp_path / "bad.png", answer_with_errors)) is FS
+    assert failure_of(Images(tmp_path / "bad.png", kill)) is FailureClass.DATA_WORKER
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_node_without_the_gpu_that_it_should_have_is_a_fault_of_the_gpu():
+    with pytest.raises(ValueError, match="where torch finds no GPU") as caught:
+        choose_device("cuda")
+    assert Failure.of(caught.value).kind is GPU
