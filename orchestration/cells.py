@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache, lru_cache
@@ -13,7 +13,8 @@ from typing import Any, get_type_hints
 import yaml
 
 import rankmatch
-from orchestration.values import GROUPS, PATH_KEYS, check_key, flatten, near_matches, read_value
+from orchestration import yaml_text
+from orchestration.values import GROUPS, PATH_KEYS, Node, check_key, flatten, near_matches, read_value
 from rankmatch.config import NumericsConfig, TrainConfig, short_names
 from rankmatch.hashing import sha256_of
 
@@ -24,6 +25,7 @@ NAMES = ("dataset", "backbone", "method", "split", "seed")
 """What tells the runs of all grids apart at a glance; each is a key of the grammar, too."""
 _NAME_LINES = [f"\n  {key}: " if key in ("split", "seed") else f"\n  {key}:\n    name: " for key in NAMES]
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C it is ten times as fast
+_OWN = "own_"
 WEIGHTS, WEIGHTS_SHA256 = "execution.backbone.weights", "numerics.backbone.weights_sha256"
 
 
@@ -148,7 +150,7 @@ def check_choice(group: str, choice: str) -> None:
 @lru_cache(maxsize=256)
 def _composed(conf: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     from hydra import compose as hydra_compose  # Hydra takes a third of a second to import
-    from hydra import initialize_config_dir
+    from hydra import initialize
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -156,55 +158,59 @@ def _composed(conf: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any
 
     for group, choice in choices:
         check_choice(group, choice)
-    ConfigStore.instance().store(name="schema", node=TrainConfig)
+    store, root = ConfigStore.instance(), yaml_text.read(conf / "config.yaml")
+    store.store(name="schema", node=TrainConfig)
+    store.store(name="config", node=root)
+    for group, name, path in _files_of(conf, root["defaults"], dict(choices)):
+        tree = OmegaConf.create()
+        for full, value in _read_choice(path, is_own=name.startswith(_OWN)).items():
+            OmegaConf.update(tree, full, value, force_add=True)
+        store.store(group=group, name=name, node=tree, package="_global_")
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
+        with initialize(config_path=None, version_base="1.3"):  # all files are in the store
             composed = hydra_compose("config", [f"{group}={_hydras_name(group, choice)}" for group, choice in choices])
             return flatten(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(_one_line(error, conf)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{conf}: {' '.join(str(error).split())}") from error
+
+
+def _files_of(conf: Path, defaults: list[Any], choices: dict[str, str]) -> Iterator[tuple[str, str, Path]]:
+    """Return the files behind the choices, and behind the defaults of what is not chosen, with group and name."""
+    chosen = {group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()}
+    chosen |= choices
+    for key, choice in chosen.items():
+        group = key.removeprefix("optional ")
+        name = re.sub(r"\$\{(\w+)\}", lambda found: str(chosen[found[1]]), choice)
+        path = Path(choice) if is_own_dataset(group, choice) else conf / group / f"{name}.yaml"
+        if path.is_file():
+            yield group, _hydras_name(group, name), path
 
 
 def _hydras_name(group: str, choice: str) -> str:
-    """Return what Hydra calls a choice; a data set of one's own is put into its store first."""
+    """Return what Hydra calls a choice; a data set of one's own has a path for a name."""
     if not is_own_dataset(group, choice):
         return choice
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
+    return f"{_OWN}{hashlib.sha256(choice.encode()).hexdigest()[:12]}"
 
-    tree = OmegaConf.create()
+
+def _read_choice(path: Path, *, is_own: bool) -> dict[str, Any]:
+    """Read the file of a choice to values by the full names of their fields; its paths are relative to it."""
+    tree = yaml_text.read(path)
     try:
-        for full, value in _own_dataset(Path(choice)).items():
-            OmegaConf.update(tree, full, value, force_add=True)
+        given = _given_fields(tree)
+        name = given.get("numerics.dataset.name")
+        if is_own and name in (None, "", "synthetic"):
+            raise ValueError(f"numerics.dataset.name must be a name of the data set's own; got {name!r}")
+        return {full: _read_relative(_short_of_full()[full], node, path) for full, node in given.items()}
     except ValueError as error:
-        raise ValueError(f"{choice}: {error}") from error
-    name = f"own_{hashlib.sha256(choice.encode()).hexdigest()[:12]}"
-    ConfigStore.instance().store(group=group, name=name, node=tree, package="_global_")
-    return name
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _own_dataset(path: Path) -> dict[str, Any]:
-    """Read a data set's file to values by the full names of their fields; its paths are relative to it."""
-    given = _given_fields(path.read_text(encoding="utf-8"))
-    name = given.get("numerics.dataset.name")
-    if name in (None, "", "synthetic"):
-        raise ValueError(f"numerics.dataset.name must be a name of the data set's own; got {name!r}")
-    shorts, values = _short_of_full(), {}
-    for full, node in given.items():
-        check_key(shorts[full])
-        if shorts[full] in PATH_KEYS and isinstance(node, str) and node:
-            node = str(path.resolve().parent / Path(node).expanduser())
-        values[full] = read_value(shorts[full], node)
-    return values
-
-
-def _one_line(error: Exception, conf: Path) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    keys = [line.partition(" ")[2] for line in lines if line.startswith("full_key:")]
-    text = " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_")))
-    near = near_matches(keys[0], short_names_once().values()) if keys and " not in " in text else []
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{conf}: {': '.join([*keys, text])}{hint}"
+def _read_relative(short: str, node: Node, path: Path) -> Any:  # noqa: ANN401
+    check_key(short)
+    if short in PATH_KEYS and isinstance(node, str) and node:
+        node = str(path.resolve().parent / Path(node).expanduser())
+    return read_value(short, node)
 
 
 def _config(flat: Mapping[str, Any]) -> TrainConfig:
@@ -298,7 +304,7 @@ def names_in(text: str) -> dict[str, str]:
 
 @cache
 def _scalar(text: str) -> str:
-    return str(yaml.load(text, yaml.BaseLoader))  # noqa: S506 (makes text only)
+    return str(yaml_text.parse(text))
 
 
 def from_yaml(text: str) -> TrainConfig:
@@ -307,7 +313,7 @@ def from_yaml(text: str) -> TrainConfig:
     Raises:
         ValueError: If the text is no mapping, a field is unknown or missing, or a value is not allowed.
     """
-    given = _given_fields(text)
+    given = _given_fields(yaml_text.parse(text))
     return _config({full: _read_field(full, short, given) for full, short in _short_of_full().items()})
 
 
@@ -316,14 +322,10 @@ def _short_of_full() -> dict[str, str]:
     return {full: short for short, full in short_names_once().items()}
 
 
-def _given_fields(text: str) -> dict[str, Any]:
+def _given_fields(tree: Any) -> dict[str, Any]:  # noqa: ANN401 (what a file held)
     """Return the fields that a configuration gives, by their full names, all values text still."""
-    try:
-        tree = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (the base loader makes text only, so 1_16 stays 1_16)
-    except yaml.YAMLError as error:
-        raise ValueError("cannot be read as YAML: " + " ".join(str(error).split())) from error
     if not isinstance(tree, dict):
-        raise ValueError(f"a configuration must be a mapping; got {text[:40]!r}")
+        raise ValueError(f"a configuration must be a mapping; got {tree!r}")
     given = flatten(tree)
     for full, node in given.items():
         if any(known.startswith(f"{full}.") for known in _short_of_full()):

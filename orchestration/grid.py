@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from orchestration import yaml_text
 from orchestration.cells import Cell, check_choice, compose, experiments_folder
 from orchestration.tables import layouts
 from orchestration.tables.layouts import Layout
@@ -63,8 +64,9 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Grid:
         ValueError: If the file, a key, a value, a choice or a cell is not allowed, or two cells are the same.
     """
     path = find(name_or_file)
+    content = read_yaml(path)
     try:
-        spec = _read_spec(read_yaml(path))
+        spec = _read_spec(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     _apply(spec, overrides)
@@ -106,29 +108,15 @@ def find(name_or_file: str, *, searches: bool = False) -> Path:
     return path
 
 
-class _TextLoader(yaml.BaseLoader):
-    """Keeps every scalar as text, so that 1_16 stays 1_16, and refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{name!r} stands twice, the second time after line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep=True)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a grid file, all scalars as text.
 
     Raises:
         ValueError: It cannot be read as YAML, or is no mapping.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}  # noqa: S506 (makes text only)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError("cannot be read as YAML: " + " ".join(str(error).split())) from error
+    content = yaml_text.read(path)
     if not isinstance(content, dict):
-        raise ValueError(f"a grid must be a mapping with the keys {', '.join(KEYS)}; got {content!r}")
+        raise ValueError(f"{path}: a grid must be a mapping with the keys {', '.join(KEYS)}; got {content!r}")
     return content
 
 

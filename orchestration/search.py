@@ -163,8 +163,8 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Search:
         ValueError: If the file, a key, a value, a space or a combination of settings is not allowed.
     """
     path = grid.find(name_or_file, searches=True)
+    content = grid.read_yaml(path)
     try:
-        content = grid.read_yaml(path)
         for key in content:
             one_of("a key of a search file", key, KEYS)
         section = grid.mapping_at(SEARCH, content)

@@ -17,6 +17,7 @@ from rankmatch.config import TrainConfig, short_names
 
 GROUPS = ("dataset", "backbone", "method", "preset")
 PATH_KEYS = frozenset({"data_root", "split_root", "data_store", "backbone.weights"})
+_BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 FILLED_IN = "backbone.weights_sha256"
 
 Node: TypeAlias = "str | list[Node] | dict[str, Node]"
@@ -139,14 +140,16 @@ def read_settings(settings: Iterable[str]) -> dict[str, Value]:
     """Read `key=value` words of one value each.
 
     Raises:
-        ValueError: A word has another form, a key is unknown, or a value is not of its field's type.
+        ValueError: A word has another form, a key is unknown or given twice, or a value is not of its field's type.
     """
-    values = {}
+    values: dict[str, Value] = {}
     for setting in settings:
         key, mark, text = setting.partition("=")
         if not mark:
             raise ValueError(f"a setting must be key=value; got {setting!r}")
         check_key(key)
+        if key in values:
+            raise ValueError(f"{key} must be given once; it is given twice")
         values[key] = read_value(key, parse(key, text))
     return values
 
@@ -211,8 +214,8 @@ def read_scalar(key: str, kind: type, node: Node) -> bool | int | float | str:
         raise ValueError(f"{key} must be one value of type {kind.__name__}; got {node!r}")
     if kind is str:
         return node
-    if kind is bool and node.lower() in ("true", "false"):
-        return node.lower() == "true"
+    if kind is bool and node.lower() in _BOOLS:
+        return _BOOLS[node.lower()]
     if kind is int and re.fullmatch(r"[+-]?[0-9]+", node):
         return int(node)
     if kind is float and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", node):

@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from orchestration import yaml_text
 from orchestration.attempt import RESULT
 from orchestration.cells import from_yaml, short_names_once
 from orchestration.costs import num_steps
@@ -354,7 +353,7 @@ def _launch_name(launch_id: str) -> str:
 
 def _params(config_yaml: str) -> dict[str, str]:
     """Flatten a configuration into parameters, by the names that a user types."""
-    tree = yaml.load(config_yaml, yaml.BaseLoader)  # noqa: S506 (the base loader makes text only, so 1_16 stays 1_16)
+    tree = yaml_text.parse(config_yaml)  # text only, so 1_16 stays 1_16
     shorts = {full: short for short, full in short_names_once().items()}
     return {shorts.get(key, key): _as_text(value) for key, value in flatten(tree).items()}
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-import yaml
-
+from orchestration import yaml_text
 from orchestration.cells import experiments_folder
-from orchestration.values import near_matches
+from orchestration.values import near_matches, parse, read_scalar
 from rankmatch.checks import in_range, one_of
 
 CONTAINERS = ("", "apptainer", "pyxis")
 PREFIX = "cluster."
+_NOTHING = ("~", "null", "Null", "NULL")
+"""How YAML writes that there is no value."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,22 +108,31 @@ def load(name: str, settings: Iterable[str] = ()) -> ClusterConfig:
         raise ValueError(
             f"--cluster must be one of local, inline, ray, {', '.join(names())}, or a YAML file; got {name!r}"
         )
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold fields and their values; got {type(values).__name__}")
+    values = yaml_text.read(path)
+    try:
+        if not isinstance(values, dict):
+            raise ValueError(f"a site must be a mapping of fields; got {values!r}")
+        values = {key: _checked(key, value) for key, value in values.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return from_values(values, settings)
 
 
 def from_values(values: Mapping[str, Any], settings: Iterable[str] = ()) -> ClusterConfig:
-    """Build a checked site from fields, with changes.
+    """Build a checked site from fields, text still or of their types, with changes `cluster.partition=gpu`.
 
     Raises:
         ValueError: Naming the field, its value and what is allowed.
     """
-    values = dict(values)
+    values, given = dict(values), set[str]()
     for setting in settings:
-        key, _, text = setting.removeprefix(PREFIX).partition("=")
-        values[key] = yaml.safe_load(text) if _kind(key) is not str else text
+        key, mark, text = setting.removeprefix(PREFIX).partition("=")
+        if not mark:
+            raise ValueError(f"a setting of the site must be {PREFIX}field=value; got {setting!r}")
+        if key in given:
+            raise ValueError(f"{PREFIX}{key} must be given once; it is given twice")
+        given.add(key)
+        values[key] = parse(f"{PREFIX}{key}", text) if get_origin(_kind(key)) else text
     return ClusterConfig(**{key: _checked(key, value) for key, value in values.items()})
 
 
@@ -140,20 +150,22 @@ def _kind(key: str) -> Any:  # noqa: ANN401 (a type)
     return get_type_hints(ClusterConfig)[key]
 
 
-def _checked(key: str, value: Any) -> Any:  # noqa: ANN401 (as YAML gives it)
-    kind = _kind(key)
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {
-            str(name): str(inner).lower() if isinstance(inner, bool) else str(inner) for name, inner in value.items()
-        }
+def _checked(key: str, value: Any) -> Any:  # noqa: ANN401 (text, or as a campaign's file gives it)
+    kind, name = _kind(key), f"{PREFIX}{key}"
+    if value in _NOTHING:
+        raise ValueError(f"{name} must have a value; without one leave its line out; got {value!r}")
+    if get_origin(kind) is dict and isinstance(value, dict) and all(isinstance(inner, str) for inner in value.values()):
+        return dict(value)
     if get_origin(kind) is list and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
-    if kind is float and isinstance(value, int):
+    if get_origin(kind) is None and isinstance(value, str):
+        return read_scalar(name, kind, value)
+    if kind is float and type(value) is int:
         return float(value)
     if get_origin(kind) is None and type(value) is kind:
         return value
-    wanted = {dict: "a mapping", list: "a list of texts"}.get(get_origin(kind)) or kind.__name__
-    raise ValueError(f"{PREFIX}{key} must be {wanted}; got {value!r}")
+    wanted = {dict: "a mapping of names to texts", list: "a list of texts"}.get(get_origin(kind)) or kind.__name__
+    raise ValueError(f"{name} must be {wanted}; got {value!r}")
 
 
 def shell_setup(cluster: ClusterConfig, environment: dict[str, str]) -> list[str]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from orchestration import yaml_text
 from orchestration.results import run_table
 from orchestration.run_folder import CELLS, CONFIG, RunFolder, folders
 from orchestration.tables import comparisons
@@ -41,7 +41,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, str]:
         """The configuration, by full name."""
-        tree = yaml.load(self.folder.config(), yaml.BaseLoader)  # noqa: S506 (makes text only)
+        tree = yaml_text.parse(self.folder.config())
         return {name: str(value) for name, value in flatten(tree).items()}
 
     @cached_property
@@ -62,7 +62,7 @@ class Run:
     @property
     def class_names(self) -> list[str]:
         """The names of the classes, as far as the configuration has them."""
-        tree = yaml.load(self.folder.config(), yaml.BaseLoader)  # noqa: S506
+        tree = yaml_text.parse(self.folder.config())
         return list(tree.get("execution", {}).get("class_names", []))
 
 

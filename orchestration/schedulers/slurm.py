@@ -250,7 +250,7 @@ class SlurmScheduler:
         config = self._config
         named = {key: getattr(config, key) or None
                  for key in ("partition", "account", "qos", "constraint", "exclude")}  # fmt: skip
-        extra = {key: True if value == "true" else value for key, value in config.extra.items()}
+        extra = {key: True if value.lower() == "true" else value for key, value in config.extra.items()}
         if config.reservation:
             extra["reservation"] = config.reservation
         extra["requeue" if config.requeue else "no-requeue"] = True

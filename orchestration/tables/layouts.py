@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from orchestration import yaml_text
 
 PLACES = ("rows", "blocks", "columns", "over")
 KEYS = (*PLACES, "published", "others", "names")
@@ -84,10 +84,7 @@ def read_file(path: Path, axes: Iterable[str]) -> Layout:
     """
     if not path.is_file():
         raise ValueError(f"--layout must be a YAML file; there is no {path}")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}  # noqa: S506 (makes text only)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as YAML: " + " ".join(str(error).split())) from error
+    content = yaml_text.read(path)
     axes = list(axes)
     try:
         if not isinstance(content, dict):

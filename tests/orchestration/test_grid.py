@@ -110,7 +110,7 @@ def test_wrong_override_is_refused_in_one_line(override: str, message: str, tmp_
         ("axes: {seed: []}", "seed must have at least one value; got []"),
         ("axes: {seed: [1, 01]}", "seed must not repeat a value; got 1 twice"),
         ("set: {seed: 1}\naxes: {seed: [0]}", "seed must stand in set or in axes; it stands in both"),
-        ("set: {seed: 1, seed: 2}", "'seed' stands twice, the second time after line 1"),
+        ("set: {seed: 1, seed: 2}", "line 1: 'seed' stands twice, first in line 1"),
         ("set: {trainer: {epochs: 1}}", "unknown key 'trainer'; did you mean trainer.epochs or "),
         ("axes: {seed: [0]}\nexclude: [{split: 4}]", "exclude may name the axes seed; got 'split'"),
         ("axes: {seed: [0]}\nexclude: [{seed: 7}]", "exclude: seed must be one of 0; got 7"),
@@ -122,7 +122,7 @@ def test_wrong_override_is_refused_in_one_line(override: str, message: str, tmp_
         ),
         ("axes: {seed: [0]}\ntable: {rows: split}", "table: rows may name the axes seed; got 'split'"),
         ("axes: {seed: [0]}\ntable: {rows: seed, over: seed}", "table must name an axis once; seed stands twice"),
-        ("set: {a: [}", "cannot be read as YAML: "),
+        ("set: {a: [}", "line 1: cannot be read as YAML: "),
     ],
 )
 def test_wrong_grid_file_is_refused_with_its_path(text: str, message: str, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def test_site_file_and_words_of_the_command_line(tmp_path):
     [
         ("cluster.partiton=x", "unknown key 'cluster.partiton'; did you mean cluster.partition"),
         ("cluster.gpus_per_node=0", "cluster.gpus_per_node must be at least 1; got 0"),
-        ("cluster.gpus_per_node=many", "cluster.gpus_per_node must be int; got 'many'"),
-        ("cluster.requeue=1", "cluster.requeue must be bool; got 1"),
+        ("cluster.gpus_per_node=many", "cluster.gpus_per_node must be a whole number; got 'many'"),
+        ("cluster.requeue=1", "cluster.requeue must be true or false; got '1'"),
         ("cluster.setup=text", "cluster.setup must be a list of texts; got 'text'"),
         ("cluster.container=docker", "cluster.container must be one of , apptainer, pyxis; got 'docker'"),
         ("cluster.container=pyxis", "cluster.image must be given with cluster.container"),
