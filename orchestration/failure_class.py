@@ -33,6 +33,8 @@ class FailureClass(StrEnum):
     """No thread, process, file handle or local disk was left."""
     GPU_MEMORY = "out of GPU memory"
     HOST_MEMORY = "out of host memory"
+    MACHINE_MEMORY = "machine out of memory"
+    """Others on the machine had taken it, cells of the same launch among them."""
     DISK_FULL = "disk full"
     BAD_DATA = "bad data"
     NON_FINITE_LOSS = "loss is not finite"

@@ -88,6 +88,7 @@ POLICY = {
     FailureClass.DATA_WORKER: Treatment(retries=2, in_all=10, excludes_node=True),
     FailureClass.SHARED_MEMORY: Treatment(retries=2, in_all=10, excludes_node=True),
     FailureClass.NODE_LIMIT: Treatment(retries=2, in_all=10, wait_min=2, excludes_node=True, by_site=True),
+    FailureClass.MACHINE_MEMORY: Treatment(retries=6, wait_min=1, excludes_node=True),
     FailureClass.DISK_FULL: Treatment(by_site=True),
     FailureClass.BAD_DATA: Treatment(),
     FailureClass.CODE: Treatment(),

@@ -78,6 +78,8 @@ class Progress:
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._epochs: dict[str, int] = {}
         self._told: dict[str, JobState] = {}
+        self._attempts: dict[str, int] = {}
+        """How many each cell had when the launch began, or when it was last told of one that failed."""
 
     def __enter__(self) -> Self:
         if self._live:
@@ -101,12 +103,16 @@ class Progress:
         for item in snapshot.items:
             state, job = snapshot.folders.get(item.cell.signature), snapshot.job(item)
             epoch = state.epoch if state else 0
+            known = self._attempts.setdefault(item.cell.signature, state.num_attempts if state else 0)
             if state and epoch > self._epochs.get(item.cell.signature, 0) and not self._live:
                 self._print(snapshot, item, f"{_epoch(state)}  {_miou(state)}{self._left(snapshot)}")
             self._epochs[item.cell.signature] = epoch
             if job.has_ended and self._told.get(item.cell.signature) is not job:
                 self._told[item.cell.signature] = job
                 self._print(snapshot, item, _ending(job, state))
+            elif job is JobState.PENDING and state and state.num_attempts > known and state.failure:
+                self._attempts[item.cell.signature] = state.num_attempts
+                self._print(snapshot, item, f"is tried again: {state.failure}")
 
     def _print(self, snapshot: Snapshot, item: Item, text: str) -> None:
         clock = time.strftime("%M:%S", time.gmtime(snapshot.elapsed_s % 3600))

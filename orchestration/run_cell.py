@@ -233,6 +233,18 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False) -
         record_failure(attempt, failure)
 
 
+def record_never_began(cell_dir: Path, owner: Mapping[str, Any], failure: Failure, host: str = "") -> None:
+    """Write down, as an attempt of its own, that a process which was to train ended before it claimed one."""
+    try:
+        attempt = RunFolder(cell_dir).claim(owner)
+    except AttemptTaken:
+        return  # somebody else trains it
+    except OSError as error:
+        _unwritten(cell_dir, error)
+        return
+    attempt.event("failed", **evidence(attempt, failure), **({"host": host} if host else {}))
+
+
 def software() -> dict[str, Any]:
     """Tell where and by which numerics this process trains; versions are in the launch's provenance."""
     return {"host": socket.gethostname(), "numerics": rankmatch.NUMERICS}

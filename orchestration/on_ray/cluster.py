@@ -11,7 +11,7 @@ from pathlib import Path
 import ray
 
 from orchestration.files import abandoned_process_folders, process_folder
-from orchestration.on_ray.protocol import SETTINGS, TOKEN_VARIABLE, check_ray
+from orchestration.on_ray.protocol import SETTINGS, TOKEN_VARIABLE, check_ray, settings
 from orchestration.on_ray.shares import Node
 
 TOKEN = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(32)
@@ -99,7 +99,7 @@ def nodes() -> tuple[Node, ...]:
 
 
 def _apply_settings() -> None:
-    for name, value in SETTINGS.items():
+    for name, value in settings().items():
         os.environ.setdefault(name, value)
 
 

@@ -9,28 +9,30 @@ import shutil
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestration.failures import MAX_WITHOUT_PROGRESS, Decision, Failure, FailureClass, LostError
+from orchestration.control_group import num_oom_kills
+from orchestration.failures import Decision, Failure, FailureClass, LostError
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
 from orchestration.on_ray.due import Due
+from orchestration.on_ray.memory import machine_has_room, memory_failure, node_of, survive_kills
 from orchestration.on_ray.pilot import Nodes, pilot_ray
 from orchestration.on_ray.protocol import beside, kill_session
 from orchestration.on_ray.shares import Machine, Node, Share, elsewhere, max_at_once, share, shunned
 from orchestration.on_ray.stop import CellStop, own_node
 from orchestration.retries import decision_of, failed_hosts
-from orchestration.run_cell import Trainer, record_loss, run_cell
+from orchestration.run_cell import Trainer, record_loss, record_never_began, run_cell
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog
 from orchestration.schedulers.ray_tune import ORDER
@@ -38,6 +40,7 @@ from orchestration.schedulers.ray_tune import ORDER
 if TYPE_CHECKING:  # Optuna, which a grid does not need
     from orchestration.on_ray.search import Halving, Points
 
+_GONE = "the process that trained is gone"
 _NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
 """A byte of what Ray counts as memory: for trials that wait for their workers, and must take no CPU from them."""
 
@@ -55,10 +58,12 @@ def main() -> None:
         shares = [share(job, machine, **options) for job in jobs]
         num_at_once = max_at_once(shares, machine, options["max_concurrent"])
         if order.get("is_search"):
-            _search(shares, num_at_once, launch_dir, order["owner"], storage)
+            _search(shares, num_at_once, launch_dir, order, storage)
             return
         queue = _Queue(shares, launch_dir, order["owner"], pilot["end_time"] if pilot else None)
         if not pilot:
+            if not order["address"]:
+                queue.watch(machine_has_room)
             _tune(queue, _Judge(queue), num_at_once, storage)
             return
         seen = Nodes(launch_dir)
@@ -102,14 +107,16 @@ def _end_with(launcher_pid: int, ray_folder: Path) -> None:
     kill_session(os.getpid())
 
 
-def _search(shares: Sequence[Share], num_at_once: int, launch_dir: Path, owner: dict[str, Any], storage: Path) -> None:
+def _search(shares: Sequence[Share], num_at_once: int, launch_dir: Path, order: dict[str, Any], storage: Path) -> None:
     """Run a trial for each point of a search; the first share stands for what all points take."""
     from orchestration import search as searches
     from orchestration.on_ray.search import Halving, Points
 
     log, search = StateLog(launch_dir), searches.load(str(launch_dir / searches.FILE))
     log.write(shares[0].job.name, JobState.RUNNING)
-    points = Points(search, launch_dir, shares[0], [entry.job.name for entry in shares[1:]], owner)
+    points = Points(search, launch_dir, shares[0], [entry.job.name for entry in shares[1:]], order["owner"])
+    if not order["address"]:
+        points.watch(machine_has_room)
     _tune(points, _Judge(points), num_at_once, storage, Halving(search, launch_dir, points.settled))
     log.write(shares[0].job.name, JobState.STOPPED if (launch_dir / LAUNCH_STOP).exists() else JobState.DONE)
 
@@ -118,6 +125,7 @@ def _tune(
     queue: "_Queue | Points", judge: "_Judge", num_at_once: int, storage: Path, scheduler: "Halving | None" = None
 ) -> None:
     """Run a trial for each cell of the queue; a trial's process goes on with the next cell unless one failed."""
+    survive_kills()
     tune.Tuner(
         tune.with_resources(_train_cell, _resources),
         tune_config=tune.TuneConfig(
@@ -211,7 +219,17 @@ class _Queue(Searcher):
             "owner": self.owner,
             "end_time": self._end_time,
             "shunned": (*shunned(share, here, failed), *leaving),
+            "num_attempts": _num_attempts(share.job),
         }
+
+    def watch(self, has_room: Callable[[], bool]) -> None:
+        """Have cells that are to wait do so until there is room."""
+        self._due.has_room = has_room
+
+    @property
+    def num_running(self) -> int:
+        """How many cells have a trial."""
+        return len(self._running)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Forget a trial that did not fail; what comes of one that did is for `_Judge` to say."""
@@ -236,34 +254,55 @@ class _Judge(tune.Callback):
 
     def __init__(self, queue: "_Queue | Points", nodes: Nodes | None = None) -> None:
         self._queue, self._nodes, self._log = queue, nodes, StateLog(queue.launch_dir)
-        self._num_ends, self._num_vanished = Counter[str](), Counter[str]()
+        self._num_oom_kills = num_oom_kills()
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
-        """Settle a cell that failed."""
+        """Settle a cell that failed; one that its launch or its node told to end before it began has not."""
         job: CellJob = trial.config["share"].job
-        record_loss(job.cell_dir, self._failure(job, trial))
-        decision = self._decide(job)
+        is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
+        has_moved = self._log.read().get(job.name) is JobState.STOPPED
+        if _num_attempts(job) > trial.config["num_attempts"]:
+            record_loss(job.cell_dir, self._failure(job, trial))
+        elif not (is_stopping or has_moved):
+            self._record_never_began(job, trial)
+        left_trace = _num_attempts(job) > trial.config["num_attempts"]
+        decision = self._decide(job) if not is_stopping and (left_trace or has_moved) else Decision(again=False)
         self._log.write(job.name, JobState.PENDING if decision.again else JobState.FAILED)
         self._queue.settle(trial.trial_id, decision)
 
-    def _failure(self, job: CellJob, trial: Trial) -> Failure:
-        attempts = RunFolder(job.cell_dir).attempts()
-        if self._nodes and attempts and self._nodes.has_lost(owner := attempts[-1].owner()):
-            return Failure(FailureClass.NODE_FAILURE, "LostError", f"the node {owner['host']} is gone", "")
-        return Failure.of(trial.get_pickled_error() or LostError("the process that trained is gone"))
-
     def _decide(self, job: CellJob) -> Decision:
-        """Ask the policy, unless the launch ends or the last try left no trace: nothing would come of another one."""
-        has_moved = self._log.read().get(job.name) is JobState.STOPPED  # it may have been told so before it began
-        ends = RunFolder(job.cell_dir).ends(self._queue.owner["campaign"])
-        left_trace = len(ends) > self._num_ends[job.name]
-        self._num_ends[job.name] = len(ends)
-        is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
-        if is_stopping or not (left_trace or has_moved or self._may_vanish(job)):
-            return Decision(again=False)
         return decision_of(RunFolder(job.cell_dir), self._queue.owner["campaign"])
 
-    def _may_vanish(self, job: CellJob) -> bool:
-        """Count a try without a trace; a pilot loses nodes before cells begin on them, so there a cell has a few."""
-        self._num_vanished[job.name] += 1
-        return self._nodes is not None and self._num_vanished[job.name] < MAX_WITHOUT_PROGRESS
+    def _failure(self, job: CellJob, trial: Trial) -> Failure:
+        owner, error = RunFolder(job.cell_dir).attempts()[-1].owner(), _error_of(trial)
+        if self._nodes and self._nodes.has_lost(owner):
+            return Failure(FailureClass.NODE_FAILURE, "LostError", f"the node {owner['host']} is gone", "")
+        return memory_failure(error) or self._killed_by_kernel() or Failure.of(error or LostError(_GONE))
+
+    def _killed_by_kernel(self) -> Failure | None:
+        """Tell a process that the kernel of this machine ended for memory: alone, it was too large."""
+        before, self._num_oom_kills = self._num_oom_kills, num_oom_kills()
+        if self._num_oom_kills <= before:
+            return None
+        kind = FailureClass.MACHINE_MEMORY if self._queue.num_running > 1 else FailureClass.HOST_MEMORY
+        message = f"the kernel ended it for the memory of its control group; {self._queue.num_running} cells ran"
+        return Failure(kind, "LostError", message, "")
+
+    def _record_never_began(self, job: CellJob, trial: Trial) -> None:
+        error = _error_of(trial)
+        failure = memory_failure(error) or replace(Failure.of(error or LostError(_GONE)), kind=FailureClass.NEVER_BEGAN)
+        host = next((node.host for node in nodes() if node.ray_id == node_of(error)), "")
+        record_never_began(job.cell_dir, job.owner(self._queue.owner), failure, host)
+
+
+def _error_of(trial: Trial) -> BaseException | None:
+    """Return what ended a trial, which Tune has written down here; `Trial.get_pickled_error` looks where it will be."""
+    path = trial.pickled_error_file
+    if path is None or not Path(path).is_file():
+        return None
+    error: BaseException = cloudpickle.loads(Path(path).read_bytes())
+    return getattr(error, "cause", None) or error
+
+
+def _num_attempts(job: CellJob) -> int:
+    return len(RunFolder(job.cell_dir).attempts())

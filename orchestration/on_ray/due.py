@@ -2,7 +2,10 @@
 
 import heapq
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+MAX_WAIT_S = 3600.0
+"""So long a cell waits for room at most; the policy ends what does not help."""
 
 
 class Due:
@@ -11,6 +14,8 @@ class Due:
     def __init__(self, places: Iterable[int]) -> None:
         self._ready = sorted(places)
         self._later: list[tuple[float, int]] = []
+        self.has_room: Callable[[], bool] = lambda: True
+        """Whether the machine has by now what cells that were to wait may have lacked."""
 
     def __bool__(self) -> bool:
         """Whether any is left, ready or not."""
@@ -25,10 +30,14 @@ class Due:
 
     def is_ready(self, *, at_once: bool = False) -> bool:
         """Tell whether a cell can be taken now; at once: without waiting for the time of any."""
-        while self._later and (at_once or self._later[0][0] <= time.monotonic()):
+        while self._later and (at_once or self._can_go_on(self._later[0][0])):
             heapq.heappush(self._ready, heapq.heappop(self._later)[1])
         return bool(self._ready)
 
     def take(self) -> int:
         """Take the first one that is ready."""
         return heapq.heappop(self._ready)
+
+    def _can_go_on(self, when: float) -> bool:
+        late_s = time.monotonic() - when
+        return late_s >= 0 and (late_s > MAX_WAIT_S or self.has_room())

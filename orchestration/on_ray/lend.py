@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestration.on_ray.protocol import SETTINGS
+from orchestration.on_ray.protocol import settings
 
 
 def lend_node(
@@ -45,7 +45,7 @@ def lend_node(
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        env={**SETTINGS, **os.environ, **(environment or {}), **secret},
+        env={**settings(), **os.environ, **(environment or {}), **secret},
         preexec_fn=prepare,
     )
 

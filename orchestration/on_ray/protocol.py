@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from orchestration.control_group import memory_is_watched
 from orchestration.schedulers import JobState
 
 SUPPORTED_RAY = "2.60"
@@ -40,6 +41,15 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
 }
+
+
+def settings() -> dict[str, str]:
+    """Return what Ray's processes on this machine get as variables.
+
+    Ray ends processes where its machine runs out of memory, whoever took it. That is left to those who see to it
+    already, and give each job its own.
+    """
+    return SETTINGS | ({"RAY_memory_monitor_refresh_ms": "0"} if memory_is_watched() else {})
 
 
 def check_ray() -> None:

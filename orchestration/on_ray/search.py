@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -121,8 +121,18 @@ class Points(Searcher):
             "launch_dir": self.launch_dir,
             "owner": self.owner,
             "shunned": shunned(share, nodes(), failed_hosts(self._known[place].folder, self.owner["campaign"])),
+            "num_attempts": len(self._known[place].folder.attempts()),
             "is_judged": True,
         }
+
+    def watch(self, has_room: Callable[[], bool]) -> None:
+        """Have points that are to wait do so until there is room."""
+        self._due.has_room = has_room
+
+    @property
+    def num_running(self) -> int:
+        """How many points have a trial."""
+        return len(self._running)
 
     def _draw(self) -> bool:
         """Draw a point that is not known yet and make its run folder; false if the spaces hold no more."""

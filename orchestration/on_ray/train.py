@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from orchestration.attempt import Attempt
 from orchestration.failures import Failure, LostError, TrainingError
+from orchestration.on_ray.memory import memory_failure
 from orchestration.on_ray.shares import elsewhere
 from orchestration.recorder import FencedError
 from orchestration.run_cell import Stop, train_here
@@ -154,7 +155,13 @@ def _note_failure(folder: Path, error: Exception) -> None:
 
 
 def _worker_error(folder: Path, error: TrainingFailedError) -> Exception:
-    """Return what the workers wrote of their failure; without a word of them they died."""
+    """Return what the workers wrote of their failure; without a word of them they died.
+
+    One that Ray ended wrote nothing, and its partners that they had lost it.
+    """
+    ends = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    for failure in filter(None, map(memory_failure, (*ends, error))):
+        return TrainingError(failure)
     if not (folder / _FAILURE).exists():
         return LostError(str(error))
     fields = json.loads((folder / _FAILURE).read_text())

@@ -19,6 +19,7 @@ from typing import Any
 import rankmatch
 from orchestration import files
 from orchestration.attempt import Attempt
+from orchestration.control_group import num_oom_kills
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_ray.protocol import EXIT_CODES, ORDER, STOP_FILE, end_session, stop_kind
 from orchestration.on_slurm import signals
@@ -164,18 +165,6 @@ class _Head(Listener):
         if num_oom_kills() > self.num_oom_kills:
             kind, message = FailureClass.HOST_MEMORY, f"{message}, killed for the memory it took"
         record_loss(self.cell.path, Failure(kind, "LostError", message, "", exit_code=how))
-
-
-def num_oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many processes of this one's control group the kernel has killed for their memory; 0 where unknown."""
-    lines = [line.split(":", 2) for line in proc.read_text().splitlines()] if proc.is_file() else []
-    for _, controllers, path in lines:
-        inner = path.lstrip("/")
-        file = root / "memory" / inner / "memory.oom_control" if controllers else root / inner / "memory.events"
-        if controllers in ("", "memory") and file.is_file():
-            counts = dict(line.split() for line in file.read_text().splitlines())
-            return int(counts.get("oom_kill", 0))
-    return 0
 
 
 def batch_epilogue() -> list[str]:

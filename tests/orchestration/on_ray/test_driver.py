@@ -1,15 +1,20 @@
 """What the process between a launcher and Ray decides of cells whose tries ended: without a Ray."""
 
 import errno
+import pickle
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import OutOfMemoryError
+from ray.tune.execution import tune_controller
 
+from orchestration import files
 from orchestration.failures import Failure
-from orchestration.on_ray import driver
+from orchestration.on_ray import driver, memory
+from orchestration.on_ray.memory import KilledForMemoryError
 from orchestration.on_ray.shares import Node, Share
 from orchestration.run_cell import record_failure
 from orchestration.run_folder import RunFolder
@@ -31,15 +36,22 @@ class Launch:
         self.queue = driver._Queue([Share(CellJob(self.cell.path), 1.0, 0.0)], self.dir, owner, None)
         self.judge = driver._Judge(self.queue, nodes)
 
-    def dies(self, number: int, *, on: str = "", of: Exception | None = None) -> dict[str, Any]:
-        """Begin a try, on a host or not even that, and have its process die; return what the try was given."""
+    def dies(
+        self, number: int, *, on: str = "", of: Exception | None = None, by: Exception | None = None
+    ) -> dict[str, Any]:
+        """Begin a try, on a host or not even that, and have it fail of something, or its process die by something.
+
+        Returns what the try was given.
+        """
         config = self.queue.suggest(str(number))
         if on:
             attempt = self.cell.claim({"campaign": LAUNCH})
             attempt.event("started", step=0, host=on)
             if of is not None:
                 record_failure(attempt, Failure.of(of))
-        trial = SimpleNamespace(config=config, trial_id=str(number), get_pickled_error=lambda: None)
+        died = self.dir / "error.pkl"
+        died.write_bytes(pickle.dumps(by))
+        trial = SimpleNamespace(config=config, trial_id=str(number), pickled_error_file=str(died) if by else None)
         self.judge.on_trial_error(0, [], trial)
         self.queue.on_trial_complete(str(number), error=True)
         return config
@@ -72,10 +84,114 @@ def test_cell_that_a_file_server_failed_is_tried_again_when_its_time_has_come(tm
     assert launch.queue.suggest("5") is not None
 
 
-def test_try_without_a_trace_ends_the_cell_at_once(tmp_path, monkeypatch):
+def test_try_that_ended_before_it_began_is_written_down_with_its_cause_and_the_policy_ends_the_cell(
+    tmp_path, monkeypatch
+):
     launch = Launch(tmp_path, monkeypatch)
+    launch.dies(1, by=ImportError("libcudart.so.12: cannot open shared object file"))
+    assert launch.state == "pending"
+    assert launch.cell.state().failure == "never began: libcudart.so.12: cannot open shared object file"
+    launch.dies(2)
+    launch.dies(3)
+    assert launch.state == "failed"
+    assert [end.kind for end in launch.cell.ends(LAUNCH)] == ["never began"] * 3
+
+
+def test_cell_whose_folder_cannot_be_written_is_not_tried_again(tmp_path, monkeypatch, capfd):
+    launch = Launch(tmp_path, monkeypatch)
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "publish", full)
     launch.dies(1)
     assert launch.state == "failed"
+    assert "cannot be written" in capfd.readouterr().err
+
+
+def out_of_memory(own: float, node: str = "id-b") -> Exception:
+    """What Ray 2.60 raises for a process that it ended, of a machine with 23.54 GB."""
+    return KilledForMemoryError(
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: "
+        f"{node}) was 22.62GB used / 23.54GB limit (0.96)\nOOM kill reason: Memory usage 24287052672B exceeded "
+        "threshold of 24012000000B (95.0% of 25276502016B limit)\nConsidered workers: [\nSelected to kill: (Task: job "
+        "ID=01000000, task name=ImplicitFunc.train, required resources={CPU: 1}, pid=20092, "
+        f"actual memory used={own}GB, worker ID=0e2b)\n]\nTop 10 memory users: PID\tMEM(GB)\tCOMMAND\n"
+        "18574\t18.86\t/usr/lib/R/bin/exec/R --no-save\n20092\t2.07\tray::_train_cell\n"
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(s=0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now.s)
+    return now
+
+
+@pytest.mark.parametrize("on", ["b", ""])
+def test_cell_whose_machine_others_filled_waits_for_room_and_the_record_says_who_they_are(
+    on, tmp_path, monkeypatch, clock
+):
+    launch, room = Launch(tmp_path, monkeypatch), [False]
+    launch.queue.watch(lambda: room[0])
+    launch.dies(1, on=on, by=out_of_memory(own=2.07))
+    assert launch.state == "pending"
+    assert launch.cell.state().failure == (
+        "machine out of memory: Ray ended it, as its machine ran out of memory: 22.62 of 23.54 GB were in use, "
+        "2.07 by it; the most by /usr/lib/R/bin/exec/R --no-save (18.86 GB), ray::_train_cell (2.07 GB)"
+    )
+    clock.s = 61.0
+    assert launch.queue.suggest("2") is None
+    room[0] = True
+    assert launch.queue.suggest("2")["shunned"] == ("id-b",)
+
+
+def test_cell_that_is_killed_for_others_memory_again_and_again_waits_longer_each_time_and_is_given_up(
+    tmp_path, monkeypatch, clock
+):
+    launch = Launch(tmp_path, monkeypatch)
+    launch.queue.watch(lambda: False)
+    for number in range(7):
+        launch.dies(number, on="a", by=out_of_memory(own=2.0))
+        clock.s += 60.0 * 2**number + 3599.0
+        assert launch.state == "failed" or launch.queue.suggest("x") is None
+        clock.s += 2.0
+    assert launch.state == "failed"
+    assert launch.queue.suggest("10") == driver.Searcher.FINISHED
+
+
+def test_cell_that_fills_its_machine_alone_is_not_tried_again(tmp_path, monkeypatch):
+    launch = Launch(tmp_path, monkeypatch)
+    launch.dies(1, on="a", by=out_of_memory(own=20.0))
+    assert launch.state == "failed"
+    assert launch.cell.state().failure_class == "out of host memory"
+
+
+@pytest.mark.parametrize(("num_running", "kind"), [(1, "out of host memory"), (2, "machine out of memory")])
+def test_kernels_kill_for_memory_blames_the_cell_only_if_it_was_alone(num_running, kind, tmp_path, monkeypatch):
+    counts = iter([0, 1])
+    monkeypatch.setattr(driver, "num_oom_kills", lambda: next(counts))
+    monkeypatch.setattr(driver._Queue, "num_running", num_running)
+    launch = Launch(tmp_path, monkeypatch)
+    launch.dies(1, on="a")
+    assert launch.cell.state().failure_class == kind
+
+
+def test_tune_takes_a_kill_for_memory_as_the_death_of_its_process():
+    assert tune_controller.RayActorManager is not memory._Actors
+    memory.survive_kills()
+    try:
+        made, seen = memory._Actors.__new__(memory._Actors), []
+        made._failed_actor_ids, made._cleanup_actor = set(), lambda tracked_actor: None
+        actor = SimpleNamespace(actor_id=1, _on_error=lambda actor, error: seen.append(error))
+        made._actor_task_failed(
+            SimpleNamespace(_tracked_actor=actor, _on_error=None), OutOfMemoryError("low on memory")
+        )
+        assert tune_controller.RayActorManager is memory._Actors
+        assert isinstance(pickle.loads(pickle.dumps(seen[0])), KilledForMemoryError)
+        assert str(seen[0]) == "low on memory"
+    finally:
+        tune_controller.RayActorManager = memory.RayActorManager
 
 
 def test_nothing_is_tried_again_once_the_launch_is_told_to_end(tmp_path, monkeypatch):

@@ -72,6 +72,19 @@ def test_killed_worker_of_two_is_tried_again_within_the_launch(make_cell, tmp_pa
     assert metrics(cell) == metrics(undisturbed)
 
 
+def test_cell_that_ray_ends_for_memory_is_to_wait_for_room_and_tells_who_took_it(make_cell, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")  # whoever else watches here
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
+    cell = make_cell()
+    jobs = launch([job(cell)], tmp_path / "grid", "1")
+    wait_until(lambda: RunFolder(cell).attempts() and RunFolder(cell).state().status == "failed", 120)
+    assert "machine out of memory: Ray ended it" in str(RunFolder(cell).state().failure)
+    assert "; the most by " in str(RunFolder(cell).state().failure)
+    wait_until(lambda: jobs.poll() == {cell.name: JobState.PENDING}, 20)
+    jobs.cancel(1.0)
+    assert jobs.poll() == {cell.name: JobState.STOPPED}
+
+
 @pytest.fixture
 def hung_up() -> Iterator[None]:
     """The kernel wakes what is stopped and loses its parent, and hangs it up; it ends then, even if under a nohup."""

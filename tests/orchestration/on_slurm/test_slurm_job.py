@@ -11,7 +11,7 @@ import pytest
 from orchestration.failures import FailureClass
 from orchestration.on_ray.stop import RESERVE_S, StopAsked
 from orchestration.on_slurm import commands, job, notices, signals
-from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue, num_oom_kills
+from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import REQUEUE
 
@@ -110,21 +110,6 @@ def test_job_on_a_node_that_was_given_up_writes_nothing_into_its_followers_attem
     newer = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 1}})
     task.run()
     assert [attempt.events() for attempt in (task.cell.attempts()[0], newer)] == [[], []]
-
-
-@pytest.mark.parametrize(
-    ("group", "file", "text"),
-    [
-        ("0::/slurm/job_7", "slurm/job_7/memory.events", "low 0\noom 3\noom_kill 2\n"),
-        ("9:cpu:/x\n8:memory:/slurm/job_7", "memory/slurm/job_7/memory.oom_control", "under_oom 0\noom_kill 2\n"),
-        ("0::/elsewhere", "slurm/memory.events", ""),
-    ],
-)
-def test_kernels_kills_for_memory_are_counted(group, file, text, tmp_path):
-    (tmp_path / "cgroup").write_text(group + "\n")
-    (tmp_path / file).parent.mkdir(parents=True)
-    (tmp_path / file).write_text(text)
-    assert num_oom_kills(tmp_path / "cgroup", tmp_path) == (2 if text else 0)
 
 
 def test_training_that_the_kernel_killed_for_its_memory_is_out_of_memory(head, monkeypatch):
