@@ -26,6 +26,7 @@ NAMES = ("dataset", "backbone", "method", "split", "seed")
 _NAME_LINES = [f"\n  {key}: " if key in ("split", "seed") else f"\n  {key}:\n    name: " for key in NAMES]
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C it is ten times as fast
 _OWN = "own_"
+CLASS_NAMES = "execution.class_names"
 WEIGHTS, WEIGHTS_SHA256 = "execution.backbone.weights", "numerics.backbone.weights_sha256"
 
 
@@ -314,7 +315,16 @@ def from_yaml(text: str) -> TrainConfig:
         ValueError: If the text is no mapping, a field is unknown or missing, or a value is not allowed.
     """
     given = _given_fields(yaml_text.parse(text))
-    return _config({full: _read_field(full, short, given) for full, short in _short_of_full().items()})
+    values = {full: _read_field(full, short, given) for full, short in _short_of_full().items()}
+    values[CLASS_NAMES] = _told_apart(values[CLASS_NAMES])
+    return _config(values)
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Number the names that are there already: earlier versions let a run have one twice."""
+    return [
+        f"{name} {place}" if name in names[:place] or not name.strip() else name for place, name in enumerate(names)
+    ]
 
 
 @cache

@@ -114,6 +114,8 @@ class _Reader:
         while not pairs or self.take(","):
             name = self._scalar(":}")
             self._close(":")
+            if name in pairs:
+                raise ValueError(f"{self.key}: {name!r} stands twice in {self.text!r}")
             pairs[name] = self.item("}")
         self._close("}")
         return pairs
@@ -200,7 +202,10 @@ def _read(key: str, kind: Any, node: Node) -> Value:  # noqa: ANN401 (a type's a
         if not isinstance(node, dict):
             raise ValueError(f"{key} must be a mapping such as {{11: 255}}; got {node!r}")
         names, targets = get_args(kind)
-        return {read_scalar(key, names, name): read_scalar(key, targets, target) for name, target in node.items()}
+        pairs = [(read_scalar(key, names, name), read_scalar(key, targets, target)) for name, target in node.items()]
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError(f"{key} must name each value once; got {', '.join(node)}")
+        return dict(pairs)
     return read_scalar(key, kind, node)
 
 

@@ -346,6 +346,9 @@ class TrainConfig:
             raise ValueError(
                 f"class_names must hold dataset.num_classes={numerics.dataset.num_classes} names; got {len(names)}"
             )
+        for place, name in enumerate(names):
+            if not name.strip() or name in names[:place]:
+                raise ValueError(f"class_names must be names that differ, since curves bear them; got {name!r} again")
 
 
 def short_names() -> dict[str, str]:

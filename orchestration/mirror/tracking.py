@@ -17,7 +17,7 @@ from orchestration import yaml_text
 from orchestration.attempt import RESULT
 from orchestration.cells import from_yaml, short_names_once
 from orchestration.costs import num_steps
-from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun
+from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, metric_name
 from orchestration.recorder import Row
 from orchestration.run_folder import CONFIG, FolderState, RunFolder
 from orchestration.values import flatten
@@ -314,7 +314,11 @@ def _class_ious(values: Sequence[float | None], config: TrainConfig, prefix: str
 
 
 def _class_name(number: int, names: Sequence[str]) -> str:
-    return names[number] if names else str(number)
+    """Return what a class's curve is called; names that MLflow would write alike are told apart by their numbers."""
+    if not names:
+        return str(number)
+    shown = [metric_name(name) for name in names]
+    return names[number] if shown.count(shown[number]) == 1 else f"{names[number]} {number}"
 
 
 def _tags_of_state(folder: RunFolder, state: FolderState) -> dict[str, str]:

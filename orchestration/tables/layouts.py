@@ -138,6 +138,9 @@ def _names(value: Any, axes: list[str]) -> dict[str, dict[str, str]]:  # noqa: A
     for axis in names:
         if axis not in axes:
             raise ValueError(f"table: names may name the axes {', '.join(axes) or '(none)'}; got {axis!r}")
+        for value, name in names[axis].items():
+            if not isinstance(name, str) or list(names[axis].values()).count(name) > 1:
+                raise ValueError(f"table: names: {axis} must have a name of its own for {value}; got {name!r}")
     return names
 
 

@@ -1,6 +1,7 @@
 """The figures that papers report, from experiments/paper, for the places of a table."""
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         header = list(reader.fieldnames or ())
+        if doubled := [name for name in header if header.count(name) > 1]:
+            raise ValueError(f"{path} must have each column once; {doubled[0]!r} stands twice")
         for name in (FIGURE, SOURCE, *spec.where, *spec.axes.values(), *([spec.row] if spec.row else [])):
             if name not in header:
                 raise ValueError(f"{path} must have a column {name!r}; it has {', '.join(header)}")
@@ -47,10 +50,16 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[
         return {}
     if not rows:
         raise ValueError(f"{path} has no row where {', '.join('='.join(pair) for pair in spec.where.items())}")
-    return {
-        (_row_key(row, layout, spec), tuple(row[_column_of(axis, spec)] for axis in column_axes)): _figure(row, path)
-        for row in rows
-    }
+    found: dict[tuple[Key, Key], Figure] = {}
+    for row in rows:
+        place = _row_key(row, layout, spec), tuple(row[_column_of(axis, spec)] for axis in column_axes)
+        if place in found:
+            where = ", ".join("=".join(pair) for pair in spec.where.items()) or "any"
+            raise ValueError(
+                f"{path} must have one figure for {' '.join(itertools.chain(*place))} where {where}; it has two"
+            )
+        found[place] = _figure(row, path)
+    return found
 
 
 def _find(name: str) -> Path:

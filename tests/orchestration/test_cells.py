@@ -90,6 +90,17 @@ def test_every_kind_of_value_survives_the_file_of_a_run() -> None:
     assert from_yaml(to_yaml(config)) == config
 
 
+def test_class_names_that_are_no_names_of_their_own_are_refused() -> None:
+    for names, again in ((["ground", "box", "box"], "'box'"), (["ground", "", "box"], "''")):
+        with pytest.raises(ValueError, match=f"class_names must be names that differ, .*; got {again} again"):
+            compose({"dataset.num_classes": 3, "class_names": names})
+
+
+def test_run_that_has_a_class_name_twice_stays_readable() -> None:
+    text = to_yaml(compose({"dataset.num_classes": 3, "class_names": ["ground", "box", "lid"]}))
+    assert from_yaml(text.replace("- lid", "- box")).execution.class_names == ["ground", "box", "box 2"]
+
+
 def test_unknown_field_of_a_configuration_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown field 'numerics.sed'; did you mean numerics.seed"):
         from_yaml(to_yaml(compose({})).replace("  seed: 0\n  split", "  sed: 0\n  split"))

@@ -73,6 +73,8 @@ def test_command_line_value_is_read_by_its_field(key: str, text: str, values: ob
         ("seed=[0]1", "seed: '1' follows a closed bracket or quote in '[0]1'"),
         ("split='a", "split: ' is not closed in \"'a\""),
         ("seed=[[0],[1]]", "seed must be one value of type int; got ['0']"),
+        ("dataset.label_map={11: 255, 11: 3}", "dataset.label_map: '11' stands twice in '{11: 255, 11: 3}'"),
+        ("dataset.label_map={11: 255, 011: 3}", "dataset.label_map must name each value once; got 11, 011"),
         ("dataset.label_map=11", "dataset.label_map must be a mapping such as {11: 255}; got '11'"),
         (
             "dataset.colours=[0,0,0]",

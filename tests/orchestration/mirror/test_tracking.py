@@ -326,3 +326,13 @@ def test_opening_a_new_store_says_nothing_on_the_console(tmp_path: Path) -> None
     root = Path(tracking.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_class_names_that_mlflow_would_write_alike_are_told_apart() -> None:
+    config = TrainConfig(numerics=NumericsConfig(dataset=DatasetConfig(num_classes=3)))
+    config.execution.class_names = ["car (parked)", "car [parked]", "road"]
+    assert tracking._class_ious([0.1, 0.2, 0.3], config, "x/") == {
+        "x/car (parked) 0": 0.1,
+        "x/car [parked] 1": 0.2,
+        "x/road": 0.3,
+    }

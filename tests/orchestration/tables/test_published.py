@@ -66,6 +66,18 @@ def test_layout_that_does_not_fit_the_file_is_refused(change, message):
         figures(replace(table, published=replace(table.published, **change)), PASCAL)
 
 
+def test_two_figures_for_one_place_are_refused(tmp_path):
+    table = grid.load("pascal_classic").table
+    with pytest.raises(
+        ValueError, match=r"must have one figure for unimatch resnet50 92 where dataset=pascal; it has"
+    ):
+        figures(replace(table, published=replace(table.published, where={"dataset": "pascal"})), PASCAL)
+    (tmp_path / "mine.csv").write_text("backbone,method,partition,miou_percent,miou_percent,source\n")
+    spec = replace(table.published, file=str(tmp_path / "mine.csv"), where={})
+    with pytest.raises(ValueError, match="mine.csv must have each column once; 'miou_percent' stands twice"):
+        figures(replace(table, published=spec), PASCAL)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -76,6 +88,10 @@ def test_layout_that_does_not_fit_the_file_is_refused(change, message):
         ("published: {tables: 1}", "published may have the keys file, dataset, where, axes, row, rows; got 'tables'"),
         ("others: some", "table: others must be true or false; got 'some'"),
         ("names: {backbone: {a: b}}", "table: names may name the axes method, split, seed; got 'backbone'"),
+        (
+            "names: {method: {a: one, b: one}}",
+            "table: names: method must have a name of its own for a; got 'one'",
+        ),
         ("[rows]", "a layout must be a mapping with the keys rows"),
         ("a: [", "cannot be read as YAML"),
     ],
