@@ -1,5 +1,6 @@
 """Files that other processes read while they are written: renamed or linked into place, or appended to in one write."""
 
+import errno
 import json
 import math
 import os
@@ -9,9 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rankmatch import locks
+
 _TAIL_BYTES = 1 << 16  # holds many times the longest line, an epoch with 255 classes
 SHORT_TEMP = Path("/tmp")  # Ray's sockets need a path of at most 40 characters; TMPDIR is often longer
 PREFIX = "rankmatch-"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems without hard links answer: FAT, some network shares and mounts of containers."""
+_PUT_S = 60.0
 
 
 def process_folder(pid: int) -> Path:
@@ -43,11 +49,27 @@ def publish(path: Path, text: str) -> None:
         FileExistsError: There is one.
     """
     with _draft(path, text) as draft:
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            if not path.samefile(draft):  # NFS repeats a link whose answer was lost, and then finds its own
-                raise
+        put(draft, path)
+
+
+def put(draft: Path, path: Path) -> None:
+    """Give a complete file its place, only if none is there, whatever the file system can; the draft may stay.
+
+    Raises:
+        FileExistsError: There is one.
+    """
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        if not path.samefile(draft):  # NFS repeats a link whose answer was lost, and then finds its own
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with locks.held(path.with_name(f".{path.name}.lock"), _PUT_S):  # the kernel takes it back from who dies here
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            draft.replace(path)
 
 
 def append(path: Path, content: bytes) -> None:

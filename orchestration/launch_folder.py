@@ -14,6 +14,7 @@ from orchestration.grid import Grid
 from orchestration.index import IndexedCell
 from orchestration.plan import Plan
 from orchestration.run_folder import RunFolder, folders
+from rankmatch import locks
 
 PLAN = "plan.txt"
 
@@ -25,11 +26,12 @@ def only_launch_of(grid_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         ValueError: Another one is at work.
     """
-    lock = filelock.FileLock(grid_dir / ".launch.lock")
+    path = grid_dir / ".launch.lock"
     try:
-        lock.acquire(timeout=wait_s)
+        lock = locks.acquire(path, wait_s)
     except filelock.Timeout:
-        raise ValueError(f"another launch is at work in {grid_dir}; wait for its end or stop it") from None
+        what = "wait for its end or stop it"
+        raise ValueError(f"another launch is at work in {grid_dir}; {what}{locks.hint(path)}") from None
     try:
         yield
     finally:

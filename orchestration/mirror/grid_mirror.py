@@ -28,6 +28,7 @@ from orchestration.mirror.tracking import MIRROR, STATUSES, Launch, Mirror, Mirr
 from orchestration.recorder import SCHEMA
 from orchestration.run_folder import RunFolder
 from orchestration.values import GROUPS
+from rankmatch import locks
 
 REMEMBERED, CURVES = "mlflow.json", "curves.png"
 FINISH_TIMEOUT_S = 120.0
@@ -83,11 +84,13 @@ def only_writer(grid_dir: Path, wait_s: float | None = None) -> Iterator[None]:
     Raises:
         StoreError: Another one has not ended in time; what it leaves out is written the next time.
     """
-    lock, wait_s = filelock.FileLock(grid_dir / ".mirror.lock"), TURN_S if wait_s is None else wait_s
+    path, wait_s = grid_dir / ".mirror.lock", TURN_S if wait_s is None else wait_s
     try:
-        lock.acquire(timeout=wait_s)
+        lock = locks.acquire(path, wait_s)
     except filelock.Timeout:
-        raise StoreError(f"another process writes MLflow for {grid_dir.name}, and has for {wait_s:.0f} s") from None
+        raise StoreError(
+            f"another process writes MLflow for {grid_dir.name}, and has for {wait_s:.0f} s{locks.hint(path)}"
+        ) from None
     try:
         yield
     finally:

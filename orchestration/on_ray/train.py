@@ -14,6 +14,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
+from orchestration import files
 from orchestration.attempt import Attempt
 from orchestration.failures import Failure, LostError, TrainingError
 from orchestration.on_ray.memory import memory_failure
@@ -148,10 +149,9 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _note_failure(folder: Path, error: Exception) -> None:
     """Write down a failure unless another worker's is there: the first is the cause, the rest lost their partner."""
-    draft = folder / f".{_FAILURE}.{os.getpid()}"
-    draft.write_text(json.dumps({**asdict(Failure.of(error)), "fenced": isinstance(error, FencedError)}))
     with suppress(FileExistsError):
-        os.link(draft, folder / _FAILURE)
+        fields = {**asdict(Failure.of(error)), "fenced": isinstance(error, FencedError)}
+        files.publish(folder / _FAILURE, json.dumps(fields))
 
 
 def _worker_error(folder: Path, error: TrainingFailedError) -> Exception:

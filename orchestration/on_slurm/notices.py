@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from functools import partial
@@ -20,6 +20,7 @@ import filelock
 
 from orchestration import files
 from orchestration.on_slurm.cluster import ClusterConfig
+from rankmatch import locks
 
 SILENCE_S = 3600.0
 TIMEOUT_S = 20.0
@@ -98,8 +99,8 @@ class Notifier:
         with self._lock():
             self._write(cause, is_sent=is_sent)
 
-    def _lock(self) -> filelock.BaseFileLock:
-        return filelock.FileLock(Path(self.grid_dir) / ".notices.lock", timeout=TIMEOUT_S)
+    def _lock(self) -> AbstractContextManager[None]:
+        return locks.held(Path(self.grid_dir) / ".notices.lock", TIMEOUT_S)
 
     def _read(self) -> dict[str, Any]:
         """Return what was sent; a damaged file, as a full disk leaves it, is as good as none and is replaced."""

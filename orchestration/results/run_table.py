@@ -28,6 +28,7 @@ from orchestration.run_folder import (
     state_of_result,
 )
 from orchestration.values import near_matches, parse
+from rankmatch import locks
 
 FIELDS = {
     "status": pa.string(),
@@ -104,10 +105,9 @@ def load(root: Path, *, with_epochs: bool = False, say: Callable[[str], None] = 
     """
     found = find(root)
     keys = {run: key for run in found if (key := _key(f"{root}/{run}"))}
-    lock = filelock.FileLock(root / CACHE / "lock", timeout=CACHE_LOCK_S)
     try:
         (root / CACHE).mkdir(exist_ok=True)
-        with lock:
+        with locks.held(root / CACHE / "lock", CACHE_LOCK_S):
             return _load(root, found, keys, with_epochs, is_kept=True)
     except (OSError, filelock.Timeout) as error:
         say(f"without a cache, which takes longer: {error}")

@@ -6,8 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-import filelock
-
+from rankmatch import locks
 from rankmatch.checks import LocalDiskError
 
 VARIABLES = ("SLURM_TMPDIR", "TMPDIR")
@@ -22,7 +21,7 @@ def stage(store: Path) -> Path:
         ValueError: No variable names a disk of the node, or it has not the room.
     """
     folder = _folder_of(store)
-    with filelock.FileLock(folder / ".lock"):
+    with locks.held(folder / ".lock"):
         for part in folder.glob(".*.part"):  # of a process that was killed
             part.unlink()
         shards = {shard.name: shard for shard in store.glob("*.arrow")}

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from rankmatch import locks
 from rankmatch.checks import MissingFileError, one_of
 from rankmatch.data.pixels import file_of, read_image, read_label
 from rankmatch.hashing import sha256_of
@@ -219,7 +220,7 @@ def pack(
     folder.mkdir(parents=True, exist_ok=True)
     keys = list(dict.fromkeys(_key(properties.kind, *key) for key in wanted))
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
+        with locks.held(folder / ".lock", 0.0):
             for part in folder.glob(".*.part"):  # of a process that was killed
                 part.unlink()
             return _pack(folder, root, keys, properties, progress)

@@ -1,10 +1,12 @@
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,11 +81,29 @@ def test_folder_without_an_attempt_is_missing(folder: RunFolder, tmp_path: Path)
     assert folder.state().status == RunFolder(tmp_path / "nowhere").state().status == "missing"
 
 
+@pytest.fixture(params=["links", "no links", "neither links nor locks"])
+def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file system can do; processes that are forked find the same."""
+    if request.param != "links":
+        monkeypatch.setattr(os, "link", refusing(errno.EPERM))
+    if request.param.startswith("neither"):
+        monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
+
+
+def refusing(number: int) -> Callable[..., None]:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.usefixtures("file_system")
 def test_one_of_four_processes_claims_an_attempt(folder: RunFolder) -> None:
     assert race(folder, 1) == [0, 0, 0, 1]
     assert [attempt.number for attempt in folder.attempts()] == [1]
 
 
+@pytest.mark.usefixtures("file_system")
 def test_no_two_processes_claim_the_same_attempt(folder: RunFolder) -> None:
     claimed = [number for number in race(folder, None) if number]
     assert claimed == sorted(set(claimed)) == list(range(1, len(claimed) + 1))
