@@ -159,7 +159,7 @@ class _Body:
         config = from_yaml(self.folder.config())
         resume_from = self.folder.adopt_checkpoint(self.attempt)
         step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
-        self.attempt.event("started", step=step, **software())
+        self.attempt.event("started", step=step, **software(), **scheduler_node())
         if self.stop():
             return self._stopped(step)
         result = self.train(config, self.attempt, resume_from, self.stop)
@@ -248,6 +248,12 @@ def record_never_began(cell_dir: Path, owner: Mapping[str, Any], failure: Failur
 def software() -> dict[str, Any]:
     """Tell where and by which numerics this process trains; versions are in the launch's provenance."""
     return {"host": socket.gethostname(), "numerics": rankmatch.NUMERICS}
+
+
+def scheduler_node() -> dict[str, str]:
+    """Tell what Slurm calls the node of this process, which need not be what the node calls itself; else nothing."""
+    node = os.environ.get("SLURMD_NODENAME")
+    return {"node": node} if node else {}
 
 
 def _best_weights(path: Path) -> dict[str, Any] | None:

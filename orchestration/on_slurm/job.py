@@ -22,7 +22,7 @@ from orchestration.attempt import Attempt
 from orchestration.control_group import num_oom_kills
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_ray.protocol import EXIT_CODES, ORDER, STOP_FILE, end_session, stop_kind
-from orchestration.on_slurm import signals
+from orchestration.on_slurm import evidence, signals
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import REQUEUE, Listener, job_id
 from orchestration.retries import decision_of
@@ -75,6 +75,7 @@ class _Head(Listener):
 
     def run(self) -> int:
         """Train, and return the exit code of the job."""
+        evidence.record_earlier_starts(self.cell)
         if self._is_given_up():
             return 0
         signals.remove_leftovers()

@@ -1,28 +1,16 @@
 """How the cells of a grid stand on Slurm: run folders first, squeue second, accounting third."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from orchestration.attempt import Attempt
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_slurm import commands, submissions
-from orchestration.on_slurm.commands import EndedJob, Job, QueuedJob
+from orchestration.on_slurm.commands import Job, QueuedJob
+from orchestration.on_slurm.evidence import failure_of, last_event
 from orchestration.run_cell import record_loss
 from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import JobState, StateLog
-
-_BY_STATE = {
-    "NODE_FAIL": FailureClass.NODE_FAILURE,
-    "BOOT_FAIL": FailureClass.NODE_FAILURE,
-    "TIMEOUT": FailureClass.TIME_LIMIT,
-    "DEADLINE": FailureClass.TIME_LIMIT,
-    "OUT_OF_MEMORY": FailureClass.HOST_MEMORY,
-    "PREEMPTED": FailureClass.PREEMPTED,
-    "REQUEUED": FailureClass.PREEMPTED,
-    "CANCELLED": FailureClass.CANCELLED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +68,8 @@ def record_lost(grid_dir: Path) -> list[Lost]:
     lost = []
     for folder, job in gone.items():
         attempt = folder.attempts()[-1]
-        failure = _failure(attempt, job, _end(attempt, accounted.get(job, ())))
-        if not _last_event(attempt) or failure.kind is FailureClass.HOST_MEMORY:
+        failure = failure_of(attempt, job, accounted.get(job, ()), is_requeued=job in queued)
+        if not last_event(attempt) or failure.kind is FailureClass.HOST_MEMORY:
             record_loss(folder.path, failure, known_dead=True)
             lost.append(Lost(folder.path.name, failure))
     return lost
@@ -92,29 +80,8 @@ def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:
     attempts = folder.attempts()
     if not attempts or folder.result() is not None:
         return None
-    last = _last_event(attempts[-1])
+    last = last_event(attempts[-1])
     if last and (last.get("kind") != FailureClass.LOST or "slurm_state" in last):
         return None
     known = attempts[-1].owner().get("slurm", {})
     return submissions.job_of(grid_dir, folder.path.name, known["job"], known.get("name", "")) if known else None
-
-
-def _last_event(attempt: Attempt) -> dict[str, Any]:
-    """Return what an attempt wrote at its end; nothing where it did not."""
-    return next((event for event in attempt.events()[-1:] if event["event"] in ("stopped", "failed")), {})
-
-
-def _end(attempt: Attempt, ends: Sequence[EndedJob]) -> EndedJob | None:
-    """Return how the start of a job ended that an attempt was made in, by how often the job had been requeued."""
-    restart = attempt.owner().get("slurm", {}).get("restart", len(ends) - 1)
-    return ends[restart] if 0 <= restart < len(ends) else None
-
-
-def _failure(attempt: Attempt, job: Job, known: EndedJob | None) -> Failure:
-    node = attempt.owner()["host"]
-    if known is None:
-        message = f"job {job} on {node} is gone, and Slurm knows nothing of its end"
-        return Failure(FailureClass.LOST, "LostError", message, "")
-    message = f"job {job} on {known.node or node}: Slurm says {known.state}, exit code {known.exit_code}"
-    kind = _BY_STATE.get(known.state, FailureClass.LOST)
-    return Failure(kind, "LostError", message, "", exit_code=known.exit_code, slurm_state=known.state)

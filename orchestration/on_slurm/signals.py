@@ -88,7 +88,8 @@ def restart() -> str:
 def this_job() -> dict[str, Any]:
     """Describe this job as the owners of attempts hold it."""
     job = own_job()
-    return {"job": job.number, **({"name": job.name} if job.name else {}), "restart": int(restart())}
+    known = {"name": job.name, "node": os.environ.get("SLURMD_NODENAME", "")}
+    return {"job": job.number, "restart": int(restart()), **{key: value for key, value in known.items() if value}}
 
 
 def make_folder(jobs_dir: Path) -> Path:

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import time
@@ -46,6 +47,15 @@ def test_finished_cell_has_a_result_with_its_provenance(make_cell):
     assert result["provenance"]["commit"] == "abc"
     assert result["provenance"]["numerics"] == rankmatch.NUMERICS
     assert RunFolder(cell_dir).state().status == "done"
+
+
+def test_attempt_names_its_node_as_slurm_does_beside_its_host(make_cell, monkeypatch):
+    cell_dir = make_cell()
+    monkeypatch.setenv("SLURMD_NODENAME", "gpu-17")
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu-17.cluster.example")
+    run_cell(cell_dir, train=finishes, owner=launcher())
+    started = events(cell_dir)[0]
+    assert (started["node"], started["host"]) == ("gpu-17", "gpu-17.cluster.example")
 
 
 def test_published_cell_is_not_trained_again(make_cell):

@@ -157,7 +157,7 @@ def test_running_job_is_not_taken_for_lost(options, slurm, console):
     assert attempt.events()[-1]["event"] == "started"
     slurm.queued = {"1_0": ("PENDING", "")}  # requeued: its process is gone
     campaign.tidy(options.runs / "small", console)
-    assert attempt.events()[-1]["kind"] == "lost"
+    assert attempt.events()[-1]["kind"] == "requeued"
 
 
 def test_step_with_nothing_left_writes_the_table(options, slurm, console):

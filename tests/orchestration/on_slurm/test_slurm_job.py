@@ -10,7 +10,7 @@ import pytest
 
 from orchestration.failures import FailureClass
 from orchestration.on_ray.stop import RESERVE_S, StopAsked
-from orchestration.on_slurm import commands, job, notices, signals
+from orchestration.on_slurm import commands, evidence, job, notices, signals
 from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import REQUEUE
@@ -165,6 +165,80 @@ def test_training_and_the_passing_on_of_signals_wait_for_no_notice_and_end_by_no
     task.heard = signal.SIGUSR2
     assert task.run() == REQUEUE
     hanging.set()
+
+
+@pytest.fixture
+def begun_again(head, slurm, monkeypatch):
+    """A job in its third start whose first two attempts ended without a word; accounting says how their starts did."""
+
+    def make(*states: str) -> list[str]:
+        monkeypatch.setenv(signals.NAME_VARIABLE, "rm-small")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+        slurm.strangers["7"] = "rm-small"
+        slurm.accounted = {} if states else None
+        slurm.starts = [("7", state, "n3") for state in states]
+        task = head()
+        for number in range(2):
+            of = {"job": "7", "name": "rm-small", "restart": number, "node": "n3"}
+            task.cell.claim({"commit": "", "campaign": "l", "slurm": of}).event("started", step=100 * number)
+        assert task.run() == 0
+        ends = [attempt.events()[-1] for attempt in task.cell.attempts()]
+        return [f"{end['event']}: {end['kind']}: {end['message']}" for end in ends]
+
+    return make
+
+
+def test_job_that_slurm_began_again_writes_down_how_its_earlier_attempts_ended(begun_again):
+    assert begun_again("NODE_FAIL", "PREEMPTED", "RUNNING") == [
+        "failed: node failure: job 7 on n3: Slurm says NODE_FAIL, exit code 1:0",
+        "failed: preempted: job 7 on n3: Slurm says PREEMPTED, exit code 1:0",
+    ]
+
+
+def test_job_that_slurm_began_again_was_requeued_where_accounting_says_nothing(
+    begun_again,
+):
+    assert begun_again() == ["failed: requeued: job 7 on n3 was requeued, and accounting does not say why"] * 2
+
+
+def test_start_that_accounting_says_failed_is_lost(begun_again):
+    assert begun_again("FAILED") == [
+        "failed: lost: job 7 on n3: Slurm says FAILED, exit code 1:0",
+        "failed: requeued: job 7 on n3 was requeued, and accounting does not say why",
+    ]
+
+
+def test_job_says_nothing_of_attempts_of_others_or_of_those_that_said_how_they_ended(head, slurm, monkeypatch):
+    monkeypatch.setenv(signals.NAME_VARIABLE, "rm-small")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    task = head()
+    of = {"job": "7", "name": "rm-small", "restart": 0}
+    others = ({**of, "job": "8"}, {**of, "name": "rm-else"}, {**of, "restart": 1})
+    for slurm_of in others:
+        task.cell.claim({"commit": "", "campaign": "k", "slurm": slurm_of}).event("started", step=0)
+    said = task.cell.claim({"commit": "", "campaign": "k", "slurm": of})
+    said.event("stopped", step=5, kind="preempted")
+    task.run()
+    assert [len(attempt.events()) for attempt in task.cell.attempts()] == [1, 1, 1, 1]
+    assert said.events()[-1]["event"] == "stopped"
+
+
+def test_cell_that_slurm_began_again_forty_times_while_it_gets_on_is_begun_again(head, slurm, monkeypatch):
+    monkeypatch.setenv(signals.NAME_VARIABLE, "rm-small")
+    slurm.accounted = None
+    for number in range(40):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        task = head()
+        assert not task._is_given_up()
+        evidence.record_earlier_starts(task.cell)
+        of = {"job": "7", "name": "rm-small", "restart": number}
+        task.cell.claim({"commit": "", "campaign": "l", "slurm": of}).event("started", step=10 * number)
+    assert {end.kind for end in task.cell.ends("l")[:-1]} == {FailureClass.REQUEUED}
+
+
+def test_owner_names_the_node_as_slurm_does(head, monkeypatch):
+    monkeypatch.setenv("SLURMD_NODENAME", "gpu-17")
+    assert head()._order()["owner"]["slurm"]["node"] == "gpu-17"
 
 
 def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys):

@@ -1,0 +1,66 @@
+"""How attempts ended that could not write it down themselves, as their followers and controllers find it out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestration.attempt import Attempt, node_of
+from orchestration.failures import Failure, FailureClass
+from orchestration.on_slurm import commands, signals
+from orchestration.on_slurm.commands import EndedJob, Job
+from orchestration.run_cell import record_failure
+from orchestration.run_folder import RunFolder
+
+_BY_STATE = {
+    "NODE_FAIL": FailureClass.NODE_FAILURE,
+    "BOOT_FAIL": FailureClass.NODE_FAILURE,
+    "TIMEOUT": FailureClass.TIME_LIMIT,
+    "DEADLINE": FailureClass.TIME_LIMIT,
+    "OUT_OF_MEMORY": FailureClass.HOST_MEMORY,
+    "PREEMPTED": FailureClass.PREEMPTED,
+    "REQUEUED": FailureClass.REQUEUED,
+    "CANCELLED": FailureClass.CANCELLED,
+}
+
+
+def last_event(attempt: Attempt) -> dict[str, Any]:
+    """Return what an attempt wrote at its end; nothing where it did not."""
+    return next((event for event in attempt.events()[-1:] if event["event"] in ("stopped", "failed")), {})
+
+
+def failure_of(attempt: Attempt, job: Job, ends: Sequence[EndedJob], *, is_requeued: bool = False) -> Failure:
+    """Say how an attempt ended, by what accounting knows of each start of its job, and by whether it had another one.
+
+    Slurm begins a job again when its node is lost, or when it is preempted and has not ended within its grace; not when
+    it has crashed.
+    """
+    node, known = node_of(attempt.owner(), attempt.events()), _end(attempt, ends)
+    if known is None and is_requeued:
+        message = f"job {job} on {node} was requeued, and accounting does not say why"
+        return Failure(FailureClass.REQUEUED, "LostError", message, "")
+    if known is None:
+        message = f"job {job} on {node} is gone, and Slurm knows nothing of its end"
+        return Failure(FailureClass.LOST, "LostError", message, "")
+    message = f"job {job} on {known.node or node}: Slurm says {known.state}, exit code {known.exit_code}"
+    kind = _BY_STATE.get(known.state, FailureClass.LOST)
+    return Failure(kind, "LostError", message, "", exit_code=known.exit_code, slurm_state=known.state)
+
+
+def _end(attempt: Attempt, ends: Sequence[EndedJob]) -> EndedJob | None:
+    """Return how the start of a job ended that an attempt was made in, by how often the job had been requeued."""
+    restart = attempt.owner().get("slurm", {}).get("restart", len(ends) - 1)
+    return ends[restart] if 0 <= restart < len(ends) else None
+
+
+def record_earlier_starts(folder: RunFolder) -> None:
+    """Write down how the attempts of earlier starts of this job ended, where they could not: nobody else looks."""
+    own = signals.own_job()
+    silent = [attempt for attempt in folder.attempts() if _is_earlier_start(attempt, own) and not last_event(attempt)]
+    ends = (commands.ended([own]) or {}).get(own, ()) if silent else ()
+    for attempt in silent:
+        record_failure(attempt, failure_of(attempt, own, ends, is_requeued=True))
+
+
+def _is_earlier_start(attempt: Attempt, own: Job) -> bool:
+    slurm = attempt.owner().get("slurm", {})
+    is_mine = slurm.get("job") == own.number and slurm.get("name", own.name) == own.name
+    return is_mine and int(slurm.get("restart", 0)) < int(signals.restart())
