@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 DEFAULT_GRID = "demo"
 
-GridOption = Annotated[str, typer.Option("--grid", help="A grid of experiments/grids by name, or a YAML file.")]
+GridOption = Annotated[
+    str, typer.Option("--grid", help="A grid by name (experiments/grids, or launched into --runs), or a YAML file.")
+]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Where run folders go.")]
 Overrides = Annotated[
     list[str] | None,

@@ -37,7 +37,9 @@ def table(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the grid, as it was launched.")
     ] = None,
-    grid: Annotated[str, typer.Option("--grid", help="A grid by name, or a YAML file.")] = DEFAULT_GRID,
+    grid: Annotated[
+        str, typer.Option("--grid", help="A grid by name, as it was launched, or a YAML file.")
+    ] = DEFAULT_GRID,
     runs: RunsFolder = DEFAULT_RUNS,
     metric: Annotated[str, typer.Option(help="best or last epoch.")] = "best",
     layout: Annotated[Path | None, typer.Option(help="A YAML file with keys as the section table of a grid.")] = None,
@@ -54,7 +56,7 @@ def table(
 
     if metric not in ("best", "last"):
         raise ValueError(f"--metric must be best or last; got {metric!r}")
-    loaded = load(grid, overrides or ())
+    loaded = load(grid, overrides or (), runs, launched_first=True)
     grid_dir = runs.resolve() / loaded.name
     if not grid_dir.is_dir():
         raise ValueError(f"--runs must hold the folder of grid {loaded.name}; there is no {grid_dir}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-GridName = Annotated[str, typer.Option("--grid", help="The grid, as it was launched.")]
+GridName = Annotated[str, typer.Option("--grid", help="A grid that was launched, by name, file or folder.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Where run folders are.")]
 Cells = Annotated[
     list[str] | None, typer.Argument(metavar="[CELL]...", help="Signatures or parts of names; default: all.")

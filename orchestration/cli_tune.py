@@ -7,7 +7,9 @@ import typer
 
 
 def tune(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A search file, or its name in experiments/grids.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A search file, or a name: of experiments/grids, or in --runs.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(

@@ -26,14 +26,16 @@ WATCH_S, LOOK_S = 30.0, 60.0
 
 
 def grid_folder(runs: Path, name: str) -> Path:
-    """Return the folder of a grid.
+    """Return the folder of a grid that is given by its name, its file, or that folder.
 
     Raises:
         ValueError: It was never launched there.
     """
-    folder = runs.resolve() / name
-    if not (folder / "grid.yaml").is_file():
-        known = ", ".join(sorted(path.parent.name for path in runs.resolve().glob("*/grid.yaml"))) or "none"
+    if grid.is_path(name) and (Path(name) / grid.FILE).is_file():
+        return Path(name).resolve()
+    folder = runs.resolve() / (grid.name_of(Path(name)) if grid.is_path(name) else name)
+    if not (folder / grid.FILE).is_file():
+        known = grid.launched_names(runs)
         raise ValueError(f"--grid must be one that was launched into {runs} ({known}); got {name!r}")
     return folder
 

@@ -26,6 +26,8 @@ from orchestration.values import (
 )
 
 KEYS = ("set", "axes", "exclude", "baseline", "table")
+FILE, LAUNCHES = "grid.yaml", "launches"
+"""Of a folder of runs: the grid as it was resolved, and the folder of its launches."""
 SEARCH = "search"
 """The section that a file of `rankmatch tune` has."""
 
@@ -57,13 +59,21 @@ class _Spec:
     """Fields of a `Layout`, as far as the file gives them."""
 
 
-def load(name_or_file: str, overrides: Sequence[str] = ()) -> Grid:
+def load(
+    name_or_file: str, overrides: Sequence[str] = (), runs: Path | None = None, *, launched_first: bool = False
+) -> Grid:
     """Read a grid by name or file, change it by `key=value` overrides, and compose every cell.
+
+    Args:
+        name_or_file: As `find` takes it.
+        overrides: Words of the command line.
+        runs: As `find` takes it.
+        launched_first: As `find` takes it.
 
     Raises:
         ValueError: If the file, a key, a value, a choice or a cell is not allowed, or two cells are the same.
     """
-    path = find(name_or_file)
+    path = find(name_or_file, runs=runs, launched_first=launched_first)
     content = read_yaml(path)
     try:
         spec = _read_spec(content)
@@ -74,7 +84,8 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Grid:
     axes = {key: [format_value(value) for value in values] for key, values in spec.axes.items()}
     baseline = {key: format_value(value) for key, value in _baseline_within(spec).items()}
     layout = _layout(spec)
-    return Grid(path.stem, cells, axes, baseline, layout, _resolved_text(path.stem, spec, layout))
+    name = name_of(path)
+    return Grid(name, cells, axes, baseline, layout, _resolved_text(name, spec, layout))
 
 
 def is_search(path: Path) -> bool:
@@ -92,20 +103,53 @@ def available(*, searches: bool = False) -> list[str]:
     return sorted(path.stem for path in files if is_search(path) is searches)
 
 
-def find(name_or_file: str, *, searches: bool = False) -> Path:
-    """Return the file of a grid, or of a search, given by its path (with a folder or `.yaml` in it) or by its name.
+def find(name_or_file: str, *, searches: bool = False, runs: Path | None = None, launched_first: bool = False) -> Path:
+    """Return the file of a grid, or of a search.
+
+    Args:
+        name_or_file: A path (with a folder or `.yaml` in it), also of a folder of runs, or a name.
+        searches: A search is meant.
+        runs: A grid that was launched into this folder can be named, too; its file is there, as it was resolved.
+        launched_first: What was launched comes before what experiments/grids has under the same name.
 
     Raises:
         ValueError: If there is no such file or name, or the name cannot be a folder's.
     """
-    is_file = "/" in name_or_file or name_or_file.endswith((".yaml", ".yml"))
-    path = Path(name_or_file).expanduser() if is_file else experiments_folder() / "grids" / f"{name_or_file}.yaml"
+    path = Path(name_or_file).expanduser()
+    if is_path(name_or_file):
+        path = path / FILE if path.is_dir() else path
+    else:
+        shipped = experiments_folder() / "grids" / f"{name_or_file}.yaml"
+        launched = [runs.resolve() / name_or_file / FILE] if runs else []
+        places = [*launched, shipped] if launched_first else [shipped, *launched]
+        path = next((place for place in places if place.is_file()), shipped)
     if not path.is_file():
         kind, known = "search" if searches else "grid", ", ".join(available(searches=searches))
-        raise ValueError(f"{kind} must be a YAML file or one of {known}; got {name_or_file!r}")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", path.stem):
-        raise ValueError(f"the name of a grid file must consist of letters, digits and . _ -; got {path.stem!r}")
+        also = f", or one that was launched into {runs} ({launched_names(runs)})" if runs else ""
+        raise ValueError(f"{kind} must be a YAML file or one of {known}{also}; got {name_or_file!r}")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name_of(path)):
+        raise ValueError(f"the name of a grid file must consist of letters, digits and . _ -; got {name_of(path)!r}")
     return path
+
+
+def is_path(name_or_file: str) -> bool:
+    """Tell a file or a folder of the command line from a name."""
+    return "/" in name_or_file or name_or_file.endswith((".yaml", ".yml"))
+
+
+def name_of(path: Path) -> str:
+    """Return the name of the grid that a file holds: its own, or that of the folder of runs that it lies in."""
+    folder = path.resolve().parent
+    if path.name != FILE:
+        return path.stem
+    if folder.parent.name == LAUNCHES:
+        return folder.parents[1].name
+    return folder.name if (folder / LAUNCHES).is_dir() else path.stem
+
+
+def launched_names(runs: Path) -> str:
+    """Return the names of the grids and searches that were launched into a folder, as text."""
+    return ", ".join(sorted(path.parent.name for path in runs.resolve().glob(f"*/{FILE}"))) or "none"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

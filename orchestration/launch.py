@@ -34,7 +34,7 @@ def launch(options: Options, console: Console) -> int:
     Raises:
         ValueError: Something the user can mend, before any training.
     """
-    loaded = grid.load(options.grid, options.overrides)
+    loaded = grid.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
     planned = make_plan(loaded, grid_dir, options)
     show_plan(planned, console)

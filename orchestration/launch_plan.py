@@ -132,7 +132,7 @@ def simulate_launch(options: Options, pool: simulate.Pool, checkpoint_min: float
     Raises:
         ValueError: Something the user can mend.
     """
-    loaded = grid.load(options.grid, options.overrides)
+    loaded = grid.load(options.grid, options.overrides, options.runs)
     planned = make_plan(loaded, options.runs.resolve() / loaded.name, options)
     text = simulate.lines(simulate.tasks(planned, checkpoint_min), pool)
     console.print("\n".join(text), highlight=False, markup=False, soft_wrap=True)

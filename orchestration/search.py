@@ -31,7 +31,7 @@ from orchestration.values import (
 from rankmatch.checks import in_range, one_of
 from rankmatch.config import HELD_OUT_FROM
 
-FILE = "grid.yaml"
+FILE = grid.FILE
 KEYS = ("set", SEARCH)
 _NOT_SEARCHED = ("seed", "split", "trainer.epochs", "dataset.", "evaluation.")
 """What decides on which images a point is scored, or how long it is trained: points would not be comparable."""
@@ -156,13 +156,15 @@ class Search:
         return {key: read_value(key, parse(key, text)) for key, text in cell.axes.items()}
 
 
-def load(name_or_file: str, overrides: Sequence[str] = ()) -> Search:
+def load(name_or_file: str, overrides: Sequence[str] = (), runs: Path | None = None) -> Search:
     """Read a search by name or file, change it by `key=value` overrides, and compose the ends of its spaces.
+
+    One that was started into `runs` can be named, too.
 
     Raises:
         ValueError: If the file, a key, a value, a space or a combination of settings is not allowed.
     """
-    path = grid.find(name_or_file, searches=True)
+    path = grid.find(name_or_file, searches=True, runs=runs)
     content = grid.read_yaml(path)
     try:
         for key in content:
@@ -183,7 +185,7 @@ def load(name_or_file: str, overrides: Sequence[str] = ()) -> Search:
             check_key(key)
             spaces.pop(key, None)
             fixed[key] = read_value(key, node)
-    return _checked(path.stem, fixed, spaces, _read_settings(settings))
+    return _checked(grid.name_of(path), fixed, spaces, _read_settings(settings))
 
 
 def _checked(name: str, fixed: dict[str, Value], spaces: dict[str, Space], settings: Settings) -> Search:

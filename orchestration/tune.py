@@ -36,7 +36,7 @@ def tune(options: Options, console: Console) -> int:
     """
     if options.cluster not in CLUSTERS:
         raise ValueError(f"--cluster must be {' or '.join(CLUSTERS)} for a search; got {options.cluster!r}")
-    loaded = search.load(options.grid, options.overrides)
+    loaded = search.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
     if options.dry_run:
         _show(loaded, _Plan.of(loaded, grid_dir, options), grid_dir, console)

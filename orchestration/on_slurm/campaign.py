@@ -61,7 +61,7 @@ def launch_on_slurm(options: Options, console: Console) -> int:
         ValueError: Something the user can mend, before any job.
         SchedulerError: sbatch refused, or Slurm does not answer.
     """
-    loaded = grid.load(options.grid, options.overrides)
+    loaded = grid.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
     site = cluster.load(options.cluster, options.cluster_settings)
     if options.dry_run:

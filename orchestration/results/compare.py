@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestration import yaml_text
+from orchestration import grid, yaml_text
 from orchestration.results import run_table
 from orchestration.run_folder import CELLS, CONFIG, RunFolder, folders
 from orchestration.tables import comparisons
@@ -75,7 +75,8 @@ def resolve(word: str, runs: Path) -> Path:
     Raises:
         ValueError: None is meant, or several runs are.
     """
-    for path in (Path(word), runs / word):
+    name = grid.name_of(Path(word)) if grid.is_path(word) else word
+    for path in (Path(word), runs / name):
         if (path / CONFIG).is_file() or folders(path):
             return path.resolve()
     found = [run for run in run_table.find(runs) if word in run.rpartition("/")[2]]

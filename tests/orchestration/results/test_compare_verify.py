@@ -182,8 +182,8 @@ def test_checkpoint_that_is_torn_or_gone_is_reported(runs: Path) -> None:
 def test_other_weights_give_other_figures(runs: Path) -> None:
     path = cell(runs, "small", "supervised-4-s1") / "attempts" / "1" / "best.pt"
     state = torch.load(path, weights_only=True)
-    last = [name for name, value in state["model"].items() if value.is_floating_point() and value.dim() == 1][-1]
-    state["model"][last] = torch.arange(len(state["model"][last]), dtype=torch.float32) * 100
+    for name in ("classifier.weight", "classifier.bias"):  # each class is taken for the next one
+        state["model"][name] = state["model"][name].roll(1, 0)
     torch.save(state, path)
     text = printed("verify", "method=supervised", "seed=1", "--runs", runs, "--device", "cpu", code=1)
     assert "DIFFERS" in text and "mIoU is" in text
@@ -220,6 +220,37 @@ def test_table_is_written_in_every_format(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("rows: [seed]\nblocks: [split]\ncolumns: [method]\n")
     mine = printed(*words, "--layout", tmp_path / "my.yaml", "--format", "markdown")
     assert "**split=4**\n\n| seed | method=supervised | method=rankmatch |\n" in mine
+
+
+def test_grid_that_was_launched_is_found_by_name_file_and_folder(trained: Path) -> None:
+    (launch,) = (trained / "small" / "launches").iterdir()
+    places = ["small", SMALL, trained / "small", trained / "small" / "grid.yaml", launch / "grid.yaml"]
+    for place in places[:1] + places[2:]:
+        table = printed("table", "--grid", place, "--runs", trained, "--format", "csv")
+        assert table.count(",2,2,") == 2
+        assert "4 cells: 4 keep" in printed("plan", "--grid", place, "--runs", trained, "--cluster", "inline")
+    for place in places[:4]:
+        assert printed("status", "--grid", place, "--runs", trained).count(" done") >= 4
+    assert "B - A over 2 pairs" in printed("compare", SMALL, trained / "other", "--runs", trained)
+
+
+def test_table_of_a_name_is_of_the_grid_as_it_was_launched(runs: Path) -> None:
+    (runs / "other").rename(runs / "demo")  # experiments/grids has one of that name
+    assert printed("table", "--grid", "demo", "--runs", runs, "--format", "csv").count("rankmatch") == 1
+    assert "12 cells: 12 submit" in printed("plan", "--grid", "demo", "--runs", runs)
+
+
+def test_unknown_grid_names_those_that_were_launched(trained: Path) -> None:
+    for words in (["table"], ["launch", "--dry-run"], ["status"], ["tune", "no", "--dry-run"]):
+        grid_words = [] if words[0] == "tune" else ["--grid", "no"]
+        done = command(*words, *grid_words, "--runs", trained)
+        assert f"launched into {trained} (other, small)" in str(done.exception) and "'no'" in str(done.exception)
+
+
+def test_search_that_was_started_is_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    shutil.copy(SMALL.with_name("search.yaml"), tmp_path / "mine" / "grid.yaml")
+    assert "points" in printed("tune", "mine", "--runs", tmp_path, "--dry-run")
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,7 @@ def test_layout_that_does_not_fit_the_file_is_refused(change, message):
 
 def test_two_figures_for_one_place_are_refused(tmp_path):
     table = grid.load("pascal_classic").table
-    with pytest.raises(
-        ValueError, match=r"must have one figure for unimatch resnet50 92 where dataset=pascal; it has"
-    ):
+    with pytest.raises(ValueError, match=r"must have one figure for unimatch resnet50 92 where dataset=pascal; it has"):
         figures(replace(table, published=replace(table.published, where={"dataset": "pascal"})), PASCAL)
     (tmp_path / "mine.csv").write_text("backbone,method,partition,miou_percent,miou_percent,source\n")
     spec = replace(table.published, file=str(tmp_path / "mine.csv"), where={})
