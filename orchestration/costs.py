@@ -202,9 +202,9 @@ def _read_split_size(folder: Path) -> SplitSize:
 def _count_images(path: Path) -> int | None:
     if not path.is_file():
         return None
-    from rankmatch.data.pixels import frames_of, list_lines
+    from rankmatch.data.lists import frames_of, list_lines, words_of
 
-    return sum(len(frames_of(line.split()[0])) for line in list_lines(path) if line.strip())
+    return sum(len(frames_of(words_of(line)[0])) for line in list_lines(path) if line.strip())
 
 
 @cache

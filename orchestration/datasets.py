@@ -1,7 +1,8 @@
 """What is done with a data set before it is trained on: its files looked at, its split lists brought or drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,10 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         report = check_files(
             config, names, progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
+    for note in report.notes:
+        _sayer(console)(note)
     if report.faults:
-        raise ValueError("\n".join([f"{len(report.faults)} of {report.num_images} samples:", *report.faults]))
+        raise ValueError("\n".join([f"{len(report.faults)} faults in {report.num_images} samples:", *report.faults]))
     classes = config.execution.class_names or [str(number) for number in range(config.numerics.dataset.num_classes)]
     table = Table("class", "labeled pixels", "val pixels")
     for row in zip(classes, report.labeled_class_counts, report.val_class_counts, strict=True):
@@ -54,6 +57,11 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         f"{report.num_images} images of split {', '.join(names)} are good; "
         f"{len(report.present_classes)} of {len(classes)} classes occur in the val labels"
     )
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    """Return what prints a line as it is: names of files may look like markup."""
+    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
 def pack(name: str, settings: Sequence[str], to: Path | None, kind: str, console: Console) -> None:
@@ -71,7 +79,8 @@ def pack(name: str, settings: Sequence[str], to: Path | None, kind: str, console
     folder = to or root / f"packed-{kind}"
     numerics = [replace(config.numerics, split=split) for split in _split_names(config, settings)]
     samples = [sample for one in numerics for sample in read_splits(replace(config, numerics=one))]
-    properties = store.Properties(kind, config.numerics.dataset.colours)
+    dataset = config.numerics.dataset
+    properties = store.Properties(kind, dataset.colours, dataset.image_bits)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("images and labels", total=None)
         packed = store.pack(
@@ -94,12 +103,12 @@ def pack(name: str, settings: Sequence[str], to: Path | None, kind: str, console
 
 def _split_names(config: TrainConfig, settings: Sequence[str]) -> list[str]:
     """Return the split that the settings name, else all that there are."""
-    from rankmatch.data.splits import split_root
+    from rankmatch.data.splits import split_names, split_root
 
     one = config.numerics.split
     if config.numerics.dataset.name == "synthetic" or any(setting.startswith("split=") for setting in settings):
         return [one]
-    return sorted(path.parent.name for path in split_root(config).glob("*/labeled.txt")) or [one]
+    return split_names(split_root(config)) or [one]
 
 
 def download(name: str, to: Path, checkout: Path | None, base_url: str, console: Console) -> None:
@@ -131,7 +140,11 @@ def convert(name: str, root: Path, console: Console) -> None:
     one_of("the data set to convert", name, ("cityscapes",))
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("labels", total=None)
-        num_written = cityscapes.convert(root, lambda done, total: progress.update(task, completed=done, total=total))
+        num_written = cityscapes.convert(
+            root,
+            lambda done, total: progress.update(task, completed=done, total=total),
+            _sayer(console),
+        )
     console.print(f"{root}: {num_written} *{cityscapes.MADE} written", soft_wrap=True)
 
 
@@ -153,7 +166,7 @@ def draw(
     from rankmatch.data.splits import read_train, split_root
 
     config = configuration(name, settings)
-    train, root = read_train(config), split_root(config)
+    train, root = read_train(config, _sayer(console)), split_root(config)
     if num_val and (root / "val.txt").exists():
         raise ValueError(f"--val must be left out where {root / 'val.txt'} is there; got {num_val}")
     labeled = [sample for sample in train if sample.label is not None]
@@ -195,4 +208,4 @@ def _write_new(texts: Mapping[Path, str], console: Console) -> None:
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, text)
-        console.print(f"{path}: {text.count(chr(10))} images", soft_wrap=True)
+        _sayer(console)(f"{path}: {text.count(chr(10))} images")

@@ -145,11 +145,14 @@ def say_outdated(why: str, console: Console) -> None:
 def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[str, preflight.DataIdentity]:
     """Look once at all that the cells open; see `preflight.check`."""
     with console.status("checking the data") as status:
-        return preflight.check(
+        identities = preflight.check(
             loaded.cells,
             options.runs.resolve() / "checked",
             lambda name, done, total: status.update(f"checking the data: {name}, {done} of {total} images"),
         )
+    for note in dict.fromkeys(note for identity in identities.values() for note in identity.notes):
+        console.print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
+    return identities
 
 
 def work(

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestration import costs
 from orchestration.cells import Cell
@@ -91,7 +91,7 @@ def make_plan(
     *,
     num_steps: Mapping[str, int | None],
     seconds_per_step: Mapping[str, float],
-    provenance: Mapping[str, Mapping[str, str]] | None = None,
+    provenance: Mapping[str, Mapping[str, Any]] | None = None,
     commit: str = "",
     max_concurrent: int = 1,
     queued: Mapping[str, str] | None = None,

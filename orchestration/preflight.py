@@ -1,8 +1,10 @@
 """Look once at everything that the cells of a plan will open, before the first of them starts."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from orchestration import files
 from orchestration.cells import Cell, missing_inputs
@@ -19,10 +21,15 @@ class DataIdentity:
 
     split_sha256: str
     data_fingerprint: str
+    transductive: int = 0
+    """Validation images that the cell is trained on without their labels, as its unlabeled list holds them."""
+    notes: tuple[str, ...] = ()
+    """What somebody should know of the data, a line each."""
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the fields as the run folder stores them."""
-        return {"split_sha256": self.split_sha256, "data_fingerprint": self.data_fingerprint}
+        known = {"split_sha256": self.split_sha256, "data_fingerprint": self.data_fingerprint}
+        return known | ({"transductive": self.transductive} if self.transductive else {})
 
 
 def check(cells: Sequence[Cell], cache_dir: Path, progress: Progress) -> Mapping[str, DataIdentity]:
@@ -47,9 +54,38 @@ def check(cells: Sequence[Cell], cache_dir: Path, progress: Progress) -> Mapping
     for members in groups.values():
         identity, found = _look(members[0], cache_dir, progress)
         faults += found
-        identities |= {cell.signature: identity for cell in members}
+        identities |= {cell.signature: _of_cell(cell, identity) for cell in members}
     _refuse(list(dict.fromkeys(faults)))
     return identities
+
+
+def notes_of_lists(cells: Sequence[Cell]) -> list[str]:
+    """Say what the split lists of some cells have in common, as far as their text tells, and what is wrong with them.
+
+    No image is looked at; lists that are not there are passed over.
+    """
+    groups = {_data_key(cell): cell for cell in cells if cell.config.numerics.dataset.name != "synthetic"}
+    lines = []
+    for cell in groups.values():
+        if missing_inputs(cell) or cell.config.numerics.evaluation.held_out:
+            continue
+        from rankmatch.data.overlaps import find_overlaps
+        from rankmatch.data.splits import read_splits
+
+        try:
+            lines += [f"{_name(cell)}: {note}" for note in find_overlaps(read_splits(cell.config)).notes]
+        except ValueError as error:
+            lines.append(str(error))
+    return list(dict.fromkeys(lines))
+
+
+def _of_cell(cell: Cell, identity: DataIdentity) -> DataIdentity:
+    """Leave out what the method of a cell does not look at."""
+    return replace(identity, transductive=0) if cell.config.numerics.method.name == "supervised" else identity
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.config.numerics.dataset.name}, split {cell.config.numerics.split}"
 
 
 def _faults_of_weights(cells: Sequence[Cell]) -> list[str]:
@@ -87,13 +123,19 @@ def _look(cell: Cell, cache_dir: Path, progress: Progress) -> tuple[DataIdentity
     splits = read_splits(cell.config)
     good = cache_dir / f"{split_sha256(splits)}-{state_of_files(cell.config, splits)}"
     if good.exists():
-        return DataIdentity(split_sha256(splits), good.read_text().strip()), []
-    name = f"{cell.config.numerics.dataset.name}, split {cell.config.numerics.split}"
-    report = check_data(cell.config, progress=lambda done, total: progress(name, done, total))
+        return _remembered(split_sha256(splits), good), []
+    report = check_data(cell.config, progress=lambda done, total: progress(_name(cell), done, total))
+    notes = tuple(f"{_name(cell)}: {note}" for note in report.notes)
+    identity = DataIdentity(split_sha256(splits), report.fingerprint, report.num_transductive, notes)
     if not report.faults:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        files.replace(good, f"{report.fingerprint}\n")
-    return DataIdentity(split_sha256(splits), report.fingerprint), report.faults
+        files.replace(good, json.dumps({**identity.as_dict(), "notes": notes}) + "\n")
+    return identity, report.faults
+
+
+def _remembered(sha256: str, good: Path) -> DataIdentity:
+    known = json.loads(good.read_text())
+    return DataIdentity(sha256, known["data_fingerprint"], known.get("transductive", 0), tuple(known["notes"]))
 
 
 def _refuse(faults: Sequence[str]) -> None:

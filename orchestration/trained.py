@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,13 @@ def predict(
     from rankmatch.predict import find_jobs, predict_files
 
     config = configuration(source)
-    jobs = find_jobs(images, out, overlays=overlays, overwrite=overwrite)
+    jobs = find_jobs(
+        images,
+        out,
+        overlays=overlays,
+        overwrite=overwrite,
+        say=partial(console.print, highlight=False, markup=False, soft_wrap=True),
+    )
     model, device = _load(source, config)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("images", total=len(jobs))
@@ -129,6 +136,7 @@ def predict(
             model,
             jobs,
             device=device,
+            image_bits=config.numerics.dataset.image_bits,
             mode=config.numerics.evaluation.mode,
             crop_size=config.numerics.augment.crop_size,
             batch_size=batch_size,

@@ -79,10 +79,15 @@ class DatasetConfig:
     colours: list[list[int]] = field(default_factory=list, metadata={"neutral": []})
     """[red, green, blue] of the label values 0, 1, ... where labels are colour images; two may mean one class by
     `label_map`."""
+    image_bits: int = field(default=0, metadata={"neutral": 0})
+    """Of images of 16 bits a channel, how many carry the values (12 of many cameras and scanners); the upper 8 of them
+    are kept. 0: all 16, and data whose values need far fewer are refused."""
     scenes: SceneConfig = field(default_factory=SceneConfig)
 
     def __post_init__(self) -> None:
         in_range("dataset.num_classes", self.num_classes, 2, IGNORE_INDEX)
+        if self.image_bits:
+            in_range("dataset.image_bits (0: all 16)", self.image_bits, 8, 16)
         for value, target in self.label_map.items():
             in_range("dataset.label_map (a value)", value, 0, 255)
             if target != IGNORE_INDEX:

@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from rankmatch.data.folders import find_files
 from rankmatch.data.pixels import read_image
 from rankmatch.data.transforms import eval_image
 from rankmatch.evaluation import predict
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+LABELS, OVERLAYS = "labels", "overlays"
 OVERLAY_OPACITY = 0.5
 NUM_SHOWN = 5
 
@@ -29,7 +31,14 @@ class Job:
     overlay: Path | None
 
 
-def find_jobs(sources: Sequence[Path], out: Path, *, overlays: bool = True, overwrite: bool = False) -> list[Job]:
+def find_jobs(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    overlays: bool = True,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Job]:
     """Pair every image with its outputs `out/labels/<name>.png` and `out/overlays/<name>.png`.
 
     Args:
@@ -37,16 +46,17 @@ def find_jobs(sources: Sequence[Path], out: Path, *, overlays: bool = True, over
         out: Where the outputs go.
         overlays: Whether overlays are wanted.
         overwrite: Whether outputs may be there already.
+        say: Told what was passed over.
 
     Raises:
         ValueError: A source is not there or holds no image, two images have the same output, or an output is there.
     """
     jobs: dict[Path, Job] = {}
-    for image, name in _images(sources):
-        label = out / "labels" / name.with_suffix(".png")
+    for image, name in _images(sources, out, say):
+        label = out / LABELS / name.with_suffix(".png")
         if other := jobs.get(label):
             raise ValueError(f"images must have names of their own; {other.image} and {image} would both be {label}")
-        overlay = out / "overlays" / name.with_suffix(".png") if overlays else None
+        overlay = out / OVERLAYS / name.with_suffix(".png") if overlays else None
         jobs[label] = Job(image, label, overlay)
     there = [str(label) for label in jobs if label.exists()]
     if there and not overwrite:
@@ -60,6 +70,7 @@ def predict_files(
     jobs: Iterable[Job],
     *,
     device: torch.device | str,
+    image_bits: int = 0,
     mode: str = "whole",
     crop_size: int | None = None,
     batch_size: int = 8,
@@ -71,6 +82,7 @@ def predict_files(
         model: Images to (logits at the images' size, ...); it is put in evaluation mode.
         jobs: Those whose images follow each other and have the same size go through the network together.
         device: Where the model is.
+        image_bits: As in `dataset.image_bits`.
         mode: As in `evaluation.predict`.
         crop_size: As in `evaluation.predict`.
         batch_size: How many images go together at most.
@@ -78,7 +90,7 @@ def predict_files(
     """
     model.eval()
     faults: list[str] = []
-    for batch in _batches(jobs, batch_size, faults, done):
+    for batch in _batches(jobs, batch_size, image_bits, faults, done):
         images = torch.stack([eval_image(image) for _, image in batch]).to(device)
         labels = predict(model, images, mode=mode, crop_size=crop_size).to(torch.uint8).cpu().numpy()
         for (job, image), label in zip(batch, labels, strict=True):
@@ -97,11 +109,11 @@ def colour_map() -> npt.NDArray[np.uint8]:
     return colours
 
 
-def _images(sources: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Give every image and its name below its source."""
+def _images(sources: Sequence[Path], out: Path, say: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
+    """Give every image and its name below its source; what was written into `out` before is none."""
     for source in sources:
         if source.is_dir():
-            found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            found = _images_below(source, out, say)
             if not found:
                 raise ValueError(f"folder {source} must hold an image ({', '.join(sorted(SUFFIXES))}); it holds none")
             yield from ((path, path.relative_to(source)) for path in found)
@@ -111,15 +123,27 @@ def _images(sources: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
             raise ValueError(f"an image or a folder of images must be there; got {str(source)!r}")
 
 
+def _images_below(source: Path, out: Path, say: Callable[[str], None]) -> list[Path]:
+    listed = find_files(source)
+    if skipped := listed.skipped():
+        say(skipped)
+    images = [path for path in listed.files if path.suffix.lower() in SUFFIXES]
+    written = [folder for name in (LABELS, OVERLAYS) if source.resolve() in (folder := (out / name).resolve()).parents]
+    found = [path for path in images if not any(path.resolve().is_relative_to(folder) for folder in written)]
+    if len(found) < len(images):
+        say(f"passed over: {len(images) - len(found)} images that lie where outputs go, below {out}")
+    return found
+
+
 def _batches(
-    jobs: Iterable[Job], batch_size: int, faults: list[str], done: Callable[[Job], None]
+    jobs: Iterable[Job], batch_size: int, image_bits: int, faults: list[str], done: Callable[[Job], None]
 ) -> Iterator[list[tuple[Job, Image.Image]]]:
     """Read images and group neighbours of one size; note those that cannot be read."""
     batch: list[tuple[Job, Image.Image]] = []
     for job in jobs:
         try:
-            image = read_image(job.image, str(job.image))
-        except ValueError as error:
+            image = read_image(job.image, str(job.image), image_bits=image_bits)
+        except (ValueError, OSError) as error:
             faults.append(str(error))
             done(job)
             continue

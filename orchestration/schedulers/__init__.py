@@ -55,8 +55,8 @@ class CellJob:
     """Roughly what is left to train, in seconds; None where nobody knows."""
     gpu_memory_gb: float = 0.0
     """Roughly what each worker needs on a GPU."""
-    data: Mapping[str, str] = field(default_factory=dict)
-    """Hashes of the data the cell is trained on; they go into its result beside the launch's provenance."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What the data are that the cell is trained on; it goes into its result beside the launch's provenance."""
 
     @property
     def name(self) -> str:

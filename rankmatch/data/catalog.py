@@ -1,6 +1,6 @@
 """What a data set is: samples that give an image and a label, from a folder or drawn."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,8 +11,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from rankmatch.checks import MissingFileError
-from rankmatch.config import IGNORE_INDEX, SceneConfig, TrainConfig
-from rankmatch.data.pixels import file_of, read_image, read_label
+from rankmatch.config import IGNORE_INDEX, DatasetConfig, SceneConfig, TrainConfig
+from rankmatch.data import hints
+from rankmatch.data.lists import file_of
+from rankmatch.data.pixels import TURNED, Facts, label_with_facts, read_image
 from rankmatch.data.staging import stage
 from rankmatch.data.synthetic import draw_scene
 from rankmatch.hashing import sha256_of
@@ -78,8 +80,9 @@ class LabelTable:
         if (mapped + np.uint8(1)).max() > self.num_classes:  # 255 becomes 0
             wrong = (mapped >= self.num_classes) & (mapped != IGNORE_INDEX)
             found = ", ".join(map(str, np.unique(label[wrong])[:8]))
+            why = hints.of_value(label, name, np.unique(label[wrong]), self.num_classes)
             raise ValueError(
-                f"label {name} holds {found}, which is no class; allowed are 0..{self.num_classes - 1} and 255"
+                f"label {name} holds {found}, which is no class; allowed are 0..{self.num_classes - 1} and 255{why}"
             )
         return mapped
 
@@ -87,16 +90,9 @@ class LabelTable:
 class FolderDataset:
     """Image and label files below one folder, or what was packed of them."""
 
-    def __init__(
-        self,
-        root: Path,
-        num_classes: int,
-        label_map: Mapping[int, int],
-        colours: Sequence[Sequence[int]] = (),
-        store: "Store | None" = None,
-    ) -> None:
-        self.root, self.num_classes, self._colours, self._store = root, num_classes, colours, store
-        self._table = LabelTable.of(label_map, num_classes)
+    def __init__(self, root: Path, meaning: DatasetConfig, store: "Store | None" = None) -> None:
+        self.root, self.num_classes, self._meaning, self._store = root, meaning.num_classes, meaning, store
+        self._table = LabelTable.of(meaning.label_map, meaning.num_classes)
 
     def image(self, sample: Sample) -> Image.Image:
         """Return the image, in mode RGB.
@@ -106,7 +102,10 @@ class FolderDataset:
         """
         if self._store is not None:
             return self._store.image(sample.image)
-        return read_image(self.root / sample.image, sample.image)
+        try:
+            return read_image(self.root / sample.image, sample.image, image_bits=self._meaning.image_bits)
+        except MissingFileError as error:
+            raise self._missing(error, sample.image) from None
 
     def label(self, sample: Sample) -> Image.Image:
         """Return the label, in mode L.
@@ -115,11 +114,19 @@ class FolderDataset:
             ValueError: The file is missing, cannot be decoded, or holds something else than classes.
         """
         assert sample.label is not None
-        if self._store is None:
-            values = read_label(self.root / sample.label, sample.label, self._colours)
-        else:
-            values = self._store.label(sample.label)
-        return Image.fromarray(self._table.apply(values, sample.label))
+        values, facts = self._label(sample.label)
+        return facts.on(Image.fromarray(self._table.apply(values, sample.label)))
+
+    def _label(self, name: str) -> tuple[Array, Facts]:
+        if self._store is not None:
+            return self._store.label(name)
+        try:
+            return label_with_facts(self.root / name, name, self._meaning.colours)
+        except MissingFileError as error:
+            raise self._missing(error, name) from None
+
+    def _missing(self, error: MissingFileError, name: str) -> MissingFileError:
+        return MissingFileError(f"{error}{hints.of_missing(self.root, file_of(name))}")
 
     def has_label(self, name: str) -> bool:
         """Return whether the label of a name is there."""
@@ -173,7 +180,7 @@ def open_dataset(config: TrainConfig) -> Dataset:
         return SceneDataset(dataset.scenes, dataset.num_classes, dataset.label_map)
     root = data_root(config)
     store = _open_store(config, root) if config.execution.data_store else None
-    return FolderDataset(root, dataset.num_classes, dataset.label_map, dataset.colours, store)
+    return FolderDataset(root, dataset, store)
 
 
 def _open_store(config: TrainConfig, root: Path) -> "Store":
@@ -181,7 +188,7 @@ def _open_store(config: TrainConfig, root: Path) -> "Store":
 
     folder = Path(config.execution.data_store)
     store = Store(stage(folder) if config.execution.stage_data_store else folder)
-    store.check_sources(root, config.numerics.dataset.colours)
+    store.check_sources(root, config.numerics.dataset)
     return store
 
 
@@ -237,7 +244,11 @@ def _label_of(dataset: Dataset, sample: Sample, image: Image.Image) -> Image.Ima
     label = dataset.label(sample)
     if image.size != label.size:
         sizes = [f"{width}x{height}" for width, height in (image.size, label.size)]
-        raise ValueError(f"label {sample.label} must have the size of image {sample.image}, {sizes[0]}; got {sizes[1]}")
+        is_turned = TURNED in Facts.of(image).notes and image.size == label.size[::-1]
+        why = ", as its EXIF orientation turns it: turn the label too, or take the tag out" if is_turned else ""
+        raise ValueError(
+            f"label {sample.label} must have the size of image {sample.image}, {sizes[0]}{why}; got {sizes[1]}"
+        )
     return label
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rankmatch.config import TrainConfig
+from rankmatch.config import IGNORE_INDEX, TrainConfig
+from rankmatch.data import notes
 from rankmatch.data.catalog import Dataset, FolderDataset, Sample, labeled_pair, open_dataset
-from rankmatch.data.pixels import file_of
+from rankmatch.data.lists import file_of, same_image
+from rankmatch.data.overlaps import Overlaps, SameFile, find_overlaps
+from rankmatch.data.pixels import READ_OTHERWISE, READING, Facts
 from rankmatch.data.splits import Splits, read_splits
 
 Progress = Callable[[int, int], None]
@@ -27,8 +30,12 @@ class DataReport:
     faults: list[str]
     """One line each, in the order of the lists; empty: the run can start."""
     fingerprint: str
-    """Hash over the files' names and contents, or over the settings of drawn scenes."""
+    """Hash over the files' names and contents, or over the settings of drawn scenes; empty where there is a fault."""
     num_images: int
+    notes: list[str] = field(default_factory=list)
+    """What somebody should know, a line each; the run can start."""
+    num_transductive: int = 0
+    """Validation images that the unlabeled list holds too."""
     labeled_class_counts: list[int] = field(default_factory=list)
     """Pixels of every class in the labeled list."""
     val_class_counts: list[int] = field(default_factory=list)
@@ -44,6 +51,9 @@ class DataReport:
 class _Finding:
     fault: str | None
     counts: npt.NDArray[np.int64]
+    """Pixels of each class, and last those that are ignored."""
+    facts: dict[str, Facts] = field(default_factory=dict)
+    """Of the files, by name."""
 
 
 def check_data(config: TrainConfig, *, progress: Progress | None = None) -> DataReport:
@@ -54,24 +64,8 @@ def check_data(config: TrainConfig, *, progress: Progress | None = None) -> Data
     Raises:
         ValueError: The lists themselves cannot be read.
     """
-    return _look_at_all(config, read_splits(config), open_dataset(config), progress)
-
-
-def _look_at_all(config: TrainConfig, splits: Splits, dataset: Dataset, progress: Progress | None) -> DataReport:
-    samples = list(splits)
-    findings = []
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for finding in pool.map(partial(_look_at, dataset), samples):
-            findings.append(finding)
-            if progress is not None:
-                progress(len(findings), len(samples))
-    return DataReport(
-        faults=[finding.fault for finding in findings if finding.fault is not None],
-        fingerprint=_fingerprint(config, dataset, splits),
-        num_images=len(samples),
-        labeled_class_counts=_total(findings[: len(splits.labeled)]),
-        val_class_counts=_total(findings[-len(splits.val) :]),
-    )
+    splits, dataset = read_splits(config), open_dataset(config)
+    return _look_at_all(config, splits, dataset, _overlaps(splits, dataset), progress)
 
 
 def check_files(config: TrainConfig, split_names: Sequence[str], *, progress: Progress | None = None) -> DataReport:
@@ -81,25 +75,73 @@ def check_files(config: TrainConfig, split_names: Sequence[str], *, progress: Pr
         ValueError: The lists themselves cannot be read.
     """
     every = [read_splits(replace(config, numerics=replace(config.numerics, split=name))) for name in split_names]
-    labeled = {sample.image: sample for splits in every for sample in splits.labeled}
-    val = {sample.image: sample for splits in every for sample in splits.val}
+    dataset, both = open_dataset(config), Overlaps()
+    for name, splits in zip(split_names, every, strict=True):
+        found = _overlaps(splits, dataset)
+        both.faults += [fault for fault in found.faults if fault not in both.faults]
+        both.notes += [f"split {name}: {note}" for note in found.notes]
+    labeled = {same_image(sample.image): sample for splits in every for sample in splits.labeled}
+    val = {same_image(sample.image): sample for splits in every for sample in splits.val}
     seen = {*labeled, *val}
-    unlabeled = {sample.image: sample for splits in every for sample in splits.unlabeled if sample.image not in seen}
-    union = Splits(list(labeled.values()), list(unlabeled.values()), list(val.values()))
-    return _look_at_all(config, union, open_dataset(config), progress)
+    unlabeled = {same_image(sample.image): sample for splits in every for sample in splits.unlabeled}
+    rest = [sample for key, sample in unlabeled.items() if key not in seen]
+    union = Splits(list(labeled.values()), rest, list(val.values()))
+    return _look_at_all(config, union, dataset, both, progress)
+
+
+def _overlaps(splits: Splits, dataset: Dataset) -> Overlaps:
+    return find_overlaps(splits, SameFile(dataset.root) if isinstance(dataset, FolderDataset) else same_image)
+
+
+def _look_at_all(
+    config: TrainConfig, splits: Splits, dataset: Dataset, overlaps: Overlaps, progress: Progress | None
+) -> DataReport:
+    samples = list(splits)
+    findings: list[_Finding] = []
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for finding in pool.map(partial(_look_at, dataset), samples):
+            findings.append(finding)
+            if progress is not None:
+                progress(len(findings), len(samples))
+    labeled, val = _total(findings[: len(splits.labeled)]), _total(findings[-len(splits.val) :])
+    facts = {name: fact for finding in findings for name, fact in finding.facts.items()}
+    faults = [*overlaps.faults, *(finding.fault for finding in findings if finding.fault is not None)]
+    if not faults:
+        whole = (notes.fault_of_bits(facts, config.numerics.dataset.image_bits), _fault_of_masks(config, labeled, val))
+        faults = [fault for fault in whole if fault]
+    return DataReport(
+        faults=faults,
+        fingerprint="" if faults else _fingerprint(config, dataset, splits, facts),
+        num_images=len(samples),
+        notes=[*overlaps.notes, *notes.of_facts(facts)],
+        num_transductive=overlaps.num_transductive,
+        labeled_class_counts=labeled[:-1],
+        val_class_counts=val[:-1],
+    )
 
 
 def _look_at(dataset: Dataset, sample: Sample) -> _Finding:
-    counts = np.zeros(dataset.num_classes, dtype=np.int64)
+    counts = np.zeros(dataset.num_classes + 1, dtype=np.int64)
     try:
         if sample.label is None:
-            dataset.image(sample)
-        else:
-            _, label = labeled_pair(dataset, sample)
-            counts += np.asarray(label.histogram()[: dataset.num_classes])
-    except ValueError as error:
+            return _Finding(None, counts, {sample.image: Facts.of(dataset.image(sample))})
+        image, label = labeled_pair(dataset, sample)
+    except (ValueError, OSError) as error:
         return _Finding(f"{sample.origin}: {error}", counts)
-    return _Finding(None, counts)
+    histogram = label.histogram()
+    counts += np.asarray([*histogram[: dataset.num_classes], histogram[IGNORE_INDEX]])
+    return _Finding(None, counts, {sample.label: Facts.of(label), sample.image: Facts.of(image)})
+
+
+def _fault_of_masks(config: TrainConfig, labeled: Sequence[int], val: Sequence[int]) -> str:
+    """Say that all labels are masks of 0 and 255, of which 255 is read as ignored: there is nothing to learn."""
+    classes, meaning = np.add(labeled, val), config.numerics.dataset
+    if meaning.colours or meaning.label_map or not classes[-1] or classes[1:-1].any():
+        return ""
+    return (
+        "the labels hold 0 and 255 alone, and 255 is ignored; for masks of 0 and 255, the data set's file says "
+        "`label_map: {255: 1}`"
+    )
 
 
 def _total(findings: list[_Finding]) -> list[int]:
@@ -108,7 +150,7 @@ def _total(findings: list[_Finding]) -> list[int]:
 
 def state_of_files(config: TrainConfig, splits: Splits) -> str:
     """Return a hash that changes when a file of the run is exchanged; opens none, so it tells nothing of content."""
-    digest = hashlib.sha256(repr((config.numerics.dataset, config.execution.data_root)).encode())
+    digest = hashlib.sha256(repr((config.numerics.dataset, config.execution.data_root, READING)).encode())
     paths = [Path(config.execution.data_root) / name for name in _file_names(splits)]
     if config.execution.data_store:
         paths += sorted(Path(config.execution.data_store).glob("*.arrow"))
@@ -119,13 +161,20 @@ def state_of_files(config: TrainConfig, splits: Splits) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(config: TrainConfig, dataset: Dataset, splits: Splits) -> str:
+def _fingerprint(config: TrainConfig, dataset: Dataset, splits: Splits, facts: Mapping[str, Facts]) -> str:
+    """Hash names and contents, and of a file that earlier versions read otherwise, how it is read."""
     if not isinstance(dataset, FolderDataset):
         return hashlib.sha256(str(asdict(config.numerics.dataset.scenes)).encode()).hexdigest()
     names = [name for name in _file_names(splits) if dataset.has_file(name)]
+    marks: dict[str, set[str]] = {}
+    for name, fact in facts.items():
+        marks.setdefault(file_of(name), set()).update(note for note in fact.notes if note in READ_OTHERWISE)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         hashes = pool.map(dataset.sha256, names)
-        lines = [f"{name} {content}\n" for name, content in zip(names, hashes, strict=True)]
+        lines = [
+            " ".join([name, content, *sorted(marks.get(name, ()))]) + "\n"
+            for name, content in zip(names, hashes, strict=True)
+        ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

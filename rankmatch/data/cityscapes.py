@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from rankmatch.config import IGNORE_INDEX
+from rankmatch.data.folders import find_files
 from rankmatch.data.pixels import read_label
 
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -15,15 +16,22 @@ LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 FOUND, MADE = "_labelIds.png", "_labelTrainIds.png"
 
 
-def convert(root: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+def convert(
+    root: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> int:
     """Write `*_labelTrainIds.png` beside every `*_labelIds.png` below a folder, and return how many were written.
 
-    Files that are there are kept.
+    Files that are there are kept. `say` is told what was passed over.
 
     Raises:
         ValueError: There is none below the folder, or one cannot be read.
     """
-    sources = sorted(root.rglob(f"*{FOUND}"))
+    found = find_files(root)
+    if skipped := found.skipped():
+        say(skipped)
+    sources = [path for path in found.files if path.name.endswith(FOUND)]
     if not sources:
         raise ValueError(f"the folder must hold *{FOUND} files, as gtFine does; got {str(root)!r}")
     table = np.full(256, IGNORE_INDEX, dtype=np.uint8)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from rankmatch.data.catalog import Dataset, Sample
+from rankmatch.data.lists import line_of
 from rankmatch.distributed import Purpose, generator
 
 
@@ -39,8 +40,12 @@ def classes_shown(
 
 
 def list_text(samples: Iterable[Sample]) -> str:
-    """Return a split list with a line for each sample."""
-    return "".join(" ".join(name for name in (sample.image, sample.label) if name) + "\n" for sample in samples)
+    """Return a split list with a line for each sample.
+
+    Raises:
+        ValueError: No line can name a file.
+    """
+    return "".join(line_of(*(name for name in (sample.image, sample.label) if name)) + "\n" for sample in samples)
 
 
 def _balanced(order: list[int], classes: Sequence[frozenset[int]]) -> list[int]:

@@ -1,84 +1,183 @@
-"""Image and label files as pixels, and how split lists name them."""
+"""Image and label files as pixels, by one rule for each kind of file; docs/data.md says them.
 
-import re
+Training, evaluation, prediction, `data pack` and `data check` all read here. Where a file may be something else than
+was meant, its `Facts` say so, and whoever looks at the data beforehand tells how many there are.
+"""
+
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from rankmatch.checks import MissingFileError
+from rankmatch.data.hints import of_label_mode, of_undecodable
+from rankmatch.data.lists import file_of, frame_of
 
-FRAME = re.compile(r"#(\d+)$")
-FRAMES = re.compile(r"(.+#)(\d+)-(\d+)")
-# What PIL raises for broken files, seen by cutting and changing files of eight kinds; SyntaxError is a PNG's chunk.
+READING = 2
+"""Raised when some files are read otherwise than before: what was packed or found good by another one is not taken."""
+MAX_PIXELS = 2**30
+"""A larger image is refused: as colours it would take more than 3 GB in each process that reads it."""
 UNDECODABLE = (OSError, SyntaxError, TypeError, LookupError, ValueError, EOFError, struct.error,
                Image.DecompressionBombError)  # fmt: skip
+"""What PIL raises for broken files, seen by cutting and changing files of eight kinds; SyntaxError is a PNG's chunk."""
+FACTS = "rankmatch.facts"
+"""Where `Image.info` has the facts of a file."""
+
+TURNED, DEEP, SHALLOW = "turned", "deep", "shallow"
+"""Notes of files that an earlier version read otherwise."""
+TRANSPARENT, CMYK, LOSSY = "transparent", "cmyk", "lossy"
+READ_OTHERWISE = (TURNED, DEEP, SHALLOW)
+
+_WITH_PREVIEWS = ("MPO", "PSD")
+"""Formats whose first frame is the picture; the others are previews, depth or layers of it."""
+_METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_STEP_OF_GREY = {"L;2": 85, "L;4": 17}
+"""What PIL multiplies greys of 2 and 4 bits by."""
+
+# Long texts and colour profiles are no reason to refuse an image, and MAX_PIXELS stands in for PIL's own bound.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
+Image.MAX_IMAGE_PIXELS = None
 
 
-def list_lines(path: Path) -> list[str]:
-    """Return the lines of a split list.
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a file is, as far as it may be something else than was meant."""
 
-    Raises:
-        ValueError: It is no text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"split list {path} must be text in UTF-8: {error}") from error
+    notes: tuple[str, ...] = ()
+    """Of the notes above."""
+    used_bits: int = 0
+    """Of an image of 16 bits a channel: how many of them its largest value needs."""
 
+    @classmethod
+    def of(cls, image: Image.Image) -> "Facts":
+        """Return those of an image that was read here; of one that was drawn there are none."""
+        found = image.info.get(FACTS)
+        return found if isinstance(found, cls) else cls()
 
-def file_of(name: str) -> str:
-    """Return the file that a name of a split list is in: `volume.tif` of `volume.tif#12`, its frame 12 from 0."""
-    return FRAME.sub("", name)
-
-
-def frames_of(name: str) -> list[str]:
-    """Return what a name of a split list stands for: itself, or the frames from first to last of `volume.tif#0-164`."""
-    found = FRAMES.fullmatch(name)
-    return [f"{found[1]}{number}" for number in range(int(found[2]), int(found[3]) + 1)] if found else [name]
+    def on(self, image: Image.Image) -> Image.Image:
+        """Give them to an image, in place of all that its file said of itself."""
+        image.info = {FACTS: self}
+        return image
 
 
-def read_image(path: Path, name: str, content: bytes | memoryview | None = None) -> Image.Image:
-    """Read a grey or colour image of 8 or 16 bits, in mode RGB; of 16 bits the upper 8 are kept.
+def read_image(path: Path, name: str, content: bytes | memoryview | None = None, *, image_bits: int = 0) -> Image.Image:
+    """Read a grey or colour image of 8 or 16 bits, in mode RGB, upright; `Facts.of` it tells more.
 
     Args:
         path: May end with the frame of a volume, `#12`.
         name: The file in messages.
         content: What the file holds, if that is at hand; else it is opened.
+        image_bits: How many of 16 bits carry the values, of which the upper 8 are kept; 0: all 16.
 
     Raises:
         ValueError: The file is missing, cannot be decoded, or holds other numbers than these.
+        OSError: The system cannot read it now; it may later.
     """
-    image = _decoded(path, f"image {name}", content)
+    decoded = _decoded(path, f"image {name}", content)
+    image, notes, used_bits = decoded.image, decoded.notes, 0
     if image.mode.startswith("I;16"):  # PIL would cut everything above 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        is_deep = decoded.raw_mode == "I;12"
+        image, used_bits = _upper_bits(image, name, 12 if is_deep else image_bits or 16)
+        if is_deep:
+            notes, used_bits = [*notes, DEEP], 0
+    elif ";16" in decoded.raw_mode:
+        used_bits = _used_bits_of_colour(image, name, image_bits)
     if image.mode in ("I", "F"):
-        raise ValueError(f"image {name} must have 8 or 16 bits a channel; got mode {image.mode}")
-    return image.convert("RGB")
+        raise ValueError(
+            f"image {name} must have 8 or 16 bits a channel; got mode {image.mode}, 32 bits: scale it to 16 first"
+        )
+    notes += [CMYK] if image.mode == "CMYK" else []
+    notes += [TRANSPARENT] if _is_transparent(image) else []
+    return Facts(tuple(notes), used_bits).on(_in_colour(image, f"image {name}"))
 
 
 def read_label(
     path: Path, name: str, colours: Sequence[Sequence[int]] = (), content: bytes | memoryview | None = None
 ) -> npt.NDArray[np.uint8]:
+    """Read the values of a label; see `label_with_facts`."""
+    return label_with_facts(path, name, colours, content)[0]
+
+
+def label_with_facts(
+    path: Path, name: str, colours: Sequence[Sequence[int]] = (), content: bytes | memoryview | None = None
+) -> tuple[npt.NDArray[np.uint8], Facts]:
     """Read the values of a label: the indices of a palette file, or the places of its pixels' colours in `colours`.
 
     Raises:
         ValueError: The file is missing, cannot be decoded, has more than one channel though no colours are given, or
             shows a colour that is not given.
+        OSError: The system cannot read it now; it may later.
     """
-    label = _decoded(path, f"label {name}", content)
+    decoded = _decoded(path, f"label {name}", content)
+    label, notes = decoded.image, decoded.notes
+    notes += [LOSSY] if decoded.format in ("JPEG", "MPO") else []
     if colours:
-        return _places(np.asarray(label.convert("RGB")), colours, name)
-    if label.mode not in ("L", "P", "1"):
+        values = _places(np.asarray(_in_colour(label, f"label {name}")), colours, name)
+    elif label.mode not in ("L", "P", "1"):
         raise ValueError(
             f"label {name} must have one 8-bit channel (mode L, P or 1), or dataset.colours must say what its "
-            f"colours mean; got mode {label.mode}"
+            f"colours mean; got mode {label.mode}{of_label_mode(label, name)}"
         )
-    return np.asarray(label, dtype=np.uint8)
+    else:
+        values = np.asarray(label, dtype=np.uint8)
+        if step := _STEP_OF_GREY.get(decoded.raw_mode):
+            values, notes = values // np.uint8(step), [*notes, SHALLOW]
+    return values, Facts(tuple(notes))
+
+
+def _upper_bits(image: Image.Image, name: str, num_bits: int) -> tuple[Image.Image, int]:
+    """Return the upper 8 of the bits that carry a grey image's values, and how many bits the largest needs."""
+    values = np.asarray(image)
+    used_bits = int(values.max()).bit_length()
+    if used_bits > num_bits:
+        raise ValueError(
+            f"image {name} must have values below {1 << num_bits}, as dataset.image_bits is {num_bits}; "
+            f"got {values.max()}"
+        )
+    return Image.fromarray((values >> (num_bits - 8)).astype(np.uint8)), used_bits
+
+
+def _used_bits_of_colour(image: Image.Image, name: str, image_bits: int) -> int:
+    """Return how many of 16 bits a colour image needs; PIL has cut it to the upper 8 already."""
+    if image_bits not in (0, 16):
+        raise ValueError(
+            f"image {name} must be grey or have 8 bits a channel where dataset.image_bits is {image_bits}: of 16-bit "
+            f"colours the upper 8 bits alone can be read; got mode {image.mode}"
+        )
+    return 8 + max(high for _, high in _extrema(image)).bit_length()
+
+
+def _extrema(image: Image.Image) -> Iterable[tuple[int, int]]:
+    found: Any = image.getextrema()
+    return found if isinstance(found[0], tuple) else [found]
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Tell whether a pixel is transparent, in whichever way the file says so."""
+    return image.has_transparency_data and next(iter(_extrema(image.convert("RGBA").getchannel("A"))))[0] < 255
+
+
+def _in_colour(image: Image.Image, what: str) -> Image.Image:
+    try:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be read as colours: {error}") from error
 
 
 def _places(pixels: npt.NDArray[np.uint8], colours: Sequence[Sequence[int]], name: str) -> npt.NDArray[np.uint8]:
@@ -98,27 +197,72 @@ def _codes(colours: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return codes
 
 
-def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> Image.Image:
-    found = FRAME.search(path.name)
-    frame = int(found[1]) if found else None
+@dataclass(slots=True)
+class _Decoded:
+    image: Image.Image
+    """Upright."""
+    format: str | None
+    raw_mode: str
+    """How PIL says that the pixels lie in the file: `I;16B`, `RGB;16L`, `L;2`, ..."""
+    notes: list[str]
+
+
+def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> _Decoded:
+    frame, file = frame_of(path.name), path.with_name(file_of(path.name))
     try:
-        with Image.open(path.with_name(file_of(path.name)) if content is None else BytesIO(content)) as image:
+        with Image.open(file if content is None else BytesIO(content)) as image:
             fault = _fault_of_frame(image, frame)
+            if not fault and frame is not None:
+                image.seek(frame)
+            fault = fault or _fault_of_size(image)
+            raw_mode = _raw_mode(image)
             if not fault:
-                image.seek(frame or 0)
                 image.load()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError(f"{what} is missing") from None
+    except IsADirectoryError:
+        raise ValueError(f"{what} must be a file; it is a folder") from None
     except UNDECODABLE as error:
-        raise ValueError(f"{what} cannot be decoded: {error}") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, f"{what} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{what} cannot be decoded: {of_undecodable(file, content) or error}") from error
     if fault:
         raise ValueError(f"{what} {fault}")
-    return image
+    method = _UPRIGHT.get(_orientation(image))
+    upright = image if method is None else image.transpose(method)
+    return _Decoded(upright, image.format, raw_mode, [] if method is None else [TURNED])
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the pixels lie in a file that was opened and not loaded."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how a loaded image has to be turned, 1: not at all; PIL itself turns a TIFF."""
+    if image.format == "TIFF" or not any(key in image.info for key in _METADATA):
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except UNDECODABLE:  # metadata that nobody can read say nothing, and the pixels are sound
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _fault_of_size(image: Image.Image) -> str:
+    if image.width * image.height > MAX_PIXELS:
+        return f"must have at most {MAX_PIXELS:,} pixels; got {image.width}x{image.height}: cut it into tiles"
+    return ""
 
 
 def _fault_of_frame(image: Image.Image, frame: int | None) -> str:
-    """Say what is wrong with a frame; a volume without one is refused, as its first slice would be read for all."""
-    count = getattr(image, "n_frames", 1) if frame is not None or image.format == "TIFF" else 1
+    """Say what is wrong with a frame; a file of several without one is refused, as its first would be read for all."""
+    if frame is None and image.format in _WITH_PREVIEWS:
+        return ""
+    count = getattr(image, "n_frames", 1)
     if frame is None and count > 1:
         return f"has {count} frames; its list must name one, #0 to #{count - 1}"
     if frame is not None and frame >= count:

@@ -1,22 +1,19 @@
 """Which samples are labeled, unlabeled and for validation.
 
-A line of a list is `<image> <label>`, paths below the data root; `volume.tif#3` is a frame of a volume, counted from 0,
-and `volume.tif#0-164` a sample for each of its frames 0 to 164. Where the configuration has patterns, the name in
-their places is enough.
+A line of a list is `<image> <label>`, paths below the data root, as `rankmatch.data.lists` reads it. Where the
+configuration has patterns, the name in their places is enough.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import torch
 
 from rankmatch.checks import MissingFileError
 from rankmatch.config import NumericsConfig, TrainConfig
 from rankmatch.data.catalog import FolderDataset, Sample, data_root, open_dataset
-from rankmatch.data.pixels import frames_of, list_lines
-from rankmatch.distributed import Purpose, generator
+from rankmatch.data.folders import find_files, is_hidden
+from rankmatch.data.lists import frames_of, list_lines, same_image, words_of
 from rankmatch.execution import ExecutionConfig
 
 
@@ -27,6 +24,8 @@ class Splits:
     labeled: list[Sample]
     unlabeled: list[Sample]
     val: list[Sample]
+    num_repeats: int = field(default=0, compare=False)
+    """Lines of the validation list that repeat one of it; they are not in `val`."""
 
     def __iter__(self) -> Iterator[Sample]:
         """Go through all three lists."""
@@ -52,10 +51,11 @@ def read_splits(config: TrainConfig) -> Splits:
     return splits
 
 
-def read_train(config: TrainConfig) -> list[Sample]:
+def read_train(config: TrainConfig, say: Callable[[str], None] = lambda line: None) -> list[Sample]:
     """Read `train.txt`, all images that could be trained on; without it, list the files of `image_pattern`.
 
-    A listed file has a label where there is one at `label_pattern`; none is listed that `val.txt` holds.
+    A listed file has a label where there is one at `label_pattern`; none is listed that `val.txt` holds. An image comes
+    once. `say` is told what was passed over.
 
     Raises:
         ValueError: It is not there, a line is malformed, or it is empty.
@@ -67,15 +67,14 @@ def read_train(config: TrainConfig) -> list[Sample]:
     if path.is_file() or not config.execution.image_pattern:
         train = _read_list(path, config.execution)
     else:
-        taken = (
-            {sample.image for sample in _read_list(val, config.execution, with_labels=False)}
-            if val.is_file()
-            else set()
-        )
-        train = [sample for sample in _matching_files(config) if sample.image not in taken]
+        taken = _images(_read_list(val, config.execution, with_labels=False)) if val.is_file() else set()
+        train = [sample for sample in _matching_files(config, say) if same_image(sample.image) not in taken]
+    once = _once(train)
+    if len(once) < len(train):
+        say(f"{path}: {len(train) - len(once)} lines repeat an image; each image is drawn from once")
     if not train:
         raise ValueError(f"{path} must hold a sample, or image_pattern match a file; there is none")
-    return train
+    return once
 
 
 def read_val(config: TrainConfig) -> list[Sample]:
@@ -87,9 +86,7 @@ def read_val(config: TrainConfig) -> list[Sample]:
     if config.numerics.evaluation.held_out:
         return read_splits(config).val
     is_drawn = config.numerics.dataset.name == "synthetic"
-    val = (
-        _scene_splits(config.numerics).val if is_drawn else _read_list(split_root(config) / "val.txt", config.execution)
-    )
+    val = _scene_splits(config.numerics).val if is_drawn else _read_val(split_root(config), config.execution)[0]
     if not val:
         raise ValueError("the val list must hold a sample; it is empty")
     return val
@@ -127,16 +124,37 @@ def split_root(config: TrainConfig) -> Path:
     raise MissingFileError(f"split_root must be the folder of the split lists; got {given!r}, and there is no {looked}")
 
 
+def split_names(root: Path) -> list[str]:
+    """Return the splits that have lists in a folder of them."""
+    names = (path.parent.name for path in root.glob("*/labeled.txt"))
+    return sorted(name for name in names if not is_hidden(name))
+
+
 def _folder_splits(config: TrainConfig) -> Splits:
     root = split_root(config)
     folder = root / config.numerics.split
     if not (folder / "labeled.txt").is_file():
-        known = ", ".join(sorted(path.parent.name for path in root.glob("*/labeled.txt"))) or "none"
+        known = ", ".join(split_names(root)) or "none"
         raise MissingFileError(f"split must be one of those in {root} ({known}); got {config.numerics.split!r}")
     labeled = _read_list(folder / "labeled.txt", config.execution)
     is_held_out = config.numerics.evaluation.held_out > 0
-    val = [] if is_held_out else _read_list(root / "val.txt", config.execution)
-    return Splits(labeled, _unlabeled(folder, labeled, config), val)
+    val, num_repeats = ([], 0) if is_held_out else _read_val(root, config.execution)
+    return Splits(labeled, _unlabeled(folder, labeled, config), val, num_repeats)
+
+
+def _read_val(root: Path, execution: ExecutionConfig) -> tuple[list[Sample], int]:
+    """Return the validation list with each image once, so that none counts twice, and how many lines repeat one."""
+    samples = _read_list(root / "val.txt", execution)
+    once = _once(samples)
+    first = {same_image(sample.image): sample for sample in once}
+    for sample in samples:
+        other = first[same_image(sample.image)]
+        if same_image(other.label or "") != same_image(sample.label or ""):
+            raise ValueError(
+                f"{sample.origin}: image {sample.image} must have one label; {other.label} is its label in "
+                f"{other.origin}, got {sample.label}"
+            )
+    return once, len(samples) - len(once)
 
 
 def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list[Sample]:
@@ -148,9 +166,22 @@ def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list
             return []
         name = config.numerics.method.name
         raise MissingFileError(f"method {name} needs {folder / 'unlabeled.txt'} or {path}; neither is there")
-    taken = {sample.image for sample in labeled} if path.name == "train.txt" else set()
+    taken = _images(labeled) if path.name == "train.txt" else set()
     samples = _read_list(path, config.execution, with_labels=False)
-    return [sample for sample in samples if sample.image not in taken]
+    return [sample for sample in samples if same_image(sample.image) not in taken]
+
+
+def _once(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the first sample of each image."""
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        first.setdefault(same_image(sample.image), sample)
+    return list(first.values())
+
+
+def _images(samples: Iterable[Sample]) -> set[str]:
+    """Return which images are meant, however they are spelled."""
+    return {same_image(sample.image) for sample in samples}
 
 
 def _read_list(path: Path, execution: ExecutionConfig, *, with_labels: bool = True) -> list[Sample]:
@@ -165,12 +196,13 @@ def _read_list(path: Path, execution: ExecutionConfig, *, with_labels: bool = Tr
 
 def _samples_of(line: str, origin: str, execution: ExecutionConfig, with_labels: bool) -> list[Sample]:
     """Return the sample of a line, or one for each frame that it names."""
-    words = line.split()
+    words = words_of(line)
     if len(words) == 1 and execution.image_pattern:
         name = _name(execution.image_pattern, words[0]) or words[0]
         words = [_path(pattern, name) for pattern in (execution.image_pattern, execution.label_pattern) if pattern]
     if len(words) > 2 or (with_labels and len(words) < 2):
-        raise ValueError(f"{origin}: a line must be `<image> <label>`; got {line!r}")
+        spaces = "; a name with spaces stands in double quotes" if len(words) > 2 else ""
+        raise ValueError(f"{origin}: a line must be `<image> <label>`; got {line!r}{spaces}")
     columns = [frames_of(word) for word in words]
     num_frames = {len(column) for column in columns}
     if num_frames != {len(columns[0])} or not columns[0]:
@@ -191,17 +223,20 @@ def _name(pattern: str, path: str) -> str:
     return path[len(before) : -len(after) or None] if path.startswith(before) and path.endswith(after) else ""
 
 
-def _matching_files(config: TrainConfig) -> list[Sample]:
+def _matching_files(config: TrainConfig, say: Callable[[str], None]) -> list[Sample]:
     root, execution = data_root(config), config.execution
-    folder = root / execution.image_pattern.partition("{}")[0].rpartition("/")[0]
-    paths = (path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = find_files(root / execution.image_pattern.partition("{}")[0].rpartition("/")[0])
+    if skipped := found.skipped():
+        say(skipped)
+    paths = (path.relative_to(root).as_posix() for path in found.files)
     names = [name for path in paths if (name := _name(execution.image_pattern, path))]
     labels = {name: _path(execution.label_pattern, name) for name in names}  # an empty pattern names none
     images = {name: _path(execution.image_pattern, name) for name in sorted(names)}
+    are_labels = set(labels.values())  # images and labels may share a folder
     return [
         Sample(image, labels[name] if labels[name] and (root / labels[name]).is_file() else None, image)
         for name, image in images.items()
-        if image not in labels.values()  # images and labels may share a folder
+        if image not in are_labels
     ]
 
 
@@ -209,7 +244,7 @@ def _scene_splits(numerics: NumericsConfig) -> Splits:
     scenes = numerics.dataset.scenes
     num_labeled = scenes.num_labeled(numerics.split)
     # one order whatever the split, so that every split holds the smaller ones
-    order = torch.randperm(scenes.num_train, generator=generator(scenes.seed, 0, 0, Purpose.SCENE)).tolist()
+    order = _shuffled(scenes.num_train, scenes.seed, "SCENE")
     names = [f"scene:train:{index}" for index in order]
     return Splits(
         labeled=[Sample(name, name, name) for name in names[:num_labeled]],
@@ -227,12 +262,11 @@ def _hold_out(splits: Splits, config: TrainConfig) -> Splits:
             "evaluation.held_out_from must be labeled where no image of the unlabeled list has a label that is there; "
             f"got {settings.held_out_from!r}"
         )
-    draws = generator(numerics.seed, 0, 0, Purpose.HELD_OUT)
-    order: list[int] = torch.randperm(len(candidates), generator=draws).tolist()
-    val = [candidates[place] for place in sorted(order[: settings.num_held_out(len(candidates))])]
-    taken = {sample.image for sample in val}
+    order = _shuffled(len(candidates), numerics.seed, "HELD_OUT")
+    val = _once(candidates[place] for place in sorted(order[: settings.num_held_out(len(candidates))]))
+    taken = _images(val)
     labeled, unlabeled = (
-        [one for one in part if one.image not in taken] for part in (splits.labeled, splits.unlabeled)
+        [one for one in part if same_image(one.image) not in taken] for part in (splits.labeled, splits.unlabeled)
     )
     if not (labeled if settings.held_out_from == "labeled" else unlabeled):
         raise ValueError(
@@ -244,12 +278,12 @@ def _hold_out(splits: Splits, config: TrainConfig) -> Splits:
 
 def _with_labels(splits: Splits, config: TrainConfig) -> list[Sample]:
     """Return the unlabeled images that can be scored, each once and none that the labeled list holds too."""
-    dataset, seen = open_dataset(config), {sample.image for sample in splits.labeled}
+    dataset, seen = open_dataset(config), _images(splits.labeled)
     found = []
     for sample in splits.unlabeled:
-        if sample.truth is None or sample.image in seen:
+        if sample.truth is None or same_image(sample.image) in seen:
             continue
-        seen.add(sample.image)
+        seen.add(same_image(sample.image))
         if not isinstance(dataset, FolderDataset) or dataset.has_label(sample.truth):
             found.append(replace(sample, label=sample.truth, truth=None))
     return found
@@ -260,8 +294,19 @@ def _check(splits: Splits, numerics: NumericsConfig) -> None:
     for name in needed:
         if not getattr(splits, name):
             raise ValueError(f"the {name} list of split {numerics.split!r} must hold a sample; it is empty")
-    for_val = {sample.image: sample for sample in splits.val}
+    for_val = {same_image(sample.image): sample for sample in splits.val}
     for sample in splits.labeled:
-        if sample.image in for_val:
-            other = for_val[sample.image].origin
-            raise ValueError(f"{sample.origin}: image {sample.image} must not be for validation too; it is, in {other}")
+        if other := for_val.get(same_image(sample.image)):
+            raise ValueError(
+                f"{sample.origin}: image {sample.image} must not be for validation too; it is, in {other.origin}"
+            )
+
+
+def _shuffled(num: int, seed: int, purpose: str) -> list[int]:
+    """Draw an order, counted by seed and purpose."""
+    import torch  # takes seconds to import, and the lists of files are read without it
+
+    from rankmatch.distributed import Purpose, generator
+
+    order: list[int] = torch.randperm(num, generator=generator(seed, 0, 0, Purpose[purpose])).tolist()
+    return order

@@ -24,7 +24,10 @@ from PIL import Image
 
 from rankmatch import locks
 from rankmatch.checks import MissingFileError, one_of
-from rankmatch.data.pixels import file_of, read_image, read_label
+from rankmatch.config import DatasetConfig
+from rankmatch.data.hints import of_missing
+from rankmatch.data.lists import file_of
+from rankmatch.data.pixels import READING, Facts, label_with_facts, read_image
 from rankmatch.hashing import sha256_of
 
 SCHEMA_VERSION = 1
@@ -56,13 +59,21 @@ class Properties:
     kind: str
     colours: list[list[int]]
     """`dataset.colours`, by which labels were read."""
+    image_bits: int = 0
+    """`dataset.image_bits`, by which images were read."""
 
     def __post_init__(self) -> None:
         one_of("the kind of a data store", self.kind, KINDS)
 
     def as_metadata(self) -> dict[str, str]:
         """Return them as a shard's schema holds them."""
-        return {"version": str(SCHEMA_VERSION), "kind": self.kind, "colours": json.dumps(self.colours)}
+        return {
+            "version": str(SCHEMA_VERSION),
+            "reading": str(READING),
+            "kind": self.kind,
+            "colours": json.dumps(self.colours),
+            "image_bits": str(self.image_bits),
+        }
 
 
 class Source(NamedTuple):
@@ -94,6 +105,8 @@ class Row(NamedTuple):
     source: Source
     data: Any
     """Bytes; of a row that was read a scalar of Arrow, which lies in the mapped file."""
+    facts: Facts = Facts()
+    """Of a decoded image or label; they stand in the metadata of its shard."""
 
     @property
     def content(self) -> memoryview:
@@ -143,29 +156,32 @@ class Store:
         """
         row = self._row("image", name)
         if self.properties.kind == "encoded":
-            return read_image(Path(name), name, row.content)
+            return read_image(Path(name), name, row.content, image_bits=self.properties.image_bits)
         pixels = np.frombuffer(row.content, dtype=np.uint8).reshape(row.height, row.width, 3)
-        return Image.fromarray(pixels)
+        return row.facts.on(Image.fromarray(pixels))
 
-    def label(self, name: str) -> npt.NDArray[np.uint8]:
-        """Return the values of a label.
+    def label(self, name: str) -> tuple[npt.NDArray[np.uint8], Facts]:
+        """Return the values of a label, and the facts of its file.
 
         Raises:
             ValueError: As `image`.
         """
         row = self._row("label", name)
         if self.properties.kind == "encoded":
-            return read_label(Path(name), name, self.properties.colours, row.content)
-        return np.frombuffer(row.content, dtype=np.uint8).reshape(row.height, row.width)
+            return label_with_facts(Path(name), name, self.properties.colours, row.content)
+        return np.frombuffer(row.content, dtype=np.uint8).reshape(row.height, row.width), row.facts
 
-    def check_sources(self, root: Path, colours: Sequence[Sequence[int]]) -> None:
+    def check_sources(self, root: Path, meaning: DatasetConfig) -> None:
         """Refuse a store of other files than those that lie below `root` now; one that is not there does not count.
 
         Raises:
             ValueError: Naming the first of them.
         """
-        if list(map(list, colours)) != self.properties.colours:
-            raise ValueError(f"data_store {self.folder} was packed with other dataset.colours; pack into a new folder")
+        for setting in ("colours", "image_bits"):
+            if getattr(meaning, setting) != getattr(self.properties, setting):
+                raise ValueError(
+                    f"data_store {self.folder} was packed with other dataset.{setting}; pack into a new folder"
+                )
         changed = [name for name, source in self.sources.items() if not source.may_be(root / name)]
         if changed:
             raise ValueError(
@@ -279,21 +295,24 @@ def _read_all(root: Path, keys: Sequence[Key], properties: Properties, packed: P
 def _read(root: Path, properties: Properties, key: Key) -> Row | str:
     """Return a row, or what is wrong with its file."""
     role, name = key
+    facts = Facts()
     try:
         source, content = _content(root / file_of(name))
         if role == "file":
             size, data = (0, 0), content
         elif role == "image":
-            image = read_image(Path(name), name, content)
-            size, data = (image.height, image.width), image.tobytes()
+            image = read_image(Path(name), name, content, image_bits=properties.image_bits)
+            size, data, facts = (image.height, image.width), image.tobytes(), Facts.of(image)
         else:
-            label = read_label(Path(name), name, properties.colours, content)
+            label, facts = label_with_facts(Path(name), name, properties.colours, content)
             size, data = label.shape, label.tobytes()
     except FileNotFoundError:
-        return f"{role} {name} is missing"
+        return f"{role} {name} is missing{of_missing(root, file_of(name))}"
+    except OSError as error:
+        return f"{role} {name} cannot be read: {error.strerror}"
     except ValueError as error:
         return str(error)
-    return Row(role, name, *size, hashlib.sha256(data).hexdigest(), source, data)
+    return Row(role, name, *size, hashlib.sha256(data).hexdigest(), source, data, facts)
 
 
 @lru_cache(maxsize=2)  # the frames of a volume come one after the other
@@ -310,7 +329,8 @@ def _write(folder: Path, rows: Sequence[Row], properties: Properties, num_packed
     columns = zip(*((*row[:5], *row.source, row.data) for row in rows), strict=True)
     try:
         with part.open("wb") as file:
-            with pa.ipc.new_file(file, COLUMNS.with_metadata(properties.as_metadata())) as writer:
+            metadata = properties.as_metadata() | {"facts": _facts_to_text(rows)}
+            with pa.ipc.new_file(file, COLUMNS.with_metadata(metadata)) as writer:
                 writer.write_batch(pa.record_batch(list(map(pa.array, columns, COLUMNS.types)), schema=COLUMNS))
             file.flush()
             os.fsync(file.fileno())
@@ -334,7 +354,12 @@ def _properties(shard: Path, expected: Properties | None) -> Properties:
     metadata = _opened(shard).schema.metadata or {}
     if metadata.get(b"version") != b"%d" % SCHEMA_VERSION:
         raise ValueError(f"{shard} must be of version {SCHEMA_VERSION} of a data store")
-    found = Properties(metadata[b"kind"].decode(), json.loads(metadata[b"colours"]))
+    found = Properties(
+        metadata[b"kind"].decode(), json.loads(metadata[b"colours"]), int(metadata.get(b"image_bits", 0))
+    )
+    if found.kind == "decoded" and int(metadata.get(b"reading", 1)) != READING:
+        raise ValueError(f"{shard} was packed by another version, which read some images otherwise; pack into a new "
+                         "folder")  # fmt: skip
     if expected not in (None, found):
         raise ValueError(f"{shard} belongs to another store ({found}, not {expected}); pack into a new folder")
     return found
@@ -343,11 +368,22 @@ def _properties(shard: Path, expected: Properties | None) -> Properties:
 def _rows(shard: Path) -> dict[Key, Row]:
     batch = _opened(shard).get_batch(0)
     columns = [batch.column(name).to_pylist() for name in COLUMNS.names[:-1]]
+    facts = _facts_from_text((_opened(shard).schema.metadata or {}).get(b"facts", b"{}"))
     rows = (
-        Row(role, name, height, width, sha256, Source(*source), data)
+        Row(role, name, height, width, sha256, Source(*source), data, facts.get(f"{role} {name}", Facts()))
         for role, name, height, width, sha256, *source, data in zip(*columns, batch.column("data"), strict=True)
     )
     return {(row.role, row.name): row for row in rows}
+
+
+def _facts_to_text(rows: Sequence[Row]) -> str:
+    """Return the facts of those rows that have some, as JSON."""
+    known = {f"{row.role} {row.name}": row.facts for row in rows if row.facts != Facts()}
+    return json.dumps({key: [facts.notes, facts.used_bits] for key, facts in known.items()})
+
+
+def _facts_from_text(text: bytes) -> dict[str, Facts]:
+    return {key: Facts(tuple(notes), used_bits) for key, (notes, used_bits) in json.loads(text).items()}
 
 
 def _opened(shard: Path) -> Any:  # noqa: ANN401 (a reader of pyarrow, which has no types)

@@ -238,7 +238,7 @@ def test_data_check_lists_all_faults_of_all_splits_once(camvid):
     (camvid / "12_label.png").unlink()
     done = command("data", "check", "camvid", f"data_root={camvid}")
     faults = str(done.exception).splitlines()
-    assert faults[0] == "2 of 15 samples:" and len(faults) == 3
+    assert faults[0] == "2 faults in 15 samples:" and len(faults) == 3
     assert "image 01.png cannot be decoded" in faults[1] and "label 12_label.png is missing" in faults[2]
 
 
@@ -269,3 +269,47 @@ def test_data_pack_writes_a_store_of_all_splits_that_a_run_reads(camvid):
 def test_small_real_sets_are_good(name, folder, images, shared):
     done = command("data", "check", name, f"data_root={shared / 'data' / folder}")
     assert f"{images} images of split" in " ".join(done.stdout.split()), done.exception
+
+
+def test_names_with_spaces_are_drawn_and_read_again(tmp_path):
+    for folder in ("pictures", "colours"):
+        (tmp_path / folder).mkdir()
+    names = ["my photo 1", "photo 2", 'a "b"', "plain", "tab\there", "\u202fnarrow space"]
+    for name in names:
+        Image.new("RGB", (40, 40)).save(tmp_path / f"pictures/{name}.png")
+        Image.new("RGB", (40, 40)).save(tmp_path / f"colours/{name}.png")
+    (tmp_path / "mine.yaml").write_text(OWN)
+    done = command("splits", "draw", tmp_path / "mine.yaml", "--count", 2, "--val", 2)
+    assert done.exit_code == 0, done.exception
+    lists = "".join((tmp_path / f"splits/{name}.txt").read_text() for name in ("2/labeled", "2/unlabeled", "val"))
+    assert "pictures/plain.png colours/plain.png\n" in lists
+    assert '"pictures/my photo 1.png" "colours/my photo 1.png"\n' in lists
+    assert '"pictures/a ""b"".png" "colours/a ""b"".png"\n' in lists
+    assert "6 images of split 2 are good" in " ".join(command("data", "check", tmp_path / "mine.yaml").stdout.split())
+
+
+def test_hidden_files_are_not_drawn_and_links_to_folders_are_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data/colours").mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"disk/{number}.png")
+        Image.new("RGB", (40, 40)).save(tmp_path / f"data/colours/{number}.png")
+        (tmp_path / f"disk/._{number}.png").write_bytes(b"Mac")
+        (tmp_path / f"data/colours/._{number}.png").write_bytes(b"Mac")
+    (tmp_path / "data/pictures").symlink_to(tmp_path / "disk")
+    (tmp_path / "data/mine.yaml").write_text(OWN)
+    done = command("splits", "draw", tmp_path / "data/mine.yaml", "--count", 1, "--val", 1)
+    assert done.exit_code == 0, done.exception
+    assert f"passed over: 4 hidden (first {tmp_path}/data/pictures/._0.png)" in done.stdout
+    lists = "".join((tmp_path / f"data/splits/{name}.txt").read_text() for name in ("1/labeled", "1/unlabeled", "val"))
+    assert sorted(lists.split("\n")[:-1]) == [f"pictures/{number}.png colours/{number}.png" for number in range(4)]
+
+
+def test_doubled_lines_of_the_train_list_are_drawn_from_once(camvid):
+    train = camvid / "splits/train.txt"
+    lines = train.read_text().splitlines()
+    train.write_text("".join(f"{line}\n" for line in [*lines, f"./{lines[0]}", lines[1]]))
+    done = command("splits", "draw", "camvid", "--count", 3, f"data_root={camvid}")
+    assert f"{train}: 2 lines repeat an image; each image is drawn from once" in done.stdout
+    drawn = "".join((camvid / f"splits/3/{kind}.txt").read_text() for kind in ("labeled", "unlabeled"))
+    assert sorted(drawn.splitlines()) == sorted(lines)

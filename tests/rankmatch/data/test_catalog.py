@@ -11,7 +11,7 @@ from rankmatch.execution import ExecutionConfig
 
 
 def folder(root: Path, **settings: object) -> FolderDataset:
-    return FolderDataset(root, **{"num_classes": 3, "label_map": {}} | settings)
+    return FolderDataset(root, DatasetConfig(**{"num_classes": 3} | settings))
 
 
 def save(path: Path, values: object, mode: str | None = None) -> Path:
