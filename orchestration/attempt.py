@@ -81,6 +81,7 @@ class Attempt:
             node=node_of(owner, events),
             host=trained_on(owner, events),
             time=last["time"] if "kind" in last else last_write(self.path),
+            is_told="kind" in last,
         )
 
     def saved_step(self) -> int | None:

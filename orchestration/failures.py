@@ -130,6 +130,8 @@ class AttemptEnd:
     """As it calls itself."""
     time: float = 0.0
     """In seconds since 1970."""
+    is_told: bool = True
+    """Somebody wrote down how it ended; else it may run."""
     fault: Fault = Fault.CELL
 
     @property

@@ -43,7 +43,7 @@ class Outage:
 def outages(ends: Mapping[str, Sequence[AttemptEnd]]) -> list[Outage]:
     """Find the ends of a grid's attempts that came together, by the names of their cells, in the order of time."""
     due = sorted(
-        ((cell, end) for cell, some in ends.items() for end in some if POLICY[end.kind].by_site),
+        ((cell, end) for cell, some in ends.items() for end in some if end.is_told and POLICY[end.kind].by_site),
         key=lambda item: item[1].time,
     )
     found: list[list[tuple[str, AttemptEnd]]] = []

@@ -90,6 +90,15 @@ def test_cell_preempted_forty_times_while_it_gets_on_is_never_given_up(make_cell
         assert decision_of(folder, "l").again
 
 
+def test_cells_that_run_are_no_outage(make_cell):
+    cells = {str(seed): RunFolder(make_cell(seed=seed)) for seed in range(4)}
+    for seed in "123":
+        tries(cells[seed], 0, kind="")
+    for _ in range(3):
+        tries(cells["0"], 0, kind="lost")
+    assert decision_of(cells["0"], "l").why == "no progress in 3 attempts, last: lost"
+
+
 def test_full_disk_that_stops_three_cells_at_once_is_waited_for_and_that_of_one_is_not(make_cell):
     cells = {str(seed): RunFolder(make_cell(seed=seed)) for seed in range(4)}
     tries(cells["0"], 0, kind="disk full", node="n0")
