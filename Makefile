@@ -1,9 +1,11 @@
 # Everything a person or CI does here; `make` lists it.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --durations=10 $(PYTEST_ARGS)
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help venv demo check test test-ray test-slurm test-services format lock clean
+.PHONY: help venv demo check unit test test-ray test-slurm test-services format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,17 +29,20 @@ check: venv ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## the whole check: style, types, unit tests, one real Ray and Tune run
-	$(BIN)/python -m pytest --durations=10 -m "not (ray or services or slurm) or smoke"
+unit: venv ## unit tests and one real Ray and Tune run, in two processes
+	$(PYTEST) -m "not (ray or services or slurm) or smoke"
+
+test: venv ## the whole check: style, types and import rules beside the unit tests
+	$(MAKE) --no-print-directory --jobs=2 check unit
 
 test-ray: venv ## the suite that runs cells through real Ray Train and Tune
-	$(BIN)/python -m pytest --durations=10 -m "ray and not smoke" $(PYTEST)
+	$(PYTEST) -m "ray and not smoke"
 
 test-slurm: venv ## the suite that submits to a real Slurm; needs apt-get install slurm-wlm munge
-	$(BIN)/python -m pytest --durations=10 -m slurm $(PYTEST)
+	$(PYTEST) -m slurm
 
 test-services: venv ## the suite that starts MLflow servers and PostgreSQL; needs apt-get install postgresql
-	$(BIN)/python -m pytest --durations=10 -m services $(PYTEST)
+	$(PYTEST) -m services
 
 format: venv ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -1,21 +1,34 @@
-"""Fixtures that several test folders use."""
+"""Fixtures that several test folders use, and how two processes share the tests.
 
+A worker of pytest-xdist takes the next test, or the next `xdist_group`, whenever it has none: what shares a start of
+something costly is one group.
+"""
+
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two threads each, on two cores, would spin while they wait for each other
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NUM_CLASSES = 3
 SIZE = (40, 48)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin the long ones first, so that no worker begins one when the other has nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference outputs and small real data sets; the test is skipped where it is not there."""
+    """The folder of small real data sets; the test is skipped where it is not there."""
     if not SHARED.is_dir():
-        pytest.skip("no folder of reference data beside the project")
+        pytest.skip("no folder of real data sets beside the project")
     return SHARED
 
 

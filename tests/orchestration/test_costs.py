@@ -133,10 +133,19 @@ def test_steps_of_a_shipped_grid_are_known_without_data(name: str) -> None:
     assert all(num_steps(cell.config) for cell in grid.load(name).cells)
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize(
-    ("dataset", "folder", "steps"), [("camvid", "camvid_mini", 43), ("pascal_animals", "voc2012_animals_mini", 45)]
+    ("dataset", "num_images", "num_labeled", "steps"), [("camvid", 184, 11, 43), ("pascal_animals", 200, 20, 45)]
 )
-def test_epoch_of_the_small_real_sets(dataset: str, folder: str, steps: int, shared: Path) -> None:
-    settings = {"dataset": dataset, "data_root": str(shared / "data" / folder), "trainer.epochs": 1}
+def test_epoch_of_a_small_set_has_the_steps_that_its_file_names(
+    dataset: str, num_images: int, num_labeled: int, steps: int, tmp_path: Path
+) -> None:
+    folder = tmp_path / "splits" / str(num_labeled)
+    folder.mkdir(parents=True)
+    lines = [f"{number}.jpg {number}.png\n" for number in range(num_images)]
+    (folder / "labeled.txt").write_text("".join(lines[:num_labeled]))
+    (folder / "unlabeled.txt").write_text("".join(lines[num_labeled:]))
+    (folder.parent / "val.txt").write_text("val.jpg val.png\n")
+    file = Path(__file__).parents[2] / "experiments" / "conf" / "dataset" / f"{dataset}.yaml"
+    assert f"An epoch of split {num_labeled} is {steps} steps." in file.read_text()
+    settings = {"dataset": dataset, "data_root": str(tmp_path), "trainer.epochs": 1}
     assert costs.num_steps(compose(settings)) == steps

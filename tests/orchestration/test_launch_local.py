@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
 METRICS = ("best_miou", "best_epoch", "last_miou", "best_class_iou", "last_class_iou")
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 def command(runs, *arguments):

@@ -1,5 +1,9 @@
-"""A run that is small enough to be trained within seconds."""
+"""A run that is small enough to be trained within seconds, and what the authors' code returns."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from rankmatch.config import (
@@ -14,6 +18,13 @@ from rankmatch.config import (
 from rankmatch.execution import ExecutionConfig, TrainerExecution
 
 _METHOD = {"num_agents": 4, "confidence_threshold": 0.4, "supervised_steps": "equal"}
+
+
+@pytest.fixture(scope="session")
+def golden() -> Mapping[str, np.ndarray]:
+    """Inputs and outputs of the authors' code, as golden/README.md names them."""
+    with np.load(Path(__file__).with_name("golden") / "golden.npz") as arrays:
+        return dict(arrays)
 
 
 @pytest.fixture

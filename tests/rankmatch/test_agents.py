@@ -30,12 +30,6 @@ def slow_agents(image, num_agents, first, allowed=None):
     return picked
 
 
-@pytest.fixture(scope="module")
-def golden(shared):
-    return np.load(shared / "golden" / "golden.npz")
-
-
-@pytest.mark.shared
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("case", CASES)
 def test_agents_equal_the_reference(golden, case, dtype):

@@ -73,11 +73,6 @@ def slow_ohem(logits, labels, threshold, min_kept):
     return np.mean([entropy for p, entropy in zip(probabilities, entropies, strict=True) if p <= limit])
 
 
-@pytest.fixture(scope="module")
-def golden(shared):
-    return np.load(shared / "golden" / "golden.npz")
-
-
 def golden_loss(golden, case, epsilon, **settings):
     teacher, student = (torch.from_numpy(golden[f"agents_{case}_{who}"]).double() for who in ("features", "student"))
     teacher.requires_grad_()
@@ -90,7 +85,6 @@ def golden_loss(golden, case, epsilon, **settings):
     return loss.item(), student.grad.numpy()
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize("case", CASES)
 def test_rank_loss_and_gradient_with_epsilon_equal_the_reference(golden, case):
     value, gradient = golden_loss(golden, case, 1e-10, divide_by_orders=True)
@@ -99,7 +93,6 @@ def test_rank_loss_and_gradient_with_epsilon_equal_the_reference(golden, case):
     assert np.abs(gradient - reference).max() <= 1e-6 * np.abs(reference).max()
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 def test_exact_rank_loss_and_gradient_equal_the_reference(golden, case):
     value, gradient = golden_loss(golden, case, 0.0)
@@ -108,14 +101,12 @@ def test_exact_rank_loss_and_gradient_equal_the_reference(golden, case):
     assert np.abs(gradient - reference).max() <= 1e-6 * np.abs(reference).max()
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize("case", ["hot", "relu"])
 def test_exact_rank_loss_is_larger_where_the_correlations_are_saturated(golden, case):
     value, _ = golden_loss(golden, case, 0.0)
     assert 1.015 < value / (24 * golden[f"loss_{case}_mean"].item()) < 1.2
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize("kept", ["0", "1", "2", "3"])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 def test_ohem_and_gradient_equal_the_reference(golden, kept, dtype):

@@ -33,12 +33,6 @@ def slow_divergence(teacher, student):
     return (expected * (np.log(expected) - np.log(found))).sum()
 
 
-@pytest.fixture(scope="module")
-def golden(shared):
-    return np.load(shared / "golden" / "golden.npz")
-
-
-@pytest.mark.shared
 @pytest.mark.parametrize("ranked", [3, 4])
 def test_order_probabilities_equal_the_reference(golden, ranked):
     teacher, student = (torch.from_numpy(golden[f"pl_{who}_{ranked}"]) for who in ("teacher", "student"))
@@ -48,7 +42,6 @@ def test_order_probabilities_equal_the_reference(golden, ranked):
         np.testing.assert_allclose(found.numpy(), golden[f"pl_rank_{who}_{ranked}"], rtol=1e-6)
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize("ranked", [3, 4])
 def test_both_divergences_equal_the_one_of_the_reference_probabilities(golden, ranked):
     teacher, student = (torch.from_numpy(golden[f"pl_{who}_{ranked}"]) for who in ("teacher", "student"))

@@ -20,7 +20,7 @@ from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import CellJob, JobState
 from orchestration.schedulers.ray_tune import RayTuneScheduler, probe
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("existing_ray")]  # in this order: one takes a node away
 
 AWAY = "away"
 TOKEN = "0123456789abcdef" * 4

@@ -10,6 +10,7 @@ from orchestration.schedulers import JobState
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.xdist_group("private_ray"),
     # Ray Train makes a DataContext, whose own defaults it deprecates.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]

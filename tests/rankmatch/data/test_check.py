@@ -90,13 +90,12 @@ def test_drawn_scenes_are_sound():
     assert report.present_classes == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.shared
-def test_unlabelled_class_of_camvid_is_a_fault_until_it_is_mapped(shared: Path):
-    execution = ExecutionConfig(data_root=str(shared / "data" / "camvid_mini"))
+def test_unlabelled_class_as_camvid_has_one_is_a_fault_until_it_is_mapped(root: Path):
+    for name in ("labeled", "val"):
+        Image.fromarray(np.arange(32 * 40).reshape(32, 40).astype(np.uint8) % 12).save(root / f"{name}_label.png")
 
     def report(label_map: dict[int, int]):
-        dataset = DatasetConfig(name="camvid", num_classes=11, label_map=label_map)
-        return check_data(TrainConfig(numerics=NumericsConfig(split="11", dataset=dataset), execution=execution))
+        return check_data(config(root, name="camvid", num_classes=11, label_map=label_map))
 
     assert any("holds 11, which is no class; allowed are 0..10 and 255" in fault for fault in report({}).faults)
     assert report({11: 255}).faults == []

@@ -4,6 +4,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from rankmatch.config import (
 from rankmatch.data.catalog import Sample, labeled_pair, open_dataset
 from rankmatch.data.loaders import Batch, TrainLoader, _StepKeys, val_loader
 from rankmatch.data.splits import read_splits
+from rankmatch.data.synthetic import draw_scene
 from rankmatch.data.transforms import crop_view
 from rankmatch.distributed import Purpose, generator
 from rankmatch.execution import ExecutionConfig, TrainerExecution
@@ -187,20 +189,42 @@ def test_data_worker_ignores_the_signals_of_the_scheduler(number: signal.Signals
     assert same(next(train.epoch(1)), next(loader(config()).epoch(1)))
 
 
-@pytest.mark.shared
-def test_real_crops_show_classes_and_ignored_pixels_only(shared: Path):
+@pytest.fixture
+def like_pascal(tmp_path: Path) -> Path:
+    """Two hundred pairs by name and six by content: photographs, and labels with a palette and an edge of 255."""
+    for number in range(6):
+        image, label = draw_scene(number, seed=0, size=320)
+        edges = np.stack(np.gradient(label.astype(float))).any(0)
+        palette = Image.fromarray(np.where(edges, 255, label * 4).astype(np.uint8), "P")
+        palette.putpalette([value * 7 % 256 for value in range(768)])
+        palette.crop((0, 0, 320, 300 - number)).save(tmp_path / f"{number}.png")
+        Image.fromarray(image).crop((0, 0, 320, 300 - number)).save(tmp_path / f"{number}.jpg")
+    lines = []
+    for number in range(200):
+        for folder, kind in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{number}.{kind}").hardlink_to(tmp_path / f"{number % 6}.{kind}")
+        lines.append(f"JPEGImages/{number}.jpg SegmentationClass/{number}.png\n")
+    (tmp_path / "splits" / "20").mkdir(parents=True)
+    (tmp_path / "splits" / "20" / "labeled.txt").write_text("".join(lines[:20]))
+    (tmp_path / "splits" / "train.txt").write_text("".join(lines))
+    (tmp_path / "splits" / "val.txt").write_text("other.jpg other.png\n")
+    return tmp_path
+
+
+def test_crops_of_photographs_show_classes_and_ignored_pixels_only(like_pascal: Path):
     numerics = NumericsConfig(
         split="20",
         dataset=DatasetConfig(name="pascal_animals", num_classes=21),
         trainer=OptimisationConfig(labeled_batch_size=20),
     )
-    execution = ExecutionConfig(data_root=str(shared / "data" / "voc2012_animals_mini"))
+    execution = ExecutionConfig(data_root=str(like_pascal))
     train = loader(TrainConfig(numerics=numerics, execution=execution))
     batch = next(train.epoch(0))
     assert train.steps_per_epoch == 180 // 8
     values = batch.labels.unique()
     assert set(values.tolist()) <= {*range(21), 255}
-    assert len(values) > 5
+    assert len(values) > 5 and 255 in values
 
 
 def test_true_labels_are_cropped_like_the_weak_view():

@@ -133,10 +133,17 @@ def test_hash_knows_the_lists_but_not_where_they_lie(tmp_path: Path):
     assert split_sha256(moved) != split_sha256(first)
 
 
-@pytest.mark.shared
-def test_real_lists_cover_the_training_set(shared: Path):
+def test_lists_of_a_data_set_may_lie_beside_its_folder_under_its_name(tmp_path: Path):
+    """As those of CamVid do: 184 images, 11 of them labeled, and 51 for validation."""
+    lists = tmp_path / "splits" / "camvid"
+    (lists / "11").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    lines = [f"train/{number}.jpg trainannot/{number}.png\n" for number in range(184)]
+    (lists / "11" / "labeled.txt").write_text("".join(lines[::17]))
+    (lists / "train.txt").write_text("".join(lines))
+    (lists / "val.txt").write_text("".join(f"val/{number}.jpg valannot/{number}.png\n" for number in range(51)))
     dataset = DatasetConfig(name="camvid", num_classes=11, label_map={11: 255})
-    execution = ExecutionConfig(data_root=str(shared / "data" / "camvid_mini"))
+    execution = ExecutionConfig(data_root=str(tmp_path / "images"))
     splits = read_splits(TrainConfig(numerics=NumericsConfig(split="11", dataset=dataset), execution=execution))
     assert (len(splits.labeled), len(splits.unlabeled), len(splits.val)) == (11, 173, 51)
 

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from zlib import crc32
 
@@ -54,24 +54,22 @@ def random_keep(model: DeepLabV3Plus) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize(("backbone", "num_classes"), PUBLISHED)
-def test_names_and_shapes_are_those_of_the_public_checkpoints(shared: Path, backbone: str, num_classes: int) -> None:
-    expected = json.loads((shared / "spec/state_dict_keys.json").read_text())[backbone]
+def test_names_and_shapes_are_those_of_the_public_checkpoints(backbone: str, num_classes: int) -> None:
+    file = Path(__file__).parents[1] / "golden" / "state_dict_keys.json"
+    expected = json.loads(file.read_text())[backbone]
     model = build_model(ModelConfig(backbone=backbone, num_classes=num_classes), generator())
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == expected
 
 
-@pytest.mark.shared
 @pytest.mark.parametrize(("backbone", "num_classes"), PUBLISHED)
-def test_outputs_equal_the_reference(shared: Path, backbone: str, num_classes: int) -> None:
+def test_outputs_equal_the_reference(golden: Mapping[str, np.ndarray], backbone: str, num_classes: int) -> None:
     model = build_model(ModelConfig(backbone=backbone, num_classes=num_classes), generator()).double().eval()
     fill_by_name(model)
     images = np.random.default_rng(8).standard_normal((2, 3, 65, 65)).astype(np.float32).astype(np.float64)
     with torch.no_grad():
         logits, features = (values.numpy() for values in model(torch.from_numpy(images)))
-    with np.load(shared / "golden/golden.npz") as golden:
-        sampled = {key: golden[f"model_{backbone}_{key}"] for key in ("logits_sample", "features_sample", "stats")}
+    sampled = {key: golden[f"model_{backbone}_{key}"] for key in ("logits_sample", "features_sample", "stats")}
     scale = np.abs(sampled["logits_sample"]).max()
     np.testing.assert_allclose(logits[:, :, ::8, ::8], sampled["logits_sample"], rtol=1e-6, atol=1e-9 * scale)
     np.testing.assert_allclose(features[:, ::16], sampled["features_sample"], rtol=1e-6, atol=1e-9)

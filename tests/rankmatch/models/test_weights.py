@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.models import resnet50
+from torchvision.models import mobilenet_v2, resnet50
 
 from rankmatch.config import ModelConfig
 from rankmatch.hashing import sha256_of
@@ -62,24 +62,28 @@ def with_pickled(content: dict[str, object], pickled: bytes, folder: Path) -> Pa
     return path
 
 
-@pytest.mark.shared
-def test_every_tensor_of_the_mobilenet_backbone_is_filled(shared: Path) -> None:
-    path = shared / "data/weights/mobilenet_v2_imagenet.pth"
+@pytest.fixture
+def mobilenet(tmp_path: Path) -> Path:
+    """A file such as torchvision's weights make: its features alone, without the classifier."""
+    path = tmp_path / "mobilenet_v2_imagenet.pth"
+    torch.save(mobilenet_v2().features.state_dict(), path)
+    return path
+
+
+def test_every_tensor_of_the_mobilenet_backbone_is_filled(mobilenet: Path) -> None:
     model = built(config=ModelConfig(backbone="mobilenet_v2"))
-    load_backbone(model, path)
-    file = torch.load(path, weights_only=True)
+    load_backbone(model, mobilenet)
+    file = torch.load(mobilenet, weights_only=True)
     state = backbone_state(model)
     assert set(file) - set(state) == {name for name in file if name.startswith("18.")}
     assert all(torch.equal(state[name], file[name]) for name in state)
 
 
-@pytest.mark.shared
-def test_mobilenet_weights_are_refused_for_another_width(shared: Path) -> None:
-    path = shared / "data/weights/mobilenet_v2_imagenet.pth"
+def test_mobilenet_weights_are_refused_for_another_width(mobilenet: Path) -> None:
     with pytest.raises(
         ValueError, match=r"mobilenet_v2_imagenet.pth .* 0.0.weight \[32, 3, 3, 3\], not \[8, 3, 3, 3\]"
     ):
-        load_backbone(built(), path)
+        load_backbone(built(), mobilenet)
 
 
 def test_backbone_file_may_hold_a_classifier_and_lack_counters(tmp_path: Path) -> None:
