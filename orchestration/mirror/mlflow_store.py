@@ -7,15 +7,19 @@ import json
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from orchestration.mirror import sqlite_file
+
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 SECRET_VARIABLES = (URI_VARIABLE, "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -32,6 +36,10 @@ _SETTINGS = {
 _LOUD = ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool")
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Has the page show an experiment as trainings; it takes those of unknown kind for conversations with models."""
+_LOCK = 0x7261_6E6B_6D61
+"""The key of the lock in a PostgreSQL database that is held while it is opened."""
+_PASSES_BY = re.compile("database is locked|readonly database|out-of-date database schema|unable to open")
+_ANEW = "move it away, and `rankmatch sync` writes all of it again from the run folders"
 _FORBIDDEN = re.compile(r"[^\w\-./ :]")
 
 
@@ -75,14 +83,9 @@ class Store:
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         for name in _LOUD:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        if uri.startswith(SQLITE):
-            Path(uri.partition("///")[2]).parent.mkdir(parents=True, exist_ok=True)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # errors with their tracebacks are raised as well
         with _answers():
-            from mlflow.tracking import MlflowClient
-
-            _probe(uri)
-            self._client = MlflowClient(uri, uri)
+            self._client = _opened_file(uri) if uri.startswith(SQLITE) else _opened(uri)
 
     def experiment(self, name: str, artifacts: Path | None = None) -> str:
         """Return the id of an experiment, which is made if it is not there; `artifacts` gets its files.
@@ -248,15 +251,55 @@ def _answers() -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, requests.RequestException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
         text = " ".join(_without_secrets(str(error)).split())
         raise StoreError(f"{type(error).__name__}: {text[:500]}") from None
 
 
-def _probe(uri: str) -> None:
-    """Connect once: with a database that is gone, MLflow tries for half an hour."""
-    if uri.startswith((SQLITE, *SERVERS)):
-        return
+def _opened_file(uri: str) -> "MlflowClient":
+    """Open an SQLite database. MLflow's own way lets several processes that make one at once leave half of it."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    path = Path(uri.partition("///")[2]).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite_file.alone(path):
+        sqlite_file.make(path, _make_schema)
+        last_written = path.stat().st_mtime
+        try:
+            return MlflowClient(uri, uri)
+        except (MlflowException, SQLAlchemyError) as error:
+            if _PASSES_BY.search(str(error)):
+                raise
+            if not sqlite_file.remake(path, _make_schema, last_written):
+                raise OSError(f"{path} is half made or damaged, and holds something; {_ANEW} ({error})") from None
+        return MlflowClient(uri, uri)
+
+
+def _make_schema(path: Path) -> None:
+    """Do what MLflow's client does to an empty database; it would keep the file open."""
+    import sqlalchemy
+    from mlflow.store.db import utils
+
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    try:
+        utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
+    finally:
+        engine.dispose()
+
+
+def _opened(uri: str) -> "MlflowClient":
+    """Open a server or another database, one process at a time: an empty one gets its schema."""
+    from mlflow.tracking import MlflowClient
+
+    with nullcontext() if uri.startswith(SERVERS) else _alone(uri):
+        return MlflowClient(uri, uri)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Connect once, since MLflow tries for half an hour where a database is gone; hold a lock of its meanwhile."""
     import sqlalchemy
 
     try:
@@ -270,9 +313,14 @@ def _probe(uri: str) -> None:
             "the MLflow store must be sqlite:///FILE, postgresql://, http:// or https://; "
             f"got {without_password(uri)!r}"
         ) from None
-    with engine.connect():
-        pass
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(sqlalchemy.text(f"SET lock_timeout = '{sqlite_file.LOCK_S:.0f}s'"))
+                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK})"))
+            yield
+    finally:
+        engine.dispose()
 
 
 def _stored(run: "Run") -> StoredRun:

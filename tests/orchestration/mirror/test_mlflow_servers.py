@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow_servers import USER, MlflowServer, postgres
 from mlflow_writer import STEPS
+from sqlalchemy import create_engine, text
 
 from orchestration.cells import to_yaml
 from orchestration.mirror.grid_mirror import GridMirror
@@ -118,6 +119,20 @@ def test_sixteen_processes_write_postgresql_at_once(database, at, tmp_path):
     assert printed_by(start_jobs(cells, experiment_id)) == ""
     check_all_is_there_once(uri, "sixteen", cells)
     assert secrets_below(tmp_path, database.password) == []
+
+
+def test_three_launches_that_open_an_empty_postgresql_at_once_all_get_it(database):
+    with create_engine(database.uri, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("CREATE DATABASE fresh"))
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "mlflow_opener.py"),
+        database.uri.removesuffix("postgres") + "fresh",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "a", "b", "c"], env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(line.split()[1] for line in done.stdout.splitlines()) == ["1", "2", "3"]
 
 
 def test_postgresql_that_restarts_under_sixteen_processes_loses_nothing(database, at, tmp_path):
