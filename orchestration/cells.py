@@ -23,6 +23,13 @@ SIGNATURE_LENGTH = 12
 MAX_SLUG_LENGTH = 80
 NAMES = ("dataset", "backbone", "method", "split", "seed")
 """What tells the runs of all grids apart at a glance; each is a key of the grammar, too."""
+SETTINGS = {
+    "crop_size": ("augment", "crop_size"),
+    "batch_size": ("trainer", "labeled_batch_size"),
+    "learning_rate": ("trainer", "learning_rate"),
+}
+"""Numbers that a methods section names, by their columns in results."""
+_SETTING_LINES = {name: f"\n    {field}: " for name, (_, field) in SETTINGS.items()}
 _NAME_LINES = [f"\n  {key}: " if key in ("split", "seed") else f"\n  {key}:\n    name: " for key in NAMES]
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C it is ten times as fast
 _OWN = "own_"
@@ -301,6 +308,17 @@ def names_in(text: str) -> dict[str, str]:
     """Read `NAMES` out of what `to_yaml` wrote, without parsing the rest, which takes milliseconds."""
     ends = [text.find(line) + len(line) for line in _NAME_LINES]
     return {key: _scalar(text[end : text.find("\n", end)]) for key, end in zip(NAMES, ends, strict=True)}
+
+
+def settings_in(text: str) -> dict[str, float]:
+    """Read `SETTINGS` out of what `to_yaml` wrote, as `names_in` does."""
+    ends = {name: text.find(line) + len(line) for name, line in _SETTING_LINES.items()}
+    return {name: float(text[end : text.find("\n", end)]) for name, end in ends.items()}
+
+
+def settings_of(config: TrainConfig) -> dict[str, float]:
+    """Return `SETTINGS` of a configuration."""
+    return {name: getattr(getattr(config.numerics, section), field) for name, (section, field) in SETTINGS.items()}
 
 
 @cache

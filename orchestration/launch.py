@@ -51,7 +51,7 @@ def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
     """Collect the results, print the table and write the report; return the files that were written."""
     records = run_table.collect(grid_dir, loaded.cells).to_pylist()
     console.print()
-    formats.show(report.build_table(records, loaded.table, baseline=loaded.baseline), console)
+    formats.show(report.build_table(records, loaded.cells, loaded.table, baseline=loaded.baseline), console)
     return report.write(loaded, grid_dir)
 
 

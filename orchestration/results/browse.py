@@ -69,7 +69,7 @@ def show_table(
         raise ValueError(f"--format must be one of {', '.join(formats.FORMATS)} where --output is given; got nothing")
     placed = layouts.read_file(layout, loaded.axes) if layout else loaded.table
     records = run_table.collect(grid_dir, loaded.cells).to_pylist()
-    table = report.build_table(records, placed, metric, loaded.baseline)
+    table = report.build_table(records, loaded.cells, placed, metric, loaded.baseline)
     if not kind:
         formats.show(table, console)
         if statistics:

@@ -7,6 +7,7 @@ from typing import Any
 from orchestration import files
 from orchestration.cells import Cell
 from orchestration.grid import Grid
+from orchestration.results import settings
 from orchestration.results.run_table import collect
 from orchestration.run_folder import folders
 from orchestration.tables import formats, published
@@ -25,12 +26,14 @@ _NOTE = (
 
 def build_table(
     records: Sequence[Mapping[str, Any]],
+    cells: Sequence[Cell],
     layout: Layout,
     metric: str = "best_miou",
     baseline: Mapping[str, str] | None = None,
 ) -> Table:
-    """Build a table of records with the published figures that its layout names."""
-    return build(records, layout, metric, baseline, published.figures(layout, records))
+    """Build a table of the cells' records with the published figures that its layout names."""
+    figures = published.figures(layout, records)
+    return build(records, layout, metric, baseline, figures, settings.describe(cells, records))
 
 
 def write(loaded: Grid, grid_dir: Path) -> list[Path]:
@@ -50,7 +53,7 @@ def write_report(
         baseline: Axis values of the entries that others are compared with.
     """
     records = collect(grid_dir, cells).to_pylist()
-    built = [build_table(records, layout, metric, baseline) for metric in METRICS]
+    built = [build_table(records, cells, layout, metric, baseline) for metric in METRICS]
     axes = list(dict.fromkeys(key for cell in cells for key in cell.axes))
     over = [axis for axis in axes if axis not in (*layout.rows, *layout.blocks, *layout.columns)]
     parts = [

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from orchestration import files
 from orchestration.attempt import RESULT
-from orchestration.cells import NAMES, Cell, names_in
+from orchestration.cells import NAMES, Cell, names_in, settings_in, settings_of
 from orchestration.results import epoch_rows
 from orchestration.results.cache import RUN, ResultCache
 from orchestration.run_folder import (
@@ -51,6 +51,9 @@ FIELDS = {
     "host": pa.string(),
     "failure": pa.string(),
     "folder": pa.string(),
+    "crop_size": pa.int64(),
+    "batch_size": pa.int64(),
+    "learning_rate": pa.float64(),
 }
 """Columns after the names and the axes; what only a finished training has is null before."""
 CACHE = ".results"
@@ -88,7 +91,7 @@ def collect(grid_dir: Path, cells: Sequence[Cell]) -> pa.Table:
     for cell in cells:
         folder = found.get(cell.signature, RunFolder(grid_dir / CELLS / cell.folder_name))
         named = {"grid": grid_dir.name, "signature": cell.signature, **_names(cell)}
-        rows.append(named | _fields(folder) | cell.axes)
+        rows.append(named | _fields(folder) | settings_of(cell.config) | cell.axes)
     return _table(rows)
 
 
@@ -220,8 +223,9 @@ def _row_of(root: Path, run: str) -> dict[str, Any]:
     path = f"{root}/{run}"
     named = {"grid": path.rsplit("/", 3)[-3], "signature": run.rpartition("/")[2].partition("-")[0]}
     axes = json.loads(files.read_bytes(f"{path}/{AXES}"))["axes"]
-    names = names_in(files.read_bytes(f"{path}/{CONFIG}").decode())
-    return {RUN: run, **named, **names, **_fields(RunFolder(Path(path))), **axes}
+    config = files.read_bytes(f"{path}/{CONFIG}").decode()
+    fields = _fields(RunFolder(Path(path))) | settings_in(config)
+    return {RUN: run, **named, **names_in(config), **fields, **axes}
 
 
 def _fields(folder: RunFolder) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from orchestration import yaml_text
 
 PLACES = ("rows", "blocks", "columns", "over")
 KEYS = (*PLACES, "published", "others", "names")
-OF_PUBLISHED = ("file", "dataset", "where", "axes", "row", "rows")
+OF_PUBLISHED = ("file", "dataset", "where", "axes", "row", "rows", "crop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Published:
     """The file's column that names a row, where rows are not told apart by one axis with the file's names."""
     rows: dict[str, list[str]] = field(default_factory=dict)
     """With `row`: a name of the file, and the values of the row's axes."""
+    crop: str = ""
+    """The file's column for the size of the crops; figures of our crop come before those of the source in `where`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ def _published(value: Any) -> Published:  # noqa: ANN401
         said[key] = _mapping(f"published: {key}", said.get(key, {}))
         if not all(isinstance(text, str) for text in said[key].values()):
             raise ValueError(f"table: published: {key} must map names to text; got {said[key]!r}")
+    if not isinstance(said.get("crop", ""), str):
+        raise ValueError(f"table: published: crop must name a column of the file; got {said['crop']!r}")
     said["rows"] = _mapping("published: rows", said.get("rows", {}))
     if not all(isinstance(values, list) for values in said["rows"].values()) or (said["rows"] and not said.get("row")):
         raise ValueError("table: published: rows must map values of the column `row` to lists of axis values")

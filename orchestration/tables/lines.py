@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestration.tables.comparisons import MIN_T
-from orchestration.tables.table import DASH, METRICS, Entry, Key, Table
+from orchestration.tables.table import DASH, METRICS, Entry, Figure, Key, Table
 
 NO_PAIRS = "no pairs"
+OTHER_CROP = "†"
 Kind = Literal["ours", "difference", "published", "heading", "other"]
 
 
@@ -49,7 +50,7 @@ def lines(table: Table, columns: Sequence[Key], *, with_n: bool) -> list[Line]:
         figures = [table.published.get((row, column)) for column in columns]
         if any(figures):
             pairs = zip(entries, figures, strict=True)
-            texts = [Shown(_published(entry, figure.value) if figure else "") for entry, figure in pairs]
+            texts = [Shown(_published(entry, figure, table) if figure else "") for entry, figure in pairs]
             found.append(Line("published", _wide(table, "published"), texts))
     return found + _others(table, columns)
 
@@ -59,7 +60,7 @@ def _others(table: Table, columns: Sequence[Key]) -> list[Line]:
     for row in table.other_rows:
         figures = [table.published.get((row, column)) for column in columns]
         if any(figures):
-            texts = [Shown(f"{100 * figure.value:.1f}" if figure else DASH) for figure in figures]
+            texts = [Shown(_published(None, figure, table) if figure else DASH) for figure in figures]
             found.append(Line("other", _wide(table, " ".join(filter(None, row))), texts))
     heading = Line("heading", _wide(table, "published:"), [Shown("")] * len(columns))
     return [heading, *found] if found else []
@@ -78,7 +79,7 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):
         said.append(f"published: {'; '.join(table.sources)}, and what ours is above or below it")
-    said += _notes_on_pairs(table)
+    said += _notes_on_crops(table) + _notes_on_pairs(table)
     compared = [entry.comparison for entry in entries if entry.comparison]
     if any(made.is_significant for made in compared):
         said.append(f"{significant} paired t test over the cells, p < 0.05 after Holm's correction over the table")
@@ -89,7 +90,20 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     if any(entry.odd for entry in entries):
         what = ", ".join(sorted(frozenset().union(*(entry.odd for entry in entries))))
         said.append(f"{odd} not made as the rest of its row ({what}); `rankmatch verify` tells more")
-    return said
+    return said + ([table.settings] if table.settings else [])
+
+
+def _notes_on_crops(table: Table) -> list[str]:
+    """Say which published figures were trained on crops of another size."""
+    shown = {*table.rows, *table.other_rows}
+    others = {
+        figure.crop for (row, _), figure in table.published.items() if row in shown and table.is_other_crop(figure)
+    }
+    if not others:
+        return []
+    return [
+        f"{OTHER_CROP} published under crop {' or '.join(map(str, sorted(filter(None, others))))}, not {table.crop}"
+    ]
 
 
 def _notes_on_pairs(table: Table) -> list[str]:
@@ -138,7 +152,8 @@ def _gain(entry: Entry | None) -> Shown:
     return Shown(f"{percent(entry.comparison.effect, 1):+.1f}{n}", is_significant=entry.comparison.is_significant)
 
 
-def _published(entry: Entry | None, value: float) -> str:
+def _published(entry: Entry | None, figure: Figure, table: Table) -> str:
+    text = f"{100 * figure.value:.1f}" + (OTHER_CROP if table.is_other_crop(figure) else "")
     if entry is None or entry.estimate is None:
-        return f"{100 * value:.1f}"
-    return f"{100 * value:.1f} ({percent(entry.estimate.mean - value, 1):+.1f})"
+        return text
+    return f"{text} ({percent(entry.estimate.mean - figure.value, 1):+.1f})"

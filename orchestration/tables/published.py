@@ -21,12 +21,15 @@ class Figure:
     value: float
     """A fraction."""
     source: str
+    crop: int | None = None
+    """Of the images that it was trained on; None where the file does not say."""
 
 
 def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[Key, Key], Figure]:
     """Return the published figures of a table by row and column; none where the records are of another data set.
 
-    None either where the table has an axis that the file knows nothing of, which the command line can add.
+    None either where the table has an axis that the file knows nothing of, which the command line can add. Where the
+    file has crops, a figure of our crop comes before that of the source in `where`.
 
     Raises:
         ValueError: The file, a column or a figure is not as the layout says.
@@ -40,26 +43,52 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[
         header = list(reader.fieldnames or ())
         if doubled := [name for name in header if header.count(name) > 1]:
             raise ValueError(f"{path} must have each column once; {doubled[0]!r} stands twice")
-        for name in (FIGURE, SOURCE, *spec.where, *spec.axes.values(), *([spec.row] if spec.row else [])):
+        for name in (FIGURE, SOURCE, *spec.where, *spec.axes.values(), *filter(None, (spec.row, spec.crop))):
             if name not in header:
                 raise ValueError(f"{path} must have a column {name!r}; it has {', '.join(header)}")
-        rows = [row for row in reader if all(row[name] == text for name, text in spec.where.items())]
+        rows = [row for row in reader if _agrees(row, spec, but=(SOURCE,))]
     column_axes = [*layout.blocks, *layout.columns]
     by_axes = [_column_of(axis, spec) for axis in (*column_axes, *([] if spec.row else layout.rows))]
     if any(name not in header for name in by_axes):
         return {}
-    if not rows:
+    if not any(_agrees(row, spec) for row in rows):
         raise ValueError(f"{path} has no row where {', '.join('='.join(pair) for pair in spec.where.items())}")
+
+    def place_of(row: Mapping[str, str]) -> tuple[Key, Key]:
+        return _row_key(row, layout, spec), tuple(row[_column_of(axis, spec)] for axis in column_axes)
+
+    found = _asked_for([(place_of(row), row) for row in rows if _agrees(row, spec)], path, spec)
+    ours = our_crop(records)
+    of_our_crop = [row for row in rows if spec.crop and row[spec.crop] == str(ours)]
+    for place, row in [(place_of(row), row) for row in of_our_crop]:
+        if place not in found or found[place].crop != ours:
+            found[place] = _figure(row, path, spec.crop)
+    return found
+
+
+def _asked_for(
+    rows: Sequence[tuple[tuple[Key, Key], Mapping[str, str]]], path: Path, spec: Published
+) -> dict[tuple[Key, Key], Figure]:
+    """Return the figures of the rows that `where` chooses, of each place one."""
     found: dict[tuple[Key, Key], Figure] = {}
-    for row in rows:
-        place = _row_key(row, layout, spec), tuple(row[_column_of(axis, spec)] for axis in column_axes)
+    for place, row in rows:
         if place in found:
             where = ", ".join("=".join(pair) for pair in spec.where.items()) or "any"
             raise ValueError(
                 f"{path} must have one figure for {' '.join(itertools.chain(*place))} where {where}; it has two"
             )
-        found[place] = _figure(row, path)
+        found[place] = _figure(row, path, spec.crop)
     return found
+
+
+def our_crop(records: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the crop of all records; None where they differ in it or do not say."""
+    crops = {record.get("crop_size") for record in records}
+    return crops.pop() if len(crops) == 1 else None
+
+
+def _agrees(row: Mapping[str, str], spec: Published, but: Sequence[str] = ()) -> bool:
+    return all(row[name] == text for name, text in spec.where.items() if name not in but)
 
 
 def _find(name: str) -> Path:
@@ -81,8 +110,11 @@ def _row_key(row: Mapping[str, str], layout: Layout, spec: Published) -> Key:
     return tuple(spec.rows.get(name, [name, *[""] * (len(layout.rows) - 1)]))
 
 
-def _figure(row: Mapping[str, str], path: Path) -> Figure:
+def _figure(row: Mapping[str, str], path: Path, crop: str) -> Figure:
+    size = row[crop] if crop else ""
     try:
-        return Figure(round(float(row[FIGURE]) / 100, 10), row[SOURCE])
+        return Figure(round(float(row[FIGURE]) / 100, 10), row[SOURCE], int(size) if size else None)
     except ValueError:
-        raise ValueError(f"{path}: {FIGURE} must be a number; got {row[FIGURE]!r}") from None
+        raise ValueError(
+            f"{path}: {FIGURE} and {crop or 'its crop'} must be numbers; got {row[FIGURE]!r}, {size!r}"
+        ) from None

@@ -57,6 +57,10 @@ class Figure(Protocol):
     def source(self) -> str:
         """Where it stands."""
 
+    @property
+    def crop(self) -> int | None:
+        """The size of the crops that it was trained on, where that is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -118,6 +122,14 @@ class Table:
     other_rows: list[Key] = field(default_factory=list)
     """Rows that only the published table has."""
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    crop: int | None = None
+    """Of all cells; None where they differ in it."""
+    settings: str = ""
+    """What the cells were trained with, in words."""
+
+    def is_other_crop(self, figure: Figure) -> bool:
+        """Tell whether a published figure is of another crop than ours."""
+        return None not in (self.crop, figure.crop) and self.crop != figure.crop
 
     @property
     def blocks(self) -> list[tuple[Key, list[Key]]]:
@@ -179,6 +191,7 @@ def build(
     metric: str = "best_miou",
     baseline: Mapping[str, str] | None = None,
     published: Mapping[Place, Figure] | None = None,
+    settings: str = "",
 ) -> Table:
     """Arrange the records' fractions: mean and spread over all that share a row and a column.
 
@@ -188,6 +201,7 @@ def build(
         metric: `best_miou` or `last_miou`.
         baseline: Axis values that turn an entry into the one that it is compared with.
         published: Published figures by row and column.
+        settings: What the cells were trained with, in words for the note.
 
     Raises:
         ValueError: The metric is another one.
@@ -213,6 +227,8 @@ def build(
         published=published,
         other_rows=list(dict.fromkeys(others)),
         names=layout.names,
+        crop=crops.pop() if len(crops := {record.get("crop_size") for record in records}) == 1 else None,
+        settings=settings,
     )
 
 

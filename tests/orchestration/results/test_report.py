@@ -26,7 +26,8 @@ NOTE += (
     "of its column; bold: best of a column; difference (1): the mean over the cell that both entries have, which is "
 )
 NOTE += "not the difference of the two entries; "
-NOTE += "1 pair of cells at most: too few to test a difference."
+NOTE += "1 pair of cells at most: too few to test a difference; "
+NOTE += "ours: crop 321, 64 agents, preset of its own, 8 or 8 + 8 images a step, learning rate 0.001."
 TABLES = f"""\
 ## Best epoch
 

@@ -28,7 +28,8 @@ PASCAL = [{"dataset": "pascal"}]
 def test_every_table_of_the_paper_has_its_figures(name, dataset, row, column, percent, source):
     loaded = grid.load(name)
     found = figures(loaded.table, [{"dataset": dataset}])
-    assert found[row, column] == Figure(pytest.approx(percent / 100), source)
+    crop = {"pascal_classic": 513, "pascal_blended": 513, "cityscapes": 801}.get(name)
+    assert found[row, column] == Figure(pytest.approx(percent / 100), source, crop)
     ours = {
         (
             tuple(cell.axes[axis] for axis in loaded.table.rows),
@@ -42,6 +43,18 @@ def test_every_table_of_the_paper_has_its_figures(name, dataset, row, column, pe
 
 def test_figures_of_another_data_set_are_not_shown():
     assert figures(grid.load("pascal_classic").table, [{"dataset": "camvid"}]) == {}
+
+
+def test_figures_of_our_crop_come_before_those_of_the_paper_and_the_others_keep_their_crop():
+    layout = grid.load("pascal_classic").table
+    found = figures(layout, [{"dataset": "pascal", "crop_size": 321}])
+    ours = found[("unimatch",), ("resnet50", "92")]
+    assert (ours.value, ours.crop, ours.source) == (0.719, 321, "UniMatch repository README and logs")
+    assert found[("rankmatch",), ("resnet50", "92")] == Figure(0.716, "RankMatch paper, Table 1", 513)
+    assert found[("corrmatch",), ("resnet101", "92")].crop == 321
+    at_513 = figures(layout, [{"dataset": "pascal", "crop_size": 513}])
+    assert at_513[("unimatch",), ("resnet50", "92")] == Figure(0.674, "RankMatch paper, Table 1", 513)
+    assert (("prevmatch",), ("resnet50", "92")) not in at_513
 
 
 def test_axis_that_the_file_does_not_know_leaves_nothing_to_compare():
@@ -83,7 +96,10 @@ def test_two_figures_for_one_place_are_refused(tmp_path):
         ("rows: splits", "table: rows may name the axes method, split, seed; got 'splits'"),
         ("{rows: method, blocks: method}", "table must name an axis once; method stands twice"),
         ("published: {file: a.csv}", "table: published must have a dataset; got None"),
-        ("published: {tables: 1}", "published may have the keys file, dataset, where, axes, row, rows; got 'tables'"),
+        (
+            "published: {tables: 1}",
+            "published may have the keys file, dataset, where, axes, row, rows, crop; got 'tables'",
+        ),
         ("others: some", "table: others must be true or false; got 'some'"),
         ("names: {backbone: {a: b}}", "table: names may name the axes method, split, seed; got 'backbone'"),
         (

@@ -1,0 +1,84 @@
+"""What the cells of a table were trained with, in one sentence, so that a table says what it compares."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from orchestration import yaml_text
+from orchestration.cells import Cell, experiments_folder
+from rankmatch.config import NumericsConfig
+
+
+def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str:
+    """Name crop, agents, preset, batch, learning rate and, where methods differ in them, the numbers of steps.
+
+    Args:
+        cells: Those of the table.
+        records: A row for each, with `num_steps` where it has begun.
+    """
+    numerics = [cell.config.numerics for cell in cells]
+    agents = [each.method.num_agents for each in numerics if each.method.name == "rankmatch"]
+    parts = [
+        f"crop {_values(numerics, lambda each: each.augment.crop_size)}",
+        *([f"{_listed(agents)} agents"] if agents else []),
+        f"preset {_values(numerics, preset)}",
+        f"{_values(numerics, _batch)} images a step",
+        f"learning rate {_values(numerics, lambda each: f'{each.trainer.learning_rate:g}')}",
+        *_steps(cells, records),
+    ]
+    return "ours: " + ", ".join(parts)
+
+
+def preset(numerics: NumericsConfig) -> str:
+    """Return the name of the preset that a configuration agrees with; `of its own` where it is none."""
+    named = (name for name, fields in _presets().items() if all(_agrees(numerics, *field) for field in fields))
+    return next(named, "of its own")
+
+
+@cache
+def _presets() -> dict[str, list[tuple[str, str, str]]]:
+    """Return section, name and text of each field that a preset sets."""
+    found = {}
+    for path in sorted((experiments_folder() / "conf" / "preset").glob("*.yaml")):
+        sections = yaml_text.read(path)["numerics"]
+        found[path.stem] = [(section, name, text) for section in sections for name, text in sections[section].items()]
+    return found
+
+
+def _agrees(numerics: NumericsConfig, section: str, name: str, text: str) -> bool:
+    value = getattr(getattr(numerics, section), name)
+    return text == str(value).lower() if isinstance(value, bool) else float(text) == value
+
+
+def _batch(numerics: NumericsConfig) -> str:
+    trainer = numerics.trainer
+    if numerics.method.name == "supervised":
+        return str(trainer.labeled_batch_size)
+    return f"{trainer.labeled_batch_size} + {trainer.unlabeled_batch_size}"
+
+
+def _steps(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how many steps `supervised` takes where that is another number than the other methods take."""
+    known = {record["signature"]: record["num_steps"] for record in records}
+    taken: dict[bool, list[int]] = {True: [], False: []}
+    for cell in cells:
+        if steps := known.get(cell.signature):
+            taken[cell.config.numerics.method.name == "supervised"].append(steps)
+    if not taken[True] or not taken[False] or set(taken[True]) == set(taken[False]):
+        return []
+    return [f"supervised takes {_span(taken[True])} steps and the other methods {_span(taken[False])}"]
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _values(numerics: Iterable[NumericsConfig], of: Callable[[NumericsConfig], object]) -> str:
+    return _listed([of(each) for each in numerics])
+
+
+def _listed(values: Sequence[object]) -> str:
+    """Name each value once; of many the first few."""
+    texts = list(dict.fromkeys(map(str, values)))
+    return " or ".join(texts[:4]) + (" or others" if len(texts) > 4 else "")
