@@ -28,16 +28,20 @@ class Outage:
         return list(dict.fromkeys(end.node for _, end in self.ends))
 
     @property
+    def kinds(self) -> str:
+        """The classes, each once."""
+        return ", ".join(dict.fromkeys(str(end.kind) for _, end in self.ends))
+
+    @property
     def fault(self) -> Fault:
         """Whose fault it was."""
         return Fault.NODE if len(self.nodes) == 1 and self.nodes[0] else Fault.SITE
 
     def __str__(self) -> str:
         """Say it in a line."""
-        kinds = ", ".join(dict.fromkeys(str(end.kind) for _, end in self.ends))
         where = f"node {self.nodes[0]}" if self.fault is Fault.NODE else f"{len(self.nodes)} nodes"
         minutes = max(1, round((self.ends[-1][1].time - self.ends[0][1].time) / 60))
-        return f"{kinds} ended {len(self.cells)} cells on {where} within {minutes} min"
+        return f"{self.kinds} ended {len(self.cells)} cells on {where} within {minutes} min"
 
 
 def outages(ends: Mapping[str, Sequence[AttemptEnd]]) -> list[Outage]:

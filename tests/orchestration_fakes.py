@@ -22,6 +22,8 @@ class FakeSlurm:
         """State and node; None where accounting is switched off."""
         self.starts: list[tuple[str, str, str]] = []
         """Job, state and node of starts of jobs that were requeued."""
+        self.nodes = {f"n{number}": "idle" for number in range(10)}
+        """State of each of the site's nodes, which have 64 CPUs, 256 GB and 4 GPUs."""
         self.names: dict[str, str] = {}
         """Numbers of the jobs of a name that is asked for."""
         self.strangers: dict[str, str] = {}
@@ -40,6 +42,7 @@ class FakeSlurm:
         return {
             "squeue": self._squeue,
             "sacct": self._sacct,
+            "sinfo": self._sinfo,
             "scontrol": self._scontrol,
             "scancel": self._scancel,
             "sacctmgr": lambda command: self.max_submit_jobs.get(command[4], ""),
@@ -75,6 +78,11 @@ class FakeSlurm:
             raise SlurmError("sacct failed with exit code 1: Slurm accounting storage is disabled")
         rows = [*self.starts, *((job, state, node) for job, (state, node) in self.accounted.items())]
         return "".join(f"{job}|{state}|1:0|{node}|{self.name_of(job)}\n" for job, state, node in rows)
+
+    def _sinfo(self, command: list[str]) -> str:
+        return "".join(
+            f"{name}|64|256000|gpu:a100:4(S:0-1)|avx512|{state}|main*\n" for name, state in self.nodes.items()
+        )
 
     def _scontrol(self, command: list[str]) -> str:
         if "partition" in command:

@@ -157,12 +157,11 @@ def take_step(launch_dir: Path, console: Console) -> None:
         show_plan(planned, console)
         refuse_conflicts(planned)
         if planned.jobs:
-            avoided = policy.avoided_nodes(loaded, grid_dir, campaign.name)
-            named = ",".join(dict.fromkeys(filter(None, [campaign.config().exclude, *avoided])))
-            following = replace(campaign, cluster=campaign.cluster | {"exclude": named})
             jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
+            policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
+            jobs = policy.placed(jobs, campaign.config(), grid_dir, campaign.name)
             _say_what(
-                _submit(following, planned, jobs, make_folders(loaded, grid_dir, planned)),
+                _submit(campaign, planned, jobs, make_folders(loaded, grid_dir, planned)),
                 options,
                 console,
             )

@@ -55,6 +55,8 @@ class CellJob:
     """Roughly what is left to train, in seconds; None where nobody knows."""
     gpu_memory_gb: float = 0.0
     """Roughly what each worker needs on a GPU."""
+    avoided: Sequence[str] = ()
+    """Nodes that this try keeps away from, as the scheduler calls them."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """What the data are that the cell is trained on; it goes into its result beside the launch's provenance."""
 

@@ -40,6 +40,8 @@ class Array:
     max_concurrent: int
     after: int | None = None
     """The array, by its place, that must have ended before: so arrays stay within one limit together."""
+    avoided: tuple[str, ...] = ()
+    """Nodes that none of them is to go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,10 @@ class SlurmScheduler:
 
     def _arrays(self, jobs: Sequence[CellJob], limits: SiteLimits) -> list[Array]:
         most = limits.max_array_size
-        groups: dict[Resources, list[CellJob]] = {}
+        groups: dict[tuple[Resources, tuple[str, ...]], list[CellJob]] = {}
         for job in jobs:
-            groups.setdefault(resources(job, self._config, limits.max_minutes), []).append(job)
+            key = resources(job, self._config, limits.max_minutes), tuple(job.avoided)
+            groups.setdefault(key, []).append(job)
         chunks = [
             (key, members[first : first + most])
             for key, members in groups.items()
@@ -170,8 +173,14 @@ class SlurmScheduler:
         ]
         given = shares([len(members) for _, members in chunks], self._free())
         return [
-            Array(tuple(members), key, given[place % len(given)], place - len(given) if place >= len(given) else None)
-            for place, (key, members) in enumerate(chunks)
+            Array(
+                tuple(members),
+                asked,
+                given[place % len(given)],
+                place - len(given) if place >= len(given) else None,
+                avoided,
+            )
+            for place, ((asked, avoided), members) in enumerate(chunks)
         ]
 
     def _submit(self, array: Array, launch_dir: Path, owner: Mapping[str, Any], after: str) -> Submission:
@@ -225,8 +234,10 @@ class SlurmScheduler:
         )
         if asked.gpus_per_node and not gpus:
             gpus = {"gpus_per_node": str(asked.gpus_per_node)}
+        excluded = ",".join([*filter(None, [config.exclude]), *array.avoided])
         token = f'export {TOKEN_VARIABLE}="$(od -An -N32 -tx1 /dev/urandom | tr -d " \\n")"'
         return self._common(name) | gpus | {
+            "exclude": excluded or None,
             "time": asked.time_min,
             "nodes": asked.nodes,
             "ntasks_per_node": 1,

@@ -99,7 +99,9 @@ class PilotScheduler(SlurmScheduler):
         estimate_s = makespan(known, at_once) if len(known) == len(jobs) else None
         minutes = time_min(estimate_s, self._config, limits.max_minutes)
         head = Resources(1, HEAD_CPUS, 0, HEAD_MEM_GB, minutes)
-        return Array((), head, 1), Array((), replace(node, time_min=minutes), self._num_nodes)
+        avoided = set(jobs[0].avoided).intersection(*(job.avoided for job in jobs))  # a cell's own are Ray's matter
+        lending = Array((), replace(node, time_min=minutes), self._num_nodes, avoided=tuple(sorted(avoided)))
+        return Array((), head, 1), lending
 
     def _sized(self, jobs: Sequence[CellJob]) -> list[CellJob]:
         """Return the jobs with the CPUs that the site gives to each worker."""

@@ -99,9 +99,11 @@ class Grid:
                               text=True, timeout=240, check=False)  # fmt: skip
 
     def launch(self, *words: str) -> subprocess.CompletedProcess[str]:
+        usual = ("cluster.cpus_per_worker=1", "cluster.mem_gb_per_worker=2", "cluster.controller=false")
+        given = {word.partition("=")[0] for word in words}
         return self.command(str(ROOT / "orchestration/launch_grid.py"), "--grid", "long.yaml", "--cluster", "slurm",
-                            "--allow-dirty", "cluster.cpus_per_worker=1", "cluster.mem_gb_per_worker=2",
-                            "cluster.controller=false", *words)  # fmt: skip
+                            "--allow-dirty", *(word for word in usual if word.partition("=")[0] not in given),
+                            *words)  # fmt: skip
 
     def rankmatch(self, word: str, *words: str) -> subprocess.CompletedProcess[str]:
         return self.command("-c", "from orchestration.cli import main; main()", word, "--grid", "long", *words)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from orchestration_fakes import flags
 from rich.console import Console
 
 from orchestration import control, snapshot
@@ -16,6 +17,7 @@ from orchestration.mirror import grid_mirror
 from orchestration.mirror.grid_mirror import only_writer
 from orchestration.on_slurm import campaign, submissions
 from orchestration.on_slurm.campaign import launch_on_slurm, take_step
+from orchestration.on_slurm.campaign_file import Campaign
 from orchestration.run_cell import run_cell, train_inline
 from orchestration.run_folder import RunFolder, folders, process_start
 from orchestration.schedulers import SchedulerError
@@ -145,6 +147,60 @@ def test_step_writes_down_what_a_silent_job_died_of_and_follows_the_policy(
     assert last["log_tail"] == "last words"
     if accounted:
         assert (last["slurm_state"], last["exit_code"]) == (accounted["1_0"][0], "1:0")
+
+
+def cell_names(options: Options) -> list[str]:
+    return json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"]
+
+
+def excluded(slurm, first: int) -> dict[str, str]:
+    """Return the nodes that each new array of cells keeps away from, by how many cells it has."""
+    scripts = [flags(script) for script in slurm.scripts[first:] if "srun" in script]
+    return {one.get("array", "one").partition("%")[0]: one.get("exclude", "").strip("'") for one in scripts}
+
+
+def test_node_is_kept_from_the_cell_that_failed_there_and_from_no_other(options, slurm, console):
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": ("cluster.exclude=n[5-6]",)}), console)
+    launch, cells = newest_launch(options), cell_names(options)
+    attempt_of(options, cells[0], "1_0", node="n7").event("failed", kind="GPU fault", message="ECC")
+    for number in (1, 2, 3):
+        attempt_of(options, cells[number], f"1_{number}", node="n2").event("stopped", kind="preempted", step=1)
+    take_step(launch, console)
+    assert excluded(slurm, 2) == {"one": "n[5-6],n7", "0-2": "n[5-6]"}
+    assert Campaign.read(newest_launch(options)).config().exclude == "n[5-6]"  # of what follows too
+
+
+def test_node_where_two_cells_failed_is_kept_from_all_while_another_went_well_elsewhere(options, slurm, console):
+    launch_on_slurm(options, console)
+    cells = cell_names(options)
+    for number in (0, 1):
+        attempt_of(options, cells[number], f"1_{number}", node="n7").event("failed", kind="GPU fault", message="ECC")
+    attempt_of(options, cells[2], "1_2", node="n3").event("stopped", kind="preempted", step=1)
+    take_step(newest_launch(options), console)
+    assert excluded(slurm, 2) == {"0-3": "n7"}
+
+
+def test_on_a_partition_of_one_node_the_cell_that_failed_there_is_tried_there_again(options, slurm, console):
+    slurm.nodes = {"n7": "mixed", "n8": "down*"}
+    launch_on_slurm(options, console)
+    for number, name in enumerate(cell_names(options)):
+        attempt_of(options, name, f"1_{number}", node="n7").event("failed", kind="lost", message="gone")
+    take_step(newest_launch(options), console)
+    assert excluded(slurm, 2) == {"0-3": ""}
+
+
+def test_outage_ends_no_cell_for_good_and_somebody_is_told(options, slurm, console, tmp_path):
+    command = f"cluster.notify_command=[sh, -c, 'echo $0 >> {tmp_path}/told']"
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": (command,)}), console)
+    for number, name in enumerate(cell_names(options)):
+        kind = "file system" if number else "disk full"
+        attempt_of(options, name, f"1_{number}", node=f"n{number}").event("failed", kind=kind, message="[Errno 116]")
+    take_step(newest_launch(options), console)
+    assert excluded(slurm, 2) == {"0-3": ""}
+    assert (tmp_path / "told").read_text().splitlines() == [
+        "small: disk full, file system ended 4 cells on 4 nodes within 1 min; that does not count against them, and "
+        "they are tried again after a while"
+    ]
 
 
 def test_running_job_is_not_taken_for_lost(options, slurm, console):

@@ -73,6 +73,13 @@ def test_head_and_nodes_are_submitted_and_the_nodes_wait_for_the_head(slurm, lau
     assert head["time"] == nodes["time"] == "300"  # two cells each, twice what they are estimated to take, 15 minutes
 
 
+def test_nodes_are_kept_from_where_no_cell_of_the_pilot_is_to_go(slurm, launch_dir, tmp_path):
+    jobs = [replace(job, avoided=("n1", f"n{7 + number}")) for number, job in enumerate(jobs_of(tmp_path, 2))]
+    scheduler(tmp_path, exclude="n9").submit(jobs, launch_dir, OWNER)
+    head, nodes = map(flags, slurm.scripts)
+    assert (head["exclude"], nodes["exclude"]) == ("n9", "n9,n1")
+
+
 def test_head_carries_the_cells_and_each_node_what_it_lends(slurm, launch_dir, tmp_path):
     scheduler(tmp_path, share=0.5).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
     head = pickle.loads((launch_dir / "jobs" / "1_submitted.pkl").read_bytes()).function

@@ -2,6 +2,7 @@ import json
 import pickle
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_arrays_stay_within_the_sites_size_and_one_limit_together(slurm, launch_
     assert [flags(script)["array"] for script in slurm.scripts[:2]] == ["0-2%1", "0-2%1"]
     assert flags(slurm.scripts[2])["dependency"] == "afterany:1"
     assert len(slurm.scripts) == 3
+
+
+def test_cells_that_keep_away_from_other_nodes_have_an_array_of_their_own(slurm, launch_dir, tmp_path):
+    jobs = [
+        replace(job, avoided=nodes) for job, nodes in zip(jobs_of(tmp_path, 4), [(), ("n1",), ("n1",), ()], strict=True)
+    ]
+    scheduler(tmp_path).submit(jobs, launch_dir, OWNER)
+    assert [flags(script).get("exclude") for script in slurm.scripts] == [None, "n1"]
+    assert [flags(script)["array"] for script in slurm.scripts] == ["0-1%2", "0-1%2"]
 
 
 def test_cells_of_other_resources_have_an_array_of_their_own(slurm, launch_dir, tmp_path):

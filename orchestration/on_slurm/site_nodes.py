@@ -1,0 +1,84 @@
+"""The nodes of a site, as sinfo shows them."""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from orchestration.on_slurm import commands
+from orchestration.on_slurm.resources import Resources
+
+_TAKES_JOBS = ("idle", "mixed", "allocated", "completing", "planned", "reserved")
+_GPUS = re.compile(r"gpu(?::([^:,()]+))??:(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a node has in all, whoever uses it now."""
+
+    name: str
+    """As Slurm calls it."""
+    num_cpus: int
+    memory_mb: int
+    gres: str = ""
+    """`gpu:a100:4(S:0-1)`, or `(null)`."""
+    features: frozenset[str] = frozenset()
+    state: str = "idle"
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether it is up, or powered down until a job comes."""
+        return self.state.rstrip("~#!%$@^-+") in _TAKES_JOBS  # not with `*`: it does not answer
+
+    def num_gpus(self, kind: str = "") -> int:
+        """Count its GPUs, of a type or of all."""
+        return sum(int(count) for found, count in _GPUS.findall(self.gres) if kind in ("", found))
+
+    def holds(self, asked: Resources, *, gpu_type: str = "", constraint: str = "") -> bool:
+        """Tell whether it could hold a job's share; a constraint that is no single word is not looked at."""
+        return (
+            self.takes_jobs
+            and self.num_cpus >= asked.cpus_per_node
+            and self.memory_mb >= round(asked.mem_gb_per_node * 1024)
+            and self.num_gpus(gpu_type) >= asked.gpus_per_node
+            and (not constraint.isidentifier() or constraint in self.features)
+        )
+
+
+def of_partition(partition: str) -> list[Node]:
+    """Return the nodes of a partition, of several (`main,low`), or (empty) of the default one.
+
+    Raises:
+        SlurmError: sinfo says nothing.
+    """
+    asked = [f"--partition={partition}"] if partition else []
+    text = commands._output(["sinfo", "--noheader", "--Node", *asked, "--format=%N|%c|%m|%G|%f|%T|%P"])
+    found: dict[str, Node] = {}
+    for line in text.splitlines():
+        words = line.split("|")
+        if len(words) == 7 and (partition or words[6].endswith("*")):
+            features = frozenset(words[4].split(","))
+            cpus, memory = (int(word.rstrip("+")) for word in words[1:3])
+            found[words[0]] = Node(words[0], cpus, memory, words[3], features, words[5])
+    return list(found.values())
+
+
+def names_of(expression: str) -> list[str]:
+    """Return the nodes that an expression such as `n[1-3],n7` names.
+
+    Raises:
+        SlurmError: scontrol says nothing.
+    """
+    if "[" not in expression:
+        return [name for name in expression.split(",") if name]
+    return commands._output(["scontrol", "show", "hostnames", expression]).split()
+
+
+def usable(
+    nodes: Iterable[Node], asked: Resources, *, gpu_type: str, constraint: str, excluded: Collection[str]
+) -> list[str]:
+    """Return the names of the nodes that could hold a job's share."""
+    return [
+        node.name
+        for node in nodes
+        if node.name not in excluded and node.holds(asked, gpu_type=gpu_type, constraint=constraint)
+    ]
