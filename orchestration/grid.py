@@ -15,9 +15,11 @@ from orchestration.tables import layouts
 from orchestration.tables.layouts import Layout
 from orchestration.values import (
     GROUPS,
+    PATH_KEYS,
     Node,
     Value,
     check_key,
+    comma_hint,
     format_value,
     is_axis,
     parse,
@@ -28,6 +30,7 @@ from orchestration.values import (
 KEYS = ("set", "axes", "exclude", "baseline", "table")
 FILE, LAUNCHES = "grid.yaml", "launches"
 """Of a folder of runs: the grid as it was resolved, and the folder of its launches."""
+_SAME = "are the same run"
 SEARCH = "search"
 """The section that a file of `rankmatch tune` has."""
 
@@ -79,8 +82,11 @@ def load(
         spec = _read_spec(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    _apply(spec, overrides)
-    cells = _compose_all(spec)
+    try:
+        _apply(spec, overrides)
+        cells = _compose_all(spec)
+    except ValueError as error:
+        raise ValueError(f"{error}{_hint_of_commas(overrides, str(error))}") from error
     axes = {key: [format_value(value) for value in values] for key, values in spec.axes.items()}
     baseline = {key: format_value(value) for key, value in _baseline_within(spec).items()}
     layout = _layout(spec)
@@ -259,6 +265,14 @@ def divide(overrides: Sequence[str]) -> dict[str, str]:
     return given
 
 
+def _hint_of_commas(overrides: Sequence[str], fault: str) -> str:
+    """Say of a path in a fault how it is given as one value, where a comma in it has made it an axis."""
+    texts = [word.partition("=")[::2] for word in overrides]
+    paths = [(key, text) for key, text in texts if key in PATH_KEYS or (key == "dataset" and ".y" in text)]
+    meant = [pair for pair in paths if f"{pair[0]} must" in fault or _SAME in fault]
+    return "".join(comma_hint(key, text) for key, text in meant)
+
+
 def _apply_one(spec: _Spec, key: str, node: Node) -> None:
     if isinstance(node, list) and is_axis(key, node):
         spec.fixed.pop(key, None)
@@ -279,7 +293,7 @@ def _compose_all(spec: _Spec) -> list[Cell]:
         cell = _compose_one(spec, point)
         if other := cells.get(cell.signature):
             raise ValueError(
-                f"cells {_describe(other.axes)} and {_describe(cell.axes)} are the same run: "
+                f"cells {_describe(other.axes)} and {_describe(cell.axes)} {_SAME}: "
                 "an axis has no effect on what is trained"
             )
         cells[cell.signature] = cell

@@ -80,12 +80,12 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name, text in ((CONFIG, config_yaml), (AXES, files.to_text({"schema": SCHEMA, "axes": dict(axes)}))):
             path = self.path / name
-            if not path.exists() or path.read_text() != text:
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
                 files.replace(path, text, sync=False)  # thousands at once; each launch makes what is missing
 
     def config(self) -> str:
         """Return the configuration as YAML."""
-        return (self.path / CONFIG).read_text()
+        return (self.path / CONFIG).read_text(encoding="utf-8")
 
     def axes(self) -> dict[str, str]:
         """Return the varied keys with their values as text."""

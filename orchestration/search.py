@@ -19,6 +19,7 @@ from orchestration.values import (
     Node,
     Value,
     check_key,
+    comma_hint,
     format_value,
     is_axis,
     key_types,
@@ -180,7 +181,10 @@ def load(name_or_file: str, overrides: Sequence[str] = (), runs: Path | None = N
             settings[key.removeprefix(f"{SEARCH}.")] = node
         elif isinstance(node, dict) or (key in key_types() and isinstance(node, list) and is_axis(key, node)):
             fixed.pop(key, None)
-            spaces |= _read_spaces({key: node})
+            try:
+                spaces |= _read_spaces({key: node})
+            except ValueError as error:
+                raise ValueError(f"{error}{comma_hint(key, text)}") from error
         else:
             check_key(key)
             spaces.pop(key, None)

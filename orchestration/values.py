@@ -7,6 +7,7 @@ for says what it is.
 import difflib
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -71,12 +72,29 @@ def parse(key: str, text: str) -> Node:
         ValueError: If a bracket or a quote is not closed, or something follows one that is.
     """
     reader = _Reader(key, text)
-    items = [reader.item("")]
-    while reader.take(","):
-        items.append(reader.item(""))
-    if reader.rest():
-        raise ValueError(f"{key}: {reader.rest()!r} follows a closed bracket or quote in {text!r}")
+    try:
+        items = [reader.item("")]
+        while reader.take(","):
+            items.append(reader.item(""))
+        if reader.rest():
+            raise ValueError(f"{key}: {reader.rest()!r} follows a closed bracket or quote in {text!r}")
+    except ValueError as error:
+        hint = _in_quotes(key, text) if key_types().get(key) is str else ""
+        raise ValueError(f"{error}{hint}") from None
     return items if len(items) > 1 else items[0]
+
+
+def comma_hint(key: str, text: str) -> str:
+    """Say how a text with commas is given as one value, where commas alone made several of it; else nothing."""
+    is_several = "," in text and not text.lstrip().startswith(("[", "{", "'", '"'))
+    return f"; {key} has {text.count(',') + 1} values here{_in_quotes(key, text)}" if is_several else ""
+
+
+def _in_quotes(key: str, text: str) -> str:
+    """Say how a text that holds marks of the grammar is given as one value, within what the shell takes away."""
+    if text.lstrip().startswith(("'", '"')):
+        return ""
+    return "; as one text it stands in quotes of its own: " + shlex.quote(f'{key}="{text}"')
 
 
 class _Reader:
@@ -216,7 +234,9 @@ def read_scalar(key: str, kind: type, node: Node) -> bool | int | float | str:
         ValueError: Naming the key, what is allowed and what was given.
     """
     if not isinstance(node, str):
-        raise ValueError(f"{key} must be one value of type {kind.__name__}; got {node!r}")
+        is_text = kind is str and isinstance(node, list) and all(isinstance(item, str) for item in node)
+        hint = _in_quotes(key, ",".join(map(str, node))) if is_text else ""
+        raise ValueError(f"{key} must be one value of type {kind.__name__}; got {node!r}{hint}")
     if kind is str:
         return node
     if kind is bool and node.lower() in _BOOLS:

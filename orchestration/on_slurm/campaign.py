@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestration import files, grid, launch, provenance, snapshot
+from orchestration import files, grid, launch, provenance, snapshot, terminal
 from orchestration.grid import Grid
 from orchestration.launch_folder import keep_difference, make_folders, only_launch_of
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
@@ -35,6 +35,7 @@ class ControllerTask:
 
     def __call__(self) -> None:
         """Take the next step of the campaign, and print what was done into the job's log."""
+        terminal.take_any_character()
         take_step(Path(self.launch_dir), Console(width=200))
 
 

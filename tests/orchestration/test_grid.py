@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,37 @@ def test_wrong_grid_file_is_refused_with_its_path(text: str, message: str, tmp_p
         grid.load(path)
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    [
+        (
+            "data_root=w/a,b",
+            "data_root has 2 values here; as one text it stands in quotes of its own: 'data_root=\"w/a,b\"'",
+        ),
+        ("backbone.weights=w/a,b.pth", "'backbone.weights=\"w/a,b.pth\"'"),
+        ("dataset=my,own.yaml", "'dataset=\"my,own.yaml\"'"),
+        ("data_root=[x]/y", "'data_root=\"[x]/y\"'"),
+        ("data_root={x}/y", "'data_root=\"{x}/y\"'"),
+    ],
+)
+def test_path_that_was_taken_for_several_values_is_said_to_need_quotes(override: str, quoted: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        grid.load("demo", ["backbone.pretrained=true", override])
+    assert str(caught.value).endswith(quoted)
+    (word,) = shlex.split(quoted[quoted.index("'") :])
+    key, _, text = word.partition("=")
+    assert parse(key, text) == override.partition("=")[2]
+
+
+def test_other_faults_say_nothing_of_quotes(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode())
+    weights = f"backbone.weights={tmp_path}/a,{tmp_path}/b"
+    with pytest.raises(ValueError, match=r"trainer.epochs must be at least 1; got 0$"):
+        grid.load("demo", ["backbone.pretrained=true", weights, "trainer.epochs=0"])
+    assert len(grid.load("demo", ["backbone.pretrained=true", weights]).cells) == 24
 
 
 def test_unknown_grid_names_those_that_there_are() -> None:
