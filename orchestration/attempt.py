@@ -12,8 +12,9 @@ from typing import Any
 from orchestration import files, system_metrics
 from orchestration.failures import AttemptEnd, FailureClass
 from orchestration.recorder import EPOCHS, SCHEMA, Recorder, Row
+from rankmatch.durable import sync_file
 
-RESULT = "result.json"
+CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
 OWNER, EVENTS, LOG = "owner.json", "events.jsonl", "log"
 ENVIRONMENT = "environment"
 """The event that tells what the training process has."""
@@ -116,6 +117,9 @@ class Attempt:
         known = {"commit": owner["commit"], **owner.get("provenance", {}), **result.get("provenance", {})}
         content = {"schema": SCHEMA, "attempt": self.number, **result, "provenance": known}
         path = self.path.parents[1] / RESULT
+        for name in (CONFIG, AXES):  # a launch did not wait for these, with thousands at once
+            with suppress(FileNotFoundError):
+                sync_file(path.with_name(name))
         try:
             files.publish(path, files.to_text(content))
         except FileExistsError:

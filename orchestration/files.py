@@ -1,4 +1,7 @@
-"""Files that other processes read while they are written: renamed or linked into place, or appended to in one write."""
+"""Files that other processes read while they are written: renamed or linked into place, or appended to in one write.
+
+What a function here has written survives a power cut once it has returned, unless it says otherwise.
+"""
 
 import errno
 import json
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rankmatch import locks
+from rankmatch.durable import sync_folder
 
 _TAIL_BYTES = 1 << 16  # holds many times the longest line, an epoch with 255 classes
 SHORT_TEMP = Path("/tmp")  # Ray's sockets need a path of at most 40 characters; TMPDIR is often longer
@@ -40,6 +44,8 @@ def replace(path: Path, text: str, *, sync: bool = True, mode: int = 0o666) -> N
     """Write a file beside its place and rename it there; one that can be made again need not wait for the disk."""
     with _draft(path, text, sync=sync, mode=mode) as draft:
         draft.replace(path)
+    if sync:
+        sync_folder(path.parent)
 
 
 def publish(path: Path, text: str) -> None:
@@ -50,6 +56,7 @@ def publish(path: Path, text: str) -> None:
     """
     with _draft(path, text) as draft:
         put(draft, path)
+    sync_folder(path.parent)
 
 
 def put(draft: Path, path: Path) -> None:
@@ -81,6 +88,8 @@ def append(path: Path, content: bytes) -> None:
             while content:  # once, but on a disk that fills up: there the second write tells the error
                 content = content[os.write(handle, content) :]
             os.fsync(handle)
+            if not size:  # its name may be new
+                sync_folder(path.parent)
         except OSError as error:
             os.ftruncate(handle, size)
             error.filename = str(path)  # a failed write() names no file

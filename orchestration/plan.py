@@ -153,8 +153,8 @@ def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = Fals
     if state is None or state.status == "missing":
         return Action.SUBMIT, "new"
     if state.status == "done":
-        other = commit and state.commit and state.commit != commit
-        return Action.KEEP, f"done, trained by commit {(state.commit or '')[:12]}" if other else "done"
+        others = state.commits if commit and any(made != commit for made in state.commits) else []
+        return Action.KEEP, f"done, trained by commit {', '.join(made[:12] for made in others)}" if others else "done"
     if state.status == "running":
         return Action.RUNNING, f"attempt {state.num_attempts} at step {state.step}"
     if state.status == "failed" and not is_retried and not is_tried_again(state.failure_class):
@@ -202,13 +202,20 @@ def summary(plan: Plan) -> list[str]:
     if plan.gpu_hours:
         longest = max(item.gpu_hours for item in plan.items)
         lines.append(f"GPU-hours: {plan.gpu_hours:.1f} in all, {longest:.1f} for the longest cell")
-    lines.append(f"disk: about {disk_bytes(plan) / 1e9:.1f} GB of checkpoints")
+    in_the_end, at_most = (count / 1e9 for count in disk_bytes(plan))
+    lines.append(f"disk: about {in_the_end:.1f} GB when all is done, at most {at_most:.1f} GB while cells train")
     return lines + _supervised_apart(plan) + _scaled_rates(plan) + [f"conflict: {text}" for text in plan.conflicts]
 
 
-def disk_bytes(plan: Plan) -> float:
-    """Return roughly what all cells of a plan leave on disk, in bytes."""
-    return sum(costs.disk_bytes(item.cell.config) for item in plan.items)
+def disk_bytes(plan: Plan) -> tuple[float, float]:
+    """Return roughly what weights and checkpoints of all cells take in the end, and at most before it, in bytes.
+
+    At most: every cell that is not done holds its checkpoints at once, as when all are interrupted.
+    """
+    in_the_end = [costs.finished_bytes(item.cell.config) for item in plan.items]
+    training = [costs.training_bytes(item.cell.config) for item in plan.items if item.action is not Action.KEEP]
+    kept = [costs.finished_bytes(item.cell.config) for item in plan.items if item.action is Action.KEEP]
+    return sum(in_the_end), sum(training) + sum(kept)
 
 
 def _supervised_apart(plan: Plan) -> list[str]:

@@ -72,6 +72,11 @@ class Recorder:
         files.append(path, batch if is_begun else schema.serialize().to_pybytes() + batch)
         self._rows, self._written = [], time.monotonic()
 
+    def before_checkpoint(self) -> None:
+        """Write what waits, as a run that resumes from the checkpoint repeats none of it."""
+        self._refuse_when_superseded()
+        self.flush()
+
     def _refuse_when_superseded(self) -> None:
         if self._superseded():
             self._rows = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rankmatch
-from orchestration import provenance, system_metrics
+from orchestration import checkpoints, made_with, provenance, system_metrics
 from orchestration.attempt import ENVIRONMENT, AlreadyPublished, Attempt
 from orchestration.cells import from_yaml
 from orchestration.failures import Failure, FailureClass
@@ -52,6 +52,7 @@ def run_cell(
     folder = RunFolder(cell_dir)
     try:
         if patiently(folder.result) is not None:
+            _keep_what_counts(folder)  # the process that wrote the result may have been killed before it had
             return JobState.DONE
         attempt = patiently(lambda: folder.claim({**owner, "training_pid": os.getpid()}))
     except AttemptTaken:
@@ -94,7 +95,14 @@ def train_here(
         system_metrics.SystemSampler(path, config.execution.tracking.system_every_s, device, attempt.superseded),
         attempt.recorder() as report,
     ):
-        return fit(config, attempt.path, report, resume_from=resume_from, should_stop=should_stop)
+        return fit(
+            config,
+            attempt.path,
+            report,
+            resume_from=resume_from,
+            should_stop=should_stop,
+            before_checkpoint=report.before_checkpoint,
+        )
 
 
 def launcher() -> dict[str, Any]:
@@ -144,7 +152,10 @@ class _Body:
         """Train, and turn every way to end into a state and an event."""
         try:
             return self._train()
-        except (FencedError, AlreadyPublished):
+        except AlreadyPublished:
+            checkpoints.discard([self.attempt])
+            return JobState.SUPERSEDED
+        except FencedError:
             return JobState.SUPERSEDED
         except Exception as error:  # the one broad one: whatever a cell dies of is written down and stays its own
             failure, duration_s = Failure.of(error), self._duration_s()
@@ -157,7 +168,10 @@ class _Body:
 
     def _train(self) -> JobState:
         config = from_yaml(self.folder.config())
-        resume_from = self.folder.adopt_checkpoint(self.attempt)
+        settings = config.execution.trainer
+        resume_from = self.folder.adopt_checkpoint(self.attempt, settings.num_checkpoints)
+        if self.attempt.superseded():  # a follower may have removed what was to be adopted
+            raise FencedError("a newer attempt has begun")
         step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
         self.attempt.event("started", step=step, **software(), **scheduler_node())
         if self.stop():
@@ -168,6 +182,7 @@ class _Body:
         if not result.finished:
             return self._stopped(result.step)
         self.attempt.publish(self._result(result))
+        _keep_what_counts(self.folder)
         return JobState.DONE
 
     def _stopped(self, step: int) -> JobState:
@@ -177,7 +192,7 @@ class _Body:
         return JobState.STOPPED
 
     def _result(self, result: "FitResult") -> dict[str, Any]:
-        earlier = [attempt for attempt in self.folder.attempts() if attempt.number < self.attempt.number]
+        earlier = self.folder.attempts_before(self.attempt)
         durations = [(attempt, _duration_s(attempt)) for attempt in earlier] + [(self.attempt, self._duration_s())]
         environment = self.attempt.environment()
         return {
@@ -185,8 +200,12 @@ class _Body:
             "duration_s": sum(seconds for _, seconds in durations),
             "gpu_duration_s": sum(seconds * attempt.environment().get("num_gpus", 0) for attempt, seconds in durations),
             "model": _best_weights(self.attempt.path),
-            "provenance": environment | software(),
+            "provenance": environment | software() | {made_with.ATTEMPTS: self._made_with()},
         }
+
+    def _made_with(self) -> list[dict[str, Any]]:
+        found = self.folder.attempts_with_limits()
+        return made_with.of_attempts([pair for pair in found if pair[0].number <= self.attempt.number])
 
     def _duration_s(self) -> float:
         return round(time.monotonic() - self.started, 3)
@@ -243,6 +262,18 @@ def record_never_began(cell_dir: Path, owner: Mapping[str, Any], failure: Failur
         _unwritten(cell_dir, error)
         return
     attempt.event("failed", **evidence(attempt, failure), **({"host": host} if host else {}))
+
+
+def _keep_what_counts(folder: RunFolder) -> None:
+    """Remove the checkpoints that a finished cell needs no more; what cannot be removed harms nothing."""
+    try:
+        result = folder.result()
+        assert result is not None
+        *earlier, last = [attempt for attempt in folder.attempts() if attempt.number <= result["attempt"]]
+        checkpoints.discard(earlier)
+        checkpoints.settle(last, from_yaml(folder.config()).execution.trainer.keep_checkpoints)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"checkpoints of {folder.path} are left behind: {error}\n")
 
 
 def software() -> dict[str, Any]:

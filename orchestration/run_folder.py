@@ -10,23 +10,22 @@ import re
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestration import files
-from orchestration.attempt import OWNER, RESULT, Attempt, last_write, trained_on
+from orchestration import checkpoints, files, made_with
+from orchestration.attempt import AXES, CONFIG, OWNER, RESULT, Attempt, last_write, trained_on
 from orchestration.failures import AttemptEnd, FailureClass
 from orchestration.recorder import EPOCHS, SCHEMA, STEPS, Row, read_steps
+from rankmatch.durable import sync_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LEASE_S = 600.0
 """An attempt on another host counts as ended when it has written nothing for so long."""
-CONFIG, AXES = "config.yaml", "axes.json"
 CELLS = "cells"
 ATTEMPTS = "attempts"
 
@@ -67,6 +66,12 @@ class FolderState:
     updated: float = 0.0
     """When something was last written, in seconds since 1970."""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def commits(self) -> list[str]:
+        """By which its epochs were trained: all of a finished cell, else that of the newest attempt."""
+        listed = made_with.values(self.provenance, made_with.COMMIT) if made_with.ATTEMPTS in self.provenance else []
+        return [commit for commit in listed or [self.commit] if commit]
 
 
 class RunFolder:
@@ -129,23 +134,28 @@ class RunFolder:
             files.publish(path / OWNER, files.to_text(_complete(owner)))
         except FileExistsError:
             raise AttemptTaken(f"{path} is claimed already") from None
+        for folder in path.parents[:4]:  # up to the grid's: what is written below outlives a power cut only so
+            sync_folder(folder)
         return Attempt(path)
 
     def newest_checkpoint(self) -> Path | None:
         """Find the newest intact checkpoint of the newest attempt that has one."""
-        from rankmatch.checkpoint import newest  # torch takes seconds to import
+        return checkpoints.newest(self.attempts())
 
-        found = (newest(attempt.path) for attempt in reversed(self.attempts()))
-        return next((path for path in found if path), None)
+    def adopt_checkpoint(self, attempt: Attempt, num_kept: int = 1) -> Path | None:
+        """Make the newest checkpoints an attempt's own, and remove those of all attempts before it.
 
-    def adopt_checkpoint(self, attempt: Attempt) -> Path | None:
-        """Make the newest checkpoint one of an attempt's own: whoever wrote it may yet live and prune it."""
-        from rankmatch.checkpoint import adopt
+        Returns: The newest one in its new place; None where there is none.
+        """
+        earlier = self.attempts_before(attempt)
+        found = checkpoints.adopt(earlier, attempt, num_kept)
+        if found is not None and not attempt.superseded():
+            checkpoints.discard(earlier)
+        return found
 
-        while found := self.newest_checkpoint():
-            with suppress(FileNotFoundError):  # pruned behind a newer one
-                return adopt(found, attempt.path)
-        return None
+    def attempts_before(self, attempt: Attempt) -> list[Attempt]:
+        """Return the claimed attempts with lower numbers, in order."""
+        return [other for other in self.attempts() if other.number < attempt.number]
 
     def epochs(self) -> list[Row]:
         """Return the epoch rows of all attempts in order, each epoch once."""

@@ -12,8 +12,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from orchestration import files
+from orchestration.attempt import CONFIG
 from orchestration.cells import changed, compose_untrained, from_yaml
-from orchestration.run_folder import ATTEMPTS, CONFIG
+from orchestration.run_folder import ATTEMPTS
 from orchestration.values import read_settings
 from rankmatch.config import TrainConfig
 

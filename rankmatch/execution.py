@@ -32,7 +32,9 @@ class TrainerExecution:
     checkpoint_every_min: float = 10.0
     """Minutes between checkpoints within an epoch; one is written after every epoch anyway."""
     num_checkpoints: int = 2
-    """How many of the newest checkpoints are kept."""
+    """How many of the newest checkpoints are kept while it trains."""
+    keep_checkpoints: int = 0
+    """How many of them stay once the training is done; the weights of the best epoch do anyway."""
     log_every_steps: int = 10
     pseudo_label_accuracy: bool = True
     """Read labels that the unlabeled list names and that exist, to log how many pseudo-labels are right."""
@@ -44,6 +46,12 @@ class TrainerExecution:
         in_range("trainer.num_data_workers", self.num_data_workers, -1)
         in_range("trainer.checkpoint_every_min", self.checkpoint_every_min, 0)
         in_range("trainer.num_checkpoints", self.num_checkpoints, 1)
+        in_range("trainer.keep_checkpoints", self.keep_checkpoints, 0)
+        if self.keep_checkpoints > self.num_checkpoints:
+            raise ValueError(
+                f"trainer.keep_checkpoints must be at most trainer.num_checkpoints={self.num_checkpoints}; "
+                f"got {self.keep_checkpoints}"
+            )
         in_range("trainer.log_every_steps", self.log_every_steps, 1)
 
 

@@ -12,6 +12,7 @@ from rankmatch.data.catalog import Dataset, labeled_pair
 from rankmatch.data.splits import Splits
 from rankmatch.data.transforms import eval_image
 from rankmatch.distributed import Purpose, generator
+from rankmatch.durable import sync_file, sync_folder
 from rankmatch.evaluation import predict
 from rankmatch.predict import in_palette, save_png
 
@@ -46,6 +47,8 @@ def draw(
         rows.append(_side_by_side([image, in_palette(np.asarray(label)), in_palette(prediction)]))
     if rows:
         save_png(_stacked(rows), path)
+        sync_file(path)  # nobody can draw it again once the checkpoints are gone
+        sync_folder(path.parent)
 
 
 def _side_by_side(parts: list[Image.Image]) -> Image.Image:

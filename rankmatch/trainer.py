@@ -1,11 +1,9 @@
 """`fit`: the one training loop, for every method and any number of workers."""
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankmatch import NUMERICS, checkpoint, samples
 from rankmatch.checks import MissingFileError, MissingGpuError
-from rankmatch.config import NumericsConfig, TrainConfig
+from rankmatch.config import TrainConfig
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import TrainLoader, val_loader
 from rankmatch.data.splits import read_splits
@@ -28,6 +26,8 @@ from rankmatch.memory import keep_freed_memory
 from rankmatch.methods import Losses, step_losses
 from rankmatch.models import DeepLabV3Plus, build_model
 from rankmatch.models.weights import load_backbone
+from rankmatch.optimisation import autocast, backward, make_optimizer, set_learning_rate
+from rankmatch.resume import best_with, check_same_run
 
 Report = Callable[[int, Mapping[str, float | None]], None]
 """Takes the index of the last step done (from 0) and a row of numbers; a row with `epoch` sums up that epoch."""
@@ -62,6 +62,7 @@ def fit(
     *,
     resume_from: Path | None = None,
     should_stop: Callable[[], bool] | None = None,
+    before_checkpoint: Callable[[], None] | None = None,
 ) -> FitResult:
     """Train one model; on every worker of a process group, or alone.
 
@@ -72,6 +73,8 @@ def fit(
         resume_from: A checkpoint to go on from; None: the newest in `run_dir`, else the beginning.
         should_stop: Asked at step edges, by several workers every `log_every_steps`; true ends the run with a
             checkpoint.
+        before_checkpoint: Called on rank 0 before each checkpoint: what was reported must lie on the disk by then, as
+            a run that resumes from it reports later steps only.
 
     Raises:
         ValueError: Bad data or settings, or a checkpoint of another configuration.
@@ -84,7 +87,7 @@ def fit(
         )
     keep_freed_memory()
     run_dir.mkdir(parents=True, exist_ok=True)
-    run = _Run(config, run_dir, report, should_stop or (lambda: False))
+    run = _Run(config, run_dir, report, should_stop or (lambda: False), before_checkpoint or (lambda: None))
     run.restore(resume_from or checkpoint.newest(run_dir))
     return run.train()
 
@@ -118,48 +121,20 @@ def make_network(config: TrainConfig, device: torch.device) -> DeepLabV3Plus:
     return synchronise_batch_norm(network, device)
 
 
-def make_optimizer(network: nn.Module, numerics: NumericsConfig) -> torch.optim.SGD:
-    """Build SGD with one group for the backbone and one for everything outside it."""
-    settings = numerics.trainer
-    base = settings.learning_rate * settings.labeled_batch_size / settings.reference_batch_size
-    named = list(network.named_parameters())
-    backbone = [parameter for name, parameter in named if name.startswith("backbone.")]
-    head = [parameter for name, parameter in named if not name.startswith("backbone.")]
-    groups: list[dict[str, Any]] = [
-        {"params": backbone, "lr": base, "base_lr": base},
-        {"params": head, "lr": base, "base_lr": base * settings.head_lr_multiplier},
-    ]
-    # Fused: one pass over the parameters, where the plain form takes four.
-    return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True)
-
-
-def autocast(numerics: NumericsConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Return the context in which the network runs in the precision that is set."""
-    enabled = numerics.trainer.precision == "bfloat16"
-    context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-    return context
-
-
-def backward(loss: Tensor) -> None:
-    """Add a loss's gradient to the parameters', outside autocast, which is for forward passes."""
-    with torch.autocast(loss.device.type, enabled=False):
-        loss.backward()  # type: ignore[no-untyped-call]
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, num_steps: int, power: float, lag: int = 0) -> float:
-    """Apply the poly schedule before step `step` (from 0), as it is `lag` steps before; return the backbone's rate."""
-    factor = (1 - max(step - lag, 0) / num_steps) ** power
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
-    return float(optimizer.param_groups[0]["lr"])
-
-
 class _Run:
     """One process's part in a run, and the state that a checkpoint holds."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, report: Report, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        report: Report,
+        should_stop: Callable[[], bool],
+        before_checkpoint: Callable[[], None],
+    ) -> None:
         self.config, self.numerics, self.settings = config, config.numerics, config.execution.trainer
         self.run_dir, self.report, self.should_stop = run_dir, report, should_stop
+        self.before_checkpoint = before_checkpoint
         self.world = world()
         self.device = choose_device(self.settings.device)
         self.splits, self.dataset = read_splits(config), open_dataset(config)
@@ -178,6 +153,7 @@ class _Run:
         self.views = ViewMaker(self.numerics, channels, self.device)
         epochs = self.numerics.trainer.epochs
         self.result = FitResult(num_epochs=epochs, num_steps=epochs * self.loader.steps_per_epoch)
+        self.best: checkpoint.Best | None = None
         self.totals: dict[str, Tensor] = {}
         """Of every figure [sum, count], over the epoch's steps so far and all workers."""
         self.saved_at = time.monotonic()
@@ -197,22 +173,19 @@ class _Run:
     def restore(self, path: Path | None) -> None:
         """Take over a checkpoint's state, if there is one."""
         if path is None:
+            if self.world.rank == 0:
+                checkpoint.show_best(None, self.run_dir)
             return
         state = checkpoint.load(path)
-        _check_same_numerics(path, state["numerics"], self.numerics)
-        steps = (state["result"]["num_steps"], self.result.num_steps)
-        if (state["version"], steps[0]) != (NUMERICS, steps[1]):
-            raise ValueError(
-                f"checkpoint {path} belongs to a run of {steps[0]} steps by numerics {state['version']}; "
-                f"this one has {steps[1]} by numerics {NUMERICS}: the lists or the code changed"
-            )
+        check_same_run(path, state, self.numerics, self.result.num_steps)
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.result = FitResult(**state["result"])
         self.totals = {name: total.to(self.device) for name, total in state["totals"].items()}
-        best = path.parents[1] / "best.pt"
-        if self.world.rank == 0 and best.is_file() and not (self.run_dir / "best.pt").exists():
-            shutil.copyfile(best, self.run_dir / "best.pt")  # of an earlier attempt
+        steps_per_epoch = self.loader.steps_per_epoch
+        self.best, weights = best_with(path, self.result.best_epoch, self.result.best_miou, steps_per_epoch)
+        if self.world.rank == 0:
+            checkpoint.show_best(weights, self.run_dir)
 
     def _trainable(self, network: nn.Module) -> nn.Module:
         if self.numerics.trainer.compile:
@@ -225,7 +198,7 @@ class _Run:
     def _train_epoch(self) -> bool:
         """Run the epoch's remaining steps; false if told to stop before its end."""
         self.network.train()
-        first_step = self.result.step % self.loader.steps_per_epoch
+        first_step = self.result.step - self.result.epoch * self.loader.steps_per_epoch
         for batch in self.loader.epoch(self.result.epoch, first_step):
             if self._stop_agreed():
                 return False
@@ -288,7 +261,7 @@ class _Run:
         started = time.monotonic()
         evaluation = self._evaluate()
         self.result.epoch += 1
-        self._note(evaluation)
+        is_best = self._note(evaluation)
         self.totals = {}
         row |= {
             "epoch": self.result.epoch,
@@ -303,7 +276,7 @@ class _Run:
         row |= {f"class_iou_{c}": iou for c, iou in enumerate(self.result.last_class_iou) if iou is not None}
         if self.world.rank == 0:
             self.report(self.result.step - 1, row)
-        self._save()
+        self._save(is_best=is_best)
 
     def _evaluate(self) -> Evaluation:
         loader = val_loader(
@@ -332,16 +305,18 @@ class _Run:
                     self.run_dir / samples.FILE, self.config, self.network, self.splits, self.dataset, self.device
                 )
 
-    def _note(self, evaluation: Evaluation) -> None:
+    def _note(self, evaluation: Evaluation) -> bool:
+        """Take over an epoch's figures; true if it is the best so far."""
         result = self.result
         class_iou = [None if iou != iou else iou for iou in evaluation.class_iou.tolist()]
         result.last_miou = evaluation.miou(self.numerics.evaluation.absent_classes)
         result.last_class_iou = class_iou
         result.num_present_classes = int(evaluation.present.sum())
-        if result.last_miou > result.best_miou:
-            result.best_miou, result.best_epoch, result.best_class_iou = result.last_miou, result.epoch, class_iou
-            if self.world.rank == 0:
-                checkpoint.save_model(self.run_dir / "best.pt", self.network.state_dict())
+        if not result.last_miou > result.best_miou:
+            return False
+        result.best_miou, result.best_epoch, result.best_class_iou = result.last_miou, result.epoch, class_iou
+        self.best = checkpoint.Best(result.epoch, result.step, result.best_miou)
+        return True
 
     def _stop_agreed(self) -> bool:
         """Ask whether to stop; several workers agree, now and then, so that none waits for one that left."""
@@ -356,36 +331,34 @@ class _Run:
         if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_every_min:
             self._save()
 
-    def _save(self) -> None:
+    def _save(self, *, is_best: bool = False) -> None:
+        """Write a checkpoint; with the present weights as the best ones right after the epoch that they are best of."""
         self.saved_at = time.monotonic()
         if "loss" in self.totals:  # a checkpoint of a broken network would be gone on from for ever
             self._check_finite(float(self.totals["loss"][0]))
         if self.world.rank != 0:
             return
+        self.before_checkpoint()
+        weights = self.network.state_dict()
         state = {
             "version": NUMERICS,
             "numerics": asdict(self.numerics),
-            "model": self.network.state_dict(),
+            "model": weights,
             "optimizer": self.optimizer.state_dict(),
             "result": asdict(self.result),
             "totals": self.totals,
         }
-        checkpoint.save(self.run_dir, self.result.step, state, self.settings.num_checkpoints)
+        path = checkpoint.save(
+            self.run_dir,
+            self.result.step,
+            state,
+            self.settings.num_checkpoints,
+            best=self.best,
+            weights=weights if is_best else None,
+        )
+        self.best = checkpoint.best_in(path)
 
 
 def _row_name(term: str) -> str:
     """Name a loss term `loss_<term>` in rows; the total and the ratios keep their names."""
     return term if term in ("loss", *RATIOS) else f"loss_{term}"
-
-
-def _check_same_numerics(path: Path, saved: dict[str, Any], present: Any, prefix: str = "") -> None:  # noqa: ANN401
-    """Refuse a checkpoint of another configuration; a field that it lacks was added later, with a neutral value."""
-    if unknown := sorted(saved.keys() - {part.name for part in fields(present)}):
-        raise ValueError(f"checkpoint {path} was trained with {prefix}{unknown[0]}, which this version does not know")
-    for part in fields(present):
-        now = getattr(present, part.name)
-        before = saved.get(part.name, {} if is_dataclass(now) else part.metadata.get("neutral", now))
-        if is_dataclass(now):
-            _check_same_numerics(path, before, now, f"{prefix}{part.name}.")
-        elif before != now:
-            raise ValueError(f"checkpoint {path} was trained with {prefix}{part.name}={before!r}; this run has {now!r}")

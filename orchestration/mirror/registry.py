@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestration import made_with
 from orchestration.grid import Grid
 from orchestration.launch_folder import run_folders
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, only_writer
@@ -25,14 +26,15 @@ class Candidate:
 
     @property
     def weights(self) -> Path:
-        """The file of the best epoch's weights."""
-        return Path(self.cell.folder.path / self.result["model"]["path"])
+        """The file of the best epoch's weights; one that is not there where the result names none."""
+        return Path(self.cell.folder.path / (self.result.get("model") or {"path": "best.pt"})["path"])
 
     def tags(self) -> dict[str, str]:
         """Return what a version says of itself."""
         result = self.result
         figures = {"best_miou": result["best_miou"], "best_epoch": result["best_epoch"]}
-        known = figures | {"commit": result["provenance"]["commit"], "sha256": result["model"]["sha256"]}
+        commits = " ".join(made_with.values(result["provenance"], made_with.COMMIT))
+        known = figures | {"commit": commits, "sha256": result["model"]["sha256"]}
         return {**self.cell.axes, "signature": self.cell.signature} | {
             name: str(value) for name, value in known.items()
         }
@@ -45,7 +47,7 @@ def candidates(
     best: dict[str, Candidate] = {}
     for name, cell in _finished(loaded, grid_dir, methods, backbones):
         result = cell.folder.result() or {}
-        if result.get("model") and (name not in best or result["best_miou"] > best[name].result["best_miou"]):
+        if name not in best or result["best_miou"] > best[name].result["best_miou"]:
             best[name] = Candidate(name, cell, result)
     return list(best.values())
 
@@ -64,7 +66,11 @@ def register(
         raise ValueError(f"a cell of {loaded.name} must be done, of that method and backbone if any; there is none")
     for candidate in chosen:
         if not candidate.weights.is_file():
-            raise ValueError(f"the weights of {candidate.cell.folder.path.name} must be there; no {candidate.weights}")
+            name = candidate.cell.folder.path.name
+            raise ValueError(
+                f"{name} is the best cell of {candidate.name}, so its weights must be there; "
+                f"no {candidate.weights}: train it again, or leave it out by --method or --backbone"
+            )
     cells = mirrored_cells(loaded, run_folders(loaded, grid_dir))
     mirror = GridMirror(last_tracking_uri(uri, grid_dir), grid_dir, cells).open()
     for candidate in chosen:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import yaml_text
-from orchestration.attempt import RESULT
+from orchestration.attempt import CONFIG, RESULT
 from orchestration.cells import from_yaml, short_names_once
 from orchestration.costs import num_steps
 from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, metric_name
 from orchestration.recorder import Row
-from orchestration.run_folder import CONFIG, FolderState, RunFolder
+from orchestration.run_folder import FolderState, RunFolder
 from orchestration.values import flatten
 from rankmatch.config import TrainConfig
 

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestration import grid, yaml_text
+from orchestration import grid, made_with, yaml_text
+from orchestration.attempt import CONFIG
 from orchestration.results import run_table
-from orchestration.run_folder import CELLS, CONFIG, RunFolder, folders
+from orchestration.run_folder import CELLS, RunFolder, folders
 from orchestration.tables import comparisons
 from orchestration.tables.table import DASH
 from orchestration.values import flatten
@@ -57,7 +58,7 @@ class Run:
     @cached_property
     def provenance(self) -> dict[str, str]:
         """What it was made with, the parts of mappings under their own names."""
-        return dict(_flat(self.folder.state().provenance))
+        return dict(made_with.flat(self.folder.state().provenance))
 
     @property
     def class_names(self) -> list[str]:
@@ -308,10 +309,3 @@ def _place(path: Path) -> str:
 def _short(text: str) -> str:
     is_hash = len(text) >= 40 and all(mark in "0123456789abcdef" for mark in text)
     return text[:12] if is_hash else text
-
-
-def _flat(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for name, value in provenance.items():
-        pairs += _flat(value) if isinstance(value, Mapping) else [(name, str(value))]
-    return pairs

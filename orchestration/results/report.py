@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestration import files
+from orchestration import files, made_with
 from orchestration.cells import Cell
 from orchestration.grid import Grid
 from orchestration.results import settings
 from orchestration.results.run_table import collect
 from orchestration.run_folder import folders
 from orchestration.tables import formats, published
+from orchestration.tables.consistency import BETWEEN
 from orchestration.tables.differences import sections
 from orchestration.tables.layouts import Layout
 from orchestration.tables.table import DASH, METRICS, Table, build
@@ -111,7 +112,7 @@ def _cell_line(record: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
         f"{record['epoch']} of {record['num_epochs']}" if record["num_epochs"] else DASH,
         str(record["num_attempts"]),
         _text(record["duration_s"], 1 / 3600),
-        (record["commit"] or "")[:12] or DASH,
+        BETWEEN.join(commit[:12] for commit in (record["commit"] or "").split(BETWEEN)) or DASH,
     ]
     return [record["signature"], *(record[axis] for axis in axes), *fields]
 
@@ -126,7 +127,9 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
     found: dict[str, dict[str, int]] = {}
     for record in records:
         state = known[record["signature"]].state() if record["signature"] in known else None
-        for name, text in _flat(state.provenance if state else {}):
+        for name, text in made_with.flat(state.provenance if state else {}):
+            if not text:
+                continue
             values = found.setdefault(name, {})
             values[text] = values.get(text, 0) + 1
     lines = [
@@ -134,14 +137,3 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
         for name in sorted(found)
     ]
     return "".join(line + "\n" for line in lines) or "Nothing is trained yet.\n"
-
-
-def _flat(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return names and values in words; the parts of a mapping under their own names."""
-    pairs: list[tuple[str, str]] = []
-    for name, value in provenance.items():
-        if isinstance(value, Mapping):
-            pairs.extend(_flat(value))
-        elif value != "":
-            pairs.append((name, str(value)))
-    return pairs

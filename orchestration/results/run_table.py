@@ -12,21 +12,19 @@ import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestration import files
-from orchestration.attempt import RESULT
+from orchestration import files, made_with
+from orchestration.attempt import AXES, CONFIG, RESULT
 from orchestration.cells import NAMES, Cell, names_in, settings_in, settings_of
 from orchestration.results import epoch_rows
 from orchestration.results.cache import RUN, ResultCache
 from orchestration.run_folder import (
-    AXES,
     CELLS,
-    CONFIG,
-    FolderState,
     RunFolder,
     cell_names,
     folders,
     state_of_result,
 )
+from orchestration.tables.consistency import BETWEEN
 from orchestration.values import near_matches, parse
 from rankmatch import locks
 
@@ -46,6 +44,8 @@ FIELDS = {
     "duration_s": pa.float64(),
     "commit": pa.string(),
     "code": pa.string(),
+    "numerics": pa.string(),
+    "device": pa.string(),
     "split_sha256": pa.string(),
     "data_fingerprint": pa.string(),
     "host": pa.string(),
@@ -55,7 +55,8 @@ FIELDS = {
     "batch_size": pa.int64(),
     "learning_rate": pa.float64(),
 }
-"""Columns after the names and the axes; what only a finished training has is null before."""
+"""Columns after the names and the axes; what only a finished training has is null before. Where attempts differ in
+commit, code, numerics, device or host, their values stand side by side."""
 CACHE = ".results"
 CACHE_LOCK_S = 60.0
 FILTERS = ("grid", "status")
@@ -69,7 +70,8 @@ _OF_RESULT = (
     "num_present_classes",
     "duration_s",
 )
-_OF_STATE = ("status", "epoch", "num_epochs", "step", "num_steps", "num_attempts", "commit", "failure")
+_OF_STATE = ("status", "epoch", "num_epochs", "step", "num_steps", "num_attempts", "failure")
+_OF_ATTEMPTS = ("commit", "numerics", "device", "host")
 _NO_GRIDS_BELOW = ("attempts", "artifacts", "checked", "launches", "snapshots")
 
 
@@ -234,16 +236,15 @@ def _fields(folder: RunFolder) -> dict[str, Any]:
     return {
         **{name: getattr(state, name) for name in _OF_STATE},
         **{name: (result or {}).get(name) for name in _OF_RESULT},
-        **{name: state.provenance.get(name) for name in ("split_sha256", "data_fingerprint", "host")},
-        "code": _code(state),
+        **{name: state.provenance.get(name) for name in ("split_sha256", "data_fingerprint")},
+        **{name: _side_by_side(made_with.values(state.provenance, name)) for name in _OF_ATTEMPTS},
+        "code": _side_by_side(made_with.code(state.provenance)),
         "folder": folder.path.name,
     }
 
 
-def _code(state: FolderState) -> str:
-    """Name the code: the commit, and the hash of what was not committed."""
-    change = state.provenance.get("difference_sha256", "")
-    return f"{state.commit}+{change}" if change else state.commit
+def _side_by_side(values: Sequence[str]) -> str | None:
+    return BETWEEN.join(values) or None
 
 
 def _names(cell: Cell) -> dict[str, str]:

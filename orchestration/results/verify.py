@@ -1,7 +1,7 @@
 """Finished runs put to the test: their figures recomputed from checkpoints, their making compared with their row's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from rich.console import Console
 from orchestration import grid
 from orchestration.results import run_table
 from orchestration.run_folder import RunFolder
-from orchestration.tables.consistency import odd_ones
+from orchestration.tables.consistency import Odd, odd_ones
 from orchestration.trained import Source, score
+from rankmatch.hashing import sha256_of
 
 BEST = "best.pt"
 GRID = "grid.yaml"
@@ -76,15 +77,26 @@ def recompute(root: Path, run: str, tolerance: float, device: str, console: Cons
     """Score a run's best checkpoint as its training did, and compare with its result."""
     folder = RunFolder(root / run)
     result = folder.result() or {}
-    kept = [attempt.path / BEST for attempt in folder.attempts() if attempt.number <= result["attempt"]]
-    checkpoint = next((path for path in reversed(kept) if path.is_file()), None)
+    checkpoint = _best_weights(folder, result)
     if checkpoint is None:
         return Check(run, f"cannot be recomputed: no attempt has kept {BEST}")
     try:
+        is_changed = bool(result.get("model")) and sha256_of(checkpoint) != result["model"]["sha256"]
         numbers = score(Source(checkpoint, device=device), console, as_trained=True)
     except (ValueError, OSError, RuntimeError) as error:  # torch tells of a torn file by a RuntimeError
         return Check(run, f"cannot be recomputed: {' '.join(str(error).split())}")
-    return _compared(run, result, numbers, tolerance)
+    check = _compared(run, result, numbers, tolerance)
+    changed = f"{BEST} is not the file that the training published" if is_changed else ""
+    return replace(check, fault="; ".join(filter(None, (changed, check.fault))))
+
+
+def _best_weights(folder: RunFolder, result: dict[str, Any]) -> Path | None:
+    """Return the file that the result names; of earlier versions, whose result may name none, the newest there is."""
+    if model := result.get("model"):
+        kept = [folder.path / model["path"]]
+    else:
+        kept = [attempt.path / BEST for attempt in folder.attempts() if attempt.number <= result["attempt"]]
+    return next((path for path in reversed(kept) if path.is_file()), None)
 
 
 def _compared(run: str, result: dict[str, Any], numbers: dict[str, Any], tolerance: float) -> Check:
@@ -117,11 +129,17 @@ def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
             continue
         records = run_table.collect(grid_dir, loaded.cells).to_pylist()
         for odd in odd_ones(records, loaded.table.rows):
-            usual = f"most of its row have {odd.usual[:12]}" if odd.usual else "its row has no most frequent value"
-            name = f"{grid_dir.name}/{records[odd.place]['folder']}"
-            _say(console, f"ODD     {name}: {odd.what} {odd.value[:12]}, {usual}")
+            _say(console, f"ODD     {grid_dir.name}/{records[odd.place]['folder']}: {_in_words(odd)}")
             count += 1
     return count
+
+
+def _in_words(odd: Odd) -> str:
+    if len(odd.values) > 1:
+        listed = [value if odd.what == "device" else value[:12] for value in odd.values]
+        return f"its epochs were trained with several values of {odd.what}: {', then '.join(listed)}"
+    usual = f"most of its row have {odd.usual[:12]}" if odd.usual else "its row has no most frequent value"
+    return f"{odd.what} {odd.value[:12]}, {usual}"
 
 
 def _text(value: float | None) -> str:

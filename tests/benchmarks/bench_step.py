@@ -21,7 +21,8 @@ from rankmatch.config import (
 from rankmatch.data.views import StrongView, UnlabeledViews, Views
 from rankmatch.methods import step_losses
 from rankmatch.models import DeepLabV3Plus
-from rankmatch.trainer import autocast, backward, choose_device, make_network, make_optimizer
+from rankmatch.optimisation import autocast, backward, make_optimizer
+from rankmatch.trainer import choose_device, make_network
 
 NUM_CLASSES, BATCH = 21, 2
 TINY_CROP = 129

@@ -84,7 +84,7 @@ def test_summary_counts_and_sums() -> None:
     assert lines[0].split() == ["submit", CELLS[2].signature, "s2", "100", "steps", "~3", "min", "new"]
     assert lines[-3] == "3 cells: 1 submit, 1 resume, 1 keep"
     assert lines[-2] == "rough estimate: 5 min in total, 3 min with 2 at a time, longest first"
-    assert lines[-1] == "disk: about 2.4 GB of checkpoints"
+    assert lines[-1] == "disk: about 0.5 GB when all is done, at most 3.1 GB while cells train"
 
 
 def test_gpu_hours_are_those_of_all_workers() -> None:

@@ -225,6 +225,47 @@ def test_owner_names_launcher_and_training_process(make_cell):
     assert (owner["pid"], owner["training_pid"], owner["launch"]) == (os.getpid(), os.getpid(), "7")
 
 
+def test_result_names_what_each_attempt_whose_steps_count_was_made_with(make_cell):
+    cell_dir = make_cell()
+    for first_step, commit, device in ((0, "old", "GPU A"), (2, "vain", "GPU B"), (2, "", "GPU C")):
+        attempt = RunFolder(cell_dir).claim(
+            {**launcher(), "provenance": {"commit": commit, "packages": {"torch": "2"}}}
+        )
+        attempt.event("started", step=first_step, numerics=2, host="n1")
+        attempt.event("environment", device=device, torch="2")
+    run_cell(cell_dir, train=finishes_from(4), owner={**launcher(), "commit": "new"})
+    rows = RunFolder(cell_dir).result()["provenance"]["attempts"]
+    told = [(row["attempt"], row["first_step"], row.get("commit"), row.get("device"), row["numerics"]) for row in rows]
+    assert told == [(1, 0, "old", "GPU A", 2), (3, 2, None, "GPU C", 2), (4, 4, "new", None, rankmatch.NUMERICS)]
+    assert RunFolder(cell_dir).state().commits == ["old", "new"]
+
+
+def finishes_from(step):
+    """Have an attempt find a checkpoint in its folder, as if the one before it had left that."""
+
+    def train(config, attempt, resume_from, should_stop) -> FitResult:
+        lines = (attempt.path / "events.jsonl").read_text().replace('"step": 0', f'"step": {step}')
+        (attempt.path / "events.jsonl").write_text(lines)
+        return DONE
+
+    return train
+
+
+def test_weights_that_an_overtaken_attempt_left_behind_go_with_the_result(make_cell):
+    from rankmatch import checkpoint
+
+    cell_dir = make_cell()
+    zombie = RunFolder(cell_dir).claim(launcher())
+
+    def overtakes(config, attempt, resume_from, should_stop) -> FitResult:
+        checkpoint.save(zombie.path, 3, {}, 2, best=checkpoint.Best(1, 3, 0.5), weights={})
+        checkpoint.save(attempt.path, 6, {}, 2, best=checkpoint.Best(2, 6, 0.5), weights={})
+        return DONE
+
+    assert run_cell(cell_dir, train=overtakes, owner=launcher()) is JobState.DONE
+    assert [str(path.relative_to(cell_dir)) for path in cell_dir.rglob("*.pt")] == ["attempts/2/best.pt"]
+
+
 def test_gpu_time_counts_the_gpus_of_each_attempt(make_cell):
     cell_dir = make_cell()
     earlier = RunFolder(cell_dir).claim(launcher())

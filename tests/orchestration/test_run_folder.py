@@ -363,13 +363,93 @@ def test_checkpoint_pruned_while_it_is_adopted_leaves_the_newer_one(folder: RunF
     checkpoint.save(zombie.path, 10, {}, 1)
     adopt = checkpoint.adopt
 
-    def prunes_before(path: Path, run_dir: Path) -> Path:
+    def prunes_before(path: Path, run_dir: Path, best: Path | None = None) -> Path:
         if path.name == "step_10":
             checkpoint.save(zombie.path, 20, {}, 1)
-        return adopt(path, run_dir)
+        return adopt(path, run_dir, best)
 
     monkeypatch.setattr(checkpoint, "adopt", prunes_before)
     assert folder.adopt_checkpoint(heir) == heir.path / "checkpoints" / "step_20"
+
+
+def test_attempt_that_took_over_the_newest_checkpoints_removes_all_earlier_ones(folder: RunFolder) -> None:
+    from rankmatch import checkpoint
+
+    first, second = folder.claim({}), folder.claim({})
+    checkpoint.save(first.path, 10, {}, 2, best=checkpoint.Best(1, 10, 0.5), weights={"bias": [1.0]})
+    for step in (20, 30):
+        checkpoint.save(second.path, step, {}, 2, best=checkpoint.Best(2, 20, 0.6), weights={"bias": [2.0]})
+    heir = folder.claim({})
+    assert folder.adopt_checkpoint(heir, 2) == heir.path / "checkpoints" / "step_30"
+    assert sorted(path.name for path in heir.path.glob("checkpoints/*")) == ["step_20", "step_30"]
+    for attempt in (first, second):
+        assert [path.name for path in attempt.path.iterdir()] == ["owner.json"]
+    best = checkpoint.best_in(heir.path / "checkpoints" / "step_30")
+    assert best is not None and (best.epoch, best.miou) == (2, 0.6)
+
+
+def test_checkpoint_is_taken_over_where_the_file_system_has_no_hard_links(folder: RunFolder, monkeypatch) -> None:
+    from rankmatch import checkpoint
+
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    first, heir = folder.claim({}), folder.claim({})
+    checkpoint.save(first.path, 10, {"a": 1}, 1, best=checkpoint.Best(1, 10, 0.5), weights={"bias": [1.0]})
+    best = (first.path / "best.pt").read_bytes()
+    adopted = folder.adopt_checkpoint(heir)
+    assert adopted is not None and checkpoint.is_intact(adopted) and (adopted / "best.pt").read_bytes() == best
+    checkpoint.show_best(adopted / "best.pt", heir.path)
+    newest = checkpoint.save(heir.path, 20, {"a": 2}, 1, best=checkpoint.best_in(adopted))
+    assert checkpoint.is_intact(newest) and (newest / "best.pt").read_bytes() == best
+
+
+def test_attempt_that_was_overtaken_removes_nothing(folder: RunFolder) -> None:
+    from rankmatch import checkpoint
+
+    first, overtaken = folder.claim({}), folder.claim({})
+    checkpoint.save(first.path, 10, {}, 2)
+    folder.claim({})
+    folder.adopt_checkpoint(overtaken)
+    assert (first.path / "checkpoints" / "step_10").is_dir()
+
+
+def test_checkpoint_is_found_while_another_attempt_takes_it_over(folder: RunFolder, monkeypatch) -> None:
+    from rankmatch import checkpoint
+
+    first, second = folder.claim({}), folder.claim({})
+    checkpoint.save(first.path, 10, {}, 1)
+    is_intact, calls = checkpoint.is_intact, []
+
+    def moves_meanwhile(path: Path) -> bool:
+        calls.append(path)
+        if len(calls) == 1:
+            folder.adopt_checkpoint(second)
+        return is_intact(path)
+
+    monkeypatch.setattr(checkpoint, "is_intact", moves_meanwhile)
+    heir = folder.claim({})
+    assert folder.adopt_checkpoint(heir) == heir.path / "checkpoints" / "step_10"
+
+
+def test_overtaken_attempt_writes_no_checkpoint(folder: RunFolder) -> None:
+    attempt = folder.claim({})
+    report = attempt.recorder()
+    report.before_checkpoint()
+    folder.claim({})
+    with pytest.raises(recorder.FencedError, match="a newer attempt has begun"):
+        report.before_checkpoint()
+
+
+def test_checkpoint_of_an_earlier_version_brings_the_best_weights_beside_it(folder: RunFolder) -> None:
+    from rankmatch import checkpoint
+
+    first, second = folder.claim({}), folder.claim({})
+    (first.path / "best.pt").write_bytes(b"weights")
+    checkpoint.save(second.path, 10, {}, 1)
+    adopted = folder.adopt_checkpoint(folder.claim({}))
+    assert adopted is not None and (adopted / "best.pt").read_bytes() == b"weights"
 
 
 def test_replaced_file_is_never_seen_half(tmp_path: Path) -> None:

@@ -45,11 +45,14 @@ def test_best_model_of_each_method_is_registered_once_and_can_be_downloaded(laun
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == result["model"]["sha256"]
 
 
-def fake_cell(grid_dir, cell, miou):
+def fake_cell(grid_dir, cell, miou, *, has_model=True):
     folder = RunFolder(grid_dir / "cells" / cell.folder_name)
     folder.create("{}", cell.axes)
-    folder.claim({}).publish({"step": 1, "num_steps": 1, "epoch": 1, "best_miou": miou, "last_miou": 1 - miou,
-                              "model": {"path": "attempts/1/best.pt", "sha256": "", "bytes": 1}})  # fmt: skip
+    model = {"path": "attempts/1/best.pt", "sha256": "", "bytes": 1}
+    attempt = folder.claim({})
+    (attempt.path / "best.pt").write_bytes(b"-")
+    attempt.publish({"step": 1, "num_steps": 1, "epoch": 1, "best_miou": miou, "last_miou": 1 - miou,
+                     "model": model if has_model else None})  # fmt: skip
 
 
 def test_highest_figure_of_the_table_decides(tmp_path):
@@ -61,6 +64,14 @@ def test_highest_figure_of_the_table_decides(tmp_path):
     assert [candidate.name.split(".")[1] for candidate in registry.candidates(loaded, tmp_path, ["rankmatch"])] == [
         "rankmatch"
     ]
+
+
+def test_best_cell_without_weights_is_named_and_no_other_takes_its_place(tmp_path):
+    loaded = load(str(Path(__file__).parents[1] / "small.yaml"), ())
+    for cell, miou in zip(loaded.cells, (0.2, 0.4, 0.6, 0.5), strict=True):
+        fake_cell(tmp_path, cell, miou, has_model=miou != 0.4)
+    with pytest.raises(ValueError, match=r"supervised-4-s1 is the best cell of .*supervised.*weights must be there"):
+        registry.register(loaded, tmp_path, "", (), (), Console(quiet=True))
 
 
 def test_grid_without_a_finished_cell_is_refused(launched):

@@ -60,6 +60,15 @@ def cell(runs: Path, grid: str, name: str) -> Path:
     return path
 
 
+def made_by(path: Path, *differences: dict[str, Any]) -> None:
+    """Have a result say that so many attempts trained it, each with something that was otherwise."""
+    content = json.loads(path.read_text())
+    (first,) = content["provenance"]["attempts"]
+    content["provenance"]["attempts"] = [first | other for other in differences]
+    content["provenance"] |= differences[-1]
+    path.write_text(json.dumps(content))
+
+
 def lines(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
@@ -112,9 +121,7 @@ def test_curves_and_classes_of_both_sides_are_of_the_same_runs(runs: Path) -> No
 
 def test_provenance_that_differs_is_shown(runs: Path) -> None:
     path = cell(runs, "small", "rankmatch-4-s1") / "result.json"
-    content = json.loads(path.read_text())
-    content["provenance"] |= {"commit": "c0ffee" * 7, "host": "elsewhere"}
-    path.write_text(json.dumps(content))
+    made_by(path, {"commit": "c0ffee" * 7, "host": "elsewhere"})
     text = printed("compare", path.parent, cell(runs, "small", "rankmatch-4-s0"), "--runs", runs)
     told = lines(text.partition("made with")[2])
     assert ["commit", "c0ffeec0ffee", "abc"] in told and ["host", "elsewhere"] in [line[:2] for line in told]
@@ -186,19 +193,31 @@ def test_other_weights_give_other_figures(runs: Path) -> None:
         state["model"][name] = state["model"][name].roll(1, 0)
     torch.save(state, path)
     text = printed("verify", "method=supervised", "seed=1", "--runs", runs, "--device", "cpu", code=1)
-    assert "DIFFERS" in text and "mIoU is" in text
+    assert "DIFFERS" in text and "best.pt is not the file that the training published; mIoU is" in text
 
 
 def test_run_of_other_code_is_marked_in_the_table_and_found(runs: Path) -> None:
-    path = cell(runs, "other", "rankmatch-4-s1") / "result.json"
-    content = json.loads(path.read_text())
-    content["provenance"] |= {"difference_sha256": "5a" * 32}
-    path.write_text(json.dumps(content))
+    made_by(cell(runs, "other", "rankmatch-4-s1") / "result.json", {"difference_sha256": "5a" * 32})
     text = printed("verify", "grid=other", "--count", 1, "--runs", runs, "--device", "cpu", code=1)
     assert "ODD     other/" in text and "its row has no most frequent value" in text
     assert "0 of 1 differ; 2 findings in the rows of tables" in text
     table = printed("table", "--grid", runs / "other.yaml", "--runs", runs, "trainer.device=cpu")
     assert "! not made as the rest of its row (code)" in table
+
+
+def test_run_whose_attempts_were_of_other_code_or_devices_is_marked_and_found(runs: Path, tmp_path: Path) -> None:
+    path = cell(runs, "small", "rankmatch-4-s1") / "result.json"
+    made_by(path, {"commit": "c0ffee" * 7, "device": "GPU A"}, {"device": "GPU B"})
+    text = printed("verify", "grid=small", "--count", 1, "--runs", runs, "--device", "cpu", code=1)
+    told = [line.partition(": ")[2] for line in text.splitlines() if line.startswith("ODD")]
+    several = "its epochs were trained with several values of"
+    assert told == [f"{several} code: c0ffeec0ffee, then abc", f"{several} device: GPU A, then GPU B"]
+    table = printed("table", "--grid", SMALL, "--runs", runs, "trainer.device=cpu")
+    assert "! not made as the rest of its row (code, device)" in table
+    out = tmp_path / "runs.csv"
+    printed("results", "grid=small", "seed=1", "method=rankmatch", "--runs", runs, "--format", "csv", "-o", out)
+    (row,) = csv.DictReader(out.read_text().splitlines())
+    assert (row["commit"], row["device"]) == (f"{'c0ffee' * 7}, abc", "GPU A, GPU B")
 
 
 def test_without_a_finished_run_there_is_nothing_to_verify(runs: Path) -> None:

@@ -1,0 +1,190 @@
+"""Attempts stopped and killed wherever a file changes: what is left in the end is as if nothing had happened."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attempts_killed
+import pytest
+import torch
+from attempts_killed import KILLED
+
+from orchestration import costs
+from orchestration.cells import Cell, compose, from_yaml, to_yaml
+from orchestration.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {
+    "method": "supervised",
+    "split": "4",
+    "seed": 3,
+    "dataset.scenes.num_train": 8,
+    "dataset.scenes.num_val": 2,
+    "dataset.scenes.size": 32,
+    "augment.crop_size": 33,
+    "backbone": "mobilenet_v2",
+    "backbone.pretrained": False,
+    "backbone.width": 0.25,
+    "trainer.epochs": 3,
+    "trainer.labeled_batch_size": 2,
+    "trainer.unlabeled_batch_size": 2,
+    "trainer.learning_rate": 0.003,
+    "trainer.device": "cpu",
+    "trainer.num_threads": 1,
+    "trainer.log_every_steps": 1,
+    "trainer.checkpoint_every_min": 0,
+    "tracking.system_every_s": 0,
+}
+"""Two steps an epoch, with a checkpoint after each of them; the second of three epochs is the best one."""
+EVERY = 7
+"""One change in so many is tried; with 1 here all are, in some minutes."""
+CLOCKS = ("time", "duration_s", "evaluation_s", "gpu_duration_s")
+
+Order = dict[str, Any]
+
+
+class Attempts:
+    """Carries out attempts in processes of their own."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, attempts_killed.__file__]
+        self.server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        )
+
+    def __call__(self, folder: RunFolder, **order: int) -> tuple[int, int]:
+        """Return the exit code and the number of changes that were made."""
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.write(json.dumps({"cell": str(folder.path), **order}) + "\n")
+        self.server.stdin.flush()
+        answer = json.loads(self.server.stdout.readline())
+        return answer["code"], answer["count"]
+
+
+@pytest.fixture(scope="module")
+def attempts() -> Iterator[Attempts]:
+    made = Attempts()
+    with made.server:  # closes its input, which ends it
+        yield made
+    assert made.server.returncode == 0
+
+
+def make(folder: Path, **settings: Any) -> RunFolder:
+    cell = Cell(compose(SETTINGS | {name.replace("__", "."): value for name, value in settings.items()}), {"seed": "1"})
+    made = RunFolder(folder / "cells" / cell.folder_name)
+    made.create(to_yaml(cell.config), cell.axes)
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(attempts: Attempts, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, int]:
+    """A cell that was trained in one go, and how many changes that took."""
+    folder = make(tmp_path_factory.mktemp("undisturbed"))
+    attempts(folder)
+    again = make(tmp_path_factory.mktemp("counted"))
+    return folder, attempts(again)[1]
+
+
+def untimed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in CLOCKS}
+
+
+def content(folder: RunFolder) -> dict[str, Any]:
+    """Return what every file of a run folder holds, less clocks and numbers of attempts."""
+    result = folder.result()
+    assert result is not None
+    last = folder.path / "attempts" / str(result["attempt"])
+    model = {**result["model"], "path": result["model"]["path"].replace(f"/{result['attempt']}/", "/<n>/")}
+    told = {name: value for name, value in result.items() if name not in (*CLOCKS, "attempt", "model", "provenance")}
+    steps = folder.steps()
+    return {
+        "config.yaml": folder.config(),
+        "axes.json": folder.axes(),
+        "result.json": told | {"model": model},
+        "epochs.jsonl": [untimed(row) for row in folder.epochs()],
+        "steps.arrow": steps.drop_columns("time").to_pylist() if steps.num_rows else [],
+        "best.pt": (last / "best.pt").read_bytes(),
+        "samples.png": (last / "samples.png").read_bytes(),
+        "files": {path.name for path in last.rglob("[!.]*")} - {"epochs.jsonl", "steps.arrow"},
+        "other weights": sorted(path.name for path in folder.path.rglob("*.pt") if path.parent != last),
+    }
+
+
+def test_undisturbed_run_keeps_rows_samples_and_best_weights_only(undisturbed: tuple[RunFolder, int]) -> None:
+    found = content(undisturbed[0])
+    assert found["files"] == {"best.pt", "events.jsonl", "owner.json", "samples.png"}
+    assert [row["step"] for row in found["steps.arrow"]] == list(range(6))
+    assert [row["epoch"] for row in found["epochs.jsonl"]] == [1, 2, 3]
+
+
+def test_run_killed_at_any_change_of_a_file_and_resumed_equals_the_undisturbed_one(
+    undisturbed: tuple[RunFolder, int], attempts: Attempts, tmp_path: Path
+) -> None:
+    whole, num_changes = content(undisturbed[0]), undisturbed[1]
+    for kill_at in range(1, num_changes + 1, EVERY):
+        folder = make(tmp_path / str(kill_at))
+        assert attempts(folder, kill_at=kill_at)[0] == KILLED
+        attempts(folder)
+        assert content(folder) == whole, f"killed at change {kill_at} of {num_changes}"
+
+
+def test_best_model_of_an_earlier_attempt_is_brought_along(
+    undisturbed: tuple[RunFolder, int], attempts: Attempts, tmp_path: Path
+) -> None:
+    folder = make(tmp_path)
+    attempts(folder, stop_at=5)
+    assert attempts(folder)[0] == 0
+    result = folder.result()
+    assert result is not None and (result["attempt"], result["best_epoch"]) == (2, 2)
+    best = torch.load(folder.path / "attempts" / "2" / "best.pt", weights_only=True)
+    assert (best["epoch"], best["step"], best["miou"]) == (2, 4, result["best_miou"])
+    assert content(folder) == content(undisturbed[0])
+
+
+def test_run_stopped_and_killed_again_and_again_equals_the_undisturbed_one(
+    undisturbed: tuple[RunFolder, int], attempts: Attempts, tmp_path: Path
+) -> None:
+    folder = make(tmp_path)
+    for order in ({"kill_at": 41}, {"stop_at": 2}, {"kill_at": 13}, {"kill_at": 45}, {"stop_at": 1}, {}):
+        attempts(folder, **order)
+    assert content(folder) == content(undisturbed[0])
+    result = folder.result()
+    assert result is not None
+    kept = result["provenance"]["attempts"]
+    assert [row["first_step"] for row in kept] == sorted({row["first_step"] for row in kept})
+    assert kept[0]["first_step"] == 0 and all(row["commit"] == "abc" and row["device"] for row in kept)
+
+
+def weights_bytes(folder: RunFolder) -> int:
+    """Return what weights and checkpoints take of the disk; a file with several names takes it once."""
+    found = {path.stat().st_ino: path.stat().st_size for path in folder.path.rglob("*.pt")}
+    return sum(found.values())
+
+
+def test_twenty_five_interrupted_attempts_take_no_more_of_the_disk_than_the_plan_says(
+    attempts: Attempts, tmp_path: Path
+) -> None:
+    folder = make(tmp_path, trainer__epochs=13)
+    config, sizes = from_yaml(folder.config()), []
+    for _ in range(25):
+        attempts(folder, stop_at=2)
+        sizes.append(weights_bytes(folder))
+    assert len(folder.attempts()) == 25 and folder.state().step == 25
+    assert 0 < max(sizes) <= costs.training_bytes(config)
+    attempts(folder)
+    assert folder.state().status == "done"
+    assert 0 < weights_bytes(folder) <= costs.finished_bytes(config)
+
+
+def test_finished_cell_keeps_as_many_checkpoints_as_it_is_told_to(attempts: Attempts, tmp_path: Path) -> None:
+    folder = make(tmp_path, trainer__keep_checkpoints=1)
+    attempts(folder, stop_at=3)
+    attempts(folder)
+    kept = [path.relative_to(folder.path / "attempts") for path in folder.path.rglob("step_*")]
+    assert kept == [Path("2/checkpoints/step_6")]
+    assert weights_bytes(folder) <= costs.finished_bytes(from_yaml(folder.config()))
