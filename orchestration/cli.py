@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestration import cli_bench, cli_results, cli_slurm, cli_tune, terminal
-from orchestration.schedulers import SchedulerError
+from orchestration.schedulers import SchedulerError, SchedulerRefusal
 
 if TYPE_CHECKING:
     from orchestration.launch_plan import Options
@@ -326,6 +326,9 @@ def guarded(command: Callable[[], object]) -> None:
         sys.stderr.write(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}\n")
         sys.exit(2)
     except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except SchedulerRefusal as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except SchedulerError as error:

@@ -34,7 +34,12 @@ class FakeSlurm:
         self.is_down = False
         self.max_array_size = 1001
         self.max_submit_jobs: dict[str, str] = {}
-        """Of `assoc` and of `qos`, as sacctmgr writes it."""
+        """Of `user` and of `qos`, as sacctmgr writes it."""
+        self.partitions = "".join(
+            f"PartitionName={name} Default={default} MaxTime=UNLIMITED QoS=N/A\n"
+            for name, default in (("main", "YES"), ("gpu", "NO"), ("big", "NO"))
+        )
+        """As scontrol writes them."""
 
     def output(self, command: list[str]) -> str:
         if self.is_down:
@@ -63,8 +68,12 @@ class FakeSlurm:
 
     def _squeue(self, command: list[str]) -> str:
         options = dict(word.removeprefix("--").split("=", 1) for word in command if "=" in word)
-        if options["format"] in ("%i", "%F"):
+        if options["format"] == "%F":
+            return self.names.get(options["name"], "") or self._submitted_as(options["name"])
+        if options["format"] == "%i" and "name" in options:
             return self.names.get(options["name"], "")
+        if options["format"] == "%i":
+            return "\n".join(self.queued)
         jobs = {
             job: row
             for job, row in self.queued.items()
@@ -72,6 +81,10 @@ class FakeSlurm:
             and self.name_of(job) in options.get("name", self.name_of(job)).split(",")
         }
         return "".join(f"{job}|{state}|{node}|None|{self.name_of(job)}\n" for job, (state, node) in jobs.items())
+
+    def _submitted_as(self, name: str) -> str:
+        found = [str(place) for place, script in enumerate(self.scripts, 1) if flags(script)["job-name"] == name]
+        return "\n".join(found)
 
     def _sacct(self, command: list[str]) -> str:
         if self.accounted is None:
@@ -86,8 +99,8 @@ class FakeSlurm:
 
     def _scontrol(self, command: list[str]) -> str:
         if "partition" in command:
-            return "PartitionName=main Default=YES MaxTime=UNLIMITED\n"
-        return f"MaxArraySize = {self.max_array_size}\n"
+            return self.partitions
+        return f"ClusterName             = here\nMaxArraySize            = {self.max_array_size}\n"
 
     def _scancel(self, command: list[str]) -> str:
         self.cancelled += command[2:]
@@ -101,9 +114,10 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     sbatch = f"""#!/bin/sh
 n=$(($(ls {folder}/script.* 2>/dev/null | wc -l) + 1))
 if [ -e {folder}/refuses ]; then echo "sbatch: error: Invalid account" >&2; exit 1; fi
-cp "$1" {folder}/script.$n
+cp "$2" {folder}/script.$n
 env > {folder}/env.$n
-echo "Submitted batch job $n"
+cat {folder}/banner 2>/dev/null
+echo "$n"
 """
     for name, text in (("sbatch", sbatch), ("srun", "#!/bin/sh\n")):
         path = folder / name
@@ -111,7 +125,7 @@ echo "Submitted batch job $n"
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
     fake = FakeSlurm(folder)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(commands, "_output", fake.output)
+    monkeypatch.setattr(commands, "output", fake.output)
     return fake
 
 

@@ -13,7 +13,7 @@ from orchestration.grid import Grid
 from orchestration.launch_folder import keep_difference, make_folders, only_launch_of
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
 from orchestration.mirror.grid_mirror import last_tracking_uri
-from orchestration.on_slurm import cluster, policy, queue_state, submissions
+from orchestration.on_slurm import cluster, policy, queue_state, shell_defaults, submissions
 from orchestration.on_slurm.campaign_file import CONTROLLER, ENDED, Campaign, launches_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
@@ -64,7 +64,9 @@ def launch_on_slurm(options: Options, console: Console) -> int:
     """
     loaded = grid.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
-    site = cluster.load(options.cluster, options.cluster_settings)
+    site = shell_defaults.with_defaults(cluster.load(options.cluster, options.cluster_settings))
+    for line in shell_defaults.notes(site):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if options.dry_run:
         return _dry_run(loaded, grid_dir, options, site, console)
     grid_dir.mkdir(parents=True, exist_ok=True)
@@ -215,7 +217,7 @@ def tidy(grid_dir: Path, console: Console) -> list[queue_state.Lost]:
 
 
 def _hand_over(launch_dir: Path, submission: submissions.Submission) -> None:
-    from orchestration.schedulers.slurm import hand_over  # submitit: only where a launch was killed
+    from orchestration.schedulers.batch import hand_over  # submitit: only where a launch was killed
 
     hand_over(launch_dir, submission)
 

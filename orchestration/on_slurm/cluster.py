@@ -1,5 +1,6 @@
 """What a cluster's site needs to be told: the fields of `experiments/conf/cluster/*.yaml`, checked here."""
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -8,11 +9,19 @@ from typing import Any, get_origin, get_type_hints
 
 from orchestration import yaml_text
 from orchestration.cells import experiments_folder
+from orchestration.on_slurm.durations import to_minutes
 from orchestration.values import near_matches, parse, read_scalar
 from rankmatch.checks import in_range, one_of
 
 CONTAINERS = ("", "apptainer", "pyxis")
+MEM_FLAGS = ("mem", "mem-per-cpu", "mem-per-gpu", "none")
+GPU_FLAGS = ("", "gpus-per-node", "gres", "none")
+RESERVED = frozenset({"array", "clusters", "dependency", "error", "help", "job-name", "open-mode", "output", "parsable",
+                      "test-only", "usage", "version", "wait", "wrap"})  # fmt: skip
+"""Flags of sbatch by which jobs are found, follow each other and are heard of."""
 PREFIX = "cluster."
+_FLAG = re.compile(r"[a-z][a-z0-9-]*")
+_DURATIONS = ("time_min", "max_time_min", "controller_time_min")
 _NOTHING = ("~", "null", "Null", "NULL")
 """How YAML writes that there is no value."""
 
@@ -30,7 +39,11 @@ class ClusterConfig:
     exclude: str = ""
     """Nodes that get no job."""
     extra: dict[str, str] = field(default_factory=dict)
-    """More sbatch flags by their long names: `{nice: "100"}`; `true` for one without a value."""
+    """More sbatch flags by their long names: `{nice: "100"}`; `true` for one without a value. One that the launch sets
+    itself is replaced by it (`mem-per-cpu: 4G` instead of `mem`); `false` leaves it out. Sizes, as `cpus-per-task`, are
+    those of the jobs that train."""
+    controller_extra: dict[str, str] = field(default_factory=dict)
+    """The same for controllers and for the heads of pilots, over `extra`."""
     srun_args: list[str] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
     """Loaded in each job."""
@@ -47,10 +60,16 @@ class ClusterConfig:
     gpus_per_node: int = 8
     """How many of a cell's workers go to one node."""
     gpu_type: str = ""
+    gpu_flag: str = ""
+    """How GPUs are asked for: `gpus-per-node`, `gres`, or `none` where Slurm knows no GPUs. Empty: `gres` with a
+    `gpu_type`, else `gpus-per-node`."""
     cpus_per_worker: int = 4
     mem_gb_per_worker: float = 16.0
+    mem_flag: str = "mem"
+    """How memory is asked for: `mem` of a node, `mem-per-cpu`, `mem-per-gpu`, or `none` where the site refuses that."""
     time_min: int = 0
-    """Time limit of a job; 0: `time_factor` times the estimate of its cell, at most the partition's limit."""
+    """Time limit of a job in minutes, or as Slurm writes it, `1-12:00:00`; 0: `time_factor` times the estimate of its
+    cell, at most the partition's limit."""
     time_factor: float = 2.0
     max_time_min: int = 0
     """No job asks for more; 0: the partition's limit. A cell that takes longer goes on in a job of its own."""
@@ -76,6 +95,8 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         one_of("cluster.container", self.container, CONTAINERS)
+        one_of("cluster.mem_flag", self.mem_flag, MEM_FLAGS)
+        one_of("cluster.gpu_flag", self.gpu_flag, GPU_FLAGS)
         if bool(self.container) != bool(self.image):
             raise ValueError(f"cluster.image must be given with cluster.container and not without; got {self.image!r}")
         for name, low in (("gpus_per_node", 1), ("cpus_per_worker", 1), ("mem_gb_per_worker", 0.1), ("time_min", 0),
@@ -85,8 +106,24 @@ class ClusterConfig:
         for name in ("partition", "account", "qos", "constraint", "reservation", "wckey", "exclude", "gpu_type",
                      "controller_partition"):  # fmt: skip
             _one_line(name, getattr(self, name))
-        for key, value in self.extra.items():
-            _one_line(f"extra {key}", key + value)
+        for name in ("extra", "controller_extra"):
+            setattr(self, name, _flags(name, getattr(self, name)))
+
+
+def _flags(name: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Return flags by the names that sbatch has for them, and refuse those by which the launch knows its jobs."""
+    flags = {}
+    for key, value in given.items():
+        flag = key.strip().lstrip("-").replace("_", "-").lower()
+        if not _FLAG.fullmatch(flag):
+            raise ValueError(f"{PREFIX}{name} must map long names of sbatch flags to values; got {key!r}")
+        if flag in RESERVED:
+            raise ValueError(f"{PREFIX}{name} must not have {flag!r}: launches need it for themselves")
+        if flag in flags:
+            raise ValueError(f"{PREFIX}{name} must have {flag!r} once; it has it twice")
+        _one_line(f"{name} {key}", value)
+        flags[flag] = value
+    return flags
 
 
 def _one_line(name: str, value: str) -> None:
@@ -158,6 +195,8 @@ def _checked(key: str, value: Any) -> Any:  # noqa: ANN401 (text, or as a campai
         return dict(value)
     if get_origin(kind) is list and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
+    if key in _DURATIONS and isinstance(value, str):
+        return _minutes(name, value)
     if get_origin(kind) is None and isinstance(value, str):
         return read_scalar(name, kind, value)
     if kind is float and type(value) is int:
@@ -166,6 +205,13 @@ def _checked(key: str, value: Any) -> Any:  # noqa: ANN401 (text, or as a campai
         return value
     wanted = {dict: "a mapping of names to texts", list: "a list of texts"}.get(get_origin(kind)) or kind.__name__
     raise ValueError(f"{name} must be {wanted}; got {value!r}")
+
+
+def _minutes(name: str, text: str) -> int:
+    try:
+        return int(text) if text.startswith("-") else to_minutes(text)  # the sign of a number is looked at later
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def shell_setup(cluster: ClusterConfig, environment: dict[str, str]) -> list[str]:

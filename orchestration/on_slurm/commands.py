@@ -3,7 +3,6 @@
 Every call has a time limit, since all of them hang while slurmctld is down.
 """
 
-import getpass
 import os
 import re
 import shutil
@@ -11,14 +10,29 @@ import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
+
+from orchestration import tool_environment
 
 TIMEOUT_S = 30.0
+SBATCH_TIMEOUT_S = 300.0
+"""sbatch itself tries again while slurmctld is busy."""
+_PASSES = re.compile(
+    "did not answer|is not here|timed out|temporarily|unable to contact|connect|socket|communication|zero bytes|"
+    "submit limit|job count|standby|shutting down|reconfigur",
+    re.IGNORECASE,
+)
+"""Reasons of sbatch that have nothing to do with what it was asked for."""
 _QUEUE_FORMAT = "--format=%i|%T|%N|%r|%j"
 _KEPT_STATES = re.compile(r"[A-Z_]+")
 
 
 class SlurmError(Exception):
     """A Slurm command failed or did not answer; nothing is known then."""
+
+
+class SlurmRefusal(SlurmError):
+    """Slurm does not take what it was asked for, and would not take it a second time."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,7 +94,7 @@ def queue(users: Collection[int] = ()) -> dict[Job, QueuedJob]:
         SlurmError: squeue says nothing; the jobs may be there or not.
     """
     asked = ",".join(map(str, sorted({os.getuid(), *users})))
-    return _queued(_output(["squeue", "--noheader", "--array", f"--user={asked}", _QUEUE_FORMAT]))
+    return _queued(output(["squeue", "--noheader", "--array", f"--user={asked}", _QUEUE_FORMAT]))
 
 
 def _queued(text: str) -> dict[Job, QueuedJob]:
@@ -100,7 +114,7 @@ def jobs_by_name(name: str) -> list[Job]:
     Raises:
         SlurmError: squeue says nothing.
     """
-    found = _output(["squeue", "--noheader", f"--name={name}", "--states=all", "--format=%F"]).split()
+    found = output(["squeue", "--noheader", f"--name={name}", "--states=all", "--format=%F"]).split()
     if not found and (text := _accounting([f"--name={name}", "--format=JobID"])) is not None:
         found = [line.partition("_")[0].partition(".")[0] for line in text.split()]
     return [Job(number, name) for number in dict.fromkeys(found)]
@@ -112,7 +126,26 @@ def is_queued(name: str) -> bool:
     Raises:
         SlurmError: squeue says nothing.
     """
-    return bool(_output(["squeue", "--noheader", f"--name={name}", "--format=%i"]).strip())
+    return bool(output(["squeue", "--noheader", f"--name={name}", "--format=%i"]).strip())
+
+
+def submit(script: Path, name: str) -> Job:
+    """Hand a batch script to sbatch; the job is the one of that name, whatever else a site has sbatch print.
+
+    Raises:
+        SlurmRefusal: sbatch says what it does not take.
+        SlurmError: sbatch does not answer, or no job of the name is there.
+    """
+    try:
+        text = _run(["sbatch", "--parsable", str(script)], tool_environment.for_sbatch(), SBATCH_TIMEOUT_S)
+    except SlurmError as error:
+        raise error if _PASSES.search(str(error)) else SlurmRefusal(str(error)) from None
+    told = re.findall(r"^(\d+)(?:;\S*)?$", text, re.MULTILINE)
+    found = output(["squeue", "--noheader", f"--user={os.getuid()}", f"--name={name}", "--states=all", "--format=%F"])
+    numbers = [number for number in dict.fromkeys(found.split()) if number in told] or found.split()
+    if not numbers:
+        raise SlurmError(f"sbatch printed {' '.join(text.split())!r}, and Slurm knows no job of the name {name}")
+    return Job(numbers[-1], name)
 
 
 def ended(jobs: Iterable[Job]) -> Mapping[Job, tuple[EndedJob, ...]] | None:
@@ -142,7 +175,7 @@ def job_fields(job: Job) -> dict[str, str]:
     The text is parsed, as the JSON of scontrol changes between versions.
     """
     try:
-        text = _output(["scontrol", "--oneliner", "show", "job", job.number])
+        text = output(["scontrol", "--oneliner", "show", "job", job.number])
     except SlurmError:
         return {}
     fields = dict(word.split("=", 1) for word in text.split() if "=" in word)
@@ -163,49 +196,6 @@ def end_time(fields: Mapping[str, str]) -> float | None:
         return None
 
 
-def max_array_size() -> int:
-    """Return how many elements an array may have at this site.
-
-    Raises:
-        SlurmError: scontrol says nothing.
-    """
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _output(["scontrol", "show", "config"]))
-    return int(found[1]) if found else 1001
-
-
-def max_submit_jobs(account: str, qos: str) -> int | None:
-    """Return how many jobs this user may have in the queue by account and qos; None where accounting does not say."""
-    user = getpass.getuser()
-    asked = [["assoc", f"user={user}", *([f"account={account}"] if account else []), "format=MaxSubmitJobs"]]
-    if qos:
-        asked.append(["qos", qos, "format=MaxSubmitJobsPerUser"])
-    limits: list[int] = []
-    for words in asked:
-        try:
-            text = _output(["sacctmgr", "--noheader", "--parsable2", "show", *words])
-        except SlurmError:
-            continue  # many sites let users ask nothing; sbatch refuses then
-        limits += [int(word) for word in text.split() if word.isdigit()]
-    return min(limits, default=None)
-
-
-def max_minutes(partition: str) -> int | None:
-    """Return the time limit of a partition (empty: the default one); None where there is none.
-
-    Raises:
-        SlurmError: scontrol says nothing.
-    """
-    rows = [
-        dict(word.split("=", 1) for word in line.split() if "=" in word)
-        for line in _output(["scontrol", "--oneliner", "show", "partition", *filter(None, [partition])]).splitlines()
-    ]
-    chosen = [
-        row for row in rows if row.get("PartitionName") == partition or (not partition and row.get("Default") == "YES")
-    ]
-    limit = chosen[0].get("MaxTime", "UNLIMITED") if chosen else "UNLIMITED"
-    return None if limit == "UNLIMITED" else _minutes(limit)
-
-
 def cancel(jobs: Collection[Job]) -> None:
     """End jobs; one that has ended already is none of them, nor is another job that has its number.
 
@@ -217,11 +207,11 @@ def cancel(jobs: Collection[Job]) -> None:
     if not jobs:
         return
     names = ",".join(sorted({job.name for job in jobs}))
-    found = _queued(_output(["squeue", "--noheader", "--array", f"--name={names}", _QUEUE_FORMAT]))
+    found = _queued(output(["squeue", "--noheader", "--array", f"--name={names}", _QUEUE_FORMAT]))
     alive = {*found, *(job.array for job in found)}
     numbers = [job.number for job in sorted({*jobs}) if job in alive]
     for first in range(0, len(numbers), 500):
-        _output(["scancel", "--quiet", *numbers[first : first + 500]])
+        output(["scancel", "--quiet", *numbers[first : first + 500]])
 
 
 def cancel_waiting(name: str) -> None:
@@ -230,13 +220,13 @@ def cancel_waiting(name: str) -> None:
     Raises:
         SlurmError: scancel failed.
     """
-    _output(["scancel", "--quiet", f"--name={name}", "--state=PENDING"])
+    output(["scancel", "--quiet", f"--name={name}", "--state=PENDING"])
 
 
 def _accounting(options: Sequence[str]) -> str | None:
     since = (datetime.now() - timedelta(days=60)).strftime("%Y-%m-%d")  # by default sacct starts at midnight
     try:
-        return _output(
+        return output(
             [
                 "sacct",
                 "--noheader",
@@ -258,23 +248,32 @@ def _state(text: str) -> str:
     return found[0] if found else text
 
 
-def _minutes(limit: str) -> int:
-    days, _, clock = limit.rpartition("-")
-    hours, minutes, seconds = map(int, clock.split(":"))
-    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+def output(command: Sequence[str]) -> str:
+    """Return what one of Slurm's commands prints.
+
+    Raises:
+        SlurmError: It is not here, does not answer in time, or fails; with the reason that it gives.
+    """
+    return _run(command, tool_environment.for_slurm(), TIMEOUT_S)
 
 
-def _output(command: Sequence[str]) -> str:
-    # C: states and times as the manual writes them
-    environment = {**os.environ, "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+def _run(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> str:
     try:
         done = subprocess.run(
-            list(command), capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment
+            list(command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            env=environment,
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not here") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not answer within {TIMEOUT_S:.0f} s") from None
+        raise SlurmError(f"{command[0]} did not answer within {timeout_s:.0f} s") from None
     if done.returncode:
-        raise SlurmError(f"{command[0]} failed with exit code {done.returncode}: {done.stderr.strip()}")
+        reason = " ".join((done.stderr.strip() or done.stdout.strip()).split())  # scontrol gives its reason on stdout
+        raise SlurmError(f"{command[0]} failed with exit code {done.returncode}: {reason or 'it gives no reason'}")
     return done.stdout

@@ -51,7 +51,7 @@ def of_partition(partition: str) -> list[Node]:
         SlurmError: sinfo says nothing.
     """
     asked = [f"--partition={partition}"] if partition else []
-    text = commands._output(["sinfo", "--noheader", "--Node", *asked, "--format=%N|%c|%m|%G|%f|%T|%P"])
+    text = commands.output(["sinfo", "--noheader", "--Node", *asked, "--format=%N|%c|%m|%G|%f|%T|%P"])
     found: dict[str, Node] = {}
     for line in text.splitlines():
         words = line.split("|")
@@ -70,7 +70,7 @@ def names_of(expression: str) -> list[str]:
     """
     if "[" not in expression:
         return [name for name in expression.split(",") if name]
-    return commands._output(["scontrol", "show", "hostnames", expression]).split()
+    return commands.output(["scontrol", "show", "hostnames", expression]).split()
 
 
 def usable(

@@ -23,6 +23,10 @@ class SchedulerError(Exception):
     """The scheduler itself broke down, not a cell; what was finished or written stays."""
 
 
+class SchedulerRefusal(SchedulerError):
+    """The scheduler does not take what it was asked for, and would not the next time."""
+
+
 class JobState(StrEnum):
     """How a job stands; the run folder knows how its training stands."""
 

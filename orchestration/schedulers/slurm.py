@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,24 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
-from submitit.slurm.slurm import _make_sbatch_string
-
 from orchestration.on_ray.protocol import TOKEN_VARIABLE
-from orchestration.on_slurm import cluster, commands
+from orchestration.on_slurm import cluster, commands, sbatch_flags, site_limits
 from orchestration.on_slurm.cluster import ClusterConfig
-from orchestration.on_slurm.commands import Job, SlurmError
+from orchestration.on_slurm.commands import Job, SlurmError, SlurmRefusal
 from orchestration.on_slurm.job import CellTask, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.resources import Resources, resources, shares
+from orchestration.on_slurm.sbatch_flags import Flags
 from orchestration.on_slurm.signals import NAME_VARIABLE
 from orchestration.on_slurm.submissions import Submission
 from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, SchedulerError
-
-JOBS = "jobs"
-MANY = 10**6
+from orchestration.schedulers import CellJob, JobState, SchedulerError, SchedulerRefusal
+from orchestration.schedulers.batch import JOBS, Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +60,11 @@ class SlurmScheduler:
         """Refuse what no job can carry out, and a machine without Slurm."""
         if not commands.is_here():
             raise ValueError("--cluster slurm must be launched where Slurm's commands are; there is no sbatch here")
+        with _answers():
+            site_limits.refuse_other_clusters()
         for job in jobs:
             resources(job, self._config)
+            _refuse_path(job.cell_dir.resolve().parents[1])
 
     def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> "SlurmJobs":
         """Submit arrays of jobs, longest first; at most as many as the site takes.
@@ -90,24 +87,16 @@ class SlurmScheduler:
         Raises:
             SchedulerError: sbatch refused.
         """
-        config = self._config
-        name = f"{new_name(launch_dir)}-controller"
-        parameters = self._common(name) | {
-            "time": config.controller_time_min,
-            "nodes": 1,
-            "cpus_per_task": 1,
-            "mem": "4GB",
-            "use_srun": False,  # within a step, sbatch and srun of its own would see the step's settings
-            "dependency": f"afterany:{':'.join(map(str, after))}" if after else None,
-            "setup": self._setup(),
-        }
-        if config.controller_partition:
-            parameters["partition"] = config.controller_partition
-        if config.mail_user:
-            parameters |= {"mail_user": config.mail_user, "mail_type": "FAIL"}
-        executor = self._executor(launch_dir, parameters)
-        with _outside_of_jobs(), _refusals():
-            return Job(str(executor.submit(task).job_id), name)
+        # without srun: within a step, sbatch and srun of its own would see the step's settings
+        batch = Batch(
+            name=f"{new_name(launch_dir)}-controller",
+            python=self._python,
+            flags=sbatch_flags.controller_flags(self._config),
+            setup=self._setup(),
+            after=f"afterany:{':'.join(map(str, after))}" if after else "",
+        )
+        with _refusals():
+            return batch.submit([task], launch_dir)
 
     def site_limits(self) -> SiteLimits:
         """Ask the site.
@@ -116,35 +105,27 @@ class SlurmScheduler:
             SchedulerError: Slurm does not answer.
         """
         with _answers():
-            return SiteLimits(commands.max_minutes(self._config.partition), commands.max_array_size())
+            return SiteLimits(site_limits.max_minutes(self._config.partition), site_limits.max_array_size())
 
     def scripts(self, jobs: Sequence[CellJob], launch_dir: Path, limits: SiteLimits) -> list[str]:
         """Return the batch scripts that `submit` would hand to sbatch."""
         return [
-            self._script(launch_dir, len(array.jobs), self._parameters(array, "rankmatch", ""))
+            self._array_batch(array, "rankmatch", "").script(launch_dir, len(array.jobs))
             for array in self._arrays(jobs, limits)
         ]
-
-    def _script(self, launch_dir: Path, count: int, parameters: dict[str, Any]) -> str:
-        python = cluster.python_command(self._config, sys.executable)
-        return str(
-            _make_sbatch_string(
-                command=f"{python} -u -m submitit.core._submit {shlex.quote(str(launch_dir / JOBS))}",
-                folder=launch_dir / JOBS,
-                map_count=count if count > 1 else None,  # one is submitted without an array
-                **parameters,
-            )
-        )
 
     def _room(self) -> int | None:
         """Return how many jobs the site takes now; None: any number."""
         config = self._config
         limits = [config.max_submit] if config.max_submit else []
-        if (most := commands.max_submit_jobs(config.account, config.qos)) is not None:
-            with _answers():
-                room = most - config.controller - len(commands.queue())
+        with _answers():
+            known = site_limits.submit_limit(config.account, config.qos, config.partition)
+        if known is not None:
+            room = known.most - config.controller - known.taken
             if room < 1:
-                raise SchedulerError(f"the site takes {most} jobs of this user at a time, and has them; launch later")
+                raise SchedulerError(
+                    f"the site takes {known.most} jobs of this user at a time, and has them; launch later"
+                )
             limits.append(room)
         return min(limits, default=None)
 
@@ -188,20 +169,14 @@ class SlurmScheduler:
         cells = [job.cell_dir.name for job in array.jobs]
         submission = Submission(new_name(launch_dir), cells, user=os.getuid())
         submission.write(launch_dir)
-        submission.job_id = self._hand_over(
-            [self._task(job, array, launch_dir, owner) for job in array.jobs],
-            launch_dir,
-            self._parameters(array, submission.name, after),
-        )
+        tasks = [self._task(job, array, launch_dir, owner) for job in array.jobs]
+        submission.job_id = self._hand_over(tasks, launch_dir, self._array_batch(array, submission.name, after)).number
         submission.write(launch_dir)
         return submission
 
-    def _hand_over(self, tasks: Sequence[Callable[[], None]], launch_dir: Path, parameters: dict[str, Any]) -> str:
-        """Submit tasks as one array; return its id."""
-        executor = self._executor(launch_dir, parameters)
-        with _outside_of_jobs(), _refusals(), executor.batch():
-            handles = [executor.submit(task) for task in tasks]
-        return str(handles[0].job_id).partition("_")[0]
+    def _hand_over(self, tasks: Sequence[Callable[[], None]], launch_dir: Path, batch: Batch) -> Job:
+        with _refusals():
+            return batch.submit(tasks, launch_dir)
 
     def _task(self, job: CellJob, array: Array, launch_dir: Path, owner: Mapping[str, Any]) -> CellTask:
         return CellTask(
@@ -221,75 +196,48 @@ class SlurmScheduler:
     def _notifier(self, launch_dir: Path) -> Notifier:
         return Notifier.of(self._config, launch_dir.parents[1])
 
-    def _executor(self, launch_dir: Path, parameters: dict[str, Any]) -> submitit.SlurmExecutor:
-        python = cluster.python_command(self._config, sys.executable)
-        executor = submitit.SlurmExecutor(launch_dir / JOBS, max_num_timeout=MANY, python=python)
-        executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
-        return executor
+    @property
+    def _python(self) -> str:
+        return cluster.python_command(self._config, sys.executable)
 
-    def _parameters(self, array: Array, name: str, after: str) -> dict[str, Any]:
-        config, asked = self._config, array.resources
-        gpus = (
-            {"gres": f"gpu:{config.gpu_type}:{asked.gpus_per_node}"} if config.gpu_type and asked.gpus_per_node else {}
-        )
-        if asked.gpus_per_node and not gpus:
-            gpus = {"gpus_per_node": str(asked.gpus_per_node)}
-        excluded = ",".join([*filter(None, [config.exclude]), *array.avoided])
+    def _array_batch(self, array: Array, name: str, after: str) -> Batch:
+        flags = sbatch_flags.training_flags(self._config, array.resources, array.avoided)
+        return self._batch(flags, name, f"afterany:{after}" if after else "", array.max_concurrent)
+
+    def _batch(self, flags: Flags, name: str, after: str, max_concurrent: int = 1) -> Batch:
         token = f'export {TOKEN_VARIABLE}="$(od -An -N32 -tx1 /dev/urandom | tr -d " \\n")"'
-        return self._common(name) | gpus | {
-            "exclude": excluded or None,
-            "time": asked.time_min,
-            "nodes": asked.nodes,
-            "ntasks_per_node": 1,
-            "cpus_per_task": asked.cpus_per_node,
-            "mem": f"{round(asked.mem_gb_per_node * 1024)}MB",
-            "signal_delay_s": config.signal_before_s,
-            "array_parallelism": array.max_concurrent,
-            "dependency": f"afterany:{after}" if after else None,
-            "setup": [*self._setup(), token],
-            "teardown": batch_epilogue(),
-            # srun does not inherit the CPUs from sbatch on Slurm 22.05 to 23.02
-            "srun_args": [f"--cpus-per-task={asked.cpus_per_node}", *cluster.srun_words(config)],
-        }  # fmt: skip
+        # srun does not inherit the CPUs from sbatch on Slurm 22.05 to 23.02
+        cpus = [f"--cpus-per-task={flags['cpus-per-task']}"] if "cpus-per-task" in flags else []
+        return Batch(
+            name=name,
+            python=self._python,
+            flags=flags,
+            setup=[*self._setup(), token],
+            teardown=batch_epilogue(),
+            srun=[*cpus, *cluster.srun_words(self._config)],
+            max_concurrent=max_concurrent,
+            after=after,
+        )
 
     def _setup(self) -> list[str]:
+        own = [f"export {NAME_VARIABLE}=$SLURM_JOB_NAME", "export SLURM_EXPORT_ENV=ALL"]  # else srun hides the exports
         # PYTHONSAFEPATH: else the folder in which somebody typed the command comes before the snapshot
-        own = f"export {NAME_VARIABLE}=$SLURM_JOB_NAME"
-        return [own, *cluster.shell_setup(self._config, {"PYTHONPATH": str(self._snapshot), "PYTHONSAFEPATH": "1"})]
+        exports = {"PYTHONPATH": str(self._snapshot), "PYTHONSAFEPATH": "1"}
+        return [*own, *cluster.shell_setup(self._config, exports)]
 
-    def _common(self, name: str) -> dict[str, Any]:
-        config = self._config
-        named = {key: getattr(config, key) or None
-                 for key in ("partition", "account", "qos", "constraint", "exclude")}  # fmt: skip
-        extra = {key: True if value.lower() == "true" else value for key, value in config.extra.items()}
-        if config.reservation:
-            extra["reservation"] = config.reservation
-        extra["requeue" if config.requeue else "no-requeue"] = True
-        return {
-            "job_name": name,
-            "wckey": config.wckey,
-            "stderr_to_stdout": True,
-            "additional_parameters": extra,
-        } | named
+
+def _refuse_path(grid_dir: Path) -> None:
+    """Refuse what Slurm expands in the names of files, or what parts the entries of PYTHONPATH."""
+    if any(character in "%\\:" or not character.isprintable() for character in str(grid_dir)):
+        raise ValueError(
+            f"--runs must be a folder without % \\ : and control characters in its path, since Slurm or Python take "
+            f"them for something else; got {str(grid_dir.parent)!r}"
+        )
 
 
 def new_name(launch_dir: Path) -> str:
     """Return a name that no other job has, within the 255 characters that accounting keeps."""
     return f"rm-{launch_dir.parents[1].name[:200]}-{secrets.token_hex(4)}"
-
-
-def hand_over(launch_dir: Path, submission: Submission) -> None:
-    """Give the jobs of a launch that was killed right behind sbatch their tasks, which wait in files without their ids.
-
-    submitit's jobs look for a file named after them; one that has looked in vain for a minute has failed.
-    """
-    waiting = {path: path.read_bytes() for path in (launch_dir / JOBS).glob("*.pkl") if "_" not in path.name}
-    for cell, job in submission.jobs().items():
-        for path in [path for path, content in waiting.items() if cell.encode() in content]:  # a task names its cell's
-            path.replace(
-                JobPaths(launch_dir / JOBS, job.number).submitted_pickle
-            )  # folder; nothing is unpickled for that
-            del waiting[path]  # the head of a pilot has all cells
 
 
 class SlurmJobs:
@@ -355,16 +303,7 @@ def _answers() -> Iterator[None]:
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
-        raise SchedulerError(f"sbatch refused: {' '.join(str(error).split())}") from None
-
-
-@contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide the variables of the job that this process is in: sbatch would take them for options of the new one."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ)
-              if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name != "SLURM_CONF"}  # fmt: skip
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+    except SlurmRefusal as error:
+        raise SchedulerRefusal(f"sbatch refused: {error}") from None
+    except (SlurmError, OSError) as error:
+        raise SchedulerError(f"nothing is known of what was submitted: {error}") from None

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.on_ray.shares import Machine, Node, max_at_once, share
+from orchestration.on_slurm import sbatch_flags
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.pilot import PilotHead, PilotNode
 from orchestration.on_slurm.resources import Resources, pilot_node, resources, time_min
 from orchestration.on_slurm.submissions import Submission
 from orchestration.plan import makespan
 from orchestration.schedulers import CellJob, SchedulerError
+from orchestration.schedulers.batch import Batch
 from orchestration.schedulers.slurm import Array, SiteLimits, SlurmJobs, SlurmScheduler, new_name
 
 HEAD_CPUS, HEAD_MEM_GB = 2, 8.0
@@ -58,15 +60,12 @@ class PilotScheduler(SlurmScheduler):
         submission = Submission(name, cells, nodes_name=f"{name}-nodes", user=os.getuid())
         submission.write(launch_dir)
         head, nodes = self._arrays_of(jobs, limits)
-        submission.job_id = self._hand_over(
-            [self._head_task(jobs, nodes.resources, launch_dir, owner, submission)], launch_dir,
-            self._head_parameters(head, name),
-        )  # fmt: skip
+        head_task = self._head_task(jobs, nodes.resources, launch_dir, owner, submission)
+        submission.job_id = self._hand_over([head_task], launch_dir, self._head_batch(head, name)).number
         submission.write(launch_dir)
-        submission.nodes_id = self._hand_over(
-            [self._node_task(nodes.resources, launch_dir, submission)] * self._num_nodes, launch_dir,
-            self._node_parameters(nodes, submission.nodes_name, submission.job_id),
-        )  # fmt: skip
+        node_tasks = [self._node_task(nodes.resources, launch_dir, submission)] * self._num_nodes
+        batch = self._node_batch(nodes, submission.nodes_name, submission.job_id)
+        submission.nodes_id = self._hand_over(node_tasks, launch_dir, batch).number
         submission.write(launch_dir)
         return SlurmJobs(jobs, [submission])
 
@@ -76,8 +75,8 @@ class PilotScheduler(SlurmScheduler):
             return []
         head, nodes = self._arrays_of(jobs, limits)
         return [
-            self._script(launch_dir, 1, self._head_parameters(head, "rankmatch")),
-            self._script(launch_dir, self._num_nodes, self._node_parameters(nodes, "rankmatch-nodes", "HEAD")),
+            self._head_batch(head, "rankmatch").script(launch_dir, 1),
+            self._node_batch(nodes, "rankmatch-nodes", "HEAD").script(launch_dir, self._num_nodes),
         ]
 
     def _check_room(self, limits: SiteLimits) -> None:
@@ -110,17 +109,13 @@ class PilotScheduler(SlurmScheduler):
     def _options(self) -> dict[str, Any]:
         return {"max_concurrent": self._max_concurrent, "num_gpus_per_worker": self._gpu_share}
 
-    def _head_parameters(self, head: Array, name: str) -> dict[str, Any]:
-        """Return the settings of the head: it is not begun again, since its nodes would wait for it."""
-        parameters = self._parameters(head, name, "")
-        extra = {key: value for key, value in parameters["additional_parameters"].items() if key != "requeue"}
-        parameters["additional_parameters"] = extra | {"no-requeue": True}
-        if self._config.controller_partition:
-            parameters["partition"] = self._config.controller_partition
-        return parameters
+    def _head_batch(self, head: Array, name: str) -> Batch:
+        """Return what the head is: it is not begun again, since its nodes would wait for it."""
+        return self._batch(sbatch_flags.head_flags(self._config, head.resources), name, "")
 
-    def _node_parameters(self, nodes: Array, name: str, head_id: str) -> dict[str, Any]:
-        return self._parameters(nodes, name, "") | {"dependency": f"after:{head_id}"}
+    def _node_batch(self, nodes: Array, name: str, head_id: str) -> Batch:
+        flags = sbatch_flags.training_flags(self._config, nodes.resources, nodes.avoided)
+        return self._batch(flags, name, f"after:{head_id}", nodes.max_concurrent)
 
     def _head_task(
         self,

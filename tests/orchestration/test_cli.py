@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestration import cli
+from orchestration.schedulers import SchedulerError, SchedulerRefusal
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "orchestration" / "launch_grid.py"
 
@@ -76,3 +79,16 @@ def test_plan_of_slurm_prints_no_scripts(tmp_path):
     done = subprocess.run([*program, "plan", "--cluster", "slurm"], cwd=tmp_path, capture_output=True, text=True,
                           timeout=240)  # fmt: skip
     assert done.returncode == 0 and "longest first" in done.stdout and "#SBATCH" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "hint", "code"), [(SchedulerError("squeue is away"), True, 1), (SchedulerRefusal("no such"), False, 2)]
+)
+def test_the_same_command_is_recommended_only_where_it_may_go_on(error, hint, code, capsys):
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        cli.guarded(command)
+    said = capsys.readouterr().err
+    assert ended.value.code == code and f"error: {error}" in said and ("same command goes on" in said) is hint

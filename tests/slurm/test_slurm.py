@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from slurm.real_cluster import Grid, numbers, start, wait_until
 
-from orchestration.on_slurm import commands
+from orchestration.on_slurm import site_limits
+from orchestration.on_slurm.site_limits import SubmitLimit
 from orchestration.run_folder import folders, process_start
 
 pytestmark = pytest.mark.slurm
@@ -185,6 +186,15 @@ def test_site_says_how_many_jobs_an_account_may_have(cluster, monkeypatch):
     cluster.slurm("sacctmgr", "--immediate", "add", "account", "few")
     cluster.slurm("sacctmgr", "--immediate", "add", "user", user, "account=few", "MaxSubmitJobs=7")
     cluster.slurm("sacctmgr", "--immediate", "add", "qos", "fewer", "MaxSubmitJobsPerUser=3")
-    assert commands.max_submit_jobs("few", "") == 7
-    assert commands.max_submit_jobs("few", "fewer") == 3
-    assert commands.max_submit_jobs("other", "") is None
+    cluster.slurm("sacctmgr", "--immediate", "add", "cluster", "elsewhere")
+    cluster.slurm("sacctmgr", "--immediate", "add", "account", "few", "cluster=elsewhere")
+    cluster.slurm("sacctmgr", "--immediate", "add", "user", user, "account=few", "cluster=elsewhere", "MaxSubmitJobs=1")
+    cluster.slurm("sbatch", "--account=few", "--hold", "--array=0-1", "--output=/dev/null", "--wrap=true")
+    try:
+        assert site_limits.submit_limit("few", "", "") == SubmitLimit(7, 2)
+        assert site_limits.submit_limit("few", "fewer", "main,low") == SubmitLimit(3, 0)
+        assert site_limits.submit_limit("other", "", "") is None
+        assert site_limits.submit_limit("", "", "") is None  # that of the default account, not of the others
+        assert site_limits.max_minutes("main,low") is None
+    finally:
+        cluster.slurm("scancel", "--account=few")

@@ -92,7 +92,7 @@ ASKED = Resources(nodes=1, cpus_per_node=4, gpus_per_node=1, mem_gb_per_node=16,
     ],
 )
 def test_nodes_that_could_hold_a_cell_are_those_that_are_up_and_large_enough(asked, options, expected, monkeypatch):
-    monkeypatch.setattr(commands, "_output", lambda command: SINFO)
+    monkeypatch.setattr(commands, "output", lambda command: SINFO)
     needs = Resources(**{**{name: getattr(ASKED, name) for name in Resources.__slots__}, **asked})
     given = {"gpu_type": "", "constraint": "", "excluded": (), **options}
     assert usable(of_partition(""), needs, **given) == expected
@@ -100,14 +100,14 @@ def test_nodes_that_could_hold_a_cell_are_those_that_are_up_and_large_enough(ask
 
 def test_partition_is_asked_for_by_name_and_the_default_one_is_told_by_its_star(monkeypatch):
     asked: list[list[str]] = []
-    monkeypatch.setattr(commands, "_output", lambda command: asked.append(command) or SINFO)
+    monkeypatch.setattr(commands, "output", lambda command: asked.append(command) or SINFO)
     assert {node.name for node in of_partition("low,main")} == {f"n{number}" for number in range(1, 8)}
     assert "n7" not in {node.name for node in of_partition("")}
     assert ["--partition=low,main" in command for command in asked] == [True, False]
 
 
 def test_names_of_excluded_nodes_are_spelt_out(monkeypatch):
-    monkeypatch.setattr(site_nodes.commands, "_output", lambda command: f"{command[-1]}\nn3\n")
+    monkeypatch.setattr(site_nodes.commands, "output", lambda command: f"{command[-1]}\nn3\n")
     assert names_of("") == []
     assert names_of("n1,n7") == ["n1", "n7"]
     assert names_of("n[2-3]") == ["n[2-3]", "n3"]

@@ -30,7 +30,8 @@ from orchestration.on_slurm.resources import Resources, pilot_node
 from orchestration.on_slurm.signals import REQUEUE
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
-from orchestration.schedulers.slurm import SiteLimits, hand_over
+from orchestration.schedulers.batch import hand_over
+from orchestration.schedulers.slurm import SiteLimits
 from orchestration.schedulers.slurm_pilot import PilotScheduler
 
 OWNER = {"launch": "1", "campaign": "1", "commit": "c", "provenance": {}}

@@ -1,9 +1,23 @@
+import os
 import subprocess
 
 import pytest
 
 from orchestration.on_slurm import commands
-from orchestration.on_slurm.commands import EndedJob, Job, QueuedJob, SlurmError
+from orchestration.on_slurm.commands import EndedJob, Job, QueuedJob, SlurmError, SlurmRefusal
+
+OF_A_SHELL = ("SQUEUE_STATES", "SQUEUE_PARTITION", "SQUEUE_QOS", "SQUEUE_ACCOUNT", "SQUEUE_NAMES", "SQUEUE_USERS",
+              "SQUEUE_FORMAT", "SQUEUE_LICENSES", "SLURM_CLUSTERS", "SLURM_BITSTR_LEN", "SACCT_FORMAT",
+              "SACCT_FEDERATION", "SCANCEL_INTERACTIVE", "SCANCEL_STATE", "SCONTROL_FUTURE",
+              "SLURM_TIME_FORMAT")  # fmt: skip
+
+
+def programs(folder, monkeypatch, **scripts: str) -> None:
+    """Put commands into PATH that are shell lines."""
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 @pytest.fixture
@@ -89,20 +103,6 @@ def test_end_of_a_job_is_read_from_scontrols_text(says):
     assert commands.job_fields(Job("3", "rm-a")) == {}
 
 
-@pytest.mark.parametrize(
-    ("limit", "minutes"), [("UNLIMITED", None), ("01:30:00", 90), ("2-00:00:30", 2881), ("00:30:00", 30)]
-)
-def test_time_limit_of_a_partition(limit, minutes, says):
-    says["scontrol"] = f"PartitionName=a Default=NO MaxTime=00:01:00\nPartitionName=b Default=YES MaxTime={limit}\n"
-    assert commands.max_minutes("") == commands.max_minutes("b") == minutes
-    assert commands.max_minutes("a") == 1
-
-
-def test_size_of_arrays_is_the_sites(says):
-    says["scontrol"] = "Configuration data\nMaxArraySize            = 10001\nMaxJobCount = 20000\n"
-    assert commands.max_array_size() == 10001
-
-
 def test_many_jobs_are_cancelled_in_parts(says):
     says["scancel"], says["squeue"] = "", "".join(f"{number}|PENDING||None|rm-a\n" for number in range(1001))
     commands.cancel([Job(str(number), "rm-a") for number in range(1001)])
@@ -129,3 +129,77 @@ def test_accounting_tells_how_each_start_of_a_job_ended_that_was_requeued(says):
         requeued: (lost, EndedJob("REQUEUED", "0:0", "n2")),
         running: (lost,),
     }
+
+
+def test_reason_that_a_command_prints_where_others_print_answers_is_shown(tmp_path, monkeypatch):
+    programs(tmp_path, monkeypatch, scontrol="echo 'Partition mian not found'; exit 1", squeue="exit 1")
+    with pytest.raises(SlurmError, match="^scontrol failed with exit code 1: Partition mian not found$"):
+        commands.output(["scontrol", "show", "partition", "mian"])
+    with pytest.raises(SlurmError, match="^squeue failed with exit code 1: it gives no reason$"):
+        commands.queue()
+
+
+def test_shell_of_a_user_does_not_filter_what_slurm_says(tmp_path, monkeypatch):
+    programs(tmp_path, monkeypatch, squeue="env", sacct="env", scancel="env > seen")
+    for name in OF_A_SHELL:
+        monkeypatch.setenv(name, "other")
+    monkeypatch.setenv("SLURM_CONF", "/etc/x")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.chdir(tmp_path)
+    said = commands.output(["squeue"]).splitlines()
+    assert not [line for line in said if line.endswith("=other")]
+    assert {"SLURM_CONF=/etc/x", "LC_ALL=C", "SLURM_TIME_FORMAT=standard"} <= {*said}
+    commands.cancel_waiting("rm-a")
+    assert "other" not in (tmp_path / "seen").read_text()
+
+
+def test_answers_are_read_whatever_bytes_others_put_into_names(tmp_path, monkeypatch):
+    programs(tmp_path, monkeypatch, squeue=r"printf '7|RUNNING|n1|None|caf\351\n8|RUNNING|n1|None|rm-a\n'")
+    assert [job.number for job in commands.queue()] == ["7", "8"]
+    assert Job("8", "rm-a") in commands.queue()
+
+
+@pytest.mark.parametrize(
+    ("printed", "known", "number"),
+    [
+        ("12", "12", "12"),
+        ("12;here", "12", "12"),
+        ("Note: this job 99 counts double\n12", "12", "12"),
+        ("99\n12", "12", "12"),
+        ("this job 99 counts double", "12", "12"),
+        ("99", "12", "12"),
+    ],
+)
+def test_job_is_the_one_of_its_name_whatever_sbatch_prints(printed, known, number, tmp_path, monkeypatch):
+    programs(tmp_path, monkeypatch, sbatch=f"printf '{printed}\\n'", squeue=f"echo {known}")
+    assert commands.submit(tmp_path / "x.sh", "rm-a") == Job(number, "rm-a")
+
+
+def test_job_that_slurm_does_not_know_by_its_name_is_none(tmp_path, monkeypatch):
+    programs(tmp_path, monkeypatch, sbatch="echo submitted, more or less", squeue="true")
+    with pytest.raises(
+        SlurmError, match="sbatch printed 'submitted, more or less', and Slurm knows no job of the name"
+    ):
+        commands.submit(tmp_path / "x.sh", "rm-a")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("sbatch: error: invalid partition specified: mian", SlurmRefusal),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
+         SlurmRefusal),
+        ("sbatch: error: Batch job submission failed: Requested node configuration is not available", SlurmRefusal),
+        ("sbatch: fatal: --mem, --mem-per-cpu, and --mem-per-gpu are mutually exclusive.", SlurmRefusal),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", SlurmError),
+        ("sbatch: error: Batch job submission failed: Unable to contact slurm controller", SlurmError),
+        ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's "
+         "size and/or time limits)", SlurmError),
+    ],
+)  # fmt: skip
+def test_what_sbatch_will_never_take_is_told_from_what_passes(reason, kind, tmp_path, monkeypatch):
+    (tmp_path / "reason").write_text(reason)
+    programs(tmp_path, monkeypatch, sbatch=f"cat {tmp_path}/reason >&2; exit 1")
+    with pytest.raises(SlurmError, match="sbatch failed with exit code 1") as caught:
+        commands.submit(tmp_path / "x.sh", "rm-a")
+    assert type(caught.value) is kind and reason.rpartition(": ")[2][:40] in str(caught.value)

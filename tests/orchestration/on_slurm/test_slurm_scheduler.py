@@ -12,8 +12,9 @@ from orchestration.on_slurm import submissions
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job
 from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, SchedulerError
-from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler, hand_over
+from orchestration.schedulers import CellJob, JobState, SchedulerError, SchedulerRefusal
+from orchestration.schedulers.batch import hand_over
+from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler
 
 OWNER = {"launch": "l", "campaign": "l", "commit": "c", "provenance": {}}
 
@@ -41,7 +42,7 @@ def test_jobs_of_equal_resources_are_one_array_that_is_written_down(slurm, launc
         "account": "us", "array": "0-4%2", "cpus-per-task": "4", "gpus-per-node": "1",
         "job-name": handle.submissions[0].name,
         "mem": "16384MB", "nice": "5", "nodes": "1", "ntasks-per-node": "1", "open-mode": "append", "output": "",
-        "requeue": "", "signal": "USR2@120", "time": "30", "wckey": "''",
+        "requeue": "", "signal": "USR2@120", "time": "30",
     }  # fmt: skip
     assert f"export PYTHONPATH={tmp_path}/code" in script and "--cpus-per-task=4" in script
     (stored,) = (launch_dir / "submissions").iterdir()
@@ -81,7 +82,7 @@ def test_no_more_jobs_are_submitted_than_the_site_takes(slurm, launch_dir, tmp_p
 
 def test_refusal_of_sbatch_is_one_message_and_the_name_stays_to_be_looked_up(slurm, launch_dir, tmp_path):
     (slurm.folder / "refuses").touch()
-    with pytest.raises(SchedulerError, match="sbatch refused: .*Invalid account"):
+    with pytest.raises(SchedulerRefusal, match="sbatch refused: .*Invalid account"):
         scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
     ((_, submission),) = submissions.read(tmp_path / "grid")
     assert submission.job_id == ""
@@ -192,7 +193,7 @@ def test_value_of_two_lines_is_refused():
 
 
 def test_site_that_says_how_many_jobs_it_takes_gets_no_more(slurm, launch_dir, tmp_path):
-    slurm.max_submit_jobs = {"assoc": "\n6\n", "qos": "5\n"}
+    slurm.max_submit_jobs = {"user": "us|us||6|\n", "qos": "5\n"}
     slurm.queued = {"90": ("RUNNING", "n1")}
     handle = scheduler(tmp_path, qos="normal").submit(jobs_of(tmp_path, 8), launch_dir, OWNER)
     assert flags(slurm.scripts[0])["array"] == "0-2%3"  # 5, but for the job that is there and the controller
@@ -209,3 +210,33 @@ def test_jobs_of_an_earlier_launch_count_in_the_limit_of_those_at_a_time(slurm, 
     SlurmScheduler(*make, max_concurrent=2, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert flags(slurm.scripts[1])["array"] == "0-3%2"
     assert flags(slurm.scripts[1])["dependency"] == "afterany:7"
+
+
+def test_what_a_site_has_sbatch_print_is_not_taken_for_a_job(slurm, launch_dir, tmp_path):
+    (slurm.folder / "banner").write_text("Welcome! Your job 99 counts double, submitted batch job 98\n97\n")
+    handle = scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    assert [job.number for job in handle.job_ids] == ["1"]
+    assert sorted(path.name for path in (launch_dir / "jobs").glob("*.pkl")) == [
+        "1_0_submitted.pkl",
+        "1_1_submitted.pkl",
+    ]
+
+
+@pytest.mark.parametrize("name", ["50%", "a%j", "back\\slash", "a:b", "two\nlines"])
+def test_runs_folder_that_slurm_or_python_would_read_otherwise_is_refused(name, slurm, tmp_path):
+    (folder := tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"--runs must be a folder without % \\ : and control characters .*; got "):
+        scheduler(tmp_path).check(jobs_of(folder, 1))
+    (link := tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ValueError, match="--runs must be a folder without %"):
+        scheduler(tmp_path).check(jobs_of(link, 1))
+
+
+def test_cpus_of_the_srun_are_those_of_the_job_that_a_site_gives(slurm, tmp_path):
+    def srun(**extra) -> list[str]:
+        (script,) = scheduler(tmp_path, extra=extra).scripts(jobs_of(tmp_path, 1), tmp_path / "l", SiteLimits())
+        return next(shlex.split(line) for line in script.splitlines() if line.startswith("srun"))
+
+    assert "--cpus-per-task=4" in srun()
+    assert "--cpus-per-task=9" in srun(**{"cpus-per-task": "9"})
+    assert not [word for word in srun(**{"cpus-per-task": "false"}) if word.startswith("--cpus-per-task")]

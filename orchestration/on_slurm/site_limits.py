@@ -1,0 +1,156 @@
+"""What a site allows: by partition, account and qos, as scontrol and sacctmgr say it."""
+
+import os
+import pwd
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestration.on_slurm import commands
+from orchestration.on_slurm.commands import SlurmError
+from orchestration.on_slurm.durations import UNLIMITED, to_minutes
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitLimit:
+    """How many jobs of this user may be in the queue at a time, as the new ones are counted, and how many are."""
+
+    most: int
+    taken: int
+
+
+def max_array_size() -> int:
+    """Return how many elements an array may have at this site.
+
+    Raises:
+        SlurmError: scontrol says nothing.
+    """
+    return int(_configuration().get("MaxArraySize", "1001"))
+
+
+def max_minutes(partition: str) -> int | None:
+    """Return the time limit of a partition, of several (`main,low`) the least; None where there is none.
+
+    Args:
+        partition: Empty: the default one.
+
+    Raises:
+        SlurmError: scontrol says nothing.
+        ValueError: There is no such partition.
+    """
+    limits = [row.get("MaxTime", UNLIMITED) for row in _partitions(partition)]
+    return min((to_minutes(limit) for limit in limits if limit != UNLIMITED), default=None)
+
+
+def submit_limit(account: str, qos: str, partition: str) -> SubmitLimit | None:
+    """Return the limit that counts for jobs of an account, a qos and a partition; None where accounting does not say.
+
+    As Slurm has it, one of the partition's qos comes before one of the job's, and that before the association's. What
+    the user has in other accounts or on other clusters does not count.
+
+    Raises:
+        SlurmError: squeue or scontrol says nothing.
+        ValueError: There is no such partition.
+    """
+    places = _partitions(partition)
+    association = _association(account, [row["PartitionName"] for row in places])
+    for place in places:
+        if (most := _limit_of_qos(place.get("QoS", ""))) is not None:
+            return SubmitLimit(most, _num_queued(f"--partition={place['PartitionName']}"))
+    name = qos or (association.qos if association else "")
+    if (most := _limit_of_qos(name)) is not None:
+        return SubmitLimit(most, _num_queued(f"--qos={name}"))
+    if association is None or association.most is None:
+        return None
+    return SubmitLimit(association.most, _num_queued(f"--account={association.account}"))
+
+
+def refuse_other_clusters() -> None:
+    """Refuse to launch where the shell sends sbatch to another cluster: nothing here would find the jobs again.
+
+    Raises:
+        SlurmError: scontrol says nothing.
+        ValueError: Naming both clusters.
+    """
+    for variable in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"):
+        named = os.environ.get(variable, "")
+        if named and "SLURM_JOB_ID" not in os.environ and named != (here := _configuration().get("ClusterName", "")):
+            raise ValueError(
+                f"{variable} must name the cluster that Slurm's commands are of here, {here}, or be unset; "
+                f"got {named!r}: launch on a login node of that cluster, or with its SLURM_CONF"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Association:
+    """What accounting knows of this user in an account."""
+
+    account: str
+    partition: str
+    """Empty: all those without an association of their own."""
+    most: int | None
+    qos: str
+    """The default one."""
+
+
+def _association(account: str, partitions: Sequence[str]) -> _Association | None:
+    cluster = _configuration().get("ClusterName", "")
+    text = _accounting("user", _user(), "withassoc", f"cluster={cluster}",
+                       "format=DefaultAccount,Account,Partition,MaxSubmitJobs,DefaultQOS")  # fmt: skip
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 4]
+    found = [
+        _Association(row[1], row[2], int(row[3]) if row[3].isdigit() else None, row[4])
+        for row in rows
+        if row[1] == (account.lower() or row[0]) and (not row[2] or row[2] in partitions)
+    ]
+    return max(found, key=lambda one: bool(one.partition), default=None)
+
+
+def _limit_of_qos(name: str) -> int | None:
+    if name in ("", "N/A"):
+        return None
+    limit = _accounting("qos", name, "format=MaxSubmitJobsPerUser").strip()
+    return int(limit) if limit.isdigit() else None
+
+
+def _num_queued(which: str) -> int:
+    text = commands.output(["squeue", "--noheader", "--array", f"--user={os.getuid()}", which, "--format=%i"])
+    return len(text.split())
+
+
+def _accounting(*words: str) -> str:
+    """Ask sacctmgr; nothing where it does not answer: many sites let users ask nothing, and sbatch refuses then."""
+    try:
+        return commands.output(["sacctmgr", "--noheader", "--parsable2", "show", *words])
+    except SlurmError:
+        return ""
+
+
+def _partitions(names: str) -> list[dict[str, str]]:
+    """Return what scontrol says of partitions, separated by commas; of the default one where none is named.
+
+    Raises:
+        SlurmError: scontrol says nothing.
+        ValueError: There is no such partition.
+    """
+    text = commands.output(["scontrol", "--all", "--oneliner", "show", "partition"])
+    rows = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in text.splitlines()]
+    known = {row["PartitionName"]: row for row in rows if "PartitionName" in row}
+    if not names:
+        return [row for row in known.values() if row.get("Default") == "YES"]
+    for name in names.split(","):
+        if name not in known:
+            raise ValueError(f"cluster.partition must be of {', '.join(sorted(known))}; got {names!r}")
+    return [known[name] for name in names.split(",")]
+
+
+def _configuration() -> dict[str, str]:
+    pairs = (line.partition("=") for line in commands.output(["scontrol", "show", "config"]).splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _user() -> str:
+    """Return who this process is, whatever LOGNAME says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
