@@ -29,6 +29,8 @@ class TrainerExecution:
     num_data_workers: int = -1
     """Processes that load images for one worker; 0 loads in the worker itself, and -1 does so on a CPU: on a GPU, it
     is one less than the CPUs that the scheduler grants the worker."""
+    data_wait_min: float = 30.0
+    """Minutes that one batch of the processes that load images is waited for; then the run fails."""
     checkpoint_every_min: float = 10.0
     """Minutes between checkpoints within an epoch; one is written after every epoch anyway."""
     num_checkpoints: int = 2
@@ -44,6 +46,7 @@ class TrainerExecution:
         one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
         in_range("trainer.num_threads", self.num_threads, 0)
         in_range("trainer.num_data_workers", self.num_data_workers, -1)
+        in_range("trainer.data_wait_min", self.data_wait_min, 0)
         in_range("trainer.checkpoint_every_min", self.checkpoint_every_min, 0)
         in_range("trainer.num_checkpoints", self.num_checkpoints, 1)
         in_range("trainer.keep_checkpoints", self.keep_checkpoints, 0)

@@ -199,7 +199,8 @@ class _Run:
         """Run the epoch's remaining steps; false if told to stop before its end."""
         self.network.train()
         first_step = self.result.step - self.result.epoch * self.loader.steps_per_epoch
-        for batch in self.loader.epoch(self.result.epoch, first_step):
+        batches = self.loader.epoch(self.result.epoch, first_step, self._stops_alone)
+        for batch in batches:
             if self._stop_agreed():
                 return False
             self._save_if_due()
@@ -215,7 +216,7 @@ class _Run:
             self.result.step += 1
             if (self.result.step - 1) % self.settings.log_every_steps == 0:
                 self._report_step(figures, rate)
-        return True
+        return not batches.stopped
 
     def _step(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a Batch)
         views = self.views.make(batch, self.result.epoch)
@@ -284,7 +285,7 @@ class _Run:
             self.dataset,
             rank=self.world.rank,
             world_size=self.world.size,
-            num_data_workers=self.settings.num_data_workers,
+            trainer=self.settings,
         )
         with autocast(self.numerics, self.device):
             return evaluate(
@@ -326,6 +327,10 @@ class _Run:
             return False
         votes = torch.tensor([float(self.should_stop())], device=self.device)
         return bool(sum_over_workers(votes) > 0)
+
+    def _stops_alone(self) -> bool:
+        """Ask whether to stop before a step that has no data yet; one of several workers cannot leave by itself."""
+        return self.world.size == 1 and self.should_stop()
 
     def _save_if_due(self) -> None:
         if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_every_min:

@@ -1,6 +1,5 @@
 """Batches as pure functions of their place: resumable at any step, equal for any number of workers."""
 
-import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -18,8 +17,9 @@ from rankmatch.config import NumericsConfig, TrainConfig
 from rankmatch.data.catalog import Dataset, Sample, labeled_pair, truth_of
 from rankmatch.data.splits import Splits
 from rankmatch.data.transforms import crop_view, eval_view
+from rankmatch.data.workers import Batches, Sent, options, sent
 from rankmatch.distributed import Purpose, generator
-from rankmatch.memory import keep_freed_memory
+from rankmatch.execution import TrainerExecution
 
 Crop = tuple[Tensor, Tensor, Tensor]
 """Image, label and valid, as `crop_view` returns them."""
@@ -85,24 +85,38 @@ class TrainLoader:
         self._loader = DataLoader(
             _Crops(config, splits, dataset),
             batch_sampler=self._keys,
-            collate_fn=_collate,
+            collate_fn=_collate_and_send,
             pin_memory=pin_memory,
-            **_worker_options(config.execution.trainer.num_data_workers),
+            **options(config.execution.trainer.num_data_workers),
         )
+        self._wait_min = config.execution.trainer.data_wait_min
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Go through the batches of an epoch from a step on; ends an earlier iterator that is still open."""
+    def epoch(self, epoch: int, first_step: int = 0, should_stop: Callable[[], bool] = lambda: False) -> Batches[Batch]:
+        """Go through the batches of an epoch from a step on; ends an earlier iterator that is still open.
+
+        `should_stop` is asked while a batch of the data workers is waited for; true ends them early.
+        """
         assert 0 <= first_step <= self.steps_per_epoch
         self._keys.epoch, self._keys.first_step = epoch, first_step
-        return iter(self._loader)
+        return Batches(self._loader, self._wait_min, should_stop)
 
 
 def val_loader(
-    splits: Splits, dataset: Dataset, *, rank: int = 0, world_size: int = 1, num_data_workers: int = 0
+    splits: Splits,
+    dataset: Dataset,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    trainer: TrainerExecution | None = None,
 ) -> Iterable[tuple[Float[Tensor, "1 3 height width"], UInt8[Tensor, "1 height width"]]]:
-    """Load this worker's share of the validation list; over all workers every image comes exactly once."""
+    """Load this worker's share of the validation list; over all workers every image comes exactly once.
+
+    Without `trainer` the images are loaded in this process.
+    """
     views = _EvalViews(splits.val[rank::world_size], dataset)
-    return DataLoader(views, batch_size=1, **_worker_options(num_data_workers))
+    settings = trainer or TrainerExecution(num_data_workers=0)
+    loader = DataLoader(views, batch_size=1, collate_fn=_send_views, **options(settings.num_data_workers))
+    return Batches(loader, settings.data_wait_min)
 
 
 def _steps_per_epoch(numerics: NumericsConfig, splits: Splits) -> int:
@@ -246,17 +260,10 @@ def _collate(items: list[tuple[_Key, Crop]]) -> Batch:
     )
 
 
-def _worker_options(num_data_workers: int) -> dict[str, Any]:
-    return {
-        "num_workers": max(0, num_data_workers),
-        "persistent_workers": num_data_workers > 0,
-        "worker_init_fn": _prepare_worker,
-        "generator": torch.Generator(),  # else torch's loader draws its base seed from the global generator
-    }
+def _collate_and_send(items: list[tuple[_Key, Crop]]) -> Batch | Sent:
+    return sent(_collate(items))
 
 
-def _prepare_worker(_: int) -> None:
-    """Set a data worker up; the end of a run is left to the parent, as a scheduler signals the whole process group."""
-    keep_freed_memory()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+def _send_views(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | Sent:
+    images, labels = zip(*items, strict=True)
+    return sent((torch.stack(images), torch.stack(labels)))

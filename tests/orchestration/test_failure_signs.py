@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from orchestration.failures import Failure, FailureClass
 from rankmatch.checks import LocalDiskError, MissingFileError
 from rankmatch.data.pixels import read_image
+from rankmatch.data.workers import DataWorkerError
 from rankmatch.trainer import choose_device
 
 FS, NET, GPU, NODE, SHM, GONE = (
@@ -108,6 +109,7 @@ def test_errno_is_classified_as_an_exception_and_as_other_libraries_print_it(num
         ),
         (RuntimeError("unable to write to file </torch_4711_123_0>: No space left on device (28)"), SHM),
         (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: Success (0)"), SHM),
+        (DataWorkerError("out of shared memory: data workers cannot be started (No space left on device)"), SHM),
         (RuntimeError("DataLoader worker (pid(s) 17, 18) exited unexpectedly"), FailureClass.DATA_WORKER),
         (RuntimeError("can't start new thread"), NODE),
         (RuntimeError("received 0 items of ancdata"), NODE),

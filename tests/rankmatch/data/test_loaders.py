@@ -183,7 +183,7 @@ def test_data_worker_ignores_the_signals_of_the_scheduler(number: signal.Signals
     batches = train.epoch(0)
     expected = list(loader(config()).epoch(0))
     first = next(batches)
-    os.kill(batches._workers[0].pid, number)
+    os.kill(batches.worker_pids[0], number)
     time.sleep(0.1)
     assert all(same(a, b) for a, b in zip([first, *batches], expected, strict=True))
     assert same(next(train.epoch(1)), next(loader(config()).epoch(1)))
