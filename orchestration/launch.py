@@ -15,7 +15,7 @@ from orchestration import costs, grid, preflight, provenance
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
-from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri, where
+from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
 from orchestration.plan import Item, Plan
 from orchestration.progress import Progress, Snapshot
@@ -131,7 +131,7 @@ def end_mirror(loaded: Grid, grid_dir: Path, mirror: GridMirror, written: Sequen
     """Bring MLflow up to date, with files of which the first is the report, and say where all that is."""
     with console.status("writing the last rows to MLflow"):
         warning = mirror.finish_launch(loaded, run_folders(loaded, grid_dir), written)
-    _say_where(grid_dir, written[0], mirror.uri, console)
+    _say_where(grid_dir, written[0], mirror.where(), console)
     if warning:
         say_outdated(warning, console)
 
@@ -260,11 +260,11 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say_where(grid_dir: Path, report_path: Path, uri: str, console: Console) -> None:
+def _say_where(grid_dir: Path, report_path: Path, place: str, console: Console) -> None:
     lines = {
         "report": str(report_path),
         "run folders": str(grid_dir / "cells"),
-        "MLflow UI": where(uri),
+        "MLflow UI": place,
     }
     console.print()
     for name, place in lines.items():

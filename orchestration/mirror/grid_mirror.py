@@ -14,13 +14,12 @@ from orchestration.failures import FailureClass
 from orchestration.grid import Grid
 from orchestration.mirror import figures
 from orchestration.mirror.mirror_thread import MirrorThread
-from orchestration.mirror.mlflow_store import (
+from orchestration.mirror.mlflow_store import Store, StoreError
+from orchestration.mirror.ownership import own_experiment, owner_of
+from orchestration.mirror.store_uri import (
     SECRET_VARIABLES,
     SERVERS,
     URI_VARIABLE,
-    Store,
-    StoreError,
-    artifacts_folder,
     is_written_by_jobs,
     without_password,
 )
@@ -66,13 +65,6 @@ def last_tracking_uri(given: str, grid_dir: Path) -> str:
     return tracking_uri(last["uri"], grid_dir.parent)
 
 
-def where(uri: str) -> str:
-    """Tell how to see a store."""
-    if uri.startswith(SERVERS):
-        return without_password(uri)
-    return f"mlflow ui --backend-store-uri {without_password(uri)}"
-
-
 @contextmanager
 def only_writer(grid_dir: Path, wait_s: float | None = None) -> Iterator[None]:
     """Have one process at a time write a grid into MLflow; launches have a lock of their own.
@@ -104,6 +96,7 @@ class GridMirror:
         self.uri, self._grid_dir, self._cells, self._launch = uri, grid_dir, cells, launch
         self._mirror: Mirror | None = None
         self._thread: MirrorThread | None = None
+        self._experiment = grid_dir.name
         self.warning = ""
         """What went wrong at the begin."""
 
@@ -180,6 +173,12 @@ class GridMirror:
         with only_writer(self._grid_dir):
             return self._connect()
 
+    def where(self) -> str:
+        """Tell how to see it, and under which name where that is not the grid's."""
+        uri = without_password(self.uri)
+        place = uri if uri.startswith(SERVERS) else f"mlflow ui --backend-store-uri {uri}"
+        return place if self._experiment == self._grid_dir.name else f"{place} (experiment {self._experiment!r})"
+
     def _in_turn(self, work: Callable[[Mirror], None]) -> Callable[[Mirror], None]:
         def wait_and_work(mirror: Mirror) -> None:
             with only_writer(self._grid_dir):
@@ -188,9 +187,10 @@ class GridMirror:
         return wait_and_work
 
     def _connect(self) -> Mirror:
-        store = Store(self.uri)
-        name = self._grid_dir.name
-        mirror = Mirror(store, store.experiment(name, artifacts_folder(self.uri, self._grid_dir.parent, name)))
+        store, owner = Store(self.uri), owner_of(self._grid_dir.parent)
+        experiment = own_experiment(store, self._grid_dir, owner)
+        self._experiment = experiment.name
+        mirror = Mirror(store, experiment.id, owner)
         if self._launch is not None:
             mirror.begin_launch(self._launch)
         return mirror

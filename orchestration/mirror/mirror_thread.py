@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from orchestration.attempt import Attempt
-from orchestration.mirror.mlflow_store import URI_VARIABLE, Store, StoreError
+from orchestration.mirror.mlflow_store import Store, StoreError
+from orchestration.mirror.store_uri import URI_VARIABLE
 from orchestration.mirror.tracking import MIRROR, Mirror, MirroredCell
 from orchestration.run_folder import RunFolder
 

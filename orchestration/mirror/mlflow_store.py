@@ -4,42 +4,24 @@ Whatever goes wrong with it is a `StoreError`, whose text holds no password.
 """
 
 import json
-import logging
-import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import TYPE_CHECKING, Any, Self
 
-from orchestration.mirror import sqlite_file
+from orchestration.mirror.opening import client_of
+from orchestration.mirror.store_uri import without_secrets
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
-    from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
+    from mlflow.entities import Experiment, Run
 
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
-SECRET_VARIABLES = (URI_VARIABLE, "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
-SQLITE, SERVERS = "sqlite:", ("http:", "https:")
 MAX_KEY, MAX_PARAM_VALUE, MAX_TAG_VALUE, MAX_PARAMS, MAX_METRICS = 250, 6000, 8000, 100, 1000
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
-_SETTINGS = {
-    # A dead server would hold the caller up for minutes with every call.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "PGCONNECT_TIMEOUT": "10",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-_LOUD = ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool")
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Has the page show an experiment as trainings; it takes those of unknown kind for conversations with models."""
-_LOCK = 0x7261_6E6B_6D61
-"""The key of the lock in a PostgreSQL database that is held while it is opened."""
-_PASSES_BY = re.compile("database is locked|readonly database|out-of-date database schema|unable to open")
-_ANEW = "move it away, and `rankmatch sync` writes all of it again from the run folders"
 _FORBIDDEN = re.compile(r"[^\w\-./ :]")
 
 
@@ -70,6 +52,31 @@ class StoredRun:
     """Where its files are, as a URI."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredExperiment:
+    """An experiment as the store has it."""
+
+    id: str
+    name: str
+    tags: Mapping[str, str]
+    artifacts: str
+    """Where its runs' files go, as a URI."""
+    is_deleted: bool
+
+    def checked(self) -> Self:
+        """Return it.
+
+        Raises:
+            ValueError: It was deleted.
+        """
+        if self.is_deleted:
+            raise ValueError(
+                f"experiment {self.name!r} was deleted in MLflow, which blocks the name; "
+                "restore it, remove it for good (mlflow gc), or take another name"
+            )
+        return self
+
+
 class Store:
     """A connection to a store; each process, and each thread, opens its own."""
 
@@ -80,33 +87,58 @@ class Store:
             StoreError: It does not answer.
             ValueError: The driver of the database is not installed.
         """
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
-        for name in _LOUD:
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # errors with their tracebacks are raised as well
+        self.uri = uri
         with _answers():
-            self._client = _opened_file(uri) if uri.startswith(SQLITE) else _opened(uri)
+            self._client = client_of(uri)
 
-    def experiment(self, name: str, artifacts: Path | None = None) -> str:
-        """Return the id of an experiment, which is made if it is not there; `artifacts` gets its files.
+    def experiments(self, name: str, value: str) -> list[StoredExperiment]:
+        """Return the experiments with a tag, deleted ones too."""
+        from mlflow.entities import ViewType
 
-        Raises:
-            ValueError: An experiment of that name was deleted, which keeps the name blocked.
+        with _answers():
+            found = self._client.search_experiments(ViewType.ALL, filter_string=f"tags.`{name}` = '{value}'")
+        return list(map(_stored_experiment, found))
+
+    def make_experiment(
+        self, name: str, artifacts: Path | None = None, tags: Mapping[str, str] | None = None
+    ) -> StoredExperiment:
+        """Return the experiment of a name, whoever made it and even if it was deleted; make it where there is none.
+
+        Args:
+            name: Of the experiment.
+            artifacts: Gets the files of a new one; None leaves that to the store.
+            tags: Of a new one.
         """
-        # Not set_experiment: of several processes at once its losers write to experiment 0 without a word.
+        from mlflow.exceptions import MlflowException
+
+        place = artifacts.resolve().as_uri() if artifacts else None
         with _answers():
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                place = artifacts.resolve().as_uri() if artifacts else None
-                made: str = self._client.create_experiment(name, artifact_location=place, tags=_KIND)
-                return made
-        if found.lifecycle_stage != "active":
-            raise ValueError(
-                f"experiment {name!r} was deleted in MLflow, which blocks the name; "
-                "restore it, remove it for good (mlflow gc), or take another name"
-            )
-        known: str = found.experiment_id
-        return known
+                # Not set_experiment: of several processes at once its losers write to experiment 0 without a word.
+                try:
+                    made = self._client.create_experiment(name, artifact_location=place, tags=_KIND | dict(tags or {}))
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                    found = self._client.get_experiment_by_name(name)
+                else:
+                    found = self._client.get_experiment(made)
+        return _stored_experiment(found)
+
+    def experiment(self, name: str, artifacts: Path | None = None) -> str:
+        """Return the id of an experiment; see `make_experiment`.
+
+        Raises:
+            ValueError: One of that name was deleted, which keeps the name blocked.
+        """
+        return self.make_experiment(name, artifacts).checked().id
+
+    def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an experiment."""
+        with _answers():
+            for name, value in tags.items():
+                self._client.set_experiment_tag(experiment_id, name, value)
 
     def describe(self, experiment_id: str, text: str) -> None:
         """Show a text (Markdown) above the runs of an experiment."""
@@ -190,14 +222,36 @@ class Store:
         with _answers():
             return sorted((point.step, point.value) for point in self._client.get_metric_history(run.id, name))
 
+    def make_model(self, name: str, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags of a registered model, whoever made it; make it where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        with _answers():
+            try:
+                self._client.create_registered_model(name, dict(tags))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            return dict(self._client.get_registered_model(name).tags)
+
+    def tag_model(self, name: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a registered model."""
+        with _answers():
+            for key, value in tags.items():
+                self._client.set_registered_model_tag(name, key, value)
+
+    def experiments_of_model(self, name: str) -> set[str]:
+        """Return the ids of the experiments that the versions of a registered model come from."""
+        with _answers():
+            versions = self._client.search_model_versions(f"name = '{name}'")
+            return {self._client.get_run(str(version.run_id)).info.experiment_id for version in versions}
+
     def register(self, name: str, run: StoredRun, folder: str, tags: Mapping[str, str]) -> tuple[str, bool]:
         """Make a folder of a run's files the newest version of a registered model.
 
         Returns: The version, and whether it is new: the newest one is kept if it is of the same run.
         """
         with _answers():
-            if not self._client.search_registered_models(f"name = '{name}'"):
-                self._client.create_registered_model(name)
             found = self._client.search_model_versions(f"name = '{name}'")
             newest = max(found, key=lambda version: int(version.version), default=None)
             if newest is not None and newest.run_id == run.id:
@@ -211,37 +265,6 @@ def metric_name(name: str) -> str:
     return _FORBIDDEN.sub("_", name)[:MAX_KEY]
 
 
-def is_written_by_jobs(uri: str) -> bool:
-    """Tell whether many processes may write a store at once; SQLite has one writer."""
-    return not uri.startswith(SQLITE)
-
-
-def artifacts_folder(uri: str, runs: Path, experiment: str) -> Path | None:
-    """Return where the files of an experiment go; None leaves that to a server."""
-    return None if uri.startswith(SERVERS) else runs / "artifacts" / experiment
-
-
-def without_password(uri: str) -> str:
-    """Return a URI with the password taken out, wherever it stands."""
-    parts = urlsplit(uri)
-    user, at, host = parts.netloc.rpartition("@")
-    query = [(name, value) for name, value in parse_qsl(parts.query) if "password" not in name]
-    if ":" not in user and len(query) == len(parse_qsl(parts.query)):
-        return uri
-    shown = f"{parts.scheme}://{user.partition(':')[0]}{at}{host}{parts.path}"  # urlunsplit would drop an empty host
-    return shown + (f"?{urlencode(query)}" if query else "")
-
-
-def _without_secrets(text: str) -> str:
-    """Take out of a message what must not be seen."""
-    text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
-    secrets = [os.environ.get(name, "") for name in SECRET_VARIABLES[1:]]
-    secrets.append(urlsplit(os.environ.get(URI_VARIABLE, "")).password or "")
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return text
-
-
 @contextmanager
 def _answers() -> Iterator[None]:
     """Turn whatever a store raises into a `StoreError` of one line."""
@@ -252,75 +275,14 @@ def _answers() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
-        text = " ".join(_without_secrets(str(error)).split())
+        text = " ".join(without_secrets(str(error)).split())
         raise StoreError(f"{type(error).__name__}: {text[:500]}") from None
 
 
-def _opened_file(uri: str) -> "MlflowClient":
-    """Open an SQLite database. MLflow's own way lets several processes that make one at once leave half of it."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
-
-    path = Path(uri.partition("///")[2]).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with sqlite_file.alone(path):
-        sqlite_file.make(path, _make_schema)
-        last_written = path.stat().st_mtime
-        try:
-            return MlflowClient(uri, uri)
-        except (MlflowException, SQLAlchemyError) as error:
-            if _PASSES_BY.search(str(error)):
-                raise
-            if not sqlite_file.remake(path, _make_schema, last_written):
-                raise OSError(f"{path} is half made or damaged, and holds something; {_ANEW} ({error})") from None
-        return MlflowClient(uri, uri)
-
-
-def _make_schema(path: Path) -> None:
-    """Do what MLflow's client does to an empty database; it would keep the file open."""
-    import sqlalchemy
-    from mlflow.store.db import utils
-
-    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
-    try:
-        utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
-    finally:
-        engine.dispose()
-
-
-def _opened(uri: str) -> "MlflowClient":
-    """Open a server or another database, one process at a time: an empty one gets its schema."""
-    from mlflow.tracking import MlflowClient
-
-    with nullcontext() if uri.startswith(SERVERS) else _alone(uri):
-        return MlflowClient(uri, uri)
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Connect once, since MLflow tries for half an hour where a database is gone; hold a lock of its meanwhile."""
-    import sqlalchemy
-
-    try:
-        engine = sqlalchemy.create_engine(uri)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"the driver of {urlsplit(uri).scheme} must be installed (rankmatch[postgres]); there is no {error.name}"
-        ) from None
-    except sqlalchemy.exc.NoSuchModuleError:
-        raise ValueError(
-            "the MLflow store must be sqlite:///FILE, postgresql://, http:// or https://; "
-            f"got {without_password(uri)!r}"
-        ) from None
-    try:
-        with engine.connect() as connection:
-            if engine.dialect.name == "postgresql":
-                connection.execute(sqlalchemy.text(f"SET lock_timeout = '{sqlite_file.LOCK_S:.0f}s'"))
-                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK})"))
-            yield
-    finally:
-        engine.dispose()
+def _stored_experiment(found: "Experiment | None") -> StoredExperiment:
+    assert found is not None
+    is_deleted = found.lifecycle_stage != "active"
+    return StoredExperiment(found.experiment_id, found.name, dict(found.tags), found.artifact_location, is_deleted)
 
 
 def _stored(run: "Run") -> StoredRun:

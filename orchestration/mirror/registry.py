@@ -76,11 +76,11 @@ def register(
     for candidate in chosen:
         with only_writer(grid_dir):
             mirror.sync([candidate.cell])
-            version, is_new = mirror.register(candidate.name, candidate.cell, candidate.weights, candidate.tags())
+            name, version, is_new = mirror.register(candidate.name, candidate.cell, candidate.weights, candidate.tags())
         figure = f"{100 * candidate.result['best_miou']:.1f}"
         word = "" if is_new else ", as before"
         console.print(
-            f"{candidate.name} version {version}{word}: {candidate.cell.folder.path.name}, mIoU {figure}",
+            f"{name} version {version}{word}: {candidate.cell.folder.path.name}, mIoU {figure}",
             highlight=False,
             soft_wrap=True,
         )

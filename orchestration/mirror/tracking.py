@@ -18,14 +18,13 @@ from orchestration.attempt import CONFIG, RESULT
 from orchestration.cells import from_yaml, short_names_once
 from orchestration.costs import num_steps
 from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, metric_name
+from orchestration.mirror.ownership import FOLDER, LAUNCH, Owner, own_model
 from orchestration.recorder import Row
 from orchestration.run_folder import FolderState, RunFolder
 from orchestration.values import flatten
 from rankmatch.config import TrainConfig
 
-SIGNATURE, LAUNCH, STATUS, LAUNCHES, FAILURE = (
-    f"rankmatch.{name}" for name in ("signature", "launch", "status", "launches", "failure")
-)
+SIGNATURE, STATUS, LAUNCHES, FAILURE = (f"rankmatch.{name}" for name in ("signature", "status", "launches", "failure"))
 STATUSES = {"running": "RUNNING", "interrupted": "KILLED", "failed": "FAILED", "done": "FINISHED"}
 FINAL = ("best_miou", "best_epoch", "last_miou", "duration_s", "gpu_duration_s", "num_present_classes", "attempt")
 """Numbers of the result; logged as `final/<name>`, apart from the curves."""
@@ -77,8 +76,10 @@ class _Progress:
 class Mirror:
     """One experiment; only one process may write a cell's run at a time."""
 
-    def __init__(self, store: Store, experiment_id: str) -> None:
-        self._store, self.experiment_id = store, experiment_id
+    def __init__(self, store: Store, experiment_id: str, owner: Owner | None = None) -> None:
+        """Take an experiment; `owner` is who has made it, for whoever makes runs in it."""
+        self._store, self.experiment_id, self._owner = store, experiment_id, owner
+        self._run_tags = owner.run_tags() if owner else {}
         self._progress: dict[str, _Progress] = {}
         self._runs: dict[str, StoredRun] | None = None
         self._launches: dict[str, StoredRun] = {}
@@ -155,15 +156,17 @@ class Mirror:
         self._store.describe(self.experiment_id, _HINT + note)
         self._store.set_status(run, status)
 
-    def register(self, name: str, cell: MirroredCell, weights: Path, tags: Mapping[str, str]) -> tuple[str, bool]:
+    def register(self, name: str, cell: MirroredCell, weights: Path, tags: Mapping[str, str]) -> tuple[str, str, bool]:
         """Attach weights and configuration to a cell's run, and make them the newest version of a registered model.
 
-        Returns: The version, and whether it is new.
+        Returns: The model's name, another one where somebody else's has that, the version, and whether it is new.
         """
+        assert self._owner is not None
+        name = own_model(self._store, name, self.experiment_id, self._owner)
         run = self._of(cell).run
         for path in (weights, cell.folder.path / CONFIG):
             self._store.log_file(run, path, MODEL)
-        return self._store.register(name, run, MODEL, tags)
+        return name, *self._store.register(name, run, MODEL, tags)
 
     def _of(self, cell: MirroredCell) -> _Progress:
         if cell.signature not in self._progress:
@@ -180,7 +183,7 @@ class Mirror:
 
     def _create(self, cell: MirroredCell, launch_id: str, started: float | None, status: str) -> StoredRun:
         folder = cell.folder.path
-        tags = {**cell.axes, **_SOURCE, SIGNATURE: cell.signature, "rankmatch.folder": str(folder)}
+        tags = {**cell.axes, **_SOURCE, SIGNATURE: cell.signature, FOLDER: str(folder)} | self._run_tags
         if launch_id:
             tags[PARENT] = self._launch(launch_id).id
         return self._store.create_run(self.experiment_id, folder.name.partition("-")[2], tags, started, status)
@@ -211,7 +214,8 @@ class Mirror:
     def _create_launch(self, launch_id: str) -> StoredRun:
         """Make the run of a launch that is over, as it is unless `begin_launch` says otherwise."""
         begun = _launch_time(launch_id)
-        run = self._store.create_run(self.experiment_id, _launch_name(launch_id), {LAUNCH: launch_id}, begun)
+        tags = {LAUNCH: launch_id} | self._run_tags
+        run = self._store.create_run(self.experiment_id, _launch_name(launch_id), tags, begun)
         self._store.set_status(run, "FINISHED", begun)
         return run
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mlflow.server import get_app_client
 from mlflow_servers import USER, MlflowServer, postgres
 from mlflow_writer import STEPS
 from sqlalchemy import create_engine, text
@@ -122,8 +123,10 @@ def test_sixteen_processes_write_postgresql_at_once(database, at, tmp_path):
 
 
 def test_three_launches_that_open_an_empty_postgresql_at_once_all_get_it(database):
-    with create_engine(database.uri, isolation_level="AUTOCOMMIT").connect() as connection:
+    engine = create_engine(database.uri, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
         connection.execute(text("CREATE DATABASE fresh"))
+    engine.dispose()
     command = [
         sys.executable,
         str(ROOT / "tests" / "mlflow_opener.py"),
@@ -188,6 +191,21 @@ def test_wrong_password_stops_no_job_and_is_told_without_it(server, at, tmp_path
     assert mirror.begin({cells[0].signature}) == {}
     assert "not authenticated" in mirror.warning
     assert "wrong-secret" not in mirror.warning
+
+
+def test_two_users_of_a_server_who_launch_the_same_grid_have_an_experiment_each(server, at, tmp_path, monkeypatch):
+    """The second one may read what the first one made, and write nothing there."""
+    uri = at(server.uri, server.password)
+    first = begin(uri, tmp_path / "a", "shared", make_cells(tmp_path / "a", "shared", 1))
+    get_app_client("basic-auth", uri).create_user("bob", "pass-of-bob-1")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pass-of-bob-1")
+    second = begin(uri, tmp_path / "b", "shared", make_cells(tmp_path / "b", "shared", 1))
+    store = Store(uri)
+    for experiment in (first, second):
+        runs = store.runs(experiment, "")
+        assert Counter(run.status for run in runs) == {"RUNNING": 1, "SCHEDULED": 1}
+    assert begin(uri, tmp_path / "b", "shared", make_cells(tmp_path / "b", "shared", 1)) == second != first
 
 
 @pytest.mark.parametrize(("where", "cluster"), [("database", "inline"), ("server", "local")])

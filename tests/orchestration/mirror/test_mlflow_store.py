@@ -1,16 +1,7 @@
 import pytest
 
-from orchestration.mirror.mlflow_store import (
-    MAX_METRICS,
-    Point,
-    Store,
-    StoreError,
-    _batches,
-    _without_secrets,
-    is_written_by_jobs,
-    metric_name,
-    without_password,
-)
+from orchestration.mirror.mlflow_store import MAX_METRICS, Point, Store, StoreError, _batches, metric_name
+from orchestration.mirror.store_uri import is_written_by_jobs, without_password, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -31,7 +22,7 @@ def test_password_is_taken_out_of_a_uri(uri, shown):
 def test_message_holds_no_secret(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pass-word")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:other@host")
-    text = _without_secrets("GET http://me:third@host/api failed: pass-word, other")
+    text = without_secrets("GET http://me:third@host/api failed: pass-word, other")
     assert text == "GET http://me:***@host/api failed: ***, ***"
 
 

@@ -1,0 +1,151 @@
+"""Whose an experiment or a registered model is, in a store that several people or runs folders share.
+
+An experiment belongs to a grid of one runs folder and is named after the grid; where somebody else's has that name, the
+user and the runs folder are added. Who owns it stands in its tags, so that it is found whatever it is called.
+"""
+
+import getpass
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestration import files
+from orchestration.mirror.mlflow_store import Store, StoredExperiment, StoredRun, StoreError
+from orchestration.mirror.store_uri import artifacts_folder, sqlite_file_of
+from orchestration.recorder import SCHEMA
+from rankmatch import locks
+
+RUNS_FILE = "runs.json"
+"""In a runs folder: its id, by which stores know it."""
+LOCK_S = 60.0
+RUNS, GRID, OWNER, USER = "rankmatch.runs", "rankmatch.grid", "rankmatch.user", "mlflow.user"
+FOLDER, LAUNCH = "rankmatch.folder", "rankmatch.launch"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A runs folder, and the user at work in it."""
+
+    runs_id: str
+    user: str
+
+    def marks(self, grid: str) -> dict[str, str]:
+        """Return the tags of what belongs to a grid of it."""
+        return {RUNS: self.runs_id, GRID: grid, OWNER: self.user}
+
+    def run_tags(self) -> dict[str, str]:
+        """Return the tags of each run."""
+        return {RUNS: self.runs_id, USER: self.user}
+
+    def suffix(self) -> str:
+        """Return what is added to a name that somebody else has."""
+        return f"{self.user} {self.runs_id[:6]}"
+
+
+def owner_of(runs: Path) -> Owner:
+    """Return the owner of what is written for a runs folder; its id is made once, and anew in a copy of it.
+
+    Raises:
+        StoreError: The id is not there and cannot be written.
+    """
+    try:
+        return Owner(_runs_id(runs.resolve()), _user())
+    except OSError as error:
+        raise StoreError(f"the runs folder gets no id for MLflow: {error}") from None
+
+
+def own_experiment(store: Store, grid_dir: Path, owner: Owner) -> StoredExperiment:
+    """Return the experiment of a grid, which is made where there is none.
+
+    One that an earlier version made has no owner; it is taken over where all of it comes from this folder.
+
+    Raises:
+        StoreError: The store does not answer.
+        ValueError: It was deleted, which keeps its name blocked.
+    """
+    name, marks = grid_dir.name, owner.marks(grid_dir.name)
+    artifacts = artifacts_folder(store.uri, grid_dir.parent, name)
+    for known in store.experiments(RUNS, owner.runs_id):
+        if known.tags.get(GRID) == name:
+            return known.checked()
+    found = store.make_experiment(name, artifacts, marks)
+    if found.tags.get(RUNS) == owner.runs_id:
+        return found.checked()
+    if RUNS not in found.tags and _is_ours(store, found, grid_dir, artifacts):
+        store.tag_experiment(found.checked().id, marks)
+        return found
+    return store.make_experiment(f"{name} ({owner.suffix()})", artifacts, marks).checked()
+
+
+def own_model(store: Store, name: str, experiment: str, owner: Owner) -> str:
+    """Return the name of a registered model, made where there is none; of two owners the first has the plain one.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    tags = store.make_model(name, {RUNS: owner.runs_id, OWNER: owner.user})
+    if tags.get(RUNS) == owner.runs_id:
+        return name
+    if RUNS not in tags and store.experiments_of_model(name) <= {experiment}:
+        store.tag_model(name, {RUNS: owner.runs_id, OWNER: owner.user})
+        return name
+    own = f"{name}.{owner.suffix().replace(' ', '-')}"
+    store.make_model(own, {RUNS: owner.runs_id, OWNER: owner.user})
+    return own
+
+
+def _is_ours(store: Store, found: StoredExperiment, grid_dir: Path, artifacts: Path | None) -> bool:
+    """Tell whether an experiment without an owner is unmistakably that of a grid's folder."""
+    file = sqlite_file_of(store.uri)
+    if file and file.parent == grid_dir.parent.resolve():
+        return True
+    if artifacts and found.artifacts == artifacts.resolve().as_uri():
+        return True
+    if found.is_deleted:
+        return False
+    runs = store.runs(found.id, "")
+    return bool(runs) and all(_is_of(run, grid_dir) for run in runs)
+
+
+def _is_of(run: StoredRun, grid_dir: Path) -> bool:
+    if LAUNCH in run.tags:
+        return (grid_dir / "launches" / run.tags[LAUNCH]).is_dir()
+    folder = run.tags.get(FOLDER, "")
+    return bool(folder) and Path(folder).is_relative_to(grid_dir)
+
+
+def _runs_id(runs: Path) -> str:
+    path = runs / RUNS_FILE
+    if not path.exists():
+        runs.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # somebody else's launch was faster
+            files.publish(path, _text(secrets.token_hex(8), runs))
+    with locks.held(path.with_name(f".{RUNS_FILE}.lock"), LOCK_S):
+        content = files.read_json(path)
+        known, place = str(content["id"]), Path(content["path"])
+        if place == runs or (place.exists() and place.samefile(runs)):
+            return known
+        if _has_id(place / RUNS_FILE, known):  # this folder is a copy, and the first one is still there
+            known = secrets.token_hex(8)
+        files.replace(path, _text(known, runs))
+        return known
+
+
+def _has_id(path: Path, known: str) -> bool:
+    try:
+        return bool(files.read_json(path)["id"] == known)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _text(runs_id: str, runs: Path) -> str:
+    return files.to_text({"schema": SCHEMA, "id": runs_id, "path": str(runs)})
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container that knows no user of this number
+        return str(os.getuid())
