@@ -47,7 +47,9 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
     for note in report.notes:
         _sayer(console)(note)
     if report.faults:
-        raise ValueError("\n".join([f"{len(report.faults)} faults in {report.num_images} samples:", *report.faults]))
+        num = len(report.faults)
+        head = f"{num} fault{'s' if num > 1 else ''} in {report.num_images} samples:"
+        raise ValueError("\n".join([head, *report.faults]))
     classes = config.execution.class_names or [str(number) for number in range(config.numerics.dataset.num_classes)]
     table = Table("class", "labeled pixels", "val pixels")
     for row in zip(classes, report.labeled_class_counts, report.val_class_counts, strict=True):
@@ -170,6 +172,8 @@ def draw(
     if num_val and (root / "val.txt").exists():
         raise ValueError(f"--val must be left out where {root / 'val.txt'} is there; got {num_val}")
     labeled = [sample for sample in train if sample.label is not None]
+    if not labeled:
+        raise ValueError(f"label_pattern must lead to the labels of images; none of the {len(train)} images has one")
     most = min(len(labeled), len(train) - 1) - num_val
     for count in counts:
         if not 1 <= count <= most:

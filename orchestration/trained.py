@@ -86,7 +86,7 @@ def score(source: Source, console: Console, *, as_trained: bool = False) -> dict
 
     config = configuration(source)
     model, device = _load(source, config)
-    val = read_val(config)
+    val = read_val(config, partial(console.print, highlight=False, markup=False, soft_wrap=True))
     loader = val_loader(Splits([], [], val), open_dataset(config))
     is_half = as_trained and config.numerics.trainer.precision == "bfloat16"
     with (

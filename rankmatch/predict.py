@@ -16,7 +16,9 @@ from rankmatch.data.pixels import read_image
 from rankmatch.data.transforms import eval_image
 from rankmatch.evaluation import predict
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 LABELS, OVERLAYS = "labels", "overlays"
 OVERLAY_OPACITY = 0.5
 NUM_SHOWN = 5

@@ -59,6 +59,13 @@ def of_value(label: npt.NDArray[np.uint8], name: str, wrong: npt.NDArray[np.uint
     return ""
 
 
+def of_line(line: str, num_words: int) -> str:
+    """Say why a line of a list may have so many names."""
+    if num_words > 2:
+        return "; a name with spaces stands in double quotes"
+    return "; commas separate no names" if "," in line else ""
+
+
 def of_missing(root: Path, name: str) -> str:
     """Say where a file may be that is not at `root / name`."""
     if name.startswith("/"):

@@ -76,6 +76,16 @@ class Facts:
         return image
 
 
+@dataclass(slots=True)
+class _Decoded:
+    image: Image.Image
+    """Upright."""
+    format: str | None
+    raw_mode: str
+    """How PIL says that the pixels lie in the file: `I;16B`, `RGB;16L`, `L;2`, ..."""
+    notes: list[str]
+
+
 def read_image(path: Path, name: str, content: bytes | memoryview | None = None, *, image_bits: int = 0) -> Image.Image:
     """Read a grey or colour image of 8 or 16 bits, in mode RGB, upright; `Facts.of` it tells more.
 
@@ -90,17 +100,19 @@ def read_image(path: Path, name: str, content: bytes | memoryview | None = None,
         OSError: The system cannot read it now; it may later.
     """
     decoded = _decoded(path, f"image {name}", content)
-    image, notes, used_bits = decoded.image, decoded.notes, 0
+    image, notes, used_bits = _grey_of_16_bits(decoded), decoded.notes, 0
     if image.mode.startswith("I;16"):  # PIL would cut everything above 255
         is_deep = decoded.raw_mode == "I;12"
-        image, used_bits = _upper_bits(image, name, 12 if is_deep else image_bits or 16)
+        is_scaled = decoded.format == "PPM" and decoded.raw_mode != "I;16B"  # to its own largest value
+        num_bits = 12 if is_deep else 16 if is_scaled else image_bits or 16
+        image, used_bits = _upper_bits(image, name, num_bits)
         if is_deep:
             notes, used_bits = [*notes, DEEP], 0
     elif ";16" in decoded.raw_mode:
         used_bits = _used_bits_of_colour(image, name, image_bits)
     if image.mode in ("I", "F"):
         raise ValueError(
-            f"image {name} must have 8 or 16 bits a channel; got mode {image.mode}, 32 bits: scale it to 16 first"
+            f"image {name} must have 8 or 16 bits a channel, without a sign; got mode {image.mode}: scale it first"
         )
     notes += [CMYK] if image.mode == "CMYK" else []
     notes += [TRANSPARENT] if _is_transparent(image) else []
@@ -141,6 +153,14 @@ def label_with_facts(
     return values, Facts(tuple(notes))
 
 
+def _grey_of_16_bits(decoded: _Decoded) -> Image.Image:
+    """Return a grey PGM of 16 bits as other files of 16 bits come; PIL gives it 32."""
+    image = decoded.image
+    if decoded.format == "PPM" and image.mode == "I":
+        return Image.fromarray(np.asarray(image).astype(np.uint16))
+    return image
+
+
 def _upper_bits(image: Image.Image, name: str, num_bits: int) -> tuple[Image.Image, int]:
     """Return the upper 8 of the bits that carry a grey image's values, and how many bits the largest needs."""
     values = np.asarray(image)
@@ -160,7 +180,7 @@ def _used_bits_of_colour(image: Image.Image, name: str, image_bits: int) -> int:
             f"image {name} must be grey or have 8 bits a channel where dataset.image_bits is {image_bits}: of 16-bit "
             f"colours the upper 8 bits alone can be read; got mode {image.mode}"
         )
-    return 8 + max(high for _, high in _extrema(image)).bit_length()
+    return 8 + max(high for _, high in _extrema(image.convert("RGB"))).bit_length()
 
 
 def _extrema(image: Image.Image) -> Iterable[tuple[int, int]]:
@@ -195,16 +215,6 @@ def _places(pixels: npt.NDArray[np.uint8], colours: Sequence[Sequence[int]], nam
 def _codes(colours: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     codes: npt.NDArray[np.int64] = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     return codes
-
-
-@dataclass(slots=True)
-class _Decoded:
-    image: Image.Image
-    """Upright."""
-    format: str | None
-    raw_mode: str
-    """How PIL says that the pixels lie in the file: `I;16B`, `RGB;16L`, `L;2`, ..."""
-    notes: list[str]
 
 
 def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> _Decoded:

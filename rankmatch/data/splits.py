@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rankmatch.checks import MissingFileError
 from rankmatch.config import NumericsConfig, TrainConfig
+from rankmatch.data import hints
 from rankmatch.data.catalog import FolderDataset, Sample, data_root, open_dataset
 from rankmatch.data.folders import find_files, is_hidden
 from rankmatch.data.lists import frames_of, list_lines, same_image, words_of
@@ -77,16 +78,19 @@ def read_train(config: TrainConfig, say: Callable[[str], None] = lambda line: No
     return once
 
 
-def read_val(config: TrainConfig) -> list[Sample]:
-    """Read the validation list alone, or what is held out in its place.
+def read_val(config: TrainConfig, say: Callable[[str], None] = lambda line: None) -> list[Sample]:
+    """Read the validation list alone, or what is held out in its place; `say` is told of lines that repeat an image.
 
     Raises:
         ValueError: It is not there, a line is malformed, or it is empty.
     """
     if config.numerics.evaluation.held_out:
         return read_splits(config).val
-    is_drawn = config.numerics.dataset.name == "synthetic"
-    val = _scene_splits(config.numerics).val if is_drawn else _read_val(split_root(config), config.execution)[0]
+    if config.numerics.dataset.name == "synthetic":
+        return _scene_splits(config.numerics).val
+    val, num_repeats = _read_val(split_root(config), config.execution)
+    if num_repeats:
+        say(f"the val list repeats images on {num_repeats} line{'s' if num_repeats > 1 else ''}; each counts once")
     if not val:
         raise ValueError("the val list must hold a sample; it is empty")
     return val
@@ -201,8 +205,7 @@ def _samples_of(line: str, origin: str, execution: ExecutionConfig, with_labels:
         name = _name(execution.image_pattern, words[0]) or words[0]
         words = [_path(pattern, name) for pattern in (execution.image_pattern, execution.label_pattern) if pattern]
     if len(words) > 2 or (with_labels and len(words) < 2):
-        spaces = "; a name with spaces stands in double quotes" if len(words) > 2 else ""
-        raise ValueError(f"{origin}: a line must be `<image> <label>`; got {line!r}{spaces}")
+        raise ValueError(f"{origin}: a line must be `<image> <label>`; got {line!r}{hints.of_line(line, len(words))}")
     columns = [frames_of(word) for word in words]
     num_frames = {len(column) for column in columns}
     if num_frames != {len(columns[0])} or not columns[0]:

@@ -74,6 +74,24 @@ def test_outputs_that_are_there_are_refused_before_anything_is_written(tmp_path)
     assert len(find_jobs([tmp_path / "a.png"], tmp_path / "out", overwrite=True)) == 1
 
 
+def test_images_behind_links_are_found_hidden_ones_are_not_and_outputs_are_no_inputs(model, tmp_path):
+    draw(tmp_path / "disk" / "b.png", 20, 20)
+    draw(tmp_path / "photos" / "a.png", 20, 20)
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "disk")
+    for name in ("._a.png", "__MACOSX/a.png"):
+        draw(tmp_path / "photos" / name, 20, 20)
+    said = []
+    for number in range(2):  # the second time the outputs of the first lie among the images
+        jobs = find_jobs([tmp_path / "photos"], tmp_path / "photos/out", overwrite=number > 0, say=said.append)
+        assert [str(job.label.relative_to(tmp_path)) for job in jobs] == [
+            "photos/out/labels/a.png",
+            "photos/out/labels/linked/b.png",
+        ]
+        assert predict_files(model, jobs, device="cpu") == []
+    assert said[0] == f"passed over: 2 hidden (first {tmp_path}/photos/._a.png)"
+    assert said[2] == f"passed over: 4 images that lie where outputs go, below {tmp_path}/photos/out"
+
+
 def test_wrong_sources_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("x/a.png", "y/a.jpg"):
@@ -95,5 +113,7 @@ def test_grey_and_16_bit_images_are_read_as_colour(tmp_path):
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tif")
     for name in ("grey.png", "deep.png"):
         assert np.array_equal(np.asarray(read_image(tmp_path / name, name)), np.stack([grey] * 3, axis=2))
-    with pytest.raises(ValueError, match="image float.tif must have 8 or 16 bits a channel; got mode F"):
+    with pytest.raises(
+        ValueError, match="image float.tif must have 8 or 16 bits a channel, without a sign; got mode F"
+    ):
         read_image(tmp_path / "float.tif", "float.tif")

@@ -69,7 +69,9 @@ def test_names_with_spaces_stand_in_quotes_or_between_tabs(line: str, names: lis
 
 def test_line_of_more_names_is_refused_with_what_may_be_meant(tmp_path: Path):
     with pytest.raises(ValueError, match="got 'my photo.jpg b.png'; a name with spaces stands in double quotes"):
-        read_splits(config(tmp_path, labeled="my photo.jpg b.png"))
+        read_splits(config(tmp_path / "spaces", labeled="my photo.jpg b.png"))
+    with pytest.raises(ValueError, match="got 'a.png,b.png'; commas separate no names"):
+        read_splits(config(tmp_path / "commas", labeled="a.png,b.png"))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,9 @@ def test_labeled_image_that_is_for_validation_too_is_found_however_it_is_spelled
 def test_validation_image_counts_once_however_often_it_is_listed(tmp_path: Path):
     once = config(tmp_path / "once", val="v v\nw w\n")
     twice = config(tmp_path / "twice", val="v v\n./v v\nw w\nv ./v\n")
-    assert read_val(twice) == read_splits(twice).val == [Sample("v", "v"), Sample("w", "w")]
+    said: list[str] = []
+    assert read_val(twice, said.append) == read_splits(twice).val == [Sample("v", "v"), Sample("w", "w")]
+    assert said == ["the val list repeats images on 2 lines; each counts once"]
     assert read_splits(twice).num_repeats == 2
     assert split_sha256(read_splits(twice)) == split_sha256(read_splits(once))
     with pytest.raises(ValueError, match=r"val.txt:2: image ./v must have one label; v is its label in .*:1, got w"):

@@ -209,6 +209,23 @@ def test_whole_16_bits_are_read_by_their_upper_8(tmp_path: Path):
     assert np.array_equal(is_read_alike(root, tmp_path)[..., 0], values >> 8)
 
 
+@pytest.mark.parametrize(("largest", "shift"), [(65535, 8), (4095, 4)])
+def test_pgm_of_more_than_8_bits_is_read_by_the_upper_8_of_those_it_says(largest: int, shift: int, tmp_path: Path):
+    values = np.random.default_rng(0).integers(0, largest + 1, SIZE)
+    values[0, 0] = largest
+    root = data_set(tmp_path / "data", b"P5 40 40 %d\n" % largest + values.astype(">u2").tobytes(), "pgm")
+    assert np.array_equal(is_read_alike(root, tmp_path)[..., 0], values >> shift)
+
+
+def test_dark_colours_of_16_bits_are_not_taken_for_bright_by_their_alpha(tmp_path: Path):
+    values = np.zeros((*SIZE, 2), np.uint16) + np.array([4095, 65535], np.uint16)
+    flat = png(values.reshape(SIZE[0], -1), 16)
+    header = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], 16, 4, 0, 0, 0)
+    content = flat[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + flat[33:]
+    (fault,) = check_data(config(data_set(tmp_path, content, "png"))).faults
+    assert "no value above 4095" in fault
+
+
 def test_tiff_that_says_12_bits_is_read_by_their_upper_8(tmp_path: Path):
     values = np.random.default_rng(0).integers(0, 2**12, SIZE)
     root = data_set(tmp_path / "data", tiff_of_12_bits(values), "tif")
