@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestration import costs, grid, preflight, provenance
+from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
@@ -174,6 +175,9 @@ def work(
         console: Shows it.
     """
     software = provenance.collect()
+    if (why := software.get("commit_unknown", NO_REPOSITORY)) != NO_REPOSITORY and not software["commit"]:
+        text = f"no table will say what code trained these cells, as its commit is not known: {why}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     if software["dirty"]:
         software |= keep_difference(launch_dir, provenance.difference())
     owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software, **mark}

@@ -11,6 +11,7 @@ ATTEMPTS = "attempts"
 COMMIT, CHANGE = "commit", "difference_sha256"
 _KEPT = (
     COMMIT,
+    "commit_unknown",
     "dirty",
     CHANGE,
     "lock_sha256",

@@ -1,15 +1,15 @@
 """What a run was made with: commit, versions, machine and lock file; nothing of the environment, so no secrets."""
 
 import hashlib
-import os
 import platform
 import shutil
 import socket
 import subprocess
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from orchestration import checkout
 
 if TYPE_CHECKING:  # torch takes seconds to import
     import torch
@@ -26,9 +26,11 @@ DIFFERENCE = "uncommitted.diff"
 
 def collect(root: Path = ROOT) -> dict[str, Any]:
     """Describe the software and the machine of this process."""
+    found = checkout.look(root, SOURCES)
     return {
-        "commit": commit(root),
-        "dirty": is_dirty(root),
+        "commit": found.commit,
+        "dirty": found.is_dirty if found.commit else None,
+        **({"commit_unknown": found.unknown} if found.unknown else {}),
         "python": platform.python_version(),
         "packages": versions(),
         "host": socket.gethostname(),
@@ -60,26 +62,17 @@ def training(config: "TrainConfig", device: "torch.device") -> dict[str, Any]:
 
 def commit(root: Path = ROOT) -> str:
     """Return the commit that is checked out at `root`; empty where that is no checkout or has no commit."""
-    return _git(root, "rev-parse", "--verify", "HEAD") if _is_checkout(root) else ""
+    return checkout.look(root, SOURCES).commit
 
 
 def is_dirty(root: Path = ROOT) -> bool:
     """Tell whether the sources differ from the commit, new files included."""
-    return _is_checkout(root) and bool(_git(root, "status", "--porcelain", "--", *SOURCES))
+    return checkout.look(root, SOURCES).is_dirty
 
 
 def difference(root: Path = ROOT) -> str:
-    """Return the difference to the commit as text; new files are named in it by `git add --intent-to-add` of a copy."""
-    sources = [name for name in SOURCES if (root / name).is_dir()]
-    with tempfile.TemporaryDirectory() as folder:  # not in .git, which is a file in a worktree
-        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
-        for command in (
-            ["read-tree", "HEAD"],
-            ["add", "--intent-to-add", "--", *sources],
-            ["diff", "HEAD", "--binary"],
-        ):
-            done = subprocess.run(["git", "-C", str(root), *command], env=environment, capture_output=True, check=True)
-    return done.stdout.decode(errors="replace")
+    """Return the difference to the commit as text, new files included."""
+    return checkout.difference(root, SOURCES)
 
 
 def versions() -> dict[str, str]:
@@ -127,20 +120,6 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.machine()
-
-
-def _is_checkout(root: Path) -> bool:
-    """Tell whether `root` is a checkout itself and does not just lie, installed, in somebody else's."""
-    top = _git(root, "rev-parse", "--show-toplevel")
-    return bool(top) and Path(top) == root.resolve()
-
-
-def _git(root: Path, *arguments: str) -> str:
-    if not shutil.which("git"):
-        return ""
-    command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _sha256(path: Path) -> str:

@@ -106,6 +106,7 @@ def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterCon
         snapshot=str(taken.path),
         commit=taken.commit,
         dirty=bool(taken.difference),
+        commit_unknown=taken.unknown,
         difference=difference,
         mark=mark,
         cluster=asdict(site),
@@ -133,7 +134,7 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     loaded = replace(grid.load(str(grid_dir / "grid.yaml"), others), name=grid_dir.name)
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
                       num_nodes=before.num_nodes, num_gpus_per_worker=before.num_gpus_per_worker,
-                      allow_dirty=before.dirty, retried=signatures,
+                      allow_dirty=before.dirty or not before.commit, retried=signatures,
                       tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
     with only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, options, site, console)
@@ -163,6 +164,8 @@ def take_step(launch_dir: Path, console: Console) -> None:
             jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
             jobs = policy.placed(jobs, campaign.config(), grid_dir, campaign.name)
+            if harmed := snapshot.make_whole(Path(campaign.snapshot)):
+                console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
             _say_what(
                 _submit(campaign, planned, jobs, make_folders(loaded, grid_dir, planned)),
                 options,
@@ -245,7 +248,7 @@ def _submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_d
     campaign.write(launch_dir)
     if not jobs:
         return Submitted(planned, launch_dir)
-    software = provenance.collect() | {"commit": campaign.commit, "dirty": campaign.dirty} | campaign.difference
+    software = provenance.collect() | campaign.code()
     owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software,
              **campaign.mark}  # fmt: skip
     busy = [job.job for job in _queued_jobs(launch_dir.parents[1]).values()]

@@ -28,6 +28,8 @@ class Campaign:
     num_gpus_per_worker: float = 1.0
     difference: dict[str, str] = field(default_factory=dict)
     """Where what was not committed is kept, and its hash."""
+    commit_unknown: str = ""
+    """Why there is no commit."""
     mark: dict[str, str] = field(default_factory=dict)
     """What attempts hold whose jobs write MLflow themselves."""
 
@@ -39,6 +41,12 @@ class Campaign:
     def write(self, launch_dir: Path) -> None:
         """Make a launch one of this campaign."""
         files.replace(launch_dir / ORDER, files.to_text(asdict(self)))
+
+    def code(self) -> dict[str, Any]:
+        """Return what the provenance of attempts says of the code that was launched."""
+        dirty = self.dirty if self.commit else None
+        unknown = "" if self.commit else self.commit_unknown
+        return {"commit": self.commit, "dirty": dirty, "commit_unknown": unknown, **self.difference}
 
     def config(self) -> ClusterConfig:
         """Return the site."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import rankmatch
-from orchestration import files
+from orchestration import files, snapshot
 from orchestration.attempt import Attempt
 from orchestration.control_group import num_oom_kills
 from orchestration.failures import Failure, FailureClass
@@ -184,3 +184,4 @@ def check_sources(root: str) -> None:
     found = Path(rankmatch.__file__).resolve().parents[1]
     if found != Path(root).resolve():
         raise RuntimeError(f"the job must import the code that was launched, {root}; it imports {found}")
+    snapshot.check(found)

@@ -12,6 +12,8 @@ from rankmatch.config import NumericsConfig
 def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str:
     """Name crop, agents, preset, batch, learning rate and, where methods differ in them, the numbers of steps.
 
+    Where the code of finished cells is not known, that is said too.
+
     Args:
         cells: Those of the table.
         records: A row for each, with `num_steps` where it has begun.
@@ -26,7 +28,21 @@ def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str
         f"learning rate {_values(numerics, lambda each: f'{each.trainer.learning_rate:g}')}",
         *_steps(cells, records),
     ]
-    return "ours: " + ", ".join(parts)
+    return "ours: " + ", ".join(parts) + _unknown_code(records)
+
+
+def without_commit(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the records of finished cells of which no commit says what code trained them."""
+    return [record for record in records if record.get("best_miou") is not None and "code" in record
+            and not record["code"]]  # fmt: skip
+
+
+def _unknown_code(records: Sequence[Mapping[str, Any]]) -> str:
+    nameless = len(without_commit(records))
+    if not nameless:
+        return ""
+    done = sum(record.get("best_miou") is not None for record in records)
+    return f"; by code of no known commit ({nameless} of {done} cells)"
 
 
 def preset(numerics: NumericsConfig) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from orchestration import grid
-from orchestration.results import run_table
-from orchestration.run_folder import RunFolder
+from orchestration.checkout import NO_REPOSITORY
+from orchestration.results import run_table, settings
+from orchestration.run_folder import CELLS, RunFolder
 from orchestration.tables.consistency import Odd, odd_ones
 from orchestration.trained import Source, score
 from rankmatch.hashing import sha256_of
@@ -131,6 +132,21 @@ def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
         for odd in odd_ones(records, loaded.table.rows):
             _say(console, f"ODD     {grid_dir.name}/{records[odd.place]['folder']}: {_in_words(odd)}")
             count += 1
+        count += _report_unknown_code(grid_dir, records, console)
+    return count
+
+
+def _report_unknown_code(grid_dir: Path, records: Sequence[dict[str, Any]], console: Console) -> int:
+    """Print the finished runs that no commit says the code of; return how many of these could have had one."""
+    count = 0
+    for record in settings.without_commit(records):
+        provenance = (RunFolder(grid_dir / CELLS / record["folder"]).result() or {}).get("provenance", {})
+        why = provenance.get("commit_unknown", "")
+        _say(
+            console,
+            f"NO CODE {grid_dir.name}/{record['folder']}: no commit says what code trained it: {why or 'nor says why'}",
+        )
+        count += why not in ("", NO_REPOSITORY)
     return count
 
 

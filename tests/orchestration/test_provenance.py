@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from shell_programs import FOREIGN_GIT, programs
 
 from orchestration import provenance
 from rankmatch.config import TrainConfig
@@ -82,3 +83,56 @@ def test_training_process_tells_what_it_computes_with(monkeypatch: pytest.Monkey
     monkeypatch.setattr(provenance, "_of_gpus", lambda field: ["570.1", "570.1"])
     told = provenance.training(config, torch.device("cuda", 1))
     assert (told["device"], told["driver"], told["num_gpus"]) == ("GPU of cuda:1", "570.1", 2)
+
+
+def test_repository_that_the_shell_is_in_is_not_taken_for_ours(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "rankmatch").mkdir()
+    (other / "rankmatch" / "b.py").write_text("")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "of another"]):
+        subprocess.run([*GIT, "-C", str(other), *command], check=True)
+    ours = provenance.commit(checkout)
+    for name, value in (("GIT_DIR", other / ".git"), ("GIT_WORK_TREE", other), ("GIT_INDEX_FILE", other / ".git/index"),
+                        ("GIT_OBJECT_DIRECTORY", other / ".git/objects"), ("GIT_COMMON_DIR", other / ".git"),
+                        ("GIT_CEILING_DIRECTORIES", checkout.parent), ("GIT_NAMESPACE", "other")):  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+        assert (provenance.commit(checkout), provenance.is_dirty(checkout)) == (ours, False), name
+    (checkout / "rankmatch" / "a.py").write_text("changed = 1\n")
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "true")
+    assert "+changed = 1" in provenance.difference(checkout)
+    assert provenance.commit(other) not in ("", ours)
+
+
+def test_settings_of_a_user_hide_no_change(checkout: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path_factory.mktemp("home") / "gitconfig"
+    settings.write_text(
+        "[status]\nshowUntrackedFiles = no\n[diff]\nnoprefix = true\nexternal = true\n[color]\nui = always\n"
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    assert not provenance.is_dirty(checkout)
+    (checkout / "rankmatch" / "new.py").write_text("new = 1\n")
+    assert provenance.is_dirty(checkout)
+    told = provenance.difference(checkout)
+    assert "+++ b/rankmatch/new.py\n" in told and "+new = 1\n" in told and "\x1b" not in told
+
+
+def test_checkout_that_git_refuses_to_read_is_none_without_commits(
+    checkout: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path_factory.mktemp("bin"), monkeypatch, git=FOREIGN_GIT)
+    found = provenance.collect(checkout)
+    assert (found["commit"], found["dirty"]) == ("", None)
+    assert found["commit_unknown"].startswith("git refuses: fatal: detected dubious ownership in repository at ")
+
+
+def test_no_git_no_repository_and_no_commit_are_told_apart(checkout: Path, tmp_path_factory, monkeypatch) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    assert provenance.collect(empty)["commit_unknown"] == "no repository"
+    subprocess.run([*GIT, "-C", str(empty), "init", "-q"], check=True)
+    assert provenance.collect(empty)["commit_unknown"] == "there is no commit yet"
+    assert "commit_unknown" not in provenance.collect(checkout)
+    monkeypatch.setenv("PATH", str(empty))
+    assert provenance.collect(checkout)["commit_unknown"] == "git is not installed"

@@ -1,6 +1,7 @@
 import subprocess
 
 import pytest
+from shell_programs import FOREIGN_GIT, programs
 
 from orchestration import provenance, snapshot
 
@@ -64,3 +65,78 @@ def test_installation_without_commits_is_copied(checkout, tmp_path):
     assert taken.commit == "" and taken.path.name.startswith("installed-")
     assert (taken.path / "orchestration/a.py").read_text() == "first\n"
     assert snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout).path == taken.path
+    (checkout / "orchestration/a.py").write_text("changed\n")
+    assert snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout).path != taken.path
+
+
+def harm(path):
+    (path / "rankmatch/a.py").write_text("harmed\n")
+    (path / "orchestration/a.py").unlink()
+    (path / "experiments/more.py").write_text("new\n")
+    (path / "rankmatch/__pycache__").mkdir()
+    (path / "rankmatch/__pycache__/a.cpython-311.pyc").write_bytes(b"stale")
+    return ["experiments/more.py", "orchestration/a.py", "rankmatch/a.py"]
+
+
+def contents(path):
+    return {str(file.relative_to(path)): file.read_text() for file in path.rglob("*") if file.is_file()}
+
+
+WHOLE = {f"{name}/a.py": "first\n" for name in ("rankmatch", "orchestration", "experiments")}
+
+
+def test_harmed_snapshot_is_made_whole_before_it_is_used_again(checkout, tmp_path):
+    taken = snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout)
+    assert contents(taken.path) == WHOLE
+    harm(taken.path)
+    assert snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout) == taken
+    assert contents(taken.path) == WHOLE
+
+
+def test_snapshot_is_compared_by_its_hashes_and_brought_back_from_its_commit(checkout, tmp_path):
+    taken = snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout)
+    assert snapshot.make_whole(taken.path) == []
+    snapshot.check(taken.path)
+    harmed = harm(taken.path)
+    with pytest.raises(ValueError, match=r"is not what was launched: experiments/more.py, .* missing or changed"):
+        snapshot.check(taken.path)
+    (checkout / "rankmatch/a.py").write_text("second\n")
+    git(checkout, "commit", "--quiet", "--all", "--message=second")
+    assert snapshot.make_whole(taken.path) == harmed
+    assert contents(taken.path) == WHOLE
+    harm(taken.path)
+    subprocess.run(["rm", "-rf", checkout / ".git"], check=True)
+    with pytest.raises(ValueError, match=f"it cannot be made again from {checkout}: git refuses: "):
+        snapshot.make_whole(taken.path)
+
+
+def test_harmed_snapshot_of_code_that_is_not_committed_is_refused(checkout, tmp_path):
+    (checkout / "rankmatch/a.py").write_text("second\n")
+    taken = snapshot.take(tmp_path / "grid", allow_dirty=True, root=checkout)
+    (taken.path / "rankmatch/a.py").unlink()
+    with pytest.raises(
+        ValueError, match="rankmatch/a.py missing or changed; it was made of code that is not committed"
+    ):
+        snapshot.make_whole(taken.path)
+    assert snapshot.take(tmp_path / "grid", allow_dirty=True, root=checkout) == taken
+    assert (taken.path / "rankmatch/a.py").read_text() == "second\n"
+
+
+def test_snapshot_of_an_earlier_version_is_taken_as_it_is(checkout, tmp_path):
+    taken = snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout)
+    (tmp_path / "grid" / "snapshots" / f"{taken.commit}.json").unlink()
+    harm(taken.path)
+    assert snapshot.make_whole(taken.path) == []
+
+
+def test_checkout_that_git_refuses_to_read_is_launched_only_as_one_of_unknown_code(checkout, tmp_path, monkeypatch):
+    programs(tmp_path / "bin", monkeypatch, git=FOREIGN_GIT)
+    with pytest.raises(
+        ValueError, match=r"must be known, .*; git refuses: .*: say `git config --global --add safe.dir"
+    ):
+        snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout)
+    taken = snapshot.take(tmp_path / "grid", allow_dirty=True, root=checkout)
+    assert taken.path.name.startswith("unknown-") and taken.commit == ""
+    assert taken.unknown.startswith("git refuses")
+    (checkout / "rankmatch/a.py").write_text("second\n")
+    assert snapshot.take(tmp_path / "grid", allow_dirty=True, root=checkout).path != taken.path

@@ -571,3 +571,15 @@ def test_node_failure_is_known_though_the_job_was_requeued_and_preempted_since(o
     last = attempt.events()[-1]
     assert (last["kind"], last["slurm_state"]) == ("node failure", "NODE_FAIL")
     assert last["message"] == "job 1_0 on n7: Slurm says NODE_FAIL, exit code 1:0"
+
+
+def test_step_submits_nothing_with_code_that_is_not_what_was_launched(options, slurm, console):
+    launch_on_slurm(options, console)
+    code = options.runs / "small" / "code"
+    (code / "rankmatch").mkdir(parents=True)
+    (code / "rankmatch" / "a.py").write_text("harmed")
+    record = {"commit": "", "root": "/gone", "dirty": True, "files": {"rankmatch/a.py": "0" * 64, "b.py": "0" * 64}}
+    (options.runs / "small" / "code.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="is not what was launched: b.py, rankmatch/a.py missing or changed; .*launch"):
+        take_step(newest_launch(options), console)
+    assert len(slurm.scripts) == 2

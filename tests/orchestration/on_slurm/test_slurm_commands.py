@@ -1,7 +1,7 @@
-import os
 import subprocess
 
 import pytest
+from shell_programs import programs
 
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import EndedJob, Job, QueuedJob, SlurmError, SlurmRefusal
@@ -10,14 +10,6 @@ OF_A_SHELL = ("SQUEUE_STATES", "SQUEUE_PARTITION", "SQUEUE_QOS", "SQUEUE_ACCOUNT
               "SQUEUE_FORMAT", "SQUEUE_LICENSES", "SLURM_CLUSTERS", "SLURM_BITSTR_LEN", "SACCT_FORMAT",
               "SACCT_FEDERATION", "SCANCEL_INTERACTIVE", "SCANCEL_STATE", "SCONTROL_FUTURE",
               "SLURM_TIME_FORMAT")  # fmt: skip
-
-
-def programs(folder, monkeypatch, **scripts: str) -> None:
-    """Put commands into PATH that are shell lines."""
-    for name, script in scripts.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 @pytest.fixture

@@ -220,6 +220,19 @@ def test_run_whose_attempts_were_of_other_code_or_devices_is_marked_and_found(ru
     assert (row["commit"], row["device"]) == (f"{'c0ffee' * 7}, abc", "GPU A, GPU B")
 
 
+@pytest.mark.parametrize(("why", "code"), [("git refuses: dubious ownership", 1), ("no repository", 0), (None, 0)])
+def test_run_of_code_that_no_commit_names_is_said_by_table_and_verify(why: str, code: int, runs: Path) -> None:
+    path = cell(runs, "small", "supervised-4-s1")
+    result = json.loads((path / "result.json").read_text())
+    made = {name: value for name, value in result["provenance"].items() if name not in ("commit", "attempts")}
+    result["provenance"] = {"commit": "", **made} | ({"commit_unknown": why} if why else {})
+    (path / "result.json").write_text(json.dumps(result))
+    said = " ".join(printed("table", "--runs", runs, "--grid", "small").split())
+    assert "by code of no known commit (1 of 4 cells)" in said
+    said = printed("verify", "--runs", runs / "small", "--count", 1, code=code)
+    assert f"NO CODE small/{path.name}: no commit says what code trained it: {why or 'nor says why'}" in said
+
+
 def test_without_a_finished_run_there_is_nothing_to_verify(runs: Path) -> None:
     for path in runs.glob("*/cells/*/result.json"):
         path.unlink()
