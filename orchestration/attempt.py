@@ -65,6 +65,11 @@ class Attempt:
         """Return how many steps were behind it when it started; None before it started."""
         return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)
 
+    def first_epoch_row(self) -> int | None:
+        """Return the lowest step that an epoch row of its own may have; of an epoch it only evaluates, one less."""
+        begun = next((event for event in self.events() if event["event"] == "started"), None)
+        return None if begun is None else int(begun["step"]) - bool(begun.get("evaluates"))
+
     def end(self, next_step: int | None = None) -> AttemptEnd:
         """Return how it ended, as far as it was written down.
 
@@ -87,8 +92,8 @@ class Attempt:
 
     def saved_step(self) -> int | None:
         """Return the step of its newest checkpoint, by its name alone: a look into each takes a second a gigabyte."""
-        found = [path.parent.name.removeprefix("step_") for path in self.path.glob("checkpoints/step_*/manifest.json")]
-        return max((int(name) for name in found if name.isdigit()), default=None)
+        found = [path.parent.name.split("_")[1] for path in self.path.glob("checkpoints/step_*/manifest.json")]
+        return max((int(word) for word in found if word.isdigit()), default=None)
 
     def log_tail(self, num_lines: int = 40) -> str:
         """Return the last lines that it printed."""

@@ -172,8 +172,9 @@ class _Body:
         resume_from = self.folder.adopt_checkpoint(self.attempt, settings.num_checkpoints)
         if self.attempt.superseded():  # a follower may have removed what was to be adopted
             raise FencedError("a newer attempt has begun")
-        step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
-        self.attempt.event("started", step=step, **software(), **scheduler_node())
+        begins = begin_of(resume_from)
+        step = begins["step"]
+        self.attempt.event("started", **begins, **software(), **scheduler_node())
         if self.stop():
             return self._stopped(step)
         result = self.train(config, self.attempt, resume_from, self.stop)
@@ -279,6 +280,15 @@ def _keep_what_counts(folder: RunFolder) -> None:
 def software() -> dict[str, Any]:
     """Tell where and by which numerics this process trains; versions are in the launch's provenance."""
     return {"host": socket.gethostname(), "numerics": rankmatch.NUMERICS}
+
+
+def begin_of(checkpoint: Path | None) -> dict[str, Any]:
+    """Tell where an attempt begins: a checkpoint's step, and whether the epoch that ends there waits for evaluation."""
+    if checkpoint is None:
+        return {"step": 0}
+    from rankmatch.checkpoint import is_evaluated, step_of  # torch, which the training needs by now
+
+    return {"step": step_of(checkpoint), **({} if is_evaluated(checkpoint) else {"evaluates": True})}
 
 
 def scheduler_node() -> dict[str, str]:

@@ -159,7 +159,7 @@ class RunFolder:
 
     def epochs(self) -> list[Row]:
         """Return the epoch rows of all attempts in order, each epoch once."""
-        kept = [(attempt.epochs(), limit) for attempt, limit in self.attempts_with_limits()]
+        kept = [(attempt.epochs(), limit) for attempt, limit in self.attempts_with_limits(of_epochs=True)]
         return [row for rows, limit in kept for row in rows if row["step"] < limit]
 
     def steps(self) -> "pa.Table":
@@ -190,6 +190,7 @@ class RunFolder:
             if attempt.owner().get("campaign") == campaign:
                 found.append(attempt.end(next_step))
             first = attempt.first_step()
+            first = attempt.saved_step() if first is None else first  # it may have taken the checkpoint over
             next_step = next_step if first is None else first
         return found[::-1]
 
@@ -229,12 +230,12 @@ class RunFolder:
             provenance=owner.get("provenance", {}),
         )
 
-    def attempts_with_limits(self) -> list[tuple[Attempt, float]]:
+    def attempts_with_limits(self, *, of_epochs: bool = False) -> list[tuple[Attempt, float]]:
         """Pair each attempt with the step at which a later one began: from there on its rows are repeated."""
         limit, pairs = math.inf, []
         for attempt in reversed(self.attempts()):
             pairs.append((attempt, limit))
-            first = attempt.first_step()
+            first = attempt.first_epoch_row() if of_epochs else attempt.first_step()
             limit = limit if first is None else min(limit, first)
         return pairs[::-1]
 

@@ -6,6 +6,7 @@ The best weights are part of the checkpoint, so that no kill can leave those of 
 
 import json
 import os
+import re
 import shutil
 import warnings
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from rankmatch.hashing import sha256_of
 
 FOLDER = "checkpoints"
 STATE, BEST, MANIFEST = "state.pt", "best.pt", "manifest.json"
+_NAME = re.compile(r"step_(\d+)(_before_evaluation)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ def save(
     *,
     best: Best | None = None,
     weights: dict[str, Any] | None = None,
+    is_evaluated: bool = True,
 ) -> Path:
     """Write `run_dir/checkpoints/step_<step>` and remove all but the `num_kept` newest.
 
@@ -52,9 +55,11 @@ def save(
         num_kept: How many checkpoints stay, this one included.
         best: What the best weights so far are; None: there are none yet.
         weights: The parameters of a new best epoch; None: `run_dir/best.pt` still holds the best ones.
+        is_evaluated: False at the end of an epoch that is still to be evaluated: this one's name says so, so that the
+            one that follows it at the same step is another.
     """
     folder = run_dir / FOLDER
-    target = folder / f"step_{step}"
+    target = folder / (f"step_{step}" if is_evaluated else f"step_{step}_before_evaluation")
     if is_intact(target):
         return target
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of an earlier process
@@ -114,8 +119,8 @@ def newest(run_dir: Path) -> Path | None:
 
 def newest_first(run_dir: Path) -> list[Path]:
     """Return the checkpoints of a run, intact or not."""
-    found = (run_dir / FOLDER).glob("step_*")
-    return sorted((path for path in found if path.name.removeprefix("step_").isdigit()), key=step_of, reverse=True)
+    found = [path for path in (run_dir / FOLDER).glob("step_*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (step_of(path), is_evaluated(path)), reverse=True)
 
 
 def adopt(path: Path, run_dir: Path, best: Path | None = None) -> Path:
@@ -155,7 +160,14 @@ def prune(run_dir: Path, num_kept: int, *, up_to: int | None = None) -> None:
 
 def step_of(path: Path) -> int:
     """Tell how many steps a checkpoint `step_<k>` has behind it."""
-    return int(path.name.removeprefix("step_"))
+    name = _NAME.fullmatch(path.name)
+    assert name is not None, "checkpoints are found by their names"
+    return int(name[1])
+
+
+def is_evaluated(path: Path) -> bool:
+    """Tell whether a checkpoint at the end of an epoch has its evaluation behind it."""
+    return not path.name.endswith("_before_evaluation")
 
 
 def is_intact(path: Path) -> bool:

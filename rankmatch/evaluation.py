@@ -13,8 +13,17 @@ from rankmatch.agents import widen
 from rankmatch.checks import one_of
 from rankmatch.config import IGNORE_INDEX
 
+BATCHES_PER_VOTE = 4
+"""So often several workers ask each other whether to stop: each time they wait for the slowest."""
 MAX_WINDOWS = 8
 """How many windows of an image pass the network together, so that memory does not grow with the image."""
+
+
+_Batch = tuple[Tensor, Tensor]
+
+
+class EvaluationStopped(Exception):  # noqa: N818 (nothing went wrong)
+    """An evaluation was told to end before its end; nothing of it counts."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def confusion_matrix(
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[_Batch],
     *,
     num_classes: int,
     device: torch.device | str,
@@ -84,6 +93,7 @@ def evaluate(
     crop_size: int | None = None,
     absent_classes: str = "skip",
     reduce: Callable[[Tensor], Tensor] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """Compare a model's predictions with the labels at one scale, each image that the loader gives counted once.
 
@@ -97,22 +107,62 @@ def evaluate(
         mode: `whole` image, or `sliding` windows of `crop_size` (ALGORITHM section 6).
         crop_size: Pixels; used by `sliding` alone.
         absent_classes: See `Evaluation.miou`.
-        reduce: Adds up the workers' confusion matrices.
+        reduce: Adds up a tensor of all workers; None: there is one.
+        should_stop: Asked now and then; what one worker is told, all do.
 
     Raises:
+        EvaluationStopped: `should_stop` said so.
         ValueError: A bad setting, a label out of range, or no labeled pixel at all.
     """
     _check(mode, crop_size)
     one_of("absent_classes", absent_classes, ("skip", "zero"))
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     with _evaluating(model):
-        for images, labels in loader:
+        for images, labels in _watched(loader, should_stop, reduce, device):
             prediction = predict(model, images.to(device, non_blocking=True), mode=mode, crop_size=crop_size)
             confusion += confusion_matrix(prediction, labels.to(device, non_blocking=True), num_classes)
     confusion = confusion if reduce is None else reduce(confusion)
     if not confusion.any():
         raise ValueError("the validation labels must have a pixel that counts; got none")
     return Evaluation(confusion.cpu(), absent_classes)
+
+
+def _watched(
+    loader: Iterable[_Batch],
+    should_stop: Callable[[], bool] | None,
+    reduce: Callable[[Tensor], Tensor] | None,
+    device: torch.device | str,
+) -> Iterator[_Batch]:
+    """Go through a loader until told to stop; several workers vote, each as often, whatever its number of batches."""
+    if should_stop is None:
+        yield from loader
+    elif reduce is None:
+        for batch in loader:
+            if should_stop():
+                raise EvaluationStopped
+            yield batch
+    else:
+        batches, is_left = iter(loader), True
+        while _vote(reduce, should_stop, is_left=is_left, device=device):
+            for _ in range(BATCHES_PER_VOTE):
+                if (next_batch := next(batches, None)) is None:
+                    is_left = False
+                    break
+                yield next_batch
+
+
+def _vote(
+    reduce: Callable[[Tensor], Tensor],
+    should_stop: Callable[[], bool],
+    *,
+    is_left: bool,
+    device: torch.device | str,
+) -> bool:
+    """Tell whether a worker has batches left, unless one is told to stop."""
+    stops, left = reduce(torch.tensor([should_stop(), is_left], dtype=torch.int64, device=device)).tolist()
+    if stops:
+        raise EvaluationStopped
+    return bool(left)
 
 
 @torch.no_grad()

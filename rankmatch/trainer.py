@@ -20,7 +20,7 @@ from rankmatch.data.splits import read_splits
 from rankmatch.data.views import ViewMaker
 from rankmatch.diagnostics import RATIOS, dead_rank_term
 from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
-from rankmatch.evaluation import Evaluation, evaluate
+from rankmatch.evaluation import Evaluation, EvaluationStopped, evaluate
 from rankmatch.hashing import sha256_of
 from rankmatch.memory import keep_freed_memory
 from rankmatch.methods import Losses, step_losses
@@ -71,8 +71,8 @@ def fit(
         run_dir: Gets `checkpoints/step_<k>`, `best.pt` and, at the end, `samples.png`.
         report: Called on rank 0 only.
         resume_from: A checkpoint to go on from; None: the newest in `run_dir`, else the beginning.
-        should_stop: Asked at step edges, by several workers every `log_every_steps`; true ends the run with a
-            checkpoint.
+        should_stop: Asked at step edges, by several workers every `log_every_steps`, and between the images of an
+            evaluation, which is done again then; true ends the run with a checkpoint.
         before_checkpoint: Called on rank 0 before each checkpoint: what was reported must lie on the disk by then, as
             a run that resumes from it reports later steps only.
 
@@ -162,10 +162,9 @@ class _Run:
         """Go on from the present state to the end, or until told to stop."""
         while self.result.epoch < self.result.num_epochs:
             started = time.monotonic()
-            if not self._train_epoch():
+            if not (self._train_epoch() and self._end_epoch(time.monotonic() - started)):
                 self._save()
                 return self.result
-            self._end_epoch(time.monotonic() - started)
         self._draw_samples()
         self.result.finished = True
         return self.result
@@ -255,12 +254,16 @@ class _Run:
         if not abs(loss) < float("inf"):
             raise NonFiniteLossError(f"the loss is {loss} at step {self.result.step - 1} of {self.result.num_steps}")
 
-    def _end_epoch(self, duration_s: float) -> None:
+    def _end_epoch(self, duration_s: float) -> bool:
+        """Evaluate, report and save; false if told to stop in the midst of the evaluation, which is done again then."""
         row = self._quotients(self.totals)
         if self.world.rank == 0 and (fault := dead_rank_term(row)):
             warnings.warn(f"epoch {self.result.epoch + 1}: {fault}", stacklevel=2)
         started = time.monotonic()
-        evaluation = self._evaluate()
+        try:
+            evaluation = self._evaluate()
+        except EvaluationStopped:
+            return False
         self.result.epoch += 1
         is_best = self._note(evaluation)
         self.totals = {}
@@ -278,6 +281,7 @@ class _Run:
         if self.world.rank == 0:
             self.report(self.result.step - 1, row)
         self._save(is_best=is_best)
+        return True
 
     def _evaluate(self) -> Evaluation:
         loader = val_loader(
@@ -296,7 +300,8 @@ class _Run:
                 mode=self.numerics.evaluation.mode,
                 crop_size=self.numerics.augment.crop_size,
                 absent_classes=self.numerics.evaluation.absent_classes,
-                reduce=sum_over_workers,
+                reduce=sum_over_workers if self.world.size > 1 else None,
+                should_stop=self.should_stop,
             )
 
     def _draw_samples(self) -> None:
@@ -360,6 +365,7 @@ class _Run:
             self.settings.num_checkpoints,
             best=self.best,
             weights=weights if is_best else None,
+            is_evaluated=self.result.step < (self.result.epoch + 1) * self.loader.steps_per_epoch,
         )
         self.best = checkpoint.best_in(path)
 

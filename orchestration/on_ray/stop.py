@@ -11,15 +11,15 @@ from orchestration.on_ray.protocol import NODE, NODE_VARIABLE, NODES, STOP_FILE
 from orchestration.schedulers import LAUNCH_STOP, cancelled_cells
 
 RESERVE_S = 20.0
-"""Kept free before the time limit beside twice the longest way between two step edges."""
+"""Kept free before the time limit beside twice the longest way between two questions."""
 
 
 @dataclass(slots=True)
 class StopAsked:
     """Tells a training to end: somebody wrote the stop file, or the job's time is nearly over.
 
-    The time limit is watched by the longest way between two calls, which holds a step, and at the end of an epoch the
-    evaluation and the checkpoint too.
+    The time limit is watched by the longest way between two calls, which holds a step, or an image of an evaluation and
+    the checkpoint after it.
     """
 
     stop_file: Path

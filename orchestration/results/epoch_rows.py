@@ -66,7 +66,7 @@ def _pieces(path: str, is_done: bool) -> list[Piece]:
     """Return the rows of each attempt as they stand in the files."""
     if is_done and len(names := os.listdir(f"{path}/{ATTEMPTS}")) == 1:  # noqa: PTH208 (fast)
         return [(_whole_lines(f"{path}/{ATTEMPTS}/{names[0]}/{EPOCHS}"), math.inf)]
-    attempts = RunFolder(Path(path)).attempts_with_limits()
+    attempts = RunFolder(Path(path)).attempts_with_limits(of_epochs=True)
     return [(_whole_lines(f"{attempt.path}/{EPOCHS}"), limit) for attempt, limit in attempts]
 
 

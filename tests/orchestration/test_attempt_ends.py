@@ -70,6 +70,13 @@ def test_attempt_that_never_started_is_none_of_the_progress_of_the_others(make_c
     assert ends[1].kind is FailureClass.LOST
 
 
+def test_checkpoint_that_a_follower_took_over_before_it_was_killed_is_its_predecessors(make_cell):
+    folder = RunFolder(make_cell())
+    tries(folder, 0)
+    saves(folder.claim(OWNER), 500)  # linked, and removed where it was
+    assert [(end.first_step, end.last_step) for end in folder.ends("l")] == [(0, 500), (500, 500)]
+
+
 def test_node_is_named_as_slurm_does_and_the_host_as_it_calls_itself(make_cell):
     folder = RunFolder(make_cell())
     tries(folder, 0, node="n3")

@@ -40,6 +40,8 @@ SETTINGS = {
     "tracking.system_every_s": 0,
 }
 """Two steps an epoch, with a checkpoint after each of them; the second of three epochs is the best one."""
+IN_EVALUATION = 3
+"""The question whether to stop, of two before steps and two before images, that is put in an epoch's evaluation."""
 EVERY = 7
 """One change in so many is tried; with 1 here all are, in some minutes."""
 CLOCKS = ("time", "duration_s", "evaluation_s", "gpu_duration_s")
@@ -133,6 +135,22 @@ def test_run_killed_at_any_change_of_a_file_and_resumed_equals_the_undisturbed_o
         assert content(folder) == whole, f"killed at change {kill_at} of {num_changes}"
 
 
+def test_run_stopped_in_an_evaluation_and_killed_at_any_change_after_it_equals_the_undisturbed_one(
+    undisturbed: tuple[RunFolder, int], attempts: Attempts, tmp_path: Path
+) -> None:
+    whole, counted = content(undisturbed[0]), make(tmp_path / "counted")
+    attempts(counted, stop_at=IN_EVALUATION)
+    assert [path.name for path in counted.path.rglob("step_2*")] == ["step_2_before_evaluation"]
+    num_changes = attempts(counted)[1]
+    assert content(counted) == whole
+    for kill_at in range(1, num_changes + 1, EVERY):
+        folder = make(tmp_path / str(kill_at))
+        attempts(folder, stop_at=IN_EVALUATION)
+        attempts(folder, kill_at=kill_at)
+        attempts(folder)
+        assert content(folder) == whole, f"killed at change {kill_at} of {num_changes}"
+
+
 def test_best_model_of_an_earlier_attempt_is_brought_along(
     undisturbed: tuple[RunFolder, int], attempts: Attempts, tmp_path: Path
 ) -> None:
@@ -171,10 +189,10 @@ def test_twenty_five_interrupted_attempts_take_no_more_of_the_disk_than_the_plan
 ) -> None:
     folder = make(tmp_path, trainer__epochs=13)
     config, sizes = from_yaml(folder.config()), []
-    for _ in range(25):
-        attempts(folder, stop_at=2)
+    for _ in range(25):  # every other one ends in an evaluation, and the next one right behind it
+        attempts(folder, stop_at=IN_EVALUATION)
         sizes.append(weights_bytes(folder))
-    assert len(folder.attempts()) == 25 and folder.state().step == 25
+    assert len(folder.attempts()) == 25 and folder.state().step == 26
     assert 0 < max(sizes) <= costs.training_bytes(config)
     attempts(folder)
     assert folder.state().status == "done"

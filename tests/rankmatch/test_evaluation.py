@@ -1,9 +1,19 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from rankmatch.evaluation import Evaluation, confusion_matrix, evaluate, predict, sliding_window_probabilities
+from rankmatch.evaluation import (
+    Evaluation,
+    EvaluationStopped,
+    confusion_matrix,
+    evaluate,
+    predict,
+    sliding_window_probabilities,
+)
 
 
 class Pixelwise(nn.Module):
@@ -150,3 +160,68 @@ def test_bad_settings_are_refused_before_an_image_is_read():
 def test_validation_without_a_labeled_pixel_is_refused():
     with pytest.raises(ValueError, match="must have a pixel that counts; got none"):
         evaluate(Pixelwise(), [], num_classes=4, device="cpu")
+
+
+def counted(batches, seen):
+    for batch in batches:
+        seen.append(batch)
+        yield batch
+
+
+def test_evaluation_that_is_told_to_stop_ends_before_its_next_image_and_leaves_the_model_as_it_was():
+    model, seen = Pixelwise().train(), []
+    answers = iter([False, True])
+    with pytest.raises(EvaluationStopped):
+        evaluate(model, counted(batches(), seen), num_classes=4, device="cpu", should_stop=lambda: next(answers))
+    assert model.modes == [False] and model.training
+
+
+def test_evaluation_that_is_asked_and_not_told_to_stop_counts_the_same():
+    model = Pixelwise()
+    expected = evaluate(model, batches(), num_classes=4, device="cpu").confusion
+    asked = evaluate(model, batches(), num_classes=4, device="cpu", should_stop=lambda: False).confusion
+    assert (asked == expected).all()
+
+
+class Workers:
+    """Two workers as threads that add up their tensors."""
+
+    def __init__(self):
+        self.parts, self.meeting = {}, threading.Barrier(2, timeout=30)
+
+    def reduce(self, tensor):
+        self.parts[threading.get_ident()] = tensor
+        self.meeting.wait()
+        total = sum(self.parts.values())
+        self.meeting.wait()
+        return total
+
+    def evaluate(self, *shares, stop_after=None):
+        """Return what each share's worker counted, or "stopped"; the first is told to stop after some questions."""
+
+        def work(number):
+            asked = iter(range(100))
+            told = (lambda: next(asked) >= stop_after) if stop_after is not None and number == 0 else lambda: False
+            try:
+                return evaluate(
+                    Pixelwise(), shares[number], num_classes=4, device="cpu", reduce=self.reduce, should_stop=told
+                ).confusion
+            except EvaluationStopped:
+                return "stopped"
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(work, range(2)))
+
+
+IMAGES = ((1, 7, 9), (1, 5, 6), (1, 8, 8), (1, 6, 6), (1, 7, 7), (1, 5, 5), (1, 4, 9))
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 7), (1, 6), (4, 3), (5, 2), (7, 0)])
+def test_workers_of_unequal_shares_count_together_and_stop_together(first, second):
+    every = list(batches(IMAGES))
+    whole = evaluate(Pixelwise(), every, num_classes=4, device="cpu").confusion
+    shares = every[:first], every[7 - second :]
+    together = Workers().evaluate(*shares)
+    assert all((confusion == whole).all() for confusion in together)
+    assert Workers().evaluate(*shares, stop_after=0) == ["stopped"] * 2
+    assert Workers().evaluate(*shares, stop_after=1) == ["stopped"] * 2

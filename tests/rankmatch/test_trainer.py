@@ -56,18 +56,31 @@ def test_losses_are_those_of_the_committed_run(method, tiny_config, tmp_path):
     assert rows.losses() == pytest.approx(json.loads(GOLDEN.read_text())[method], rel=1e-6)
 
 
-@pytest.mark.parametrize("stop", [3, 5])
-def test_resumed_run_equals_uninterrupted(stop, tiny_config, tmp_path):
+# Stops are asked for before each of 5 steps, then before each of 3 images: at 5 to 7 and 13 to 15 it evaluates.
+@pytest.mark.parametrize(("stop", "step"), [(3, 3), (5, 5), (6, 5), (8, 5), (9, 6), (13, 10), (15, 10)])
+def test_resumed_run_equals_uninterrupted(stop, step, tiny_config, tmp_path):
     config, whole, parts = tiny_config(), Rows(), Rows()
     expected = rankmatch.fit(config, tmp_path / "whole", whole)
     stopped = rankmatch.fit(config, tmp_path / "first", parts, should_stop=stop_at(stop))
-    assert (stopped.finished, stopped.step) == (False, stop)
+    assert (stopped.finished, stopped.step) == (False, step)
     resumed = rankmatch.fit(config, tmp_path / "second", parts, resume_from=checkpoint.newest(tmp_path / "first"))
     assert resumed == expected
     assert parts == whole
     states = [checkpoint.load(checkpoint.newest(tmp_path / name)) for name in ("whole", "second")]
     for name, tensor in states[0]["model"].items():
         assert torch.equal(tensor, states[1]["model"][name]), name
+    assert states[0]["result"] == states[1]["result"] and states[0]["totals"] == states[1]["totals"] == {}
+
+
+def test_evaluation_that_is_stopped_again_and_again_is_done_in_the_end_and_told_once(tiny_config, tmp_path):
+    config, whole, parts = tiny_config(), Rows(), Rows()
+    expected = rankmatch.fit(config, tmp_path / "whole", whole)
+    for stop in (6, 1, 2, 0):
+        rankmatch.fit(config, tmp_path / "parts", parts, should_stop=stop_at(stop))
+    assert [path.name for path in checkpoint.newest_first(tmp_path / "parts")] == ["step_5_before_evaluation"]
+    assert rankmatch.fit(config, tmp_path / "parts", parts) == expected
+    assert parts == whole
+    assert [path.name for path in checkpoint.newest_first(tmp_path / "parts")] == ["step_10", "step_5"]
 
 
 def test_run_goes_on_from_the_newest_checkpoint_of_its_own_folder(tiny_config, tmp_path):
