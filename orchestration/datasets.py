@@ -36,9 +36,14 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         ValueError: All faults, a line each.
     """
     from rankmatch.data.check import check_files
+    from rankmatch.data.splits import unlisted_images
 
     config = configuration(name, settings)
     names = _split_names(config, settings)
+    if unlisted := unlisted_images(config, names, _sayer(console)):
+        _sayer(console)(
+            f"in no list of these splits, of what image_pattern names: {len(unlisted)}, first {unlisted[0]}"
+        )
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("images", total=None)
         report = check_files(

@@ -5,7 +5,20 @@ import sys
 import unicodedata
 from io import TextIOWrapper
 
-_PLAIN = {"±": "+-", "—": "-", "–": "-", "…": "...", "¹": "^1", "²": "^2", "•": "*", "━": "-", "─": "-", "│": "|"}
+_PLAIN = {
+    "±": "+-",
+    "—": "-",
+    "–": "-",
+    "…": "...",
+    "¹": "^1",
+    "²": "^2",
+    "†": "#",
+    "×": "x",
+    "•": "*",
+    "━": "-",
+    "─": "-",
+    "│": "|",
+}
 _PLAIN |= dict(zip("▁▂▃▄▅▆▇█", "_.,:-=+#", strict=True))  # the bars of a curve
 _HANDLER = "rankmatch.plain"
 

@@ -38,7 +38,7 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[
     if spec is None or any(record.get("dataset") != spec.dataset for record in records):
         return {}
     path = _find(spec.file)
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet writes a mark
         reader = csv.DictReader(file)
         header = list(reader.fieldnames or ())
         if doubled := [name for name in header if header.count(name) > 1]:

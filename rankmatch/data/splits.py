@@ -226,9 +226,27 @@ def _name(pattern: str, path: str) -> str:
     return path[len(before) : -len(after) or None] if path.startswith(before) and path.endswith(after) else ""
 
 
+def unlisted_images(
+    config: TrainConfig, split_names: Iterable[str], say: Callable[[str], None] = lambda line: None
+) -> list[str]:
+    """Return the images of `image_pattern` that no list of some splits names; none where there is no such folder.
+
+    `say` is told what was passed over.
+    """
+    if not config.execution.image_pattern or not _folder_of_images(config).is_dir():
+        return []
+    every = (read_splits(replace(config, numerics=replace(config.numerics, split=name))) for name in split_names)
+    listed = {same_image(sample.image) for splits in every for sample in splits}
+    return [sample.image for sample in _matching_files(config, say) if same_image(sample.image) not in listed]
+
+
+def _folder_of_images(config: TrainConfig) -> Path:
+    return data_root(config) / config.execution.image_pattern.partition("{}")[0].rpartition("/")[0]
+
+
 def _matching_files(config: TrainConfig, say: Callable[[str], None]) -> list[Sample]:
     root, execution = data_root(config), config.execution
-    found = find_files(root / execution.image_pattern.partition("{}")[0].rpartition("/")[0])
+    found = find_files(_folder_of_images(config))
     if skipped := found.skipped():
         say(skipped)
     paths = (path.relative_to(root).as_posix() for path in found.files)

@@ -300,9 +300,14 @@ def test_hidden_files_are_not_drawn_and_links_to_folders_are_followed(tmp_path):
     (tmp_path / "data/mine.yaml").write_text(OWN)
     done = command("splits", "draw", tmp_path / "data/mine.yaml", "--count", 1, "--val", 1)
     assert done.exit_code == 0, done.exception
-    assert f"passed over: 4 hidden (first {tmp_path}/data/pictures/._0.png)" in done.stdout
+    passed_over = f"passed over: 4 hidden (first {tmp_path}/data/pictures/._0.png)"
+    assert passed_over in done.stdout
     lists = "".join((tmp_path / f"data/splits/{name}.txt").read_text() for name in ("1/labeled", "1/unlabeled", "val"))
     assert sorted(lists.split("\n")[:-1]) == [f"pictures/{number}.png colours/{number}.png" for number in range(4)]
+    Image.new("RGB", (40, 40)).save(tmp_path / "disk/new.png")
+    checked = command("data", "check", tmp_path / "data/mine.yaml").stdout
+    assert passed_over in checked
+    assert "in no list of these splits, of what image_pattern names: 1, first pictures/new.png" in checked
 
 
 def test_doubled_lines_of_the_train_list_are_drawn_from_once(camvid):
