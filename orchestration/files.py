@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,9 @@ from rankmatch import locks
 from rankmatch.durable import sync_folder
 
 _TAIL_BYTES = 1 << 16  # holds many times the longest line, an epoch with 255 classes
-SHORT_TEMP = Path("/tmp")  # Ray's sockets need a path of at most 40 characters; TMPDIR is often longer
-PREFIX = "rankmatch-"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 """What file systems without hard links answer: FAT, some network shares and mounts of containers."""
 _PUT_S = 60.0
-
-
-def process_folder(pid: int) -> Path:
-    """Name the folder that the Ray of a process keeps its sockets and logs in."""
-    return SHORT_TEMP / f"{PREFIX}{pid}"
-
-
-def abandoned_process_folders() -> list[Path]:
-    """Return the folders of this user's processes that have ended."""
-    found = []
-    for path in SHORT_TEMP.glob(f"{PREFIX}*"):
-        pid = path.name.removeprefix(PREFIX)
-        with suppress(FileNotFoundError):  # another launch removes its own
-            if pid.isdigit() and path.stat().st_uid == os.getuid() and not Path("/proc", pid).exists():
-                found.append(path)
-    return found
 
 
 def replace(path: Path, text: str, *, sync: bool = True, mode: int = 0o666) -> None:

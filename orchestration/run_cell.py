@@ -16,8 +16,9 @@ from orchestration.cells import from_yaml
 from orchestration.failures import Failure, FailureClass
 from orchestration.mirror.mirror_thread import mirrored
 from orchestration.patience import patiently
+from orchestration.processes import lives, this_process
 from orchestration.recorder import FencedError
-from orchestration.run_folder import AttemptTaken, RunFolder, process_start
+from orchestration.run_folder import AttemptTaken, RunFolder
 from orchestration.schedulers import JobState
 from rankmatch.config import TrainConfig
 from rankmatch.hashing import sha256_of
@@ -107,13 +108,12 @@ def train_here(
 
 def launcher() -> dict[str, Any]:
     """Describe this process as the owner of attempts: they count as running while it lives."""
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "process_started": process_start(pid)}
+    return this_process()
 
 
 def launcher_is_gone(owner: Mapping[str, Any]) -> bool:
     """Tell whether the owner's process ended; of one on another host nothing is known, and it counts as alive."""
-    return bool(owner["host"] == socket.gethostname() and process_start(owner["pid"]) != owner["process_started"])
+    return lives(owner) is False
 
 
 class StopCheck:

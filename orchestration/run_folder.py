@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestration import checkpoints, files, made_with
 from orchestration.attempt import AXES, CONFIG, OWNER, RESULT, Attempt, last_write, trained_on
 from orchestration.failures import AttemptEnd, FailureClass
+from orchestration.processes import lives, process_start, this_process
 from orchestration.recorder import EPOCHS, SCHEMA, STEPS, Row, read_steps
 from rankmatch.durable import sync_folder
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LEASE_S = 600.0
-"""An attempt on another host counts as ended when it has written nothing for so long."""
+"""An attempt on another host, or in another container, counts as ended when it has written nothing for so long."""
 CELLS = "cells"
 ATTEMPTS = "attempts"
 
@@ -253,15 +254,6 @@ def cell_names(folder: str) -> list[str]:
     return [name for name in os.listdir(folder) if _CELL_NAME.match(name)]  # noqa: PTH208 (fast)
 
 
-def process_start(pid: int) -> int | None:
-    """Return when a process of this host started, in the kernel's ticks since boot; None for one that has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
 def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
     """Tell how a cell with a result stands."""
     return FolderState(
@@ -284,16 +276,16 @@ def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
 def _liveness(owner: Row, last_event: str | None, updated: float) -> Status:
     if last_event == "stopped":
         return "interrupted"
-    if owner["host"] == socket.gethostname():
-        is_alive = process_start(owner["pid"]) == owner["process_started"]
-    else:
+    is_alive = lives(owner)
+    if is_alive is None:
         is_alive = time.time() - updated < LEASE_S
     return "running" if is_alive else "interrupted"
 
 
 def _complete(owner: Mapping[str, Any]) -> Row:
     """Add to what a claimer says of itself what readers rely on."""
-    content = {"schema": SCHEMA, "host": socket.gethostname(), "pid": os.getpid(), **owner}
+    content: dict[str, Any] = {"schema": SCHEMA, **({} if "pid" in owner else this_process()), **owner}
+    content.setdefault("host", socket.gethostname())
     content.setdefault("process_started", process_start(content["pid"]))
     content.setdefault("started", datetime.now(UTC).isoformat(timespec="seconds"))
     content.setdefault("commit", content.get("provenance", {}).get("commit", ""))

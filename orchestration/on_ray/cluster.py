@@ -10,17 +10,12 @@ from pathlib import Path
 
 import ray
 
-from orchestration.files import abandoned_process_folders, process_folder
+from orchestration import scratch
 from orchestration.on_ray.protocol import SETTINGS, TOKEN_VARIABLE, check_ray, settings
 from orchestration.on_ray.shares import Node
 
 TOKEN = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(32)
 """Not the one in the user's home, which all of their Rays share; Ray reads it once in a process."""
-
-
-def temp_dir() -> Path:
-    """Name the folder that this process's Ray keeps its sockets and logs in."""
-    return process_folder(os.getpid())
 
 
 @contextmanager
@@ -38,12 +33,13 @@ def private_ray(
     Raises:
         ValueError: Another version of Ray is installed.
     """
+    if folder is None:
+        with scratch.held() as place, private_ray(num_cpus=num_cpus, num_gpus=num_gpus, folder=place.ray, name=name):
+            yield place.ray
+        return
     check_ray()
     _apply_settings()
     num_cpus = len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus
-    if folder is None:
-        folder = temp_dir()
-        _remove_leftovers()
     with _environment(RAY_ADDRESS=None, RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=TOKEN):
         try:
             ray.init(
@@ -119,9 +115,3 @@ def _set_environment(values: dict[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-def _remove_leftovers() -> None:
-    """Remove the folders of our own earlier launches that were killed."""
-    for folder in abandoned_process_folders():
-        shutil.rmtree(folder, ignore_errors=True)

@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 from orchestration.control_group import num_oom_kills
 from orchestration.failures import Decision, Failure, FailureClass, LostError
 from orchestration.on_ray import verdicts
-from orchestration.on_ray.cluster import existing_ray, nodes, private_ray, temp_dir
+from orchestration.on_ray.cluster import existing_ray, nodes, private_ray
 from orchestration.on_ray.due import Due
 from orchestration.on_ray.memory import machine_has_room, memory_failure, node_of, survive_kills
 from orchestration.on_ray.pilot import Nodes, pilot_ray
@@ -50,7 +50,7 @@ def main() -> None:
     launch_dir, launcher_pid = Path(sys.argv[1]), int(sys.argv[2])
     order = json.loads((launch_dir / ORDER).read_text())
     pilot, options = order.get("pilot"), order["options"]
-    ray_folder = Path(pilot["folder"]) if pilot else temp_dir()
+    ray_folder = pilot["folder"] if pilot else order["ray_folder"]
     threading.Thread(target=_end_with, args=(launcher_pid, ray_folder), daemon=True).start()
     jobs = [CellJob(**{**job, "cell_dir": Path(job["cell_dir"])}) for job in order["jobs"]]
     with _ray(order, launch_dir) as storage, beside(_end_with_node):
@@ -78,7 +78,7 @@ def _ray(order: dict[str, Any], launch_dir: Path) -> Iterator[Path]:
     """Start a Ray, or use the one at an address; yields a folder that its nodes see, for what Tune writes."""
     address, pilot = order["address"], order.get("pilot")
     if not (address or pilot):
-        with private_ray() as folder:
+        with private_ray(folder=Path(order["ray_folder"])) as folder:
             yield folder / "tune"
         return
     folder = launch_dir / "tune"
@@ -99,11 +99,12 @@ def _end_with_node(ended: threading.Event) -> None:
             kill_session(os.getpid())
 
 
-def _end_with(launcher_pid: int, ray_folder: Path) -> None:
+def _end_with(launcher_pid: int, ray_folder: str) -> None:
     """End this process, Ray's daemons and its workers, all of one session, once the launcher is gone."""
     while os.getppid() == launcher_pid:
         time.sleep(0.5)
-    shutil.rmtree(ray_folder, ignore_errors=True)
+    if ray_folder:
+        shutil.rmtree(Path(ray_folder).parent, ignore_errors=True)
     kill_session(os.getpid())
 
 

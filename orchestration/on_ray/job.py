@@ -80,7 +80,7 @@ def _wait_for_nodes(num_nodes: int) -> None:
         time.sleep(0.2)
 
 
-def join(folder: Path, *, num_cpus: int, num_gpus: int) -> int:
+def join(folder: Path, temp_dir: Path, *, num_cpus: int, num_gpus: int) -> int:
     """Lend this node to the Ray of the job's first node until that has ended; return the exit code of Ray's daemon."""
     deadline = time.monotonic() + JOIN_TIMEOUT_S
     while not (folder / ADDRESS).exists():
@@ -88,7 +88,7 @@ def join(folder: Path, *, num_cpus: int, num_gpus: int) -> int:
             return 1
         time.sleep(0.2)
     address, token = (folder / ADDRESS).read_text(), os.environ[TOKEN_VARIABLE]
-    daemon = lend_node(address, token, num_cpus=num_cpus, num_gpus=num_gpus)
+    daemon = lend_node(address, token, num_cpus=num_cpus, num_gpus=num_gpus, folder=temp_dir)
     try:
         while daemon.poll() is None and not (folder / ENDED).exists():
             time.sleep(0.5)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import rankmatch
-from orchestration import files, snapshot
+from orchestration import files, scratch, snapshot
 from orchestration.attempt import Attempt
 from orchestration.control_group import num_oom_kills
 from orchestration.failures import Failure, FailureClass
@@ -60,7 +60,10 @@ class CellTask:
             signals.be_deaf()  # the first task hears them
             from orchestration.on_ray.job import join
 
-            sys.exit(join(folder, num_cpus=self.num_cpus_per_node, num_gpus=self.num_gpus_per_node))
+            signals.sweep()
+            with scratch.held(slurm=signals.this_job()) as place:
+                num_gpus = self.num_gpus_per_node
+                sys.exit(join(folder, place.ray, num_cpus=self.num_cpus_per_node, num_gpus=num_gpus))
         sys.exit(_Head(self, folder).run())
 
 
@@ -70,16 +73,22 @@ class _Head(Listener):
     def __init__(self, task: CellTask, folder: Path) -> None:
         super().__init__(folder / STOP_FILE, task.signal_before_s)
         self.task, self.folder, self.cell = task, folder, RunFolder(Path(task.cell_dir))
-        self.temp_dir = signals.temp_dir(folder)
         self.num_oom_kills = num_oom_kills()
 
     def run(self) -> int:
         """Train, and return the exit code of the job."""
+        signals.sweep()  # first, as an earlier start of this very job may have left something
         evidence.record_earlier_starts(self.cell)
         if self._is_given_up():
             return 0
-        signals.remove_leftovers()
-        files.replace(self.folder / ORDER, files.to_text(self._order()))
+        with scratch.held(slurm=signals.this_job()) as place:
+            code = self._train(place.ray)
+        if code == 1:
+            self._is_given_up()
+        return code
+
+    def _train(self, temp_dir: Path) -> int:
+        files.replace(self.folder / ORDER, files.to_text(self._order(temp_dir)))
         training = subprocess.Popen(
             [sys.executable, "-c", _DRIVER, str(self.folder / ORDER), str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -93,11 +102,7 @@ class _Head(Listener):
                 time.sleep(0.2)
         finally:
             end_session(training)
-            signals.remove(self.temp_dir)
-        code = self._exit_code(training.returncode)
-        if code == 1:
-            self._is_given_up()
-        return code
+        return self._exit_code(training.returncode)
 
     def _tell_of_begin(self) -> threading.Thread:
         where = f"job {job_id()} on {socket.gethostname()}"
@@ -119,7 +124,7 @@ class _Head(Listener):
     def _grid(self) -> str:
         return self.cell.path.parents[1].name
 
-    def _order(self) -> dict[str, Any]:
+    def _order(self, temp_dir: Path) -> dict[str, Any]:
         task = self.task
         return {
             "cell_dir": task.cell_dir,
@@ -128,7 +133,7 @@ class _Head(Listener):
             "num_cpus_per_node": task.num_cpus_per_node,
             "num_gpus_per_node": task.num_gpus_per_node,
             "num_cpus_per_worker": task.num_cpus_per_node * task.num_nodes / task.num_workers,
-            "temp_dir": str(self.temp_dir),
+            "temp_dir": str(temp_dir),
             "owner": {**launcher(), **task.owner, "slurm": signals.this_job()},
         }
 

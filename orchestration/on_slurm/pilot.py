@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestration import files
+from orchestration import files, scratch
 from orchestration.failures import FailureClass
 from orchestration.on_ray.job import JOIN_TIMEOUT_S
 from orchestration.on_ray.lend import answers, has_raylet, lend_node
@@ -93,9 +93,13 @@ class _Head(Listener):
 
     def run(self) -> int:
         """Have the cells trained; return the exit code of the job."""
-        signals.remove_leftovers()
+        signals.sweep()
         _describe_node(self.folder, None)
-        files.replace(self.launch_dir / ORDER, files.to_text(self._order()))
+        with scratch.held(slurm=signals.this_job()) as place:
+            return self._drive(place.ray)
+
+    def _drive(self, temp_dir: Path) -> int:
+        files.replace(self.launch_dir / ORDER, files.to_text(self._order(temp_dir)))
         driver = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(self.launch_dir), str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -113,16 +117,15 @@ class _Head(Listener):
             files.replace(self.launch_dir / ENDED, "")
             end_session(driver)
             (self.launch_dir / HEAD).unlink(missing_ok=True)
-            signals.remove(signals.temp_dir(self.folder))
             _cancel_waiting(self.task.nodes_name)
         self._tell_of_failures()
         return int(driver.returncode != 0 and not self.stop_file.exists())
 
-    def _order(self) -> dict[str, Any]:
+    def _order(self, temp_dir: Path) -> dict[str, Any]:
         task = self.task
         pilot = {
             "name": self.folder.name,
-            "folder": str(signals.temp_dir(self.folder)),
+            "folder": str(temp_dir),
             "num_nodes": task.num_nodes,
             "node": dict(task.node),
             "end_time": self.end_time,
@@ -176,10 +179,11 @@ class _Node(Listener):
 
     def run(self) -> int:
         """Lend the node; return the exit code of the job."""
-        signals.remove_leftovers()
+        signals.sweep()
         head = self._wait_for_head()
         if head:
-            self._lend(head["address"], head["token"])
+            with scratch.held(slurm=signals.this_job()) as place:
+                self._lend(head["address"], head["token"], place.ray)
         return self._exit_code()
 
     def _wait_for_head(self) -> dict[str, Any]:
@@ -195,7 +199,7 @@ class _Node(Listener):
             time.sleep(0.5)
         return {}
 
-    def _lend(self, address: str, token: str) -> None:
+    def _lend(self, address: str, token: str, temp_dir: Path) -> None:
         _describe_node(self.folder, self.end_time)
         daemon = lend_node(
             address,
@@ -203,7 +207,7 @@ class _Node(Listener):
             num_cpus=self.task.num_cpus,
             num_gpus=self.task.num_gpus,
             name=self.folder.name,
-            folder=signals.temp_dir(self.folder),
+            folder=temp_dir,
             environment={NODE_VARIABLE: str(self.folder)},
             prepare=signals.be_deaf,
         )
@@ -214,7 +218,6 @@ class _Node(Listener):
                 time.sleep(0.5)
         finally:
             end_session(daemon)
-            signals.remove(signals.temp_dir(self.folder))
 
     def _stays(self, daemon: "subprocess.Popen[bytes]") -> bool:
         """Tell whether the pilot goes on and something may still run here: drained, Ray's daemon ends by itself."""

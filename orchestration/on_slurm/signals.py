@@ -1,7 +1,6 @@
 """What Slurm's signals mean, and how they are passed on: through a file, since all that trains is deaf to them."""
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -9,15 +8,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestration import files
+from orchestration import files, scratch
 from orchestration.failures import FailureClass
 from orchestration.on_slurm import commands
-from orchestration.on_slurm.commands import Job
+from orchestration.on_slurm.commands import Job, SlurmError
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 REQUEUE = 85
 """The exit code that the batch script answers with `scontrol requeue`: containers have no scontrol."""
-TEMP_PREFIX = f"{files.PREFIX}j"
 NAME_VARIABLE = "RANKMATCH_JOB_NAME"
 """Holds the name of this job; in SLURM_JOB_NAME srun may put that of a step."""
 
@@ -99,29 +97,19 @@ def make_folder(jobs_dir: Path) -> Path:
     return folder
 
 
-def temp_dir(folder: Path) -> Path:
-    """Name the folder for the sockets of a start's Ray: short, and not by process id, which nodes of one /tmp share."""
-    return files.SHORT_TEMP / f"{TEMP_PREFIX}{folder.name}"
+def sweep() -> None:
+    """Remove what this user's jobs and launches left on this node when they were killed or it lost power."""
+    scratch.sweep(_is_over)
 
 
-def remove_leftovers() -> None:
-    """Remove what this user's jobs left on this node when they were killed or it lost power."""
-    mine = [path for path in files.SHORT_TEMP.glob(f"{TEMP_PREFIX}*") if path.stat().st_uid == os.getuid()]
-    if not mine:
-        return
+def _is_over(owner: Mapping[str, Any]) -> bool:
+    """Tell whether the start of a job that owns a folder has ended: on another node of one /tmp, or nobody knows."""
+    known = owner.get("slurm", {})
     try:
-        alive = {job.number for job in commands.queue()} - {job_id()}
-    except commands.SlurmError:
-        return  # a container has no squeue
-    for path in mine:
-        if path.name.removeprefix(TEMP_PREFIX).rpartition(".")[0] not in alive:
-            remove(path)
-
-
-def remove(folder: Path) -> None:
-    """Remove Ray's folder; a daemon that is just being killed may still write there."""
-    for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.1)
+        job = Job(known["job"], known["name"])
+        queued = commands.queue().get(job)
+    except (KeyError, SlurmError):  # a container has no squeue
+        return False
+    if queued is None or queued.state == "PENDING":
+        return True
+    return commands.job_fields(job).get("Restarts", str(known["restart"])) != str(known["restart"])

@@ -7,7 +7,6 @@ imports none of it, Ctrl-C reaches the launcher alone, and what hangs in Ray can
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import orchestration
-from orchestration import files, provenance
+from orchestration import files, provenance, scratch
 from orchestration.failures import CancelledError, Failure
 from orchestration.on_ray.protocol import check_ray, kill_session
 from orchestration.run_cell import record_loss
@@ -70,6 +69,8 @@ class RayTuneScheduler:
         check_ray()
         if not jobs:
             return
+        if not self._address:
+            _try_scratch()
         gpus = self._look(jobs[0].cell_dir.parents[1])
         for job in jobs:
             needed = job.num_workers * self._num_gpus_per_worker
@@ -106,8 +107,11 @@ class RayTuneScheduler:
         self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any], *, is_search: bool
     ) -> "RayTuneJobs":
         launch_dir = launch_dir.resolve()
+        scratch.sweep()
+        place = None if self._address else scratch.make(launch=launch_dir.name)
         content = order(jobs, {"campaign": launch_dir.name, **owner}, self._options, self._address)
-        files.replace(launch_dir / ORDER, json.dumps(content | {"is_search": is_search}))
+        content |= {"is_search": is_search, "ray_folder": str(place.ray) if place else ""}
+        files.replace(launch_dir / ORDER, json.dumps(content))
         with (launch_dir / LOG).open("ab") as log:
             driver = subprocess.Popen(
                 [sys.executable, "-c", DRIVER, str(launch_dir), str(os.getpid())],
@@ -117,7 +121,7 @@ class RayTuneScheduler:
                 env=_environment(),
                 start_new_session=True,
             )
-        return RayTuneJobs(jobs, launch_dir, driver)
+        return RayTuneJobs(jobs, launch_dir, driver, place)
 
 
 def order(
@@ -135,8 +139,15 @@ def order(
 class RayTuneJobs:
     """The jobs of one launch and the process that drives Ray."""
 
-    def __init__(self, jobs: Sequence[CellJob], launch_dir: Path, driver: subprocess.Popen[bytes]) -> None:
-        self._jobs, self._launch_dir, self._driver = list(jobs), launch_dir, driver
+    def __init__(
+        self,
+        jobs: Sequence[CellJob],
+        launch_dir: Path,
+        driver: subprocess.Popen[bytes],
+        place: scratch.Scratch | None = None,
+    ) -> None:
+        """Take the jobs, the driver, and the folder that its own Ray has."""
+        self._jobs, self._launch_dir, self._driver, self._place = list(jobs), launch_dir, driver, place
         self._cancelled = False
 
     def poll(self) -> dict[str, JobState]:
@@ -162,6 +173,7 @@ class RayTuneJobs:
             self._driver.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return False
+        self._clear()
         return True
 
     def cancel(self, grace_s: float = 60.0) -> None:
@@ -187,7 +199,11 @@ class RayTuneJobs:
         self.wait(5.0)
         kill_session(self._driver.pid)
         self._driver.wait()
-        shutil.rmtree(files.process_folder(self._driver.pid), ignore_errors=True)
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._place:
+            self._place.remove()
 
     def _record_cancelled(self) -> None:
         log = StateLog(self._launch_dir)
@@ -247,6 +263,13 @@ def probe(address: str, folder: Path) -> dict[str, Any]:
             f"cannot do so in {folder}"
         )
     return found
+
+
+def _try_scratch() -> None:
+    try:
+        scratch.make().remove()
+    except OSError as error:
+        raise ValueError(error.strerror) from None
 
 
 def _last_line(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orchestration import files, recorder, run_folder
+from orchestration import files, processes, recorder, run_folder
 from orchestration.attempt import AlreadyPublished, Attempt
 from orchestration.run_folder import AttemptTaken, RunFolder, folders
 
@@ -290,7 +290,7 @@ def test_attempt_runs_while_its_process_lives(folder: RunFolder) -> None:
 
 
 def test_process_id_taken_by_another_process_is_not_the_owner(folder: RunFolder) -> None:
-    start = run_folder.process_start(os.getpid())
+    start = processes.process_start(os.getpid())
     assert start is not None
     folder.claim({"pid": os.getpid(), "process_started": start - 1})
     assert folder.state().status == "interrupted"
@@ -299,7 +299,7 @@ def test_process_id_taken_by_another_process_is_not_the_owner(folder: RunFolder)
 def test_killed_child_that_nobody_waited_for_is_dead() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert run_folder.process_start(child.pid) is None
+    assert processes.process_start(child.pid) is None
     child.wait()
 
 

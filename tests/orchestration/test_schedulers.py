@@ -133,16 +133,19 @@ def launch(make_cell, launch_dir):
 
 
 @pytest.mark.ray
-def test_killed_launcher_leaves_nothing_behind(launch):
+def test_killed_launcher_leaves_nothing_behind(launch, launch_dir):
     process, cell = launch
     driver = int(process.stdout.readline())
     wait_until(lambda: RunFolder(cell).epochs())
     assert any(args.startswith("ray::") for args in processes(driver))
+    ray_folder = Path(json.loads((launch_dir / "ray.json").read_text())["ray_folder"])
+    assert ray_folder.is_dir()
+    assert ray_folder.parent.stat().st_mode & 0o077 == 0
     process.kill()
     process.wait()
     assert RunFolder(cell).state().status == "interrupted"
     wait_until(lambda: not processes(driver))
-    assert not Path(f"/tmp/rankmatch-{driver}").exists()
+    assert not ray_folder.parent.exists()
 
 
 @pytest.mark.ray

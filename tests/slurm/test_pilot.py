@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 import pytest
-from slurm.real_cluster import numbers, wait_until
+from slurm.real_cluster import left_on_nodes, numbers, wait_until
 
-from orchestration.run_folder import folders, process_start
+from orchestration.processes import process_start
+from orchestration.run_folder import folders
 
 pytestmark = pytest.mark.slurm
 
@@ -58,4 +58,4 @@ def test_cell_moves_from_a_node_that_lost_power_and_from_one_that_leaves_to_one_
     assert (grid.grid_dir / "report.md").exists()
     assert "2 cells: 2 done" in grid.rankmatch("status").stdout
     assert not list(grid.grid_dir.glob("launches/*/head.json"))
-    assert not list(Path("/tmp").glob("rankmatch-j*"))
+    assert left_on_nodes() == []

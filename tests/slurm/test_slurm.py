@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from slurm.real_cluster import Grid, numbers, start, wait_until
+from slurm.real_cluster import Grid, left_on_nodes, numbers, start, wait_until
 
 from orchestration.on_slurm import site_limits
 from orchestration.on_slurm.site_limits import SubmitLimit
-from orchestration.run_folder import folders, process_start
+from orchestration.processes import process_start
+from orchestration.run_folder import folders
 
 pytestmark = pytest.mark.slurm
 
@@ -24,7 +25,7 @@ def ends_like(grid: Grid, undisturbed: list[dict], num_attempts: int) -> None:
         attempt.first_step() for attempt in grid.cell.attempts()
     )
     assert grid.cell.attempts()[-1].first_step() > 0
-    assert not list(Path("/tmp").glob("rankmatch-j*"))
+    assert left_on_nodes() == []
 
 
 def stops(grid: Grid) -> list[str]:
@@ -47,7 +48,7 @@ def test_cells_of_an_array_become_a_table_without_anybody_at_the_terminal(cluste
     assert (tmp_path / "runs/mlflow.db").exists()
     again = grid.command("-c", "from orchestration.cli import main; main()", "status", "--grid", "small")
     assert "4 cells: 4 done" in again.stdout
-    assert not list(Path("/tmp").glob("rankmatch-j*"))
+    assert left_on_nodes() == []
 
 
 def test_cell_that_is_preempted_and_requeued_and_loses_its_node_ends_like_an_undisturbed_one(
@@ -67,6 +68,24 @@ def test_cell_that_is_preempted_and_requeued_and_loses_its_node_ends_like_an_und
     assert len(set(steps)) == 4  # each one went on from a checkpoint of the one before
     known = "node failure" if cluster.settings["ST_ACCT"] == "dbd" else "requeued"
     assert stops(grid) == ["preempted", "preempted", known]  # which the job found out in its next start
+
+
+def test_job_that_is_suspended_held_requeued_and_released_ends_right_and_leaves_nothing(
+    make_grid, undisturbed, cluster
+):
+    grid = make_grid()
+    assert grid.launch("cluster.controller=true").returncode == 0
+    grid.begun()
+    for number in (1, 2):
+        job = grid.job()
+        cluster.slurm("scontrol", "suspend", job)
+        cluster.slurm("scontrol", "requeuehold", job)
+        wait_until(lambda: "PENDING" in cluster.slurm("squeue", "--noheader", "--format=%T", "--jobs", grid.job()))
+        assert left_on_nodes() == [] or number == 1  # what was killed is swept by the next start
+        cluster.slurm("scontrol", "release", job)
+        grid.begun(number + 1)
+    ends_like(grid, undisturbed, 3)
+    assert (grid.grid_dir / "report.md").exists()
 
 
 def test_cell_that_meets_its_time_limit_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
@@ -161,7 +180,7 @@ def test_cell_of_two_nodes_has_the_numbers_of_one(cluster, tmp_path, undisturbed
     assert first["loss"] == pytest.approx(expected["loss"], rel=5e-5)
     assert first["miou"] == pytest.approx(expected["miou"], abs=1e-4)
     assert stops(grid) == ["cancelled"]
-    assert not list(Path("/tmp").glob("rankmatch-j*"))
+    assert left_on_nodes() == []
 
 
 def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_folder, tmp_path, undisturbed):

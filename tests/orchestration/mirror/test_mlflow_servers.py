@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mlflow.server import get_app_client
+import requests
 from mlflow_servers import USER, MlflowServer, postgres
 from mlflow_writer import STEPS
 from sqlalchemy import create_engine, text
@@ -197,9 +197,10 @@ def test_two_users_of_a_server_who_launch_the_same_grid_have_an_experiment_each(
     """The second one may read what the first one made, and write nothing there."""
     uri = at(server.uri, server.password)
     first = begin(uri, tmp_path / "a", "shared", make_cells(tmp_path / "a", "shared", 1))
-    get_app_client("basic-auth", uri).create_user("bob", "pass-of-bob-1")
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pass-of-bob-1")
+    bob = {"username": "bob", "password": "pass-of-bob-1"}
+    requests.post(f"{uri}/api/2.0/mlflow/users/create", json=bob, auth=(USER, server.password)).raise_for_status()
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", bob["username"])
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", bob["password"])
     second = begin(uri, tmp_path / "b", "shared", make_cells(tmp_path / "b", "shared", 1))
     store = Store(uri)
     for experiment in (first, second):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from undisturbed import has_trained, metrics, undisturbed_metrics, wait_until
 
+from orchestration.processes import process_start
 from orchestration.run_cell import launcher
-from orchestration.run_folder import RunFolder, process_start
+from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError
 from orchestration.schedulers.ray_tune import RayTuneScheduler
 

@@ -18,8 +18,9 @@ from orchestration.mirror.grid_mirror import only_writer
 from orchestration.on_slurm import campaign, submissions
 from orchestration.on_slurm.campaign import launch_on_slurm, take_step
 from orchestration.on_slurm.campaign_file import Campaign
+from orchestration.processes import process_start
 from orchestration.run_cell import run_cell, train_inline
-from orchestration.run_folder import RunFolder, folders, process_start
+from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import SchedulerError
 
 SMALL = Path(__file__).parents[1] / "small.yaml"

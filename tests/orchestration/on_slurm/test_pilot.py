@@ -17,11 +17,11 @@ import pytest
 from orchestration_fakes import flags
 from rich.console import Console
 
-from orchestration import control, files, snapshot
+from orchestration import control, files, scratch, snapshot
 from orchestration.failures import FailureClass
 from orchestration.launch_plan import Options
 from orchestration.on_ray.stop import CellStop, own_node
-from orchestration.on_slurm import campaign, commands, pilot, queue_state, signals, submissions
+from orchestration.on_slurm import campaign, commands, pilot, queue_state, submissions
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job
 from orchestration.on_slurm.notices import Notifier
@@ -138,7 +138,7 @@ def test_cell_in_a_pilot_waits_runs_and_is_gone_as_its_head_says(slurm, launch_d
 @pytest.fixture
 def in_job(slurm, monkeypatch, tmp_path) -> dict[str, str]:
     """Be element 1 of job 2; what scontrol says can be changed."""
-    monkeypatch.setattr(signals.files, "SHORT_TEMP", tmp_path)
+    monkeypatch.setattr(scratch, "PLACES", (tmp_path,))
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "2")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
@@ -276,7 +276,8 @@ def test_head_orders_the_driver_and_ends_with_it(head, launch_dir, slurm, tmp_pa
     task = head(f"cp {launch_dir}/ray.json {launch_dir}/seen; echo $RANKMATCH_NODE > {launch_dir}/node")
     assert task.run() == 0
     order = json.loads((launch_dir / "seen").read_text())
-    folder = str(tmp_path / "rankmatch-j9.0")
+    folder = order["pilot"]["folder"]
+    assert folder.startswith(str(tmp_path / "rankmatch-")) and not Path(folder).parent.exists()
     assert order["pilot"] == {"name": "9.0", "folder": folder, "num_nodes": 3, "end_time": None,
                               "node": {"num_cpus": 2, "num_gpus": 0}}  # fmt: skip
     assert order["jobs"][0]["cell_dir"] == str(head.cell)

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -5,9 +6,11 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from orchestration import scratch
 from orchestration.failures import FailureClass
 from orchestration.on_ray.stop import RESERVE_S, StopAsked
 from orchestration.on_slurm import commands, evidence, job, notices, signals
@@ -238,7 +241,7 @@ def test_cell_that_slurm_began_again_forty_times_while_it_gets_on_is_begun_again
 
 def test_owner_names_the_node_as_slurm_does(head, monkeypatch):
     monkeypatch.setenv("SLURMD_NODENAME", "gpu-17")
-    assert head()._order()["owner"]["slurm"]["node"] == "gpu-17"
+    assert head()._order(Path("x"))["owner"]["slurm"]["node"] == "gpu-17"
 
 
 def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys):
@@ -252,12 +255,18 @@ def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys
 def test_what_killed_jobs_left_on_the_node_is_removed_and_what_others_use_is_not(slurm, monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    monkeypatch.setattr(signals.files, "SHORT_TEMP", tmp_path)
-    slurm.queued = {"8_1": ("RUNNING", "n1"), "7": ("RUNNING", "n1")}
-    for name in ("rankmatch-j8_1.0", "rankmatch-j7.0", "rankmatch-j5.0", "rankmatch-123"):
-        (tmp_path / name).mkdir()
-    signals.remove_leftovers()
-    assert sorted(path.name for path in tmp_path.glob("rankmatch-*")) == ["rankmatch-123", "rankmatch-j8_1.0"]
+    monkeypatch.setattr(scratch, "PLACES", (tmp_path,))
+    monkeypatch.setattr(scratch, "is_local", lambda path: False)  # a /tmp that several nodes share
+    slurm.queued = {"8_1": ("RUNNING", "n1"), "7": ("RUNNING", "n1"), "9": ("PENDING", "")}
+    monkeypatch.setattr(commands, "job_fields", lambda job: {"Restarts": "1"})
+    made = {}
+    for number, restart in (("8_1", 1), ("7", 0), ("5", 0), ("9", 0)):
+        of = {"job": number, "restart": restart, "name": slurm.name_of(number)}
+        made[number] = scratch.make(slurm=of, host="elsewhere", boot="another").path
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", lambda *_: None)  # as another node's kernel sees it
+        signals.sweep()
+    assert [number for number, path in made.items() if path.exists()] == ["8_1"]
 
 
 def test_stop_is_asked_for_before_the_limit_by_the_longest_way_between_steps(tmp_path, monkeypatch):
