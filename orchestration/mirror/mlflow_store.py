@@ -122,6 +122,8 @@ class Store:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
                     found = self._client.get_experiment_by_name(name)
+                    if found is None:  # MLflow calls whatever a database refuses so
+                        raise
                 else:
                     found = self._client.get_experiment(made)
         return _stored_experiment(found)
@@ -170,6 +172,11 @@ class Store:
                 self._client.update_run(run.id, status)
         run.status = status
         return run
+
+    def delete_run(self, run: StoredRun) -> None:
+        """Delete a run, as its page does: it can be restored until `mlflow gc`."""
+        with _answers():
+            self._client.delete_run(run.id)
 
     def log_params(self, run: StoredRun, params: Mapping[str, str]) -> None:
         """Log the parameters that a run does not have; those that it has cannot change."""
@@ -275,7 +282,7 @@ def _answers() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
-        text = " ".join(without_secrets(str(error)).split())
+        text = " ".join(without_secrets(str(error)).split()).partition(" [SQL:")[0]
         raise StoreError(f"{type(error).__name__}: {text[:500]}") from None
 
 

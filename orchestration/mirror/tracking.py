@@ -201,14 +201,20 @@ class Mirror:
         return self._runs
 
     def _find_runs(self) -> None:
+        """Find the runs of cells. Of two the older one counts: a server may have made one and not have said so."""
         if self._runs is None:
             found = self._store.runs(self.experiment_id, f"tags.`{SIGNATURE}` LIKE '%'")
-            self._runs = {run.tags[SIGNATURE]: run for run in reversed(found)}  # of two the older one counts
+            self._runs = {}
+            for run in found:
+                if self._runs.setdefault(run.tags[SIGNATURE], run) is not run:
+                    self._store.delete_run(run)
 
     def _launch(self, launch_id: str) -> StoredRun:
         if launch_id not in self._launches:
             found = self._store.runs(self.experiment_id, f"tags.`{LAUNCH}` = '{launch_id}'")
             self._launches[launch_id] = found[0] if found else self._create_launch(launch_id)
+            for run in found[1:]:
+                self._store.delete_run(run)
         return self._launches[launch_id]
 
     def _create_launch(self, launch_id: str) -> StoredRun:

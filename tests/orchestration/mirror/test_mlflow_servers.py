@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from mlflow_servers import USER, MlflowServer, postgres
+from mlflow_servers import USER, MlflowServer, losing_answers, postgres
 from mlflow_writer import STEPS
 from sqlalchemy import create_engine, text
 
@@ -207,6 +207,17 @@ def test_two_users_of_a_server_who_launch_the_same_grid_have_an_experiment_each(
         runs = store.runs(experiment, "")
         assert Counter(run.status for run in runs) == {"RUNNING": 1, "SCHEDULED": 1}
     assert begin(uri, tmp_path / "b", "shared", make_cells(tmp_path / "b", "shared", 1)) == second != first
+
+
+def test_server_that_answers_each_kind_of_call_by_an_error_once_shows_all_of_it_once(server, at, tmp_path):
+    at(server.uri, server.password)
+    cells = make_cells(tmp_path, "flaky", 2)
+    with losing_answers(server) as uri:
+        begin(uri, tmp_path, "flaky", cells)
+        sync(uri, tmp_path, "flaky", cells)
+    store = Store(server.uri)
+    runs = store.runs(store.experiment("flaky"), "")
+    assert sorted(run.tags.get(SIGNATURE, "launch") for run in runs) == [*(cell.signature for cell in cells), "launch"]
 
 
 @pytest.mark.parametrize(("where", "cluster"), [("database", "inline"), ("server", "local")])

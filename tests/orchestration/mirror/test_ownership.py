@@ -1,6 +1,9 @@
 """One store for several runs folders and people: nobody's launch touches what another's shows."""
 
+import multiprocessing
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,50 @@ def launched(uri: str, grid_dir: Path) -> GridMirror:
     assert mirror.warning == ""
     mirror.sync()
     return mirror
+
+
+def sync_again_and_again(uri: str, grid_dir: Path) -> None:
+    mirror = launched(uri, grid_dir)
+    for _ in range(5):
+        mirror.sync()
+
+
+def test_launches_of_two_grids_write_one_new_file_at_once(tmp_path):
+    uri, context = f"sqlite:///{tmp_path / 'mlflow.db'}", multiprocessing.get_context("fork")
+    grids = [grid_of(tmp_path / "a", name) for name in ("first", "second")]
+    processes = [context.Process(target=sync_again_and_again, args=(uri, grid)) for grid in grids]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [set(runs_of(uri, grid)) for grid in grids] == [{SIGNED, "launch-a"}] * 2
+
+
+def test_run_that_a_server_made_twice_since_its_answer_was_lost_is_one_again(uri, tmp_path, request, monkeypatch):
+    grid_dir, create_run = grid_of(tmp_path / "a", request.node.name), Store.create_run
+
+    def create_twice(*arguments):
+        first = create_run(*arguments)
+        create_run(*arguments)
+        return first
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "create_run", create_twice)
+        launched(uri, grid_dir)
+    mirror = launched(uri, grid_dir)
+    assert len(Store(uri).runs(mirror.open().experiment_id, "")) == 2
+
+
+def test_store_that_cannot_be_written_stops_no_launch_and_is_told_in_few_words(tmp_path, monkeypatch):
+    uri, grid_dir = f"sqlite:///{tmp_path / 'mlflow.db'}", grid_of(tmp_path / "a", GRID)
+    Store(uri)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON experiments BEGIN SELECT RAISE(ABORT, 'full'); END")
+        database.commit()
+    mirror = mirror_of(uri, grid_dir)
+    assert mirror.begin({SIGNED}) == {}
+    assert mirror.warning.endswith("full") and "SQL:" not in mirror.warning
 
 
 def runs_of(uri: str, grid_dir: Path) -> dict[str, StoredRun]:
