@@ -86,6 +86,15 @@ def test_cell_that_ray_ends_for_memory_is_to_wait_for_room_and_tells_who_took_it
     assert jobs.poll() == {cell.name: JobState.STOPPED}
 
 
+def test_in_a_slurm_job_ray_ends_nothing_for_memory(make_cell, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
+    cell = make_cell()
+    jobs = launch([job(cell)], tmp_path / "grid", "1")
+    assert jobs.wait(200)
+    assert jobs.poll() == {cell.name: JobState.DONE}
+
+
 @pytest.fixture
 def hung_up() -> Iterator[None]:
     """The kernel wakes what is stopped and loses its parent, and hangs it up; it ends then, even if under a nohup."""
