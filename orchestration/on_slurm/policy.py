@@ -84,4 +84,5 @@ def _tries(grid_dir: Path, campaign: str) -> list[Try]:
         Try(cell, end.node, end.time, end.is_told and POLICY[end.kind].excludes_node and end.fault is not Fault.SITE)
         for cell, some in ends.items()
         for end in some
+        if end.node  # of a job that never began it may not be known
     ]
