@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -283,18 +283,24 @@ class _Run:
         self._save(is_best=is_best)
         return True
 
-    def _evaluate(self) -> Evaluation:
+    def _val_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         loader = val_loader(
             self.splits,
             self.dataset,
             rank=self.world.rank,
             world_size=self.world.size,
             trainer=self.settings,
+            should_stop=self._stops_alone,
         )
+        yield from loader
+        if loader.stopped:
+            raise EvaluationStopped
+
+    def _evaluate(self) -> Evaluation:
         with autocast(self.numerics, self.device):
             return evaluate(
                 self.network,
-                loader,
+                self._val_batches(),
                 num_classes=self.numerics.dataset.num_classes,
                 device=self.device,
                 mode=self.numerics.evaluation.mode,

@@ -1,7 +1,7 @@
 """Batches as pure functions of their place: resumable at any step, equal for any number of workers."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -108,15 +108,16 @@ def val_loader(
     rank: int = 0,
     world_size: int = 1,
     trainer: TrainerExecution | None = None,
-) -> Iterable[tuple[Float[Tensor, "1 3 height width"], UInt8[Tensor, "1 height width"]]]:
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Batches[tuple[Float[Tensor, "1 3 height width"], UInt8[Tensor, "1 height width"]]]:
     """Load this worker's share of the validation list; over all workers every image comes exactly once.
 
-    Without `trainer` the images are loaded in this process.
+    Without `trainer` the images are loaded in this process. `should_stop` is as in `TrainLoader.epoch`.
     """
     views = _EvalViews(splits.val[rank::world_size], dataset)
     settings = trainer or TrainerExecution(num_data_workers=0)
     loader = DataLoader(views, batch_size=1, collate_fn=_send_views, **options(settings.num_data_workers))
-    return Batches(loader, settings.data_wait_min)
+    return Batches(loader, settings.data_wait_min, should_stop)
 
 
 def _steps_per_epoch(numerics: NumericsConfig, splits: Splits) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from orchestration.failures import Failure, FailureClass
@@ -25,7 +26,7 @@ from rankmatch.config import (
     TrainConfig,
 )
 from rankmatch.data import workers
-from rankmatch.data.catalog import SceneDataset, open_dataset
+from rankmatch.data.catalog import Sample, SceneDataset, open_dataset
 from rankmatch.data.loaders import Batch, TrainLoader, val_loader
 from rankmatch.data.splits import read_splits
 from rankmatch.data.workers import DataWorkerError
@@ -159,6 +160,25 @@ def test_run_that_waits_for_data_stops_with_a_checkpoint_when_it_is_told_to(tiny
     assert (result.finished, result.step) == (False, 0)
     assert (tmp_path / "checkpoints/step_0").is_dir()
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.usefixtures("quick")
+def test_evaluation_that_waits_for_data_stops_and_is_done_again(tiny_config, tmp_path: Path, monkeypatch):
+    run, draw = tiny_config("fixmatch", epochs=1), SceneDataset.image
+    run.numerics.dataset, run.numerics.split = config().numerics.dataset, "4"
+    run.execution.trainer.num_data_workers = 1
+    whole = fit(run, tmp_path / "whole", lambda step, row: None)
+
+    def image(dataset: SceneDataset, sample: Sample) -> Image.Image:
+        time.sleep(3600 if sample.image.startswith("scene:val") else 0)
+        return draw(dataset, sample)
+
+    monkeypatch.setattr(SceneDataset, "image", image)
+    began = time.monotonic()
+    stopped = fit(run, tmp_path / "run", lambda step, row: None, should_stop=lambda: time.monotonic() > began + 4)
+    assert (stopped.finished, stopped.step, stopped.epoch) == (False, whole.num_steps, 0)
+    monkeypatch.setattr(SceneDataset, "image", draw)
+    assert fit(run, tmp_path / "run", lambda step, row: None) == whole
 
 
 @pytest.mark.usefixtures("quick")
