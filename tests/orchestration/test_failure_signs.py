@@ -2,7 +2,8 @@
 
 import errno
 import os
-import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -152,10 +153,6 @@ def failure_of(images: Images) -> FailureClass:
     return Failure.of(caught.value).kind
 
 
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def answer_with_errors() -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO), "/shared/1.png")
 
@@ -165,7 +162,28 @@ def test_what_happens_in_a_data_worker_is_told_in_the_process_that_trains(tmp_pa
     assert failure_of(Images(tmp_path / "gone.png")) is GONE
     assert failure_of(Images(tmp_path / "bad.png")) is FailureClass.BAD_DATA
     assert failure_of(Images(tmp_path / "bad.png", answer_with_errors)) is FS
-    assert failure_of(Images(tmp_path / "bad.png", kill)) is FailureClass.DATA_WORKER
+
+
+KILLED = """
+import os, signal
+from torch.utils.data import DataLoader
+from orchestration.failures import Failure
+
+class Dies(list):
+    def __getitem__(self, place):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+try:
+    next(iter(DataLoader(Dies([0]), num_workers=1, multiprocessing_context="fork")))
+except RuntimeError as error:
+    print(Failure.of(error).kind, error, sep=": ", flush=True)
+os._exit(0)  # torch tells of it once more in whatever comes next
+"""
+
+
+def test_data_worker_that_is_killed_is_told_as_torch_tells_it():
+    said = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("data worker killed: DataLoader worker (pid")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
