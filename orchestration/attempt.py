@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import files, system_metrics
+from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import AttemptEnd, FailureClass
-from orchestration.recorder import EPOCHS, SCHEMA, Recorder, Row
+from orchestration.recorder import EPOCH_FIELDS, EPOCHS, SCHEMA, STEPS, Recorder, Row, read_steps
 from rankmatch.durable import sync_file
 
 CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
 OWNER, EVENTS, LOG = "owner.json", "events.jsonl", "log"
 ENVIRONMENT = "environment"
 """The event that tells what the training process has."""
+_OF_OWNER = ("host", "pid", "process_started", "started", "commit")
+_WITHOUT_OWNER = "the launch command resumes the cell from its newest checkpoint"
 
 
 class AlreadyPublished(Exception):  # noqa: N818
@@ -36,16 +39,28 @@ class Attempt:
         return int(self.path.name)
 
     def owner(self) -> Row:
-        """Return who claimed it."""
-        return files.read_json(self.path / OWNER)
+        """Return who claimed it.
+
+        Raises:
+            DamagedFileError: It cannot be told.
+        """
+        return files.read_json(self.path / OWNER, _OF_OWNER, _WITHOUT_OWNER)
+
+    def known_owner(self) -> Row:
+        """Return who claimed it; nothing, with a warning, where it cannot be told."""
+        try:
+            return self.owner()
+        except DamagedFileError as error:
+            tell(error)
+            return {}
 
     def event(self, kind: str, /, **fields: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
         """Write down that something happened: `started`, `stopped`, `failed`, ..."""
-        files.append(self.path / EVENTS, files.to_line({"event": kind, "time": time.time(), **fields}))
+        files.append_row(self.path / EVENTS, {"event": kind, "time": time.time(), **fields})
 
     def events(self) -> list[Row]:
         """Return what happened, in order."""
-        return files.read_lines(self.path / EVENTS)
+        return files.read_lines(self.path / EVENTS, ("event", "time"))
 
     def environment(self) -> Row:
         """Return what the training process said of its device and libraries; nothing before it began."""
@@ -55,20 +70,35 @@ class Attempt:
     def system(self) -> dict[int, list[Row]]:
         """Return the rows of what each worker took of its machine."""
         found = {int(path.stem.partition("-")[2]): path for path in self.path.glob(system_metrics.PATTERN)}
-        return {worker: files.read_lines(path) for worker, path in sorted(found.items())}
+        return {worker: files.read_lines(path, ("time",)) for worker, path in sorted(found.items())}
 
     def epochs(self) -> list[Row]:
         """Return its epoch rows; `RunFolder.epochs` leaves out those that a later attempt repeats."""
-        return files.read_lines(self.path / EPOCHS)
+        return files.read_lines(self.path / EPOCHS, EPOCH_FIELDS)
 
     def first_step(self) -> int | None:
         """Return how many steps were behind it when it started; None before it started."""
-        return next((int(event["step"]) for event in self.events() if event["event"] == "started"), None)
+        started = self._started()
+        if "step" in started:
+            return int(started["step"])
+        first = self._first_epoch()
+        steps: list[int] = [] if first is None else read_steps(self.path / STEPS)["step"].to_pylist()
+        return first if first is None else min([first, *steps[:1]])
 
     def first_epoch_row(self) -> int | None:
         """Return the lowest step that an epoch row of its own may have; of an epoch it only evaluates, one less."""
-        begun = next((event for event in self.events() if event["event"] == "started"), None)
-        return None if begun is None else int(begun["step"]) - bool(begun.get("evaluates"))
+        started = self._started()
+        if "step" in started:
+            return int(started["step"]) - bool(started.get("evaluates"))
+        return self._first_epoch()
+
+    def _started(self) -> Row:
+        return next((event for event in self.events() if event["event"] == "started"), {})
+
+    def _first_epoch(self) -> int | None:
+        """Return the step of its first epoch row: where the line is damaged that says with which step it began."""
+        first = next(iter(self.epochs()), None) if (self.path / EPOCHS).exists() else None
+        return None if first is None else int(first["step"])
 
     def end(self, next_step: int | None = None) -> AttemptEnd:
         """Return how it ended, as far as it was written down.
@@ -76,7 +106,7 @@ class Attempt:
         Args:
             next_step: Where the next attempt began; None: none has, and its newest checkpoint says where one would.
         """
-        owner, events, first = self.owner(), self.events(), self.first_step()
+        owner, events, first = self.known_owner(), self.events(), self.first_step()
         last = events[-1] if events else {}
         step = next_step if next_step is not None else self.saved_step()
         step = (first or 0) if step is None else step
@@ -102,7 +132,13 @@ class Attempt:
 
     def busy_s(self) -> float:
         """Return the seconds from its begin to what it wrote last."""
-        return max(0.0, last_write(self.path) - datetime.fromisoformat(self.owner()["started"]).timestamp())
+        begun = self.begun()
+        return max(0.0, last_write(self.path) - begun) if begun is not None else 0.0
+
+    def begun(self) -> float | None:
+        """Return when it was claimed, in seconds since 1970; None where that cannot be told."""
+        started = self.known_owner().get("started")
+        return None if started is None else datetime.fromisoformat(started).timestamp()
 
     def recorder(self) -> Recorder:
         """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
@@ -118,8 +154,8 @@ class Attempt:
         Raises:
             AlreadyPublished: The cell has one.
         """
-        owner = self.owner()
-        known = {"commit": owner["commit"], **owner.get("provenance", {}), **result.get("provenance", {})}
+        owner = self.known_owner()
+        known = {"commit": owner.get("commit", ""), **owner.get("provenance", {}), **result.get("provenance", {})}
         content = {"schema": SCHEMA, "attempt": self.number, **result, "provenance": known}
         path = self.path.parents[1] / RESULT
         for name in (CONFIG, AXES):  # a launch did not wait for these, with thousands at once
@@ -133,7 +169,7 @@ class Attempt:
 
 def trained_on(owner: Row, events: Sequence[Row]) -> str:
     """Return the host of a training; under a Ray of several nodes it is not that of the owner, who launched it."""
-    return str(next((event["host"] for event in events if "host" in event), owner["host"]))
+    return str(next((event["host"] for event in events if "host" in event), owner.get("host", "")))
 
 
 def node_of(owner: Row, events: Sequence[Row]) -> str:

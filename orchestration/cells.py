@@ -305,14 +305,25 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def names_in(text: str) -> dict[str, str]:
-    """Read `NAMES` out of what `to_yaml` wrote, without parsing the rest, which takes milliseconds."""
-    ends = [text.find(line) + len(line) for line in _NAME_LINES]
+    """Read `NAMES` out of what `to_yaml` wrote, without parsing the rest, which takes milliseconds.
+
+    Raises:
+        ValueError: It is torn.
+    """
+    ends = [_end_of(line, text) for line in _NAME_LINES]
     return {key: _scalar(text[end : text.find("\n", end)]) for key, end in zip(NAMES, ends, strict=True)}
+
+
+def _end_of(line: str, text: str) -> int:
+    start = text.find(line)
+    if start < 0:
+        raise ValueError(f"a configuration must have the field {' '.join(line.split())}; it has not")
+    return start + len(line)
 
 
 def settings_in(text: str) -> dict[str, float]:
     """Read `SETTINGS` out of what `to_yaml` wrote, as `names_in` does."""
-    ends = {name: text.find(line) + len(line) for name, line in _SETTING_LINES.items()}
+    ends = {name: _end_of(line, text) for name, line in _SETTING_LINES.items()}
     return {name: float(text[end : text.find("\n", end)]) for name, end in ends.items()}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration import cli_bench, cli_results, cli_slurm, cli_tune, terminal
+from orchestration import cli_bench, cli_results, cli_slurm, cli_tune, damage, terminal
 from orchestration.schedulers import SchedulerError, SchedulerRefusal
 
 if TYPE_CHECKING:
@@ -320,6 +320,7 @@ def predict(
 def guarded(command: Callable[[], object]) -> None:
     """Run a command; what the user can mend ends in one message and exit code 2, without a traceback."""
     terminal.take_any_character()
+    damage.show_plainly()
     try:
         command()
     except OSError as error:

@@ -90,7 +90,7 @@ def _print_log(path: Path, grid_dir: Path, folder: RunFolder, *, follow: bool) -
     sys.stdout.write(f"{path}\n")
     with path.open(encoding="utf-8", errors="replace") as file:
         sys.stdout.write(file.read())
-        while follow and folder.result() is None:
+        while follow and not folder.has_result():
             sys.stdout.flush()
             time.sleep(1.0)
             following = _log(grid_dir, folder)

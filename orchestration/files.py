@@ -8,11 +8,12 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestration.damage import DamagedFileError, tell_of_lines
 from rankmatch import locks
 from rankmatch.durable import sync_folder
 
@@ -63,17 +64,29 @@ def put(draft: Path, path: Path) -> None:
 
 def append(path: Path, content: bytes) -> None:
     """Append in one write and wait for the disk; if that fails, leave the file as it was."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    _append(path, content, of_lines=False)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a row as a line, as `append` does; a line that another write left torn is ended first."""
+    _append(path, to_line(row), of_lines=True)
+
+
+def _append(path: Path, content: bytes, *, of_lines: bool) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        size = os.fstat(handle).st_size
+        size, written = os.fstat(handle).st_size, 0
+        if of_lines and size and os.pread(handle, 1, size - 1) != b"\n":
+            content = b"\n" + content  # readers pass over the torn line, and would over this one too
         try:
-            while content:  # once, but on a disk that fills up: there the second write tells the error
-                content = content[os.write(handle, content) :]
+            while written < len(content):  # once; on a disk that fills up the second write tells the error
+                written += os.write(handle, content[written:])
             os.fsync(handle)
             if not size:  # its name may be new
                 sync_folder(path.parent)
         except OSError as error:
-            os.ftruncate(handle, size)
+            if os.fstat(handle).st_size == size + written:  # else another process has appended meanwhile
+                os.ftruncate(handle, size)
             error.filename = str(path)  # a failed write() names no file
             raise
     finally:
@@ -90,13 +103,27 @@ def to_text(content: Mapping[str, Any]) -> str:
     return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file."""
+def read_json(path: Path, needed: Sequence[str] = (), advice: str = "") -> dict[str, Any]:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        needed: Fields that it must have.
+        advice: What the user can do where it is damaged.
+
+    Raises:
+        DamagedFileError: It holds no JSON, no mapping, or lacks a field.
+    """
+    content = read_bytes(str(path))
     try:
-        content: dict[str, Any] = json.loads(read_bytes(str(path)))
+        found: Any = json.loads(content)
     except ValueError as error:
-        raise ValueError(f"{path} must hold JSON; it is damaged: {error}") from None
-    return content
+        raise DamagedFileError(path, f"it is no JSON ({error})" if content else "it is empty", advice) from None
+    lacking = [name for name in needed if not isinstance(found, dict) or name not in found]
+    if lacking or not isinstance(found, dict):
+        why = f"it lacks {', '.join(lacking)}" if lacking else "it holds no fields"
+        raise DamagedFileError(path, why, advice)
+    return found
 
 
 def read_bytes(path: str) -> bytes:
@@ -112,17 +139,31 @@ def read_bytes(path: str) -> bytes:
         os.close(handle)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read rows; none where there is no file, and without a last one whose line was torn."""
+def read_lines(path: Path, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Read rows; none where there is no file, and without a last one whose line was torn.
+
+    Lines that cannot be read, or lack a field that is needed, are left out with a `DamageWarning`.
+    """
     try:
-        content = path.read_bytes()
+        lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in content.split(b"\n")[:-1]]
+    rows = [_row(line, needed) for line in lines]
+    if damaged := [place for place, row in enumerate(rows, 1) if row is None and lines[place - 1]]:
+        tell_of_lines(path, damaged)
+    return [row for row in rows if row is not None]
 
 
-def read_last_line(path: Path) -> dict[str, Any] | None:
-    """Read the last row without the rest of a long file; None where there is no whole line."""
+def _row(line: bytes, needed: Sequence[str]) -> dict[str, Any] | None:
+    try:
+        row: Any = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and all(name in row for name in needed) else None
+
+
+def read_last_line(path: Path, needed: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Read the last row without the rest of a long file; None where there is no whole line that can be read."""
     try:
         with path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
@@ -130,8 +171,7 @@ def read_last_line(path: Path) -> dict[str, Any] | None:
             lines = file.read().split(b"\n")[1 if start else 0 : -1]
     except FileNotFoundError:
         return None
-    row: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
-    return row
+    return next((row for line in reversed(lines) if (row := _row(line, needed)) is not None), None)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from orchestration import files
@@ -34,11 +34,13 @@ def write(grid_dir: Path, cells: Iterable[IndexedCell]) -> None:
 
 
 def read(grid_dir: Path) -> list[IndexedCell]:
-    """Return the cells of the newest launch.
+    """Return the cells of the newest launch; lines that cannot be read are left out with a warning.
 
     Raises:
         ValueError: There is no list of them.
     """
     if not (grid_dir / INDEX).exists():
         raise ValueError(f"{grid_dir / INDEX} must be there, as each launch writes it; launch the grid again")
-    return [IndexedCell(**row) for row in files.read_lines(grid_dir / INDEX)]
+    names = [part.name for part in fields(IndexedCell)]
+    rows = files.read_lines(grid_dir / INDEX, names)
+    return [IndexedCell(**{name: row[name] for name in names}) for row in rows]

@@ -56,8 +56,10 @@ def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     files.replace(launch_dir / "grid.yaml", loaded.text)
     files.replace(launch_dir / PLAN, "\n".join(plan.summary(planned)) + "\n")
     made = run_folders(loaded, grid_dir)
-    for item in planned.jobs:
-        made[item.cell.signature].create(cells.to_yaml(item.cell.config), item.cell.axes)
+    for item in planned.items:
+        folder = made[item.cell.signature]
+        if item.to_do or (folder.has_result() and not folder.is_described()):  # of a finished cell what is damaged
+            folder.create(cells.to_yaml(item.cell.config), item.cell.axes)
     return launch_dir
 
 

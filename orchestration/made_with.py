@@ -71,7 +71,7 @@ def flat(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _known(attempt: Attempt) -> Row:
-    owner = attempt.owner()
+    owner = attempt.known_owner()
     started: Row = next((event for event in attempt.events() if event["event"] == "started"), {})
     return {COMMIT: owner.get(COMMIT, ""), **owner.get("provenance", {}), **attempt.environment(), **started}
 

@@ -26,6 +26,8 @@ class Action(StrEnum):
     RUNNING = "running"
     GIVE_UP = "give up"
     """Failed in a way that the same code would repeat."""
+    DAMAGED = "damaged"
+    """A file of it cannot be read; nothing is done until it can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def make_plan(
             action, reason = Action.GIVE_UP, refused[key]
         data = (provenance or {}).get(key, {})
         items.append(_item(cell, action, reason, state, num_steps.get(key), seconds_per_step.get(key), data))
-    order = {Action.RUNNING: 1, Action.KEEP: 2, Action.GIVE_UP: 3}
+    order = {Action.RUNNING: 1, Action.KEEP: 2, Action.GIVE_UP: 3, Action.DAMAGED: 4}
     items.sort(key=lambda item: (order.get(item.action, 0), -_length(item)))
     conflicts = [f"cell {item.cell.folder_name}: {text}" for item in items for text in item.conflicts]
     return Plan(items, max_concurrent, conflicts, uses_gpus)
@@ -140,7 +142,7 @@ def _item(
     provenance: Mapping[str, str],
 ) -> Item:
     estimate = None
-    if action in (Action.KEEP, Action.GIVE_UP):
+    if action in (Action.KEEP, Action.GIVE_UP, Action.DAMAGED):
         estimate = 0.0
     elif num_steps is not None and pace is not None:
         done = state.step if state and action is not Action.SUBMIT else 0
@@ -152,6 +154,8 @@ def _item(
 def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = False) -> tuple[Action, str]:
     if state is None or state.status == "missing":
         return Action.SUBMIT, "new"
+    if state.status == "damaged":
+        return Action.DAMAGED, state.damage
     if state.status == "done":
         others = state.commits if commit and any(made != commit for made in state.commits) else []
         return Action.KEEP, f"done, trained by commit {', '.join(made[:12] for made in others)}" if others else "done"
@@ -160,6 +164,7 @@ def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = Fals
     if state.status == "failed" and not is_retried and not is_tried_again(state.failure_class):
         return Action.GIVE_UP, f"failed: {state.failure}; change a setting, or say `rankmatch retry` to try again"
     why = f"failed: {state.failure}" if state.status == "failed" and state.failure else state.status
+    why = f"{why} ({state.damage})" if state.damage else why
     if state.step > 0:
         return Action.RESUME, f"{why}, from step {state.step}"
     return Action.SUBMIT, f"{why} before the first checkpoint"

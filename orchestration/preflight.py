@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestration import files
 from orchestration.cells import Cell, missing_inputs
+from orchestration.damage import DamagedFileError, tell
 
 MAX_FAULTS_SHOWN = 20
 
@@ -122,8 +123,8 @@ def _look(cell: Cell, cache_dir: Path, progress: Progress) -> tuple[DataIdentity
 
     splits = read_splits(cell.config)
     good = cache_dir / f"{split_sha256(splits)}-{state_of_files(cell.config, splits)}"
-    if good.exists():
-        return _remembered(split_sha256(splits), good), []
+    if known := _remembered(split_sha256(splits), good):
+        return known, []
     report = check_data(cell.config, progress=lambda done, total: progress(_name(cell), done, total))
     notes = tuple(f"{_name(cell)}: {note}" for note in report.notes)
     identity = DataIdentity(split_sha256(splits), report.fingerprint, report.num_transductive, notes)
@@ -133,8 +134,14 @@ def _look(cell: Cell, cache_dir: Path, progress: Progress) -> tuple[DataIdentity
     return identity, report.faults
 
 
-def _remembered(sha256: str, good: Path) -> DataIdentity:
-    known = json.loads(good.read_text())
+def _remembered(sha256: str, good: Path) -> DataIdentity | None:
+    try:
+        known = files.read_json(good, ("data_fingerprint", "notes"), "the data is looked at again")
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        tell(error)
+        return None
     return DataIdentity(sha256, known["data_fingerprint"], known.get("transductive", 0), tuple(known["notes"]))
 
 

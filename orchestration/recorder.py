@@ -8,14 +8,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestration import files
+from orchestration.damage import tell
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA = 1
 EPOCHS, STEPS = "epochs.jsonl", "steps.arrow"
+EPOCH_FIELDS = ("step", "epoch")
+"""What every epoch row has."""
 ROWS_PER_BATCH = 50
 SECONDS_PER_BATCH = 5.0
+_TORN_BYTES = 1 << 16
+"""No batch is as large, so where more follows, it was no torn write."""
 
 Row = dict[str, Any]
 
@@ -45,7 +50,7 @@ class Recorder:
         if "epoch" in row:
             self.flush()
             self._refuse_when_superseded()
-            files.append(self._path / EPOCHS, files.to_line({"step": step, "time": time.time(), **row}))
+            files.append_row(self._path / EPOCHS, {"step": step, "time": time.time(), **row})
             return
         self._columns = self._columns or list(row)
         for name in row:
@@ -100,8 +105,10 @@ def read_steps(path: Path) -> "pa.Table":
     import pyarrow as pa
 
     content = path.read_bytes() if path.exists() else b""
-    batches = []
-    with suppress(pa.ArrowInvalid, OSError, StopIteration), pa.ipc.open_stream(pa.py_buffer(content)) as reader:
+    source, batches = pa.BufferReader(content), []
+    with suppress(pa.ArrowException, OSError, StopIteration), pa.ipc.open_stream(source) as reader:
         while True:
             batches.append(reader.read_next_batch())
+    if not source.closed and len(content) - source.tell() > _TORN_BYTES:
+        tell(f"{path}: what follows step row {sum(batch.num_rows for batch in batches)} cannot be read and is left out")
     return pa.Table.from_batches(batches) if batches else pa.table({"step": pa.array([], "int64")})

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import rankmatch
 from orchestration import checkpoints, made_with, provenance, system_metrics
-from orchestration.attempt import ENVIRONMENT, AlreadyPublished, Attempt
-from orchestration.cells import from_yaml
+from orchestration.attempt import CONFIG, ENVIRONMENT, AlreadyPublished, Attempt
+from orchestration.cells import Cell, from_yaml
+from orchestration.damage import DamagedFileError
 from orchestration.failures import Failure, FailureClass
 from orchestration.mirror.mirror_thread import mirrored
 from orchestration.patience import patiently
@@ -58,6 +59,9 @@ def run_cell(
         attempt = patiently(lambda: folder.claim({**owner, "training_pid": os.getpid()}))
     except AttemptTaken:
         return JobState.SUPERSEDED
+    except DamagedFileError as error:
+        sys.stderr.write(f"{error}\n")
+        return JobState.FAILED
     except OSError as error:
         return _unwritten(cell_dir, error)
     with mirrored(folder, attempt):
@@ -167,7 +171,7 @@ class _Body:
         return record_failure(self.attempt, failure, duration_s=duration_s)
 
     def _train(self) -> JobState:
-        config = from_yaml(self.folder.config())
+        config = self._config()
         settings = config.execution.trainer
         resume_from = self.folder.adopt_checkpoint(self.attempt, settings.num_checkpoints)
         if self.attempt.superseded():  # a follower may have removed what was to be adopted
@@ -185,6 +189,15 @@ class _Body:
         self.attempt.publish(self._result(result))
         _keep_what_counts(self.folder)
         return JobState.DONE
+
+    def _config(self) -> TrainConfig:
+        """Read the configuration, which must be that of the signature: what is damaged may look sound."""
+        config = from_yaml(self.folder.config())
+        if Cell(config, {}).signature != self.folder.path.name.partition("-")[0]:
+            raise DamagedFileError(
+                self.folder.path / CONFIG, "its settings have another signature", "launch the grid again"
+            )
+        return config
 
     def _stopped(self, step: int) -> JobState:
         kind, _, message = (self.why() or FailureClass.CANCELLED.value).partition("\n")

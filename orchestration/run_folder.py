@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestration import checkpoints, files, made_with
 from orchestration.attempt import AXES, CONFIG, OWNER, RESULT, Attempt, last_write, trained_on
+from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import AttemptEnd, FailureClass
 from orchestration.processes import lives, process_start, this_process
-from orchestration.recorder import EPOCHS, SCHEMA, STEPS, Row, read_steps
+from orchestration.recorder import EPOCH_FIELDS, EPOCHS, SCHEMA, STEPS, Row, read_steps
 from rankmatch.durable import sync_folder
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ LEASE_S = 600.0
 CELLS = "cells"
 ATTEMPTS = "attempts"
 
-Status = Literal["missing", "running", "interrupted", "failed", "done"]
-
+Status = Literal["missing", "running", "interrupted", "failed", "done", "damaged"]
+_OF_RESULT = ("attempt", "step", "num_steps", "epoch", "best_miou", "last_miou", "provenance")
+_WITHOUT_RESULT = "restore it, or remove it to have the cell trained again"
+_WITHOUT_CONFIG = "launch the grid again, which writes it anew"
+_UNREADABLE = "nothing is done with the cell until it can be read"
 
 _CELL_NAME = re.compile(r"[0-9a-f]{12}-")
 
@@ -67,6 +71,8 @@ class FolderState:
     updated: float = 0.0
     """When something was last written, in seconds since 1970."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    damage: str = ""
+    """What cannot be read, and what to do; with any other status than `damaged` the cell can be resumed."""
 
     @property
     def commits(self) -> list[str]:
@@ -86,24 +92,53 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name, text in ((CONFIG, config_yaml), (AXES, files.to_text({"schema": SCHEMA, "axes": dict(axes)}))):
             path = self.path / name
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
+            if not path.exists() or path.read_bytes() != text.encode():
                 files.replace(path, text, sync=False)  # thousands at once; each launch makes what is missing
 
+    def is_described(self) -> bool:
+        """Tell whether configuration and axes can be read."""
+        try:
+            return bool(self.config() and self.axes())
+        except (DamagedFileError, OSError):
+            return False
+
     def config(self) -> str:
-        """Return the configuration as YAML."""
-        return (self.path / CONFIG).read_text(encoding="utf-8")
+        """Return the configuration as YAML.
+
+        Raises:
+            DamagedFileError: It is torn, or no text.
+        """
+        try:
+            text = (self.path / CONFIG).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DamagedFileError(self.path / CONFIG, f"it is no text ({error})", _WITHOUT_CONFIG) from None
+        if not text.endswith("\n") or "\0" in text:
+            raise DamagedFileError(self.path / CONFIG, "it breaks off" if text else "it is empty", _WITHOUT_CONFIG)
+        return text
 
     def axes(self) -> dict[str, str]:
-        """Return the varied keys with their values as text."""
-        axes: dict[str, str] = files.read_json(self.path / AXES)["axes"]
+        """Return the varied keys with their values as text.
+
+        Raises:
+            DamagedFileError: They cannot be read.
+        """
+        axes: dict[str, str] = files.read_json(self.path / AXES, ("axes",), _WITHOUT_CONFIG)["axes"]
         return axes
 
     def result(self) -> Row | None:
-        """Return the published result, if there is one."""
+        """Return the published result, if there is one.
+
+        Raises:
+            DamagedFileError: It cannot be read.
+        """
         try:
-            return files.read_json(self.path / RESULT)
+            return files.read_json(self.path / RESULT, _OF_RESULT, _WITHOUT_RESULT)
         except FileNotFoundError:
             return None
+
+    def has_result(self) -> bool:
+        """Tell whether a result was published, readable or not."""
+        return (self.path / RESULT).exists()
 
     def attempts(self) -> list[Attempt]:
         """Return the claimed attempts in order."""
@@ -188,7 +223,7 @@ class RunFolder:
         found: list[AttemptEnd] = []
         next_step: int | None = None
         for attempt in reversed(self.attempts()):
-            if attempt.owner().get("campaign") == campaign:
+            if attempt.known_owner().get("campaign") == campaign:
                 found.append(attempt.end(next_step))
             first = attempt.first_step()
             first = attempt.saved_step() if first is None else first  # it may have taken the checkpoint over
@@ -200,16 +235,29 @@ class RunFolder:
         return sum(attempt.busy_s() for attempt in self.attempts())
 
     def state(self) -> FolderState:
-        """Tell how the cell stands; opens the result or, without one, the last attempt only."""
-        if (result := self.result()) is not None:
-            return state_of_result(result, (self.path / RESULT).stat().st_mtime)
-        attempts = self.attempts()
-        return self._state_of(attempts[-1]) if attempts else FolderState("missing")
+        """Tell how the cell stands; opens the result or, without one, the last attempt only.
+
+        Where that cannot be told, the cell is `damaged`: whatever is wrong with one cell keeps nobody from the others.
+        """
+        try:
+            if (result := self.result()) is not None:
+                return state_of_result(result, (self.path / RESULT).stat().st_mtime)
+            attempts = self.attempts()
+            return self._state_of(attempts[-1]) if attempts else FolderState("missing")
+        except DamagedFileError as error:
+            return self._damaged(str(error))
+        except OSError as error:
+            return self._damaged(f"{error.filename or self.path} cannot be read: {error.strerror}; {_UNREADABLE}")
+
+    def _damaged(self, damage: str) -> FolderState:
+        tell(damage)
+        return FolderState("damaged", failure=damage, damage=damage)
 
     def _state_of(self, attempt: Attempt) -> FolderState:
-        owner, events = attempt.owner(), attempt.events()
+        owner, damage = self._owner_or_damage(attempt)
+        events = attempt.events()
         last = events[-1] if events else {}
-        row = files.read_last_line(attempt.path / EPOCHS) or next(reversed(self.epochs()), {})
+        row = files.read_last_line(attempt.path / EPOCHS, EPOCH_FIELDS) or next(reversed(self.epochs()), {})
         updated = last_write(attempt.path)
         failed = last.get("event") == "failed"
         is_over = failed or last.get("kind") == FailureClass.OUTPERFORMED
@@ -222,14 +270,22 @@ class RunFolder:
             num_epochs=row.get("num_epochs"),
             miou=row.get("miou"),
             best_miou=row.get("best_miou"),
-            commit=owner["commit"],
+            commit=owner.get("commit", ""),
             failure=_one_line(last) if is_over else None,
             failure_class=last.get("kind") if is_over else None,
             host=trained_on(owner, events),
             job=owner.get("slurm", {}).get("job", ""),
             updated=updated,
             provenance=owner.get("provenance", {}),
+            damage=damage,
         )
+
+    def _owner_or_damage(self, attempt: Attempt) -> tuple[Row, str]:
+        try:
+            return attempt.owner(), ""
+        except DamagedFileError as error:
+            tell(error)
+            return {}, str(error)
 
     def attempts_with_limits(self, *, of_epochs: bool = False) -> list[tuple[Attempt, float]]:
         """Pair each attempt with the step at which a later one began: from there on its rows are repeated."""
@@ -276,7 +332,7 @@ def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
 def _liveness(owner: Row, last_event: str | None, updated: float) -> Status:
     if last_event == "stopped":
         return "interrupted"
-    is_alive = lives(owner)
+    is_alive = lives(owner) if owner else None
     if is_alive is None:
         is_alive = time.time() - updated < LEASE_S
     return "running" if is_alive else "interrupted"

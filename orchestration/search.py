@@ -8,8 +8,10 @@ from typing import Any, get_origin, get_type_hints
 
 import yaml
 
-from orchestration import grid, index
+from orchestration import grid, index, yaml_text
+from orchestration.attempt import CONFIG
 from orchestration.cells import Cell, compose, short_names_once
+from orchestration.damage import DamagedFileError, tell
 from orchestration.grid import SEARCH, Grid
 from orchestration.run_folder import RunFolder, folders
 from orchestration.tables.layouts import Layout
@@ -20,6 +22,7 @@ from orchestration.values import (
     Value,
     check_key,
     comma_hint,
+    flatten,
     format_value,
     is_axis,
     key_types,
@@ -279,7 +282,11 @@ def cells_of(search: Search, grid_dir: Path) -> list[Cell]:
 
 
 def _cell_of(search: Search, folder: RunFolder) -> Cell | None:
-    axes = folder.axes()
+    try:
+        axes = folder.axes()
+    except DamagedFileError as error:  # its configuration says the same
+        tell(error)
+        axes = _axes_by_configuration(search, folder)
     if list(axes) != list(search.spaces):
         return None
     try:
@@ -291,13 +298,25 @@ def _cell_of(search: Search, folder: RunFolder) -> Cell | None:
     return cell if is_within and folder.path.name.startswith(f"{cell.signature}-") else None
 
 
+def _axes_by_configuration(search: Search, folder: RunFolder) -> dict[str, str]:
+    """Return the values that are searched, as text; none where the configuration cannot be read either."""
+    try:
+        given = flatten(yaml_text.parse(folder.config()))
+        values = {key: str(given[short_names_once()[key]]) for key in search.spaces}
+        return {key: format_value(read_value(key, parse(key, text))) for key, text in values.items()}
+    except (ValueError, KeyError) as error:
+        tell(f"{folder.path / CONFIG} cannot be read, so the point is left out: {error}")
+        return {}
+
+
 def point_of(cell: Cell, folder: RunFolder) -> Point:
     """Return what a point's run folder says."""
     state = folder.state()
+    status = "failed" if state.status == "damaged" else state.status
     return Point(
         cell=folder.path.name,
         values=cell.axes,
-        status=OUTPERFORMED if state.failure_class == OUTPERFORMED else state.status,
+        status=OUTPERFORMED if state.failure_class == OUTPERFORMED else status,
         mious=tuple(row["miou"] for row in folder.epochs()),
     )
 

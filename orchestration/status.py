@@ -28,6 +28,8 @@ class Standing(StrEnum):
     FAILED = "failed"
     LOST = "lost?"
     """It was submitted, and no job is there, nor a word of its end."""
+    DAMAGED = "damaged"
+    """A file of it cannot be read."""
     NEW = "not submitted"
     UNKNOWN = "unknown"
     """It was submitted, and Slurm says nothing."""
@@ -82,6 +84,8 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm) -> CellStatus:
 
 
 def _standing(state: "FolderState", job: "QueuedJob | None", slurm: Slurm, name: str) -> tuple[Standing, str]:
+    if state.damage and not (job or state.status == "running"):
+        return Standing.DAMAGED, state.damage
     if state.status == "done":
         return Standing.DONE, f"job {job.job} is still {job.state.lower()}" if job else ""
     if job is not None and job.is_waiting:
@@ -164,6 +168,7 @@ def _left_s(rows: Sequence[CellStatus]) -> list[float]:
 def _left_of(row: CellStatus, measured: Mapping[str, float]) -> float:
     has_ended = row.standing in (Standing.FAILED, Standing.INTERRUPTED)
     is_over = has_ended and not is_tried_again(row.state.failure_class)
+    is_over = is_over or row.state.status == "damaged"
     if row.standing is Standing.DONE or is_over or not row.cell.num_steps:
         return 0.0
     return max(0, row.cell.num_steps - row.state.step) * measured.get(row.cell.method, row.cell.seconds_per_step or 0.0)

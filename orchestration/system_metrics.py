@@ -62,7 +62,7 @@ class SystemSampler:
         if self._superseded():
             return
         row = {"time": time.time(), **self._processor_and_memory(), **gpu(self._device)}
-        files.append(self._path, files.to_line(row))
+        files.append_row(self._path, row)
 
     def _processor_and_memory(self) -> dict[str, float]:
         """Sum over this process and its children; memory that they share counts for each of them."""

@@ -5,11 +5,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from orchestration import files
 from orchestration.cells import Cell
+from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import FailureClass
 from orchestration.grid import Grid
 from orchestration.mirror import figures
@@ -56,13 +58,21 @@ def last_tracking_uri(given: str, grid_dir: Path) -> str:
     Raises:
         ValueError: That launch had a password, which is written nowhere and given neither.
     """
-    remembered = sorted(grid_dir.glob(f"launches/*/{REMEMBERED}"))
-    if given or os.environ.get(URI_VARIABLE) or not remembered:
+    if given or os.environ.get(URI_VARIABLE) or not (last := _remembered(grid_dir)):
         return tracking_uri(given, grid_dir.parent)
-    last = files.read_json(remembered[-1])
     if last["had_password"] and not any(os.environ.get(name) for name in SECRET_VARIABLES):
         raise ValueError(f"{URI_VARIABLE} must be set: the last launch wrote to {last['uri']} with a password")
     return tracking_uri(last["uri"], grid_dir.parent)
+
+
+def _remembered(grid_dir: Path) -> dict[str, Any]:
+    """Return the store of the newest launch that can tell it; nothing where none can."""
+    for path in sorted(grid_dir.glob(f"launches/*/{REMEMBERED}"), reverse=True):
+        try:
+            return files.read_json(path, ("uri", "had_password"), "the store of the launch before it is taken")
+        except DamagedFileError as error:
+            tell(error)
+    return {}
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class MirrorThread(threading.Thread):
 @contextmanager
 def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
     """Have a job write its own run while it trains, where its launch said so."""
-    experiment_id, uri = attempt.owner().get(MIRROR), os.environ.get(URI_VARIABLE, "")
+    experiment_id, uri = attempt.known_owner().get(MIRROR), os.environ.get(URI_VARIABLE, "")
     if not experiment_id:
         yield
         return
@@ -89,8 +89,9 @@ def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
         return mirror
 
     def sync(mirror: Mirror) -> None:
-        if not attempt.superseded():
-            mirror.sync_cell(cell, folder.state())
+        state = folder.state()
+        if state.status != "damaged" and not attempt.superseded():
+            mirror.sync_cell(cell, state)
 
     thread = MirrorThread(connect, sync, every_s=JOB_EVERY_S)
     thread.start()

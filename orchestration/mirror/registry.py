@@ -46,7 +46,8 @@ def candidates(
     """Choose by `best_miou`, the validation figure of the table; of equal ones the first of the grid."""
     best: dict[str, Candidate] = {}
     for name, cell in _finished(loaded, grid_dir, methods, backbones):
-        result = cell.folder.result() or {}
+        result = cell.folder.result()
+        assert result is not None
         if name not in best or result["best_miou"] > best[name].result["best_miou"]:
             best[name] = Candidate(name, cell, result)
     return list(best.values())
@@ -94,5 +95,5 @@ def _finished(
         numerics, folder = cell.config.numerics, found[cell.signature]
         method, backbone = numerics.method.name, numerics.backbone.name
         is_meant = (not methods or method in methods) and (not backbones or backbone in backbones)
-        if is_meant and folder.result() is not None:
+        if is_meant and folder.state().status == "done":
             yield f"{loaded.name}.{method}.{backbone}", MirroredCell(folder, cell.axes, cell.signature)

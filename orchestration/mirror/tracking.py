@@ -17,6 +17,7 @@ from orchestration import yaml_text
 from orchestration.attempt import CONFIG, RESULT
 from orchestration.cells import from_yaml, short_names_once
 from orchestration.costs import num_steps
+from orchestration.damage import tell
 from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, metric_name
 from orchestration.mirror.ownership import FOLDER, LAUNCH, Owner, own_model
 from orchestration.recorder import Row
@@ -95,9 +96,12 @@ class Mirror:
         for cell in cells:
             state, known = cell.folder.state(), self._progress.get(cell.signature)
             is_known = known is not None and known.seen == (state.status, state.updated)
-            if state.status == "missing" or is_known or _mirrors_itself(cell.folder, state):
+            if state.status in ("missing", "damaged") or is_known or _mirrors_itself(cell.folder, state):
                 continue
-            self.sync_cell(cell, state)
+            try:
+                self.sync_cell(cell, state)
+            except ValueError as error:  # a file of this cell; those of the others are written
+                tell(f"{cell.folder.path.name} is not written to MLflow: {error}")
 
     def sync_cell(self, cell: MirroredCell, state: FolderState) -> None:
         """Bring one run up to date."""
@@ -174,7 +178,9 @@ class Mirror:
             self._find_runs()
             run = self._known_runs.get(cell.signature)
             if run is None:
-                run = self._create(cell, _launch_of(cell.folder.attempts()[0].owner()), _begun(cell.folder), "RUNNING")
+                run = self._create(
+                    cell, _launch_of(cell.folder.attempts()[0].known_owner()), _begun(cell.folder), "RUNNING"
+                )
                 self._known_runs[cell.signature], last = run, {}
             else:
                 last = self._last_steps(run, config.execution.trainer.num_workers)
@@ -309,7 +315,9 @@ def _system_prefix(worker: int) -> str:
 
 
 def _begun(folder: RunFolder) -> float:
-    return datetime.fromisoformat(folder.attempts()[0].owner()["started"]).timestamp()
+    attempts = folder.attempts()
+    begun = (found for attempt in attempts if (found := attempt.begun()) is not None)
+    return next(begun, attempts[0].path.stat().st_mtime)
 
 
 def _points(numbers: Mapping[str, Any], time: float, step: int) -> Points:
@@ -332,7 +340,7 @@ def _class_name(number: int, names: Sequence[str]) -> str:
 
 
 def _tags_of_state(folder: RunFolder, state: FolderState) -> dict[str, str]:
-    launches = dict.fromkeys(filter(None, (_launch_of(attempt.owner()) for attempt in folder.attempts())))
+    launches = dict.fromkeys(filter(None, (_launch_of(attempt.known_owner()) for attempt in folder.attempts())))
     return {
         LAUNCHES: " ".join(launches),
         FAILURE: state.failure or "",
@@ -344,7 +352,7 @@ def _tags_of_state(folder: RunFolder, state: FolderState) -> dict[str, str]:
 
 
 def _mirrors_itself(folder: RunFolder, state: FolderState) -> bool:
-    return state.status == "running" and MIRROR in folder.attempts()[-1].owner()
+    return state.status == "running" and MIRROR in folder.attempts()[-1].known_owner()
 
 
 def _launch_of(owner: Mapping[str, Any]) -> str:

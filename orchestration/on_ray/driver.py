@@ -275,7 +275,7 @@ class _Judge(tune.Callback):
         return decision_of(RunFolder(job.cell_dir), self._queue.owner["campaign"])
 
     def _failure(self, job: CellJob, trial: Trial) -> Failure:
-        owner, error = RunFolder(job.cell_dir).attempts()[-1].owner(), _error_of(trial)
+        owner, error = RunFolder(job.cell_dir).attempts()[-1].known_owner(), _error_of(trial)
         if self._nodes and self._nodes.has_lost(owner):
             return Failure(FailureClass.NODE_FAILURE, "LostError", f"the node {owner['host']} is gone", "")
         return memory_failure(error) or self._killed_by_kernel() or Failure.of(error or LostError(_GONE))

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import files
+from orchestration.damage import DamagedFileError, tell
 from orchestration.on_slurm.cluster import ClusterConfig
 
 ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
+_NEEDED = ("name", "grid_name", "runs", "snapshot", "commit", "dirty", "cluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,12 @@ class Campaign:
 
     @classmethod
     def read(cls, launch_dir: Path) -> "Campaign":
-        """Read that of a launch."""
-        return cls(**files.read_json(launch_dir / ORDER))
+        """Read that of a launch.
+
+        Raises:
+            DamagedFileError: It cannot be told.
+        """
+        return cls(**files.read_json(launch_dir / ORDER, _NEEDED, "a new launch of the grid goes on with its cells"))
 
     def write(self, launch_dir: Path) -> None:
         """Make a launch one of this campaign."""
@@ -56,4 +62,13 @@ class Campaign:
 def launches_of(grid_dir: Path, campaign: str = "") -> list[Path]:
     """Return the folders of a campaign's launches, oldest first; of all campaigns where none is named."""
     found = [path.parent for path in sorted(grid_dir.glob(f"launches/*/{ORDER}"))]
-    return [folder for folder in found if not campaign or Campaign.read(folder).name == campaign]
+    return [folder for folder in found if not campaign or _name_of(folder) == campaign]
+
+
+def _name_of(launch_dir: Path) -> str:
+    """Return the campaign of a launch; none where that cannot be told, so that others go on."""
+    try:
+        return Campaign.read(launch_dir).name
+    except DamagedFileError as error:
+        tell(error)
+        return ""

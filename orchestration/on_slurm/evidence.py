@@ -33,7 +33,7 @@ def failure_of(attempt: Attempt, job: Job, ends: Sequence[EndedJob], *, is_reque
     Slurm begins a job again when its node is lost, or when it is preempted and has not ended within its grace; not when
     it has crashed.
     """
-    node, known = node_of(attempt.owner(), attempt.events()), _end(attempt, ends)
+    node, known = node_of(attempt.known_owner(), attempt.events()), _end(attempt, ends)
     if known is None and is_requeued:
         message = f"job {job} on {node} was requeued, and accounting does not say why"
         return Failure(FailureClass.REQUEUED, "LostError", message, "")
@@ -47,7 +47,7 @@ def failure_of(attempt: Attempt, job: Job, ends: Sequence[EndedJob], *, is_reque
 
 def _end(attempt: Attempt, ends: Sequence[EndedJob]) -> EndedJob | None:
     """Return how the start of a job ended that an attempt was made in, by how often the job had been requeued."""
-    restart = attempt.owner().get("slurm", {}).get("restart", len(ends) - 1)
+    restart = attempt.known_owner().get("slurm", {}).get("restart", len(ends) - 1)
     return ends[restart] if 0 <= restart < len(ends) else None
 
 
@@ -61,6 +61,6 @@ def record_earlier_starts(folder: RunFolder) -> None:
 
 
 def _is_earlier_start(attempt: Attempt, own: Job) -> bool:
-    slurm = attempt.owner().get("slurm", {})
+    slurm = attempt.known_owner().get("slurm", {})
     is_mine = slurm.get("job") == own.number and slurm.get("name", own.name) == own.name
     return is_mine and int(slurm.get("restart", 0)) < int(signals.restart())

@@ -151,7 +151,7 @@ class _Head(Listener):
     def _my_attempt(self) -> Attempt | None:
         """Return the newest attempt; None where it is another job's, as this node was given up."""
         newest = next(iter(self.cell.attempts()[-1:]), None)
-        return newest if newest and newest.owner().get("slurm") == signals.this_job() else None
+        return newest if newest and newest.known_owner().get("slurm") == signals.this_job() else None
 
     def _record_memory_kill(self) -> None:
         """Add to the failure of a training that lost a data worker that the kernel killed it for its memory."""

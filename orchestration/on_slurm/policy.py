@@ -32,7 +32,7 @@ def given_up(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
     num_submitted = Counter(name for submission in mine for name in submission.cells)
     cancelled = {name for folder in launches for name in cancelled_cells(folder)}
     refused: dict[str, str] = {}
-    left = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if folder.result() is None}
+    left = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
     for signature, decision in decisions(left, campaign).items():
         folder = left[signature]
         name = folder.path.name

@@ -78,10 +78,10 @@ def record_lost(grid_dir: Path) -> list[Lost]:
 def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:
     """Return the job of the newest attempt if that did not write why it ended, and its job was one of Slurm's."""
     attempts = folder.attempts()
-    if not attempts or folder.result() is not None:
+    if not attempts or folder.has_result():
         return None
     last = last_event(attempts[-1])
     if last and (last.get("kind") != FailureClass.LOST or "slurm_state" in last):
         return None
-    known = attempts[-1].owner().get("slurm", {})
+    known = attempts[-1].known_owner().get("slurm", {})
     return submissions.job_of(grid_dir, folder.path.name, known["job"], known.get("name", "")) if known else None

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestration import files
+from orchestration.damage import DamagedFileError, tell
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.schedulers import cancel_cells
@@ -60,13 +61,22 @@ class Submission:
 
 
 def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
-    """Return all submissions of a grid with the folders of their launches, oldest first."""
+    """Return all submissions of a grid with the folders of their launches, oldest first.
+
+    One that cannot be read is left out with a warning: its cells look as if they had no job, and attempts of a job that
+    nobody knows end as soon as a newer one begins.
+    """
     paths = sorted(grid_dir.glob(f"launches/*/{FOLDER}/*.json"))
-    return [(path.parents[1], _read(path)) for path in paths]
+    return [(path.parents[1], submission) for path in paths if (submission := _read(path))]
 
 
-def _read(path: Path) -> Submission:
-    submission = Submission(**files.read_json(path))
+def _read(path: Path) -> Submission | None:
+    try:
+        known = files.read_json(path, ("name", "cells"), "its cells look as if they had no job; see squeue")
+    except DamagedFileError as error:
+        tell(error)
+        return None
+    submission = Submission(**known)
     if submission.user < 0:  # written by an earlier version
         submission.user = path.stat().st_uid
     return submission

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from orchestration import grid, made_with, yaml_text
 from orchestration.attempt import CONFIG
+from orchestration.damage import tell
 from orchestration.results import run_table
 from orchestration.run_folder import CELLS, RunFolder, folders
 from orchestration.tables import comparisons
@@ -117,7 +118,7 @@ def compare(a: Path, b: Path, console: Console, metrics: Sequence[str], kind: st
 
 def _paired(a: Path, b: Path, console: Console) -> list[Pair]:
     """Pair the runs of two grids that agree in all axes that both grids have."""
-    sides = [[Run(folder) for folder in folders(path).values()] for path in (a, b)]
+    sides = [_readable(path) for path in (a, b)]
     shared = [axis for axis in sides[0][0].axes if all(axis in run.axes for side in sides for run in side)]
     keyed: list[dict[tuple[str, ...], Run]] = []
     for path, side in zip((a, b), sides, strict=True):
@@ -134,6 +135,20 @@ def _paired(a: Path, b: Path, console: Console) -> list[Pair]:
         if alone := [" ".join(key) for key in sorted(mine) if key not in other]:
             _print_lines(console, [f"only in {name}: {len(alone)} ({'; '.join(alone[:5])})"])
     return pairs
+
+
+def _readable(grid_dir: Path) -> list[Run]:
+    """Return the runs of a grid but those of which a file cannot be read, which a warning names."""
+    found = []
+    for folder in folders(grid_dir).values():
+        run = Run(folder)
+        try:
+            found += [run] if (run.axes, run.settings, run.result) else []
+        except ValueError as error:
+            tell(error)
+    if not found:
+        raise ValueError(f"{grid_dir} must have a run whose files can be read; it has none")
+    return found
 
 
 def differences(pairs: Iterable[tuple[Mapping[str, str], Mapping[str, str]]]) -> dict[tuple[str, str, str], int]:

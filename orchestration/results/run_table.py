@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestration import files, made_with
-from orchestration.attempt import AXES, CONFIG, RESULT
+from orchestration.attempt import CONFIG, RESULT
 from orchestration.cells import NAMES, Cell, names_in, settings_in, settings_of
+from orchestration.damage import DamagedFileError, tell
 from orchestration.results import epoch_rows
 from orchestration.results.cache import RUN, ResultCache
 from orchestration.run_folder import (
@@ -167,11 +168,13 @@ def epochs_of(found: Results, runs: pa.Table) -> pa.Table:
 
 
 def _load(root: Path, found: Sequence[str], keys: Mapping[str, str], with_epochs: bool, is_kept: bool) -> Results:
-    def read_epochs(runs: Sequence[str]) -> Iterator[pa.Table]:
-        return epoch_rows.read(str(root), [(run, run in keys) for run in runs])
+    def read_epochs(runs: Sequence[str], damaged: set[str]) -> Iterator[pa.Table]:
+        return epoch_rows.read(str(root), [(run, run in keys) for run in runs], damaged)
 
-    def read_runs(runs: Sequence[str]) -> Iterator[pa.Table]:
-        yield _table([_row_of(root, run) for run in runs])
+    def read_runs(runs: Sequence[str], damaged: set[str]) -> Iterator[pa.Table]:
+        rows = [_row_of(root, run) for run in runs]
+        damaged.update(row[RUN] for row in rows if row["status"] == "damaged")
+        yield _table(rows)
 
     with ThreadPoolExecutor(1) as pool:
         epochs = pool.submit(_from_cache, root, "epochs", found, keys, read_epochs, is_kept) if with_epochs else None
@@ -185,18 +188,23 @@ def _from_cache(
     kind: str,
     found: Sequence[str],
     keys: Mapping[str, str],
-    read: Callable[[Sequence[str]], Iterator[pa.Table]],
+    read: Callable[[Sequence[str], set[str]], Iterator[pa.Table]],
     is_kept: bool,
 ) -> pa.Table:
-    """Take the rows of finished runs from a cache, read the others, and add to it what is finished by now."""
+    """Take the rows of finished runs from a cache, read the others, and add to it what is finished by now.
+
+    Runs of which something cannot be read are read every time: mended, they need not look otherwise from outside.
+    """
     cache = ResultCache(root / CACHE / kind)
     known, held = cache.read(keys) if is_kept else (None, set())
-    fresh = [run for run in keys if run not in held]
-    added = list(read(fresh)) if fresh else []
-    if added and is_kept:
-        cache.add(pa.concat_tables(added, promote_options="permissive"), {run: keys[run] for run in fresh})
+    fresh, damaged = [run for run in keys if run not in held], set[str]()
+    added = list(read(fresh, damaged)) if fresh else []
+    if kept := {run: keys[run] for run in fresh if run not in damaged} if is_kept else {}:
+        table = pa.concat_tables(added, promote_options="permissive")
+        whole = pc.invert(pc.is_in(table[RUN].cast(pa.string()), pa.array(sorted(damaged), pa.string())))
+        cache.add(table.filter(whole) if damaged else table, kept)
     unfinished = [run for run in found if run not in keys]
-    others = list(read(unfinished)) if unfinished else []
+    others = list(read(unfinished, set())) if unfinished else []
     return pa.concat_tables([*([known] if known is not None else []), *added, *others], promote_options="permissive")
 
 
@@ -224,14 +232,23 @@ def _runs_below(folder: str, prefix: str) -> Iterator[str]:
 def _row_of(root: Path, run: str) -> dict[str, Any]:
     path = f"{root}/{run}"
     named = {"grid": path.rsplit("/", 3)[-3], "signature": run.rpartition("/")[2].partition("-")[0]}
-    axes = json.loads(files.read_bytes(f"{path}/{AXES}"))["axes"]
-    config = files.read_bytes(f"{path}/{CONFIG}").decode()
-    fields = _fields(RunFolder(Path(path))) | settings_in(config)
-    return {RUN: run, **named, **names_in(config), **fields, **axes}
+    folder = RunFolder(Path(path))
+    fields = {RUN: run, **named, **_fields(folder)}
+    try:
+        config, axes = folder.config(), folder.axes()
+        return {**fields, **names_in(config), **settings_in(config), **axes}
+    except (ValueError, OSError) as error:
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        why = why if str(path) in why else f"{path}/{CONFIG}: {why}"
+        tell(why)
+        return {**fields, "status": "damaged", "failure": why}
 
 
 def _fields(folder: RunFolder) -> dict[str, Any]:
-    result = folder.result()
+    try:
+        result = folder.result()
+    except (DamagedFileError, OSError):
+        result = None  # its state tells why
     state = folder.state() if result is None else state_of_result(result)
     return {
         **{name: getattr(state, name) for name in _OF_STATE},

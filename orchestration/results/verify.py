@@ -60,11 +60,14 @@ def verify(
         checks.append(recompute(root, run, tolerance, device, bar))
         found = checks[-1].fault or f"as recorded (largest difference {checks[-1].largest:.2g} points)"
         _say(console, f"{'DIFFERS' if checks[-1].fault else 'ok':<8}{run}: {found}")
+    lost = [row for row in runs if row["status"] == "damaged"]
+    for row in lost:
+        _say(console, f"DAMAGED {row['run']}: {row['failure']}")
     grid_dirs = sorted({(root / row["run"]).parents[1] for row in runs})
     num_odd = _report_odd(grid_dirs, console)
     num_bad = sum(bool(check.fault) for check in checks)
     _say(console, f"{num_bad} of {len(chosen)} differ; {num_odd} findings in the rows of tables")
-    return 1 if num_bad or num_odd else 0
+    return 1 if num_bad or num_odd or lost else 0
 
 
 def choose(runs: Sequence[str], count: int, seed: int) -> list[str]:

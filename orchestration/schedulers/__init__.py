@@ -4,8 +4,6 @@ Schedulers do not know each other, and all keep one contract: `submit` returns b
 the order given, a failed cell does not stop the others, and `cancel` leaves every cell with its newest checkpoint.
 """
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestration import files
+from orchestration.damage import DamagedFileError, tell
 
 LAUNCH_STOP = "cancelled"
 """The file in a launch's folder that tells its trainings to end; what it holds says why, nothing that it was asked."""
@@ -121,8 +120,13 @@ class Scheduler(Protocol):
 
 def cancelled_cells(launch_dir: Path) -> list[str]:
     """Return the cells that were cancelled by name while a launch had them."""
-    path = launch_dir / _CANCELLED_CELLS
-    names: list[str] = files.read_json(path)["cells"] if path.exists() else []
+    try:
+        names: list[str] = files.read_json(launch_dir / _CANCELLED_CELLS, ("cells",), "cancel them again")["cells"]
+    except FileNotFoundError:
+        return []
+    except DamagedFileError as error:
+        tell(error)
+        return []
     return names
 
 
@@ -140,16 +144,9 @@ class StateLog:
 
     def write(self, name: str, state: JobState) -> None:
         """Append one change; a single small write, so that lines of several processes never mix."""
-        line = json.dumps({"cell": name, "state": state}) + "\n"
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+        files.append_row(self._path, {"cell": name, "state": state})
 
     def read(self) -> dict[str, JobState]:
         """Return the last state of every job that has one."""
-        if not self._path.exists():
-            return {}
-        lines = [json.loads(line) for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return {line["cell"]: JobState(line["state"]) for line in lines}
+        lines = files.read_lines(self._path, ("cell", "state"))
+        return {line["cell"]: JobState(line["state"]) for line in lines if line["state"] in set(JobState)}

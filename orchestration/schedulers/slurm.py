@@ -284,7 +284,7 @@ class SlurmJobs:
 
 
 def _state(folder: RunFolder, queued: commands.QueuedJob | None) -> JobState:
-    if folder.result() is not None:
+    if folder.has_result():
         return JobState.DONE
     if queued is not None:
         return JobState.PENDING if queued.is_waiting else JobState.RUNNING

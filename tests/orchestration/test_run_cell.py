@@ -82,14 +82,14 @@ def file_server(monkeypatch):
     """A clock that only waiting moves, and a file server that answers with errors until a time."""
     clock = SimpleNamespace(now=0.0, until=0.0, number=errno.ESTALE)
     monkeypatch.setattr(patience.time, "sleep", lambda wait_s: setattr(clock, "now", clock.now + wait_s))
-    append = files.append
+    append = files.append_row
 
     def append_if_there(path, content):
         if clock.now < clock.until:
             raise OSError(clock.number, os.strerror(clock.number), str(path))
         append(path, content)
 
-    monkeypatch.setattr(files, "append", append_if_there)
+    monkeypatch.setattr(files, "append_row", append_if_there)
     return clock
 
 

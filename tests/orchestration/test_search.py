@@ -6,6 +6,7 @@ import pytest
 from orchestration import grid, search
 from orchestration.cells import to_yaml
 from orchestration.costs import num_steps, split_size
+from orchestration.damage import DamageWarning
 from orchestration.failures import FailureClass
 from orchestration.run_cell import launcher
 from orchestration.run_folder import RunFolder
@@ -127,6 +128,19 @@ def test_points_of_a_folder_are_those_of_this_very_search_in_the_order_of_their_
     )
     assert [cell.signature for cell in cells_of(loaded, tmp_path)] == [cell.signature for cell in cells]
     assert [cell.signature for cell in cells_of(other, tmp_path)] == [other.cell(points[0]).signature]
+
+
+def test_point_whose_files_are_damaged_is_known_and_not_drawn_again(tmp_path):
+    loaded = load(str(FILE))
+    cell = loaded.cell({"trainer.learning_rate": 0.01, "method.top_k": 2})
+    folder = make_folder(cell, tmp_path)
+    (folder.path / "axes.json").write_text("")
+    (folder.path / "result.json").write_text("{")
+    with pytest.warns(DamageWarning, match="axes.json is damaged: it is empty"):
+        (found,) = cells_of(loaded, tmp_path)
+    assert (found.signature, found.axes) == (cell.signature, cell.axes)
+    with pytest.warns(DamageWarning, match="result.json is damaged"):
+        assert point_of(found, folder).status == "failed"
 
 
 def test_point_that_the_search_stopped_is_told_from_one_that_was_interrupted(tmp_path):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from orchestration import grid, run_cell
 from orchestration.cli import app
+from orchestration.damage import DamageWarning
 from orchestration.launch_folder import make_folders, run_folders
 from orchestration.launch_plan import Options, make_plan
 from orchestration.results import compare, verify
@@ -231,6 +232,16 @@ def test_run_of_code_that_no_commit_names_is_said_by_table_and_verify(why: str, 
     assert "by code of no known commit (1 of 4 cells)" in said
     said = printed("verify", "--runs", runs / "small", "--count", 1, code=code)
     assert f"NO CODE small/{path.name}: no commit says what code trained it: {why or 'nor says why'}" in said
+
+
+def test_damaged_run_is_left_out_of_a_comparison_and_found(runs: Path) -> None:
+    path = cell(runs, "small", "rankmatch-4-s0") / "result.json"
+    path.write_text("{")
+    with pytest.warns(DamageWarning, match="result.json is damaged: it is no JSON"):
+        text = printed("compare", "small", "other", "--runs", runs)
+    assert "over 1 pair" in text
+    told = printed("verify", "grid=small", "--count", 1, "--runs", runs, "--device", "cpu", code=1)
+    assert any(line.startswith("DAMAGED small/") and "result.json" in line for line in told.splitlines())
 
 
 def test_without_a_finished_run_there_is_nothing_to_verify(runs: Path) -> None:

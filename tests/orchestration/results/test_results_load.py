@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from orchestration.cells import NAMES, Cell, names_in, to_yaml
 from orchestration.cli import app
+from orchestration.damage import DamageWarning
 from orchestration.results import cache, epoch_rows, run_table
 from orchestration.run_folder import RunFolder
 from rankmatch.config import MethodConfig, NumericsConfig, TrainConfig
@@ -161,19 +162,26 @@ def test_rows_are_those_of_the_run_folder_also_after_a_resume(root: Path) -> Non
     second.recorder()(19, row(2, 0.4))
     with (second.path / "epochs.jsonl").open("ab") as file:
         file.write(b'{"step": 29, "epo')  # torn
-    tables = pa.concat_tables(epoch_rows.read(str(root), [(f"camvid/cells/{path.name}", False)]))
+    tables = pa.concat_tables(epoch_rows.read(str(root), [(f"camvid/cells/{path.name}", False)], set()))
     wanted = [{name: value for name, value in found.items() if name != "time"} for found in folder.epochs()]
     assert [{k: v for k, v in found.items() if k not in ("run", "time")} for found in tables.to_pylist()] == wanted
     assert [found["miou"] for found in wanted] == [0.25, 0.4]
 
 
 @pytest.mark.parametrize("line", [b'{"step": 1, "miou": \n', b"nonsense\n", b"[1]\n"])
-def test_damaged_row_is_named(line: bytes, root: Path) -> None:
+def test_damaged_row_is_left_out_named_and_never_cached(line: bytes, root: Path) -> None:
     (path,) = (root / "camvid").glob("cells/*rankmatch*")
-    with (path / "attempts" / "1" / "epochs.jsonl").open("ab") as file:
-        file.write(line)
-    with pytest.raises(ValueError, match=r"rankmatch.*: line 3 of epochs.jsonl must be a row of numbers; got"):
-        run_table.load(root, with_epochs=True)
+    rows = path / "attempts" / "1" / "epochs.jsonl"
+    whole = rows.read_bytes()
+    rows.write_bytes(line + whole)
+    with pytest.warns(
+        DamageWarning, match=r"rankmatch.*epochs.jsonl: line 1 cannot be read and is left out \(1 in all"
+    ):
+        found = run_table.load(root, with_epochs=True)
+    assert found.epochs is not None and found.epochs.num_rows == 5
+    rows.write_bytes(whole.splitlines(keepends=True)[0])  # the same result, other rows
+    mended = run_table.load(root, with_epochs=True)
+    assert mended.epochs is not None and mended.epochs.num_rows == 4
 
 
 def test_names_are_those_of_the_whole_configuration() -> None:
