@@ -76,12 +76,12 @@ def test_job_that_is_suspended_held_requeued_and_released_ends_right_and_leaves_
     grid = make_grid()
     assert grid.launch("cluster.controller=true").returncode == 0
     grid.begun()
+    job = grid.job()
     for number in (1, 2):
-        job = grid.job()
         cluster.slurm("scontrol", "suspend", job)
         cluster.slurm("scontrol", "requeuehold", job)
-        wait_until(lambda: "PENDING" in cluster.slurm("squeue", "--noheader", "--format=%T", "--jobs", grid.job()))
-        assert left_on_nodes() == [] or number == 1  # what was killed is swept by the next start
+        wait_until(lambda: "PENDING" in cluster.slurm("squeue", "--noheader", "--format=%T", "--jobs", job))
+        assert len(left_on_nodes()) <= 1  # of this start, killed outright; that of the one before is swept
         cluster.slurm("scontrol", "release", job)
         grid.begun(number + 1)
     ends_like(grid, undisturbed, 3)
