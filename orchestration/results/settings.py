@@ -10,7 +10,7 @@ from rankmatch.config import NumericsConfig
 
 
 def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str:
-    """Name crop, agents, preset, batch, learning rate and, where methods differ in them, the numbers of steps.
+    """Name backbone, crop, agents, preset, batch, learning rate, epochs and, where methods differ in them, the steps.
 
     Where the code of finished cells is not known, that is said too.
 
@@ -21,11 +21,13 @@ def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str
     numerics = [cell.config.numerics for cell in cells]
     agents = [each.method.num_agents for each in numerics if each.method.name == "rankmatch"]
     parts = [
+        _values(numerics, lambda each: each.backbone.name),
         f"crop {_values(numerics, lambda each: each.augment.crop_size)}",
         *([f"{_listed(agents)} agents"] if agents else []),
         f"preset {_values(numerics, preset)}",
         f"{_values(numerics, _batch)} images a step",
         f"learning rate {_values(numerics, lambda each: f'{each.trainer.learning_rate:g}')}",
+        f"{_values(numerics, lambda each: each.trainer.epochs)} epochs",
         *_steps(cells, records),
     ]
     return "ours: " + ", ".join(parts) + _unknown_code(records)

@@ -10,8 +10,9 @@ from typing import Any
 from orchestration.cells import experiments_folder
 from orchestration.tables.layouts import Layout, Published
 
-FIGURE, SOURCE = "miou_percent", "source"
+FIGURE, SOURCE, DATASET, BACKBONE = "miou_percent", "source", "dataset", "backbone"
 Key = tuple[str, ...]
+Place = tuple[Key, Key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,12 @@ class Figure:
     """Of the images that it was trained on; None where the file does not say."""
 
 
-def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[Key, Key], Figure]:
+def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[Place, Figure]:
     """Return the published figures of a table by row and column; none where the records are of another data set.
 
-    None either where the table has an axis that the file knows nothing of, which the command line can add. Where the
-    file has crops, a figure of our crop comes before that of the source in `where`.
+    None either where the table has an axis that the file knows nothing of, which the command line can add, or where all
+    cells have another backbone. Where the file has crops, a figure of our crop comes before that of the source in
+    `where`.
 
     Raises:
         ValueError: The file, a column or a figure is not as the layout says.
@@ -38,6 +40,29 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[
     if spec is None or any(record.get("dataset") != spec.dataset for record in records):
         return {}
     path = _find(spec.file)
+    rows, header = _read(path, spec)
+    column_axes = [*layout.blocks, *layout.columns]
+    by_axes = [_column_of(axis, spec) for axis in (*column_axes, *([] if spec.row else layout.rows))]
+    if any(name not in header for name in by_axes):
+        return {}
+    backbone = _only(records, "backbone")
+    if BACKBONE in header and BACKBONE not in by_axes and backbone:
+        rows = [row for row in rows if row[BACKBONE] == backbone]
+
+    def place_of(row: Mapping[str, str]) -> Place:
+        return _row_key(row, layout, spec), tuple(row[_column_of(axis, spec)] for axis in column_axes)
+
+    found = _asked_for([(place_of(row), row) for row in rows if _agrees(row, spec)], path, spec)
+    ours = _only(records, "crop_size")
+    of_our_crop = [row for row in rows if spec.crop and row[spec.crop] == str(ours)]
+    for place, row in [(place_of(row), row) for row in of_our_crop]:
+        if place not in found or found[place].crop != ours:
+            found[place] = _figure(row, path, spec.crop)
+    return found
+
+
+def _read(path: Path, spec: Published) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the rows of the layout's data set that agree with `where`, whatever their source, and the columns."""
     with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet writes a mark
         reader = csv.DictReader(file)
         header = list(reader.fieldnames or ())
@@ -46,31 +71,15 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[tuple[
         for name in (FIGURE, SOURCE, *spec.where, *spec.axes.values(), *filter(None, (spec.row, spec.crop))):
             if name not in header:
                 raise ValueError(f"{path} must have a column {name!r}; it has {', '.join(header)}")
-        rows = [row for row in reader if _agrees(row, spec, but=(SOURCE,))]
-    column_axes = [*layout.blocks, *layout.columns]
-    by_axes = [_column_of(axis, spec) for axis in (*column_axes, *([] if spec.row else layout.rows))]
-    if any(name not in header for name in by_axes):
-        return {}
-    if not any(_agrees(row, spec) for row in rows):
+        of_dataset = [row for row in reader if row.get(DATASET, spec.dataset) == spec.dataset]
+    if not any(_agrees(row, spec) for row in of_dataset):
         raise ValueError(f"{path} has no row where {', '.join('='.join(pair) for pair in spec.where.items())}")
-
-    def place_of(row: Mapping[str, str]) -> tuple[Key, Key]:
-        return _row_key(row, layout, spec), tuple(row[_column_of(axis, spec)] for axis in column_axes)
-
-    found = _asked_for([(place_of(row), row) for row in rows if _agrees(row, spec)], path, spec)
-    ours = our_crop(records)
-    of_our_crop = [row for row in rows if spec.crop and row[spec.crop] == str(ours)]
-    for place, row in [(place_of(row), row) for row in of_our_crop]:
-        if place not in found or found[place].crop != ours:
-            found[place] = _figure(row, path, spec.crop)
-    return found
+    return [row for row in of_dataset if _agrees(row, spec, but=(SOURCE,))], header
 
 
-def _asked_for(
-    rows: Sequence[tuple[tuple[Key, Key], Mapping[str, str]]], path: Path, spec: Published
-) -> dict[tuple[Key, Key], Figure]:
+def _asked_for(rows: Sequence[tuple[Place, Mapping[str, str]]], path: Path, spec: Published) -> dict[Place, Figure]:
     """Return the figures of the rows that `where` chooses, of each place one."""
-    found: dict[tuple[Key, Key], Figure] = {}
+    found: dict[Place, Figure] = {}
     for place, row in rows:
         if place in found:
             where = ", ".join("=".join(pair) for pair in spec.where.items()) or "any"
@@ -81,10 +90,10 @@ def _asked_for(
     return found
 
 
-def our_crop(records: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return the crop of all records; None where they differ in it or do not say."""
-    crops = {record.get("crop_size") for record in records}
-    return crops.pop() if len(crops) == 1 else None
+def _only(records: Sequence[Mapping[str, Any]], name: str) -> Any:  # noqa: ANN401 (a field's value)
+    """Return what all records have in a field; None where they differ in it or do not say."""
+    values = {record.get(name) for record in records}
+    return values.pop() if len(values) == 1 else None
 
 
 def _agrees(row: Mapping[str, str], spec: Published, but: Sequence[str] = ()) -> bool:

@@ -27,7 +27,9 @@ NOTE += (
 )
 NOTE += "not the difference of the two entries; "
 NOTE += "1 pair of cells at most: too few to test a difference; "
-NOTE += "ours: crop 321, 64 agents, preset of its own, 8 or 8 + 8 images a step, learning rate 0.001."
+NOTE += (
+    "ours: resnet50, crop 321, 64 agents, preset of its own, 8 or 8 + 8 images a step, learning rate 0.001, 80 epochs."
+)
 TABLES = f"""\
 ## Best epoch
 

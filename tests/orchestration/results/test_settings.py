@@ -23,12 +23,12 @@ def test_a_table_says_what_it_compares():
     loaded = grid.load("pascal_classic", ["split=[92,183]", "backbone=resnet50", "method=[supervised,rankmatch]"])
     said = settings.describe(loaded.cells, records(loaded, {"supervised": 880, "rankmatch": 104_880}))
     assert said == (
-        "ours: crop 321, 64 agents, preset authors_code, 8 or 8 + 8 images a step, learning rate 0.001, "
-        "supervised takes 880 steps and the other methods 104,880"
+        "ours: resnet50, crop 321, 64 agents, preset authors_code, 8 or 8 + 8 images a step, learning rate 0.001, "
+        "80 epochs, supervised takes 880 steps and the other methods 104,880"
     )
     paper = grid.load("pascal_classic", ["preset=paper", "split=92", "backbone=resnet50", "method=rankmatch", "seed=0"])
     assert settings.describe(paper.cells, []) == (
-        "ours: crop 513, 128 agents, preset paper, 8 + 8 images a step, learning rate 0.001"
+        "ours: resnet50, crop 513, 128 agents, preset paper, 8 + 8 images a step, learning rate 0.001, 80 epochs"
     )
 
 

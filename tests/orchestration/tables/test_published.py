@@ -28,7 +28,7 @@ PASCAL = [{"dataset": "pascal"}]
 def test_every_table_of_the_paper_has_its_figures(name, dataset, row, column, percent, source):
     loaded = grid.load(name)
     found = figures(loaded.table, [{"dataset": dataset}])
-    crop = {"pascal_classic": 513, "pascal_blended": 513, "cityscapes": 801}.get(name)
+    crop = None if name == "lucchi" else 801 if name == "cityscapes" else 513
     assert found[row, column] == Figure(pytest.approx(percent / 100), source, crop)
     ours = {
         (
@@ -55,6 +55,21 @@ def test_figures_of_our_crop_come_before_those_of_the_paper_and_the_others_keep_
     at_513 = figures(layout, [{"dataset": "pascal", "crop_size": 513}])
     assert at_513[("unimatch",), ("resnet50", "92")] == Figure(0.674, "RankMatch paper, Table 1", 513)
     assert (("prevmatch",), ("resnet50", "92")) not in at_513
+
+
+def test_figures_of_our_crop_are_of_our_data_set_only():
+    loaded = grid.load("cityscapes")
+    found = figures(loaded.table, [{"dataset": "cityscapes", "crop_size": 513}])
+    assert {figure.source for figure in found.values()} == {"RankMatch paper, Table 3"}
+    assert found[("rankmatch",), ("resnet101", "1_8")].value == 0.786
+
+
+def test_figures_of_another_backbone_are_not_shown_and_ablations_know_their_crop():
+    layout = grid.load("ablation_num_agents").table
+    ours = {"dataset": "pascal", "crop_size": 321}
+    assert figures(layout, [ours | {"backbone": "resnet101"}]) == {}
+    found = figures(layout, [ours | {"backbone": "resnet50"}])
+    assert found[("64",), ("92",)] == Figure(0.69, "RankMatch paper, Tables 5-8", 513)
 
 
 def test_axis_that_the_file_does_not_know_leaves_nothing_to_compare():
