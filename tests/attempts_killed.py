@@ -2,7 +2,8 @@
 
 The lines are JSON: `{"cell": folder, "kill_at": 12, "stop_at": 3}`. `kill_at` counts, from 1, what the attempt changes
 below the cell; the process ends at once instead of doing that. `stop_at` is how often it asks in vain whether to stop:
-once before it trains, then at each step edge. The answer is how the process ended and how many changes it made.
+once before it trains, then at each step edge and each image of an evaluation. With `stop_after` it is told to stop once
+so many epochs are done. The answer is how the process ended and how many changes it made.
 """
 
 import json
@@ -46,12 +47,13 @@ class Killer:
 _write = os.write
 
 
-def attempt(cell: str, kill_at: int | None = None, stop_at: int | None = None) -> int:
+def attempt(cell: str, kill_at: int | None = None, stop_at: int | None = None, stop_after: int | None = None) -> int:
     """Train in this process as a launch inline does; return the number of changes."""
     import torch
 
     from orchestration import files
     from orchestration.run_cell import StopCheck, launcher, run_cell, train_inline
+    from orchestration.run_folder import RunFolder
 
     torch.set_num_threads(1)
     killer = Killer(cell, kill_at)
@@ -59,11 +61,16 @@ def attempt(cell: str, kill_at: int | None = None, stop_at: int | None = None) -
     StopCheck.__init__.__defaults__ = (0.0,)  # asked at every step edge
     asked = iter(range(10**6))
     files.os = type("os", (), {**vars(os), "write": staticmethod(killer.write)})
+
+    def should_stop() -> bool:
+        is_done = stop_after is not None and len(RunFolder(Path(cell)).epochs()) >= stop_after
+        return is_done or (stop_at is not None and next(asked) >= stop_at)
+
     run_cell(
         Path(cell),
         train=train_inline,
         owner={**launcher(), "commit": "abc"},
-        should_stop=lambda: stop_at is not None and next(asked) >= stop_at,
+        should_stop=should_stop,
     )
     return killer.count
 

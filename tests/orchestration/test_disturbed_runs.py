@@ -155,7 +155,8 @@ def test_best_model_of_an_earlier_attempt_is_brought_along(
     undisturbed: tuple[RunFolder, int], attempts: Attempts, tmp_path: Path
 ) -> None:
     folder = make(tmp_path)
-    attempts(folder, stop_at=5)
+    attempts(folder, stop_after=2)
+    assert [row["epoch"] for row in folder.epochs()] == [1, 2]
     assert attempts(folder)[0] == 0
     result = folder.result()
     assert result is not None and (result["attempt"], result["best_epoch"]) == (2, 2)
@@ -201,7 +202,7 @@ def test_twenty_five_interrupted_attempts_take_no_more_of_the_disk_than_the_plan
 
 def test_finished_cell_keeps_as_many_checkpoints_as_it_is_told_to(attempts: Attempts, tmp_path: Path) -> None:
     folder = make(tmp_path, trainer__keep_checkpoints=1)
-    attempts(folder, stop_at=3)
+    attempts(folder, stop_after=1)
     attempts(folder)
     kept = [path.relative_to(folder.path / "attempts") for path in folder.path.rglob("step_*")]
     assert kept == [Path("2/checkpoints/step_6")]

@@ -67,8 +67,8 @@ def test_power_cut_loses_no_checkpoint_that_was_written_or_adopted(make_cell, di
 
     monkeypatch.setattr(checkpoint, "save", lambda *given, **named: watched(save(*given, **named)))
     monkeypatch.setattr(checkpoint, "adopt", lambda *given: watched(adopt(*given)))
-    stops = iter([False] * 4 + [True])
+    asked = iter(range(100))
     monkeypatch.setattr("orchestration.run_cell.StopCheck.__init__.__defaults__", (0.0,))
-    run_cell(cell, train=train_inline, owner=launcher(), should_stop=lambda: next(stops))
+    run_cell(cell, train=train_inline, owner=launcher(), should_stop=lambda: bool(seen) and next(asked) == 1)
     run_cell(cell, train=train_inline, owner=launcher())
     assert seen == ["1/step_2", "1/step_3", "2/step_3", "2/step_2", "2/step_4"]
