@@ -22,6 +22,8 @@ class FakeSlurm:
         """State and node; None where accounting is switched off."""
         self.starts: list[tuple[str, str, str]] = []
         """Job, state and node of starts of jobs that were requeued."""
+        self.node_has = "256000|gpu:a100:4(S:0-1)"
+        """Its memory and GPUs, as sinfo writes them."""
         self.nodes = {f"n{number}": "idle" for number in range(10)}
         """State of each of the site's nodes, which have 64 CPUs, 256 GB and 4 GPUs."""
         self.names: dict[str, str] = {}
@@ -93,9 +95,7 @@ class FakeSlurm:
         return "".join(f"{job}|{state}|1:0|{node}|{self.name_of(job)}\n" for job, state, node in rows)
 
     def _sinfo(self, command: list[str]) -> str:
-        return "".join(
-            f"{name}|64|256000|gpu:a100:4(S:0-1)|avx512|{state}|main*\n" for name, state in self.nodes.items()
-        )
+        return "".join(f"{name}|64|{self.node_has}|avx512|{state}|main*\n" for name, state in self.nodes.items())
 
     def _scontrol(self, command: list[str]) -> str:
         if "partition" in command:

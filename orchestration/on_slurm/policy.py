@@ -17,7 +17,7 @@ from orchestration.on_slurm.campaign_file import launches_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
-from orchestration.on_slurm.resources import resources
+from orchestration.on_slurm.resources import Resources, resources
 from orchestration.on_slurm.site_nodes import Node, usable
 from orchestration.outages import excused
 from orchestration.retries import decisions, lately
@@ -61,12 +61,18 @@ def placed(jobs: Sequence[CellJob], site: ClusterConfig, grid_dir: Path, campaig
     nodes, excluded = _nodes_of(site)
     found = []
     for job in jobs:
-        asked = resources(job, site)
+        asked = _counted(resources(job, site), site)
         could = None if nodes is None else usable(
             nodes, asked, gpu_type=site.gpu_type, constraint=site.constraint, excluded=excluded
         )  # fmt: skip
         found.append(replace(job, avoided=known.avoided(job.name, could, asked.nodes)))
     return found
+
+
+def _counted(asked: Resources, site: ClusterConfig) -> Resources:
+    """Return what Slurm counts of a job's share: where nobody asks for GPUs or memory, its nodes may have none."""
+    gpus = 0 if site.gpu_flag == "none" else asked.gpus_per_node
+    return replace(asked, gpus_per_node=gpus, mem_gb_per_node=0.0 if site.mem_flag == "none" else asked.mem_gb_per_node)
 
 
 def _nodes_of(site: ClusterConfig) -> tuple[list[Node] | None, list[str]]:

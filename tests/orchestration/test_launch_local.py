@@ -13,6 +13,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
 METRICS = ("best_miou", "best_epoch", "last_miou", "best_class_iou", "last_class_iou")
 
+OF_OLD_SESSIONS = {
+    "RAY_ADDRESS": "127.0.0.1:9",
+    "RAY_AUTH_TOKEN": "of-yesterday",
+    "RAY_NAMESPACE": "gone",
+    "MLFLOW_RUN_ID": "0" * 32,
+    "MLFLOW_EXPERIMENT_ID": "77",
+    "MLFLOW_EXPERIMENT_NAME": "another",
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "all_proxy": "http://127.0.0.1:9",
+}
+"""What a shell may still hold; none of it is there any more."""
+
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
@@ -65,9 +78,10 @@ def test_stopped_launch_goes_on_and_ends_as_an_undisturbed_one(end, tmp_path):
     if end == signal.SIGINT:
         assert launched.returncode == 130 and "The same command goes on" in printed
 
-    again = run(runs)
+    again = run(runs, env=os.environ | OF_OLD_SESSIONS)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "4/4 cells" in again.stdout or "done" in again.stdout
+    assert "MLflow is not up to date" not in again.stdout
     for name, folder in cells(runs).items():
         steps = [row["step"] for row in folder.epochs()]
         assert steps == sorted(set(steps)) and len(steps) == 8

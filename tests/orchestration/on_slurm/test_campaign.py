@@ -584,3 +584,18 @@ def test_step_submits_nothing_with_code_that_is_not_what_was_launched(options, s
     with pytest.raises(ValueError, match="is not what was launched: b.py, rankmatch/a.py missing or changed; .*launch"):
         take_step(newest_launch(options), console)
     assert len(slurm.scripts) == 2
+
+
+def test_lost_node_is_avoided_where_slurm_counts_neither_gpus_nor_memory(options, slurm, console):
+    slurm.node_has = "1|(null)"
+    settings = ("cluster.gpu_flag=none", "cluster.mem_flag=none")
+    launch_on_slurm(
+        Options(**as_dict(options) | {"cluster_settings": settings, "overrides": ("trainer.device=cuda",)}), console
+    )
+    first = json.loads(next((newest_launch(options) / "submissions").iterdir()).read_text())["cells"][0]
+    attempt_of(options, first, "1_0", node="n7").event("started", step=0)
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
+    slurm.accounted = {"1_0": ("NODE_FAIL", "n7")}
+    take_step(newest_launch(options), console)
+    script = next(script for script in slurm.scripts[2:] if "srun" in script)
+    assert "#SBATCH --exclude=n7" in script and "--mem" not in script and "--gres" not in script

@@ -69,7 +69,10 @@ def test_partition_that_is_not_there_is_refused_with_those_that_are(partition, s
         ("unknown", "", "", None, ""),
     ],
 )
-def test_limit_of_jobs_is_that_of_the_association_they_run_under_here(account, qos, partition, limit, counted, site):
+def test_limit_of_jobs_is_that_of_the_association_they_run_under_here(
+    account, qos, partition, limit, counted, site, monkeypatch
+):
+    monkeypatch.setenv("LOGNAME", "somebody-else")  # as `su` leaves it
     found = site_limits.submit_limit(account, qos, partition)
     assert found == (None if limit is None else SubmitLimit(limit, 3))
     (asked,) = (command for command in site["asked"] if command[0] == "sacctmgr" and "user" in command)

@@ -178,6 +178,7 @@ def test_every_field_of_a_site_reaches_the_script(slurm, launch_dir, tmp_path):
         "open-mode": "append", "requeue": "", "output": "", "job-name": "",
     }  # fmt: skip
     lines = script.splitlines()
+    assert "export SLURM_EXPORT_ENV=ALL" in lines  # else srun hides the lines below where SBATCH_EXPORT=NONE
     assert "module load cuda/12.4" in lines and "ulimit -n 4096" in lines
     assert "export NCCL_DEBUG='it'\"'\"'s'" in lines
     (command,) = (shlex.split(line) for line in lines if line.startswith("srun"))
