@@ -14,7 +14,7 @@ from rankmatch.checks import MissingFileError
 from rankmatch.config import IGNORE_INDEX, DatasetConfig, SceneConfig, TrainConfig
 from rankmatch.data import hints
 from rankmatch.data.lists import file_of
-from rankmatch.data.pixels import TURNED, Facts, label_with_facts, read_image
+from rankmatch.data.pixels import TURNED_SOMEHOW, Facts, label_with_facts, read_image
 from rankmatch.data.staging import stage
 from rankmatch.data.synthetic import draw_scene
 from rankmatch.hashing import sha256_of
@@ -244,7 +244,7 @@ def _label_of(dataset: Dataset, sample: Sample, image: Image.Image) -> Image.Ima
     label = dataset.label(sample)
     if image.size != label.size:
         sizes = [f"{width}x{height}" for width, height in (image.size, label.size)]
-        is_turned = TURNED in Facts.of(image).notes and image.size == label.size[::-1]
+        is_turned = not TURNED_SOMEHOW.isdisjoint(Facts.of(image).notes) and image.size == label.size[::-1]
         why = ", as its EXIF orientation turns it: turn the label too, or take the tag out" if is_turned else ""
         raise ValueError(
             f"label {sample.label} must have the size of image {sample.image}, {sizes[0]}{why}; got {sizes[1]}"

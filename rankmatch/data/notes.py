@@ -2,10 +2,23 @@
 
 from collections.abc import Mapping
 
-from rankmatch.data.pixels import CMYK, DEEP, LOSSY, READ_OTHERWISE, SHALLOW, TRANSPARENT, TURNED, Facts
+from rankmatch.data.pixels import (
+    CMYK,
+    DEEP,
+    LOSSY,
+    LYING_TIFF,
+    READ_OTHERWISE,
+    SHALLOW,
+    TRANSPARENT,
+    TURNED,
+    TURNED_TIFF,
+    Facts,
+)
 
 _SENTENCES = {
     TURNED: "turned upright, as their EXIF orientation says",
+    TURNED_TIFF: "TIFFs turned upright, as their orientation says",
+    LYING_TIFF: "uncompressed TIFFs turned upright from their side, as their orientation says",
     DEEP: "grey of 12 bits, of which the upper 8 are read",
     SHALLOW: "grey of 2 or 4 bits, read as the values 0, 1, 2, ... that they hold",
     TRANSPARENT: "transparent in places, where the colours behind are read",

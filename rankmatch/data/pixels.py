@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from rankmatch.checks import MissingFileError
 from rankmatch.data.hints import of_label_mode, of_undecodable
 from rankmatch.data.lists import file_of, frame_of
 
-READING = 2
+READING = 3
 """Raised when some files are read otherwise than before: what was packed or found good by another one is not taken."""
 MAX_PIXELS = 2**30
 """A larger image is refused: as colours it would take more than 3 GB in each process that reads it."""
@@ -29,10 +29,11 @@ UNDECODABLE = (OSError, SyntaxError, TypeError, LookupError, ValueError, EOFErro
 FACTS = "rankmatch.facts"
 """Where `Image.info` has the facts of a file."""
 
-TURNED, DEEP, SHALLOW = "turned", "deep", "shallow"
+TURNED, DEEP, SHALLOW, LYING_TIFF = "turned", "deep", "shallow", "lying tiff"
 """Notes of files that an earlier version read otherwise."""
-TRANSPARENT, CMYK, LOSSY = "transparent", "cmyk", "lossy"
-READ_OTHERWISE = (TURNED, DEEP, SHALLOW)
+TRANSPARENT, CMYK, LOSSY, TURNED_TIFF = "transparent", "cmyk", "lossy", "turned tiff"
+READ_OTHERWISE = (TURNED, DEEP, SHALLOW, LYING_TIFF)
+TURNED_SOMEHOW = frozenset({TURNED, LYING_TIFF, TURNED_TIFF})
 
 _WITH_PREVIEWS = ("MPO", "PSD")
 """Formats whose first frame is the picture; the others are previews, depth or layers of it."""
@@ -47,6 +48,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_WHITE = 2**16 - 1
+_BITS_OF_SAMPLES, _PHOTOMETRIC, _FILL_ORDER, _PLANES = 258, 262, 266, 284
+"""Tags of a TIFF."""
+_MAPPED = ("L", "P", "RGBX", "RGBA", "CMYK", "I;16", "I;16L", "I;16B")
+"""Modes in which PIL maps an uncompressed file into memory where it is given a path."""
 _STEP_OF_GREY = {"L;2": 85, "L;4": 17}
 """What PIL multiplies greys of 2 and 4 bits by."""
 
@@ -84,6 +90,8 @@ class _Decoded:
     raw_mode: str
     """How PIL says that the pixels lie in the file: `I;16B`, `RGB;16L`, `L;2`, ..."""
     notes: list[str]
+    largest: int = 0
+    """The value that a PPM says of itself is white; 0: it says none, or is another kind of file."""
 
 
 def read_image(path: Path, name: str, content: bytes | memoryview | None = None, *, image_bits: int = 0) -> Image.Image:
@@ -108,8 +116,9 @@ def read_image(path: Path, name: str, content: bytes | memoryview | None = None,
         image, used_bits = _upper_bits(image, name, num_bits)
         if is_deep:
             notes, used_bits = [*notes, DEEP], 0
-    elif ";16" in decoded.raw_mode:
-        used_bits = _used_bits_of_colour(image, name, image_bits)
+    elif ";16" in decoded.raw_mode or decoded.largest > 255:
+        is_scaled = decoded.largest not in (0, _WHITE)  # to its own largest value
+        used_bits = _used_bits_of_colour(image, name, 0 if is_scaled else image_bits, is_rounded=decoded.largest > 0)
     if image.mode in ("I", "F"):
         raise ValueError(
             f"image {name} must have 8 or 16 bits a channel, without a sign; got mode {image.mode}: scale it first"
@@ -173,14 +182,17 @@ def _upper_bits(image: Image.Image, name: str, num_bits: int) -> tuple[Image.Ima
     return Image.fromarray((values >> (num_bits - 8)).astype(np.uint8)), used_bits
 
 
-def _used_bits_of_colour(image: Image.Image, name: str, image_bits: int) -> int:
-    """Return how many of 16 bits a colour image needs; PIL has cut it to the upper 8 already."""
+def _used_bits_of_colour(image: Image.Image, name: str, image_bits: int, *, is_rounded: bool) -> int:
+    """Return how many of 16 bits a colour image needs; PIL has cut it to the upper 8 already, or rounded it to 8."""
     if image_bits not in (0, 16):
         raise ValueError(
             f"image {name} must be grey or have 8 bits a channel where dataset.image_bits is {image_bits}: of 16-bit "
             f"colours the upper 8 bits alone can be read; got mode {image.mode}"
         )
-    return 8 + max(high for _, high in _extrema(image.convert("RGB"))).bit_length()
+    largest = max(high for _, high in _extrema(image.convert("RGB")))
+    if is_rounded:  # the least value that becomes this one: 4095 of 65535 is rounded up to 16, and needs 12 bits
+        return max(8, (257 * largest - 128).bit_length() if largest else 0)
+    return 8 + largest.bit_length()
 
 
 def _extrema(image: Image.Image) -> Iterable[tuple[int, int]]:
@@ -220,12 +232,13 @@ def _codes(colours: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
 def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> _Decoded:
     frame, file = frame_of(path.name), path.with_name(file_of(path.name))
     try:
-        with Image.open(file if content is None else BytesIO(content)) as image:
+        # Given a path, PIL maps some files into memory, those that lie on their side in the wrong width.
+        with file.open("rb") if content is None else BytesIO(content) as opened, Image.open(opened) as image:
             fault = _fault_of_frame(image, frame)
             if not fault and frame is not None:
                 image.seek(frame)
-            fault = fault or _fault_of_size(image)
-            raw_mode = _raw_mode(image)
+            fault = fault or _fault_of_size(image) or _fault_of_tiff(image)
+            raw_mode, largest, notes = _raw_mode(image), _largest(image), _notes_of_tiff(image)
             if not fault:
                 image.load()
     except (FileNotFoundError, NotADirectoryError):
@@ -240,15 +253,38 @@ def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> _Deco
         raise ValueError(f"{what} {fault}")
     method = _UPRIGHT.get(_orientation(image))
     upright = image if method is None else image.transpose(method)
-    return _Decoded(upright, image.format, raw_mode, [] if method is None else [TURNED])
+    return _Decoded(upright, image.format, raw_mode, notes if method is None else [TURNED], largest)
+
+
+def _arguments(image: Image.Image) -> tuple[Any, ...]:
+    """Return what PIL's decoder of a file that was opened and not loaded is given."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
 def _raw_mode(image: Image.Image) -> str:
     """Return how the pixels lie in a file that was opened and not loaded."""
-    tiles: list[Any] = getattr(image, "tile", [])
-    arguments = tiles[0][3] if tiles else ""
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    first = next(iter(_arguments(image)), "")
     return first if isinstance(first, str) else ""
+
+
+def _largest(image: Image.Image) -> int:
+    """Return the value that is white in a PPM that was opened and not loaded, where it is not 255."""
+    found = _arguments(image)
+    return found[1] if image.format == "PPM" and len(found) == 2 else 0
+
+
+def _notes_of_tiff(image: Image.Image) -> list[str]:
+    """Note that a TIFF, opened and not loaded, will be turned; earlier versions scrambled it where PIL mapped it."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return []
+    orientation = image.tag_v2.get(_ORIENTATION, 1)
+    if orientation not in _UPRIGHT:
+        return []
+    is_mapped = len(image.tile) == 1 and image.tile[0][0] == "raw" and _raw_mode(image) == image.mode in _MAPPED
+    is_lying = orientation >= 5 and image.width != image.height
+    return [LYING_TIFF if is_mapped and is_lying else TURNED_TIFF]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -266,6 +302,33 @@ def _fault_of_size(image: Image.Image) -> str:
     if image.width * image.height > MAX_PIXELS:
         return f"must have at most {MAX_PIXELS:,} pixels; got {image.width}x{image.height}: cut it into tiles"
     return ""
+
+
+def _fault_of_tiff(image: Image.Image) -> str:
+    """Say why PIL would take the values of a TIFF for others."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return ""
+    tags = image.tag_v2
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:
+        return (
+            "must have 0 for black; as a TIFF of 16 bits whose photometric interpretation is 0 (WhiteIsZero) it would "
+            "be read as a negative: save it with 1 (BlackIsZero)"
+        )
+    if tags.get(_PLANES, 1) != 2 or image.tile[0][0] != "raw":
+        return ""
+    bits = max(tags.get(_BITS_OF_SAMPLES, (1,)))
+    lost = (
+        (bits != 8 and image.mode != "1", f"{bits} bits a channel"),
+        (tags.get(_PHOTOMETRIC) == 0, "0 for white"),
+        (tags.get(_FILL_ORDER, 1) != 1, "bits in reverse order"),
+    )
+    found = [what for is_lost, what in lost if is_lost]
+    if not found:
+        return ""
+    return (
+        f"must not be an uncompressed TIFF of separate planes (planar configuration 2) with {' and '.join(found)}, "
+        "which would be read wrong: save it with planar configuration 1, or compressed"
+    )
 
 
 def _fault_of_frame(image: Image.Image, frame: int | None) -> str:

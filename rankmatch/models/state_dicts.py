@@ -86,12 +86,16 @@ def _choice(
 def _plainly_named(path: Path, nest: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take what wrappers add from the names of a network."""
     state = {_without_wrappers(name): value for name, value in nest.items() if name != "n_averaged"}  # AveragedModel's
-    for outer in OUTER:
-        if state and all(name.startswith(f"{outer}.") for name in state):
-            state = {name.removeprefix(f"{outer}."): value for name, value in state.items()}
+    while outer := _outer_of(state):  # a wrapper may stand behind it: model.module.
+        state = {_without_wrappers(name.removeprefix(f"{outer}.")): value for name, value in state.items()}
     if len(state) < len(nest) - ("n_averaged" in nest):
         raise ValueError(f"weights {path} have a name twice, with and without what a wrapper adds to it")
     return state
+
+
+def _outer_of(names: Collection[str]) -> str:
+    """Return the first part that all names share if it is of a module around the network; else nothing."""
+    return next((outer for outer in OUTER if names and all(name.startswith(f"{outer}.") for name in names)), "")
 
 
 def _without_wrappers(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from rankmatch.config import ModelConfig
@@ -61,7 +62,7 @@ def load(module: nn.Module, found: dict[str, Tensor], path: Path, ignored: tuple
 
 
 def refuse_others(module: nn.Module, found: dict[str, Tensor], path: Path, ignored: tuple[str, ...]) -> None:
-    """Refuse named tensors that are not those of a module, with the first names that differ."""
+    """Refuse named tensors that are not those of a module, or no weights, with the first names that differ."""
     wanted = module.state_dict()
     differences = {
         "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
@@ -75,6 +76,21 @@ def refuse_others(module: nn.Module, found: dict[str, Tensor], path: Path, ignor
     if any(differences.values()):
         shown = "; ".join(f"{kind}: {summary(names)}" for kind, names in differences.items() if names)
         raise ValueError(f"weights {path} are of another architecture than {type(module).__name__}: {shown}")
+    _refuse_no_weights({name: (found[name], value.dtype) for name, value in wanted.items() if name in found}, path)
+
+
+def _refuse_no_weights(pairs: dict[str, tuple[Tensor, torch.dtype]], path: Path) -> None:
+    """Refuse what can be copied into parameters and is no weight: whole or quantized numbers, NaN, infinity."""
+    pairs = {name: pair for name, pair in pairs.items() if pair[1].is_floating_point}
+    whole = [f"{name} {str(value.dtype)[6:]}" for name, (value, _) in pairs.items() if not value.is_floating_point()]
+    if whole:
+        raise ValueError(
+            f"weights {path} must be floating-point numbers; others have {summary(whole)}: "
+            "save them unquantized, as float32 or float16"
+        )
+    infinite = [name for name, (value, dtype) in pairs.items() if not value.to(dtype).isfinite().all()]
+    if infinite:
+        raise ValueError(f"weights {path} must be finite; NaN or infinity is in {summary(infinite)}: take another file")
 
 
 def is_ignored(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -121,6 +121,7 @@ def test_one_unknown_name_is_refused(tmp_path: Path) -> None:
 
 
 PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model._orig_mod."]
+PREFIXES += ["model.module.", "net.module.", "model._orig_mod.module.", "module.model.module.", "network.model.module."]
 NESTS = ["", "state_dict", "model_state", "teacher_state", "model_ema", "any.deeper"]
 
 
@@ -255,6 +256,47 @@ def test_checkpoint_for_other_classes_is_refused(tmp_path: Path) -> None:
     other = built(config=ModelConfig(backbone="mobilenet_v2", num_classes=7, width=0.25))
     with pytest.raises(ValueError, match=r"other shapes: classifier.weight \[5, 32, 1, 1\], not \[7, 32, 1, 1\]"):
         load_checkpoint(other, path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = built(1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = built(2).state_dict()
+    state["classifier.weight"] = state["classifier.weight"].to(dtype)
+    path = saved(state, tmp_path)
+    with pytest.raises(
+        ValueError,
+        match=rf"weights.pth must be floating-point numbers; others have classifier.weight {str(dtype)[6:]}: save them",
+    ):
+        load_checkpoint(model, path)
+    assert_same_state(model, before)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(float("nan"), torch.float32), (float("-inf"), torch.float16), (1e300, torch.float64)],  # beyond float32
+)
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    state = backbone_state(built(1))
+    state["0.1.running_var"] = state["0.1.running_var"].to(dtype)
+    state["0.1.running_var"][3] = value
+    path = saved(state, tmp_path)
+    for read in (lambda: check_backbone(SMALL, path), lambda: load_backbone(built(), path)):
+        with pytest.raises(
+            ValueError, match=r"weights.pth must be finite; NaN or infinity is in 0.1.running_var: take another file$"
+        ):
+            read()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_floating_point_type_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = built(2)
+    state = {
+        name: value.to(dtype) if value.is_floating_point() else value for name, value in built(1).state_dict().items()
+    }
+    load_checkpoint(model, saved(state, tmp_path))
+    assert_same_state(model, {name: value.to(model.state_dict()[name].dtype) for name, value in state.items()})
 
 
 def test_missing_file_is_one_value_error(tmp_path: Path) -> None:
