@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestration.run_folder import RunFolder, folders
+from orchestration.run_folder import RunFolder, folders, process_start
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(__file__).parent / "cluster"
@@ -53,6 +53,19 @@ class Cluster:
         """Kill slurmd, with all that runs there only where nodes have namespaces of their own, and have Slurm know."""
         self.script("node.sh", "crash", node)
         self.slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
+    @contextmanager
+    def forgotten(self) -> Iterator[None]:
+        """Kill slurmctld after a block and start it with its state from before: it forgets what was submitted in it."""
+        state, kept = self.folder / "state", self.folder / "state-before"
+        shutil.copytree(state, kept)
+        yield
+        pid = int((self.folder / "run" / "slurmctld.p").read_text().split()[0])
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: process_start(pid) is None)
+        shutil.rmtree(state)
+        kept.rename(state)
+        self.script("up.sh")
 
 
 def free_ports() -> int:

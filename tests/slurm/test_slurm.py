@@ -217,3 +217,20 @@ def test_site_says_how_many_jobs_an_account_may_have(cluster, monkeypatch):
         assert site_limits.max_minutes("main,low") is None
     finally:
         cluster.slurm("scancel", "--account=few")
+
+
+def test_job_that_was_given_our_number_after_slurmctld_forgot_ours_is_left_alone(make_grid, cluster):
+    grid, held = make_grid(), "cluster.extra={hold: true}"
+    with cluster.forgotten():
+        assert grid.launch(held).returncode == 0
+    number, given = grid.job(), ""
+    while given != number:
+        given = cluster.slurm("sbatch", "--parsable", "--job-name=my-thesis", "--hold", "--output=/dev/null",
+                              "--wrap=true").strip()  # fmt: skip
+        assert int(given) <= int(number)
+    assert "0 cells were told to end" in grid.rankmatch("cancel").stdout
+    assert "submitted: 1 cells as job" in grid.launch(held).stdout
+    assert "1 cells were told to end" in grid.rankmatch("cancel").stdout
+    assert number in cluster.slurm("squeue", "--noheader", "--name=my-thesis", "--format=%i").split()
+    cluster.slurm("scancel", f"--user={getpass.getuser()}")  # with what others had cancelled, which is there again
+    wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
