@@ -1,5 +1,7 @@
 """Folders on a node's own disk for the sockets and logs of a Ray: short, closed to others, and swept when left behind.
 
+Only a folder with the file that its maker wrote into it is ever swept: whatever else lies there belongs to somebody.
+
 Whoever made a folder holds a lock on it while it lives. The kernel gives that back however the process ends, and knows
 it across containers that share a /tmp but not their process numbers; `systemd-tmpfiles` leaves a locked folder alone.
 """
@@ -8,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import socket
 import stat
@@ -24,13 +27,18 @@ from orchestration import files
 
 PLACES = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
 """In this order. Ray's sockets need a path of at most 40 characters; TMPDIR is often longer, and may be a network's."""
-PREFIX = "rankmatch-"
+PREFIX = "rm-ray-"
+"""Of these folders alone; people name folders of theirs after the program."""
 ROOM = 64 * 2**20
 """Bytes that must be free: Ray's logs."""
 OWNER, INNER = "owner.json", "ray"
+MADE_BY = "rankmatch scratch"
 _OLD_S = 3600.0
-"""A folder without an owner was made just now, or by an earlier version, which held no lock. That is swept when it is
-so old and nothing answers in it."""
+_EARLIER = re.compile(r"rankmatch-(j?\d+)([-_.]\w+)*")
+"""Folders of earlier versions, which held no lock and wrote no owner: named by a job or a process. Such a one is swept
+when it holds what a Ray makes and nothing else, has not changed for so long, and nothing answers in it."""
+_OF_RAY = re.compile(r"session_(latest|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_\d+)")
+_BESIDE = ("ray_current_cluster", "prom_metrics_service_discovery.json")
 _LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "jfs", "reiserfs", "ramfs")
 """File systems of one machine, so that its kernel knows all who hold a lock."""
 
@@ -70,16 +78,23 @@ def make(**owner: Any) -> Scratch:  # noqa: ANN401 (whatever JSON can hold)
         try:
             if (free := shutil.disk_usage(place).free) < ROOM:
                 raise OSError(errno.ENOSPC, f"{free / 2**20:.0f} MB are free")
-            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+            return _make(place, owner)
         except OSError as error:
             refused.append(f"{place}: {error.strerror}")
-            continue
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # no locks there, so nobody sweeps there either
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        files.replace(path / OWNER, files.to_text(_describe() | owner), sync=False)
-        return Scratch(path, handle)
     raise OSError(errno.ENOSPC, f"a Ray needs a folder with {ROOM // 2**20} MB on this machine ({'; '.join(refused)})")
+
+
+def _make(place: Path, owner: Mapping[str, Any]) -> Scratch:
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+    made = Scratch(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    with contextlib.suppress(OSError):  # no locks there, so nobody sweeps there either
+        fcntl.flock(made._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        files.replace(path / OWNER, files.to_text({**_describe(), **owner}), sync=False)
+    except OSError:
+        made.remove()
+        raise
+    return made
 
 
 @contextlib.contextmanager
@@ -100,9 +115,10 @@ def sweep(is_over: Callable[[Mapping[str, Any]], bool] = lambda owner: False) ->
     """
     for place in PLACES:
         with contextlib.suppress(OSError):
-            for path in place.glob(f"{PREFIX}*"):
+            for path in place.iterdir():
                 with contextlib.suppress(OSError):  # somebody else sweeps, or it is not ours
-                    _sweep(path, is_over)
+                    if path.name.startswith(PREFIX) or _EARLIER.fullmatch(path.name):
+                        _sweep(path, is_over)
 
 
 def _sweep(path: Path, is_over: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -112,20 +128,39 @@ def _sweep(path: Path, is_over: Callable[[Mapping[str, Any]], bool]) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its owner lives
-        if _is_abandoned(path, time.time() - found.st_mtime, is_over):
+        if _is_abandoned(path, found, is_over):
             shutil.rmtree(path, ignore_errors=True)
     finally:
         os.close(handle)
 
 
-def _is_abandoned(path: Path, age_s: float, is_over: Callable[[Mapping[str, Any]], bool]) -> bool:
-    """Tell it of a folder that nobody on this machine has locked."""
-    try:
-        owner = files.read_json(path / OWNER)
-    except (OSError, ValueError):
-        return age_s > _OLD_S and not _answers(path)
+def _is_abandoned(path: Path, found: os.stat_result, is_over: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Tell it of a folder that nobody on this machine has locked; one that is not surely ours is left for good."""
+    if not path.name.startswith(PREFIX):
+        return time.time() - found.st_mtime > _OLD_S and _is_of_ray_alone(path) and not _answers(path)
+    if stat.S_IMODE(found.st_mode) != 0o700 or (owner := _owner_of(path)) is None:
+        return False
     is_known_here = owner.get("host") == socket.gethostname() or owner.get("boot") == _boot() or is_local(path)
     return is_known_here or is_over(owner)
+
+
+def _owner_of(path: Path) -> Mapping[str, Any] | None:
+    """Return what the maker of a folder wrote into it; None of a folder of somebody else's."""
+    place = path / OWNER
+    try:
+        if not stat.S_ISREG(place.lstat().st_mode):
+            return None
+        owner = files.read_json(place)
+    except (OSError, ValueError):
+        return None
+    return owner if owner.get("made_by") == MADE_BY else None
+
+
+def _is_of_ray_alone(path: Path) -> bool:
+    """Tell whether a folder holds what a Ray makes, and nothing else."""
+    names = [inner.name for inner in path.iterdir()]
+    sessions = [name for name in names if _OF_RAY.fullmatch(name)]
+    return bool(sessions) and all(name in sessions or name in _BESIDE for name in names)
 
 
 def is_local(path: Path) -> bool:
@@ -136,18 +171,25 @@ def is_local(path: Path) -> bool:
 
 
 def _answers(path: Path) -> bool:
-    """Tell whether a Ray still listens at one of its sockets."""
+    """Tell whether a Ray still listens at one of its sockets; whatever else than a refusal they answer counts so."""
     for place in path.glob("session_*/sockets/*"):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(1.0)
-            with contextlib.suppress(OSError):
-                client.connect(str(place))
+        folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(1.0)
+                client.connect(f"/proc/self/fd/{folder}/{place.name}")  # the path may be too long for a socket
                 return True
+        except (ConnectionRefusedError, FileNotFoundError):
+            continue
+        except OSError:
+            return True
+        finally:
+            os.close(folder)
     return False
 
 
 def _describe() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid()}
+    return {"made_by": MADE_BY, "host": socket.gethostname(), "boot": _boot(), "pid": os.getpid()}
 
 
 def _boot() -> str:

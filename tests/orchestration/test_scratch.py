@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from orchestration import scratch
+from rankmatch.data.staging import stage
 
 ROOT = Path(__file__).resolve().parents[2]
+SESSION = "session_2026-01-31_12-00-00_123456_789"
 IN_OTHER_NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
 
 
@@ -39,7 +41,7 @@ def left_behind(place: Path) -> Path:
     process = multiprocessing.get_context("fork").Process(target=die, args=(place,))
     process.start()
     process.join()
-    (path,) = place.glob("rankmatch-*")
+    (path,) = place.glob("rm-ray-*")
     return path
 
 
@@ -82,6 +84,54 @@ def test_folder_whose_owner_is_not_written_yet_stays(place):
     path = left_behind(place)
     (path / "owner.json").unlink()
     scratch.sweep()
+    assert aged(path).exists()
+    scratch.sweep()
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rankmatch-runs", "rankmatch-main", "rankmatch-data", "rankmatch-store-0-0123456789ab", "rankmatch-123",
+     "rankmatch-j12", "rankmatch-abcd_123", "rm-ray-data", "rm-ray-abcd_123"],
+)  # fmt: skip
+@pytest.mark.parametrize("content", ["grid/cells/a/result.json", "voc.arrow", "owner.json", "session_1/a", ""])
+def test_old_folder_of_somebody_else_is_never_swept_whatever_it_is_called(place, name, content):
+    path = place / name / content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content:
+        path.write_text('{"host": "a", "boot": "b", "pid": 1, "made_by": "me"}')
+    else:
+        path.mkdir(exist_ok=True)
+    (place / name).chmod(0o700)
+    aged(place / name)
+    scratch.sweep(lambda owner: True)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("name", ["rankmatch-runs", "rankmatch-123"])
+def test_folder_with_other_things_beside_those_of_a_ray_is_never_swept(place, name):
+    path = place / name
+    (path / SESSION / "sockets").mkdir(parents=True)
+    (path / "mine").touch()
+    aged(path)
+    scratch.sweep()
+    assert (path / "mine").exists()
+
+
+def test_store_that_a_training_staged_outlives_a_sweep(place, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("SLURM_TMPDIR", str(place))
+    source = tmp_path_factory.mktemp("source")
+    (source / "a.arrow").write_bytes(b"a")
+    staged = stage(source)
+    aged(staged)
+    scratch.sweep()
+    assert (staged / "a.arrow").read_bytes() == b"a"
+
+
+def test_folder_that_others_may_enter_was_not_made_here_and_stays(place):
+    path = left_behind(place)
+    path.chmod(0o755)
+    scratch.sweep()
     assert path.exists()
 
 
@@ -101,19 +151,17 @@ def test_on_a_file_system_of_several_machines_only_folders_of_this_one_are_swept
 
 
 def test_links_and_files_are_left_alone(place, tmp_path):
-    target = tmp_path / "target"
-    target.mkdir()
-    (place / "rankmatch-link").symlink_to(target)
-    aged(target)
-    (place / "rankmatch-file").touch()
-    aged(place / "rankmatch-file")
+    target = left_behind(place).rename(tmp_path / "target")
+    (place / "rm-ray-link").symlink_to(target)
+    (place / "rm-ray-file").touch()
+    aged(place / "rm-ray-file")
     scratch.sweep()
-    assert target.exists() and (place / "rankmatch-file").exists()
+    assert target.exists() and (place / "rm-ray-file").exists()
 
 
 def test_folder_of_an_earlier_version_is_swept_once_nothing_listens_there(place, monkeypatch):
     path = place / "rankmatch-123"
-    sockets = path / "session_1" / "sockets"
+    sockets = path / SESSION / "sockets"
     sockets.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as listener:
         monkeypatch.chdir(sockets)  # for a short name

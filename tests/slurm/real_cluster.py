@@ -174,7 +174,7 @@ def numbers(rows: list[dict]) -> list[dict]:
 def left_on_nodes() -> list[Path]:
     """Return what jobs have left in the /tmp that the nodes share."""
     left = []
-    for path in Path("/tmp").glob("rankmatch-*/owner.json"):
+    for path in Path("/tmp").glob("rm-ray-*/owner.json"):
         with suppress(FileNotFoundError):
             left += [path.parent] if "slurm" in json.loads(path.read_text()) else []
     return left

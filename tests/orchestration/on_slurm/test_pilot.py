@@ -277,7 +277,7 @@ def test_head_orders_the_driver_and_ends_with_it(head, launch_dir, slurm, tmp_pa
     assert task.run() == 0
     order = json.loads((launch_dir / "seen").read_text())
     folder = order["pilot"]["folder"]
-    assert folder.startswith(str(tmp_path / "rankmatch-")) and not Path(folder).parent.exists()
+    assert folder.startswith(str(tmp_path / "rm-ray-")) and not Path(folder).parent.exists()
     assert order["pilot"] == {"name": "9.0", "folder": folder, "num_nodes": 3, "end_time": None,
                               "node": {"num_cpus": 2, "num_gpus": 0}}  # fmt: skip
     assert order["jobs"][0]["cell_dir"] == str(head.cell)
