@@ -1,5 +1,6 @@
 """One try at training a cell: its owner, what happened in it, its rows, and the result that it may publish."""
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from orchestration import files, system_metrics
 from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import AttemptEnd, FailureClass
 from orchestration.recorder import EPOCH_FIELDS, EPOCHS, SCHEMA, STEPS, Recorder, Row, read_steps
-from rankmatch.durable import sync_file
+from rankmatch.durable import sync_file, sync_folder
 
 CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
 OWNER, EVENTS, LOG = "owner.json", "events.jsonl", "log"
@@ -161,10 +162,23 @@ class Attempt:
         for name in (CONFIG, AXES):  # a launch did not wait for these, with thousands at once
             with suppress(FileNotFoundError):
                 sync_file(path.with_name(name))
+        text = files.to_text(content)
         try:
-            files.publish(path, files.to_text(content))
+            files.publish(path, text)
         except FileExistsError:
-            raise AlreadyPublished(f"{path} is there already") from None
+            if path.read_text(encoding="utf-8") != text:
+                raise AlreadyPublished(f"{path} is there already") from None
+            sync_folder(path.parent)  # its own: an earlier call put it there and could not wait for the disk
+
+
+def with_limits(attempts: Sequence[Attempt], *, of_epochs: bool = False) -> list[tuple[Attempt, float]]:
+    """Pair each attempt with the step at which a later one began: from there on its rows are repeated."""
+    limit, pairs = math.inf, []
+    for attempt in reversed(attempts):
+        pairs.append((attempt, limit))
+        first = attempt.first_epoch_row() if of_epochs else attempt.first_step()
+        limit = limit if first is None else min(limit, first)
+    return pairs[::-1]
 
 
 def trained_on(owner: Row, events: Sequence[Row]) -> str:

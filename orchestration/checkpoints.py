@@ -9,16 +9,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from orchestration.attempt import Attempt
+from orchestration.attempt import Attempt, with_limits
+from orchestration.patience import patiently
+from orchestration.recorder import Row
+from rankmatch.hashing import sha256_of
 
 
 def newest(attempts: Sequence[Attempt]) -> Path | None:
-    """Find the newest intact checkpoint of the newest attempt that has one."""
+    """Find the newest intact checkpoint among those whose rows count, whichever attempt has it.
+
+    Raises:
+        OSError: One cannot be read, also after minutes.
+    """
     from rankmatch import checkpoint  # torch takes seconds to import
 
     while True:
-        seen = [path for attempt in reversed(attempts) for path in checkpoint.newest_first(attempt.path)]
-        found = next((path for attempt in reversed(attempts) if (path := checkpoint.newest(attempt.path))), None)
+        seen = patiently(lambda: _that_count(attempts))
+        found = patiently(lambda: checkpoint.first_intact(seen))  # noqa: B023 (called at once)
         # Where a newer one vanished meanwhile, it was pruned behind one that is newer still, or linked to a follower.
         if all(path.exists() for path in seen[: seen.index(found) if found in seen else None]):
             return found
@@ -42,11 +49,21 @@ def adopt(earlier: Sequence[Attempt], heir: Attempt, num_kept: int) -> Path | No
     return None
 
 
-def discard(attempts: Sequence[Attempt]) -> None:
-    """Remove the checkpoints and best weights of attempts whose follower has taken them over; what resists stays."""
+def discard(attempts: Sequence[Attempt], *, up_to: Path | None = None) -> None:
+    """Remove the checkpoints and best weights of attempts whose follower has taken them over; what resists stays.
+
+    Args:
+        attempts: The attempts.
+        up_to: The newest checkpoint that was taken over; an attempt with a newer one keeps that, and its best weights.
+    """
     from rankmatch import checkpoint
 
     for attempt in attempts:
+        if up_to is not None and _has_newer(attempt, up_to):
+            for path in checkpoint.newest_first(attempt.path):
+                if checkpoint.order_of(path) <= checkpoint.order_of(up_to):
+                    shutil.rmtree(path, ignore_errors=True)
+            continue
         shutil.rmtree(attempt.path / checkpoint.FOLDER, ignore_errors=True)
         for path in (attempt.path / checkpoint.BEST, *attempt.path.glob(f".{checkpoint.BEST}.*")):
             with suppress(OSError):
@@ -62,11 +79,66 @@ def settle(attempt: Attempt, num_kept: int) -> None:
         shutil.rmtree(attempt.path / checkpoint.FOLDER, ignore_errors=True)
 
 
+def num_of(attempt: Attempt) -> int:
+    """Count an attempt's checkpoints, by their names and without torch."""
+    return len(list(attempt.path.glob("checkpoints/step_*")))
+
+
+def keep_weights(cell_dir: Path, result: Row, attempts: Sequence[Attempt]) -> bool:
+    """See to it that the weights are there which a result names; False: no attempt has them.
+
+    A follower may have removed them when the result was about to be published; then it has linked them before.
+    """
+    model = result.get("model")
+    if not model:  # no epoch counted, or an earlier version wrote the result and named none
+        return "model" in result or (cell_dir / "attempts" / str(result["attempt"]) / "best.pt").is_file()
+    place = cell_dir / model["path"]
+    if _is(place, model):
+        return True
+    from rankmatch import checkpoint
+
+    for attempt in reversed(attempts):
+        for path in (attempt.path / checkpoint.BEST, *attempt.path.glob(f"{checkpoint.FOLDER}/*/{checkpoint.BEST}")):
+            with suppress(FileNotFoundError):  # pruned meanwhile
+                if _is(path, model):
+                    checkpoint.show_best(path, place.parent)
+                    return True
+    return False
+
+
+def _is(path: Path, model: Row) -> bool:
+    try:
+        size = path.stat().st_size
+        return bool(model.get("bytes", size) == size and sha256_of(path) == model["sha256"])
+    except FileNotFoundError:
+        return False
+
+
+def _that_count(attempts: Sequence[Attempt]) -> list[Path]:
+    """List the checkpoints, newest first, whose rows no later attempt repeats: from others rows would be missing."""
+    from rankmatch import checkpoint
+
+    limits = zip(with_limits(attempts), with_limits(attempts, of_epochs=True), strict=True)
+    found = [
+        path
+        for (attempt, of_steps), (_, of_epochs) in reversed([*limits])  # of equal ones that of the newest attempt
+        for path in checkpoint.newest_first(attempt.path)
+        if checkpoint.step_of(path) <= (of_epochs if checkpoint.is_evaluated(path) else of_steps)
+    ]
+    return sorted(found, key=checkpoint.order_of, reverse=True)
+
+
+def _has_newer(attempt: Attempt, known: Path) -> bool:
+    from rankmatch import checkpoint
+
+    return any(checkpoint.order_of(path) > checkpoint.order_of(known) for path in checkpoint.newest_first(attempt.path))
+
+
 def _adopt_older(earlier: Sequence[Attempt], heir: Attempt, num_kept: int, step: int) -> None:
     from rankmatch import checkpoint
 
-    found = [path for attempt in reversed(earlier) for path in checkpoint.newest_first(attempt.path)]
-    older = {checkpoint.step_of(path): path for path in reversed(found) if checkpoint.step_of(path) < step}
+    found = reversed(_that_count(earlier))
+    older = {checkpoint.step_of(path): path for path in found if checkpoint.step_of(path) < step}
     for _, path in sorted(older.items(), reverse=True)[: num_kept - 1]:
         with suppress(FileNotFoundError):
             checkpoint.adopt(path, heir.path)

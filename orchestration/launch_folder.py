@@ -9,7 +9,7 @@ from pathlib import Path
 
 import filelock
 
-from orchestration import cells, files, index, plan, provenance
+from orchestration import cells, files, finished, index, plan, provenance
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
 from orchestration.plan import Plan
@@ -60,6 +60,8 @@ def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
         folder = made[item.cell.signature]
         if item.to_do or (folder.has_result() and not folder.is_described()):  # of a finished cell what is damaged
             folder.create(cells.to_yaml(item.cell.config), item.cell.axes)
+        if not item.to_do:
+            finished.settle_leftovers(folder, item.cell.config.execution.trainer.keep_checkpoints)
     return launch_dir
 
 

@@ -1,6 +1,7 @@
 """The body of a job: train one cell in one attempt, and write down how it ended."""
 
 import os
+import secrets
 import socket
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rankmatch
-from orchestration import checkpoints, made_with, provenance, system_metrics
+from orchestration import finished, made_with, provenance, system_metrics
 from orchestration.attempt import CONFIG, ENVIRONMENT, AlreadyPublished, Attempt
 from orchestration.cells import Cell, from_yaml
 from orchestration.damage import DamagedFileError
@@ -53,10 +54,12 @@ def run_cell(
     """
     folder = RunFolder(cell_dir)
     try:
-        if patiently(folder.result) is not None:
-            _keep_what_counts(folder)  # the process that wrote the result may have been killed before it had
+        if _is_done(folder):
             return JobState.DONE
-        attempt = patiently(lambda: folder.claim({**owner, "training_pid": os.getpid()}))
+        claim = {**owner, "training_pid": os.getpid(), "claim": secrets.token_hex(8)}
+        attempt = patiently(lambda: folder.claim(claim))
+        if _is_done(folder):  # whoever published meanwhile did not know of this attempt
+            return JobState.DONE
     except AttemptTaken:
         return JobState.SUPERSEDED
     except DamagedFileError as error:
@@ -157,7 +160,7 @@ class _Body:
         try:
             return self._train()
         except AlreadyPublished:
-            checkpoints.discard([self.attempt])
+            finished.give_way(self.folder, self.attempt)
             return JobState.SUPERSEDED
         except FencedError:
             return JobState.SUPERSEDED
@@ -186,8 +189,11 @@ class _Body:
             raise FencedError("a newer attempt has begun")
         if not result.finished:
             return self._stopped(result.step)
-        self.attempt.publish(self._result(result))
-        _keep_what_counts(self.folder)
+        row = self._result(result)
+        if self.attempt.superseded():  # a follower may have removed the weights before they were looked at
+            raise FencedError("a newer attempt has begun")
+        patiently(lambda: self.attempt.publish(row))
+        finished.settle(self.folder)
         return JobState.DONE
 
     def _config(self) -> TrainConfig:
@@ -212,7 +218,9 @@ class _Body:
         return {
             **asdict(result),
             "duration_s": sum(seconds for _, seconds in durations),
-            "gpu_duration_s": sum(seconds * attempt.environment().get("num_gpus", 0) for attempt, seconds in durations),
+            "gpu_duration_s": sum(
+                seconds * (attempt.environment().get("num_gpus") or 0) for attempt, seconds in durations
+            ),
             "model": _best_weights(self.attempt.path),
             "provenance": environment | software() | {made_with.ATTEMPTS: self._made_with()},
         }
@@ -278,16 +286,12 @@ def record_never_began(cell_dir: Path, owner: Mapping[str, Any], failure: Failur
     attempt.event("failed", **evidence(attempt, failure), **({"host": host} if host else {}))
 
 
-def _keep_what_counts(folder: RunFolder) -> None:
-    """Remove the checkpoints that a finished cell needs no more; what cannot be removed harms nothing."""
-    try:
-        result = folder.result()
-        assert result is not None
-        *earlier, last = [attempt for attempt in folder.attempts() if attempt.number <= result["attempt"]]
-        checkpoints.discard(earlier)
-        checkpoints.settle(last, from_yaml(folder.config()).execution.trainer.keep_checkpoints)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"checkpoints of {folder.path} are left behind: {error}\n")
+def _is_done(folder: RunFolder) -> bool:
+    """Tell whether a cell has a result; the process that wrote it may have been killed before it had cleaned up."""
+    if patiently(folder.result) is None:
+        return False
+    finished.settle(folder)
+    return True
 
 
 def software() -> dict[str, Any]:
@@ -321,7 +325,7 @@ def _best_weights(path: Path) -> dict[str, Any] | None:
 
 def _duration_s(attempt: Attempt) -> float:
     """Sum up an earlier attempt: what it wrote at its end or, killed before it could, the epochs it wrote down."""
-    ended = [event["duration_s"] for event in attempt.events() if "duration_s" in event]
+    ended = [event["duration_s"] for event in attempt.events() if event.get("duration_s") is not None]
     if ended:
         return float(ended[-1])
-    return float(sum(row["duration_s"] + row.get("evaluation_s", 0.0) for row in attempt.epochs()))
+    return float(sum((row.get(name) or 0.0) for row in attempt.epochs() for name in ("duration_s", "evaluation_s")))

@@ -4,19 +4,28 @@ Whatever is read by others is linked or renamed into place, or appended to in on
 See docs/run_folder.md for the files and their fields.
 """
 
-import math
 import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestration import checkpoints, files, made_with
-from orchestration.attempt import AXES, CONFIG, OWNER, RESULT, Attempt, last_write, trained_on
+from orchestration.attempt import (
+    AXES,
+    CONFIG,
+    OWNER,
+    RESULT,
+    AlreadyPublished,
+    Attempt,
+    last_write,
+    trained_on,
+    with_limits,
+)
 from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import AttemptEnd, FailureClass
 from orchestration.processes import lives, process_start, this_process
@@ -154,13 +163,16 @@ class RunFolder:
 
         Args:
             owner: Anything to tell readers; `commit` and `provenance` go into the result. The process is this one
-                unless `host` and `pid` say otherwise.
+                unless `host` and `pid` say otherwise. With a `claim`, a word of this claim alone, the call can be
+                repeated after an error: it finds what it had claimed.
             number: Must be the next.
 
         Raises:
             AttemptTaken: Somebody else was faster.
         """
         attempts = self.attempts()
+        if own := _own(attempts, owner.get("claim")):
+            return _synced(own)
         following = attempts[-1].number + 1 if attempts else 1
         path = self.path / ATTEMPTS / str(number or following)
         try:
@@ -170,24 +182,31 @@ class RunFolder:
             files.publish(path / OWNER, files.to_text(_complete(owner)))
         except FileExistsError:
             raise AttemptTaken(f"{path} is claimed already") from None
-        for folder in path.parents[:4]:  # up to the grid's: what is written below outlives a power cut only so
-            sync_folder(folder)
-        return Attempt(path)
+        return _synced(Attempt(path))
 
     def newest_checkpoint(self) -> Path | None:
-        """Find the newest intact checkpoint of the newest attempt that has one."""
+        """Find the newest intact checkpoint among those whose rows count."""
         return checkpoints.newest(self.attempts())
 
     def adopt_checkpoint(self, attempt: Attempt, num_kept: int = 1) -> Path | None:
-        """Make the newest checkpoints an attempt's own, and remove those of all attempts before it.
+        """Make the newest checkpoints an attempt's own, and remove those of all attempts before it but newer ones.
 
         Returns: The newest one in its new place; None where there is none.
+
+        Raises:
+            AlreadyPublished: An earlier attempt came to its end meanwhile; its weights may have been removed here.
         """
         earlier = self.attempts_before(attempt)
         found = checkpoints.adopt(earlier, attempt, num_kept)
+        self._refuse_if_published()
         if found is not None and not attempt.superseded():
-            checkpoints.discard(earlier)
+            checkpoints.discard(earlier, up_to=found)
+            self._refuse_if_published()  # whoever publishes from now on looks for its weights and finds them gone
         return found
+
+    def _refuse_if_published(self) -> None:
+        if self.has_result():
+            raise AlreadyPublished(f"{self.path / RESULT} is there already")
 
     def attempts_before(self, attempt: Attempt) -> list[Attempt]:
         """Return the claimed attempts with lower numbers, in order."""
@@ -289,12 +308,7 @@ class RunFolder:
 
     def attempts_with_limits(self, *, of_epochs: bool = False) -> list[tuple[Attempt, float]]:
         """Pair each attempt with the step at which a later one began: from there on its rows are repeated."""
-        limit, pairs = math.inf, []
-        for attempt in reversed(self.attempts()):
-            pairs.append((attempt, limit))
-            first = attempt.first_epoch_row() if of_epochs else attempt.first_step()
-            limit = limit if first is None else min(limit, first)
-        return pairs[::-1]
+        return with_limits(self.attempts(), of_epochs=of_epochs)
 
 
 def folders(grid_dir: Path) -> dict[str, RunFolder]:
@@ -327,6 +341,19 @@ def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
         host=result["provenance"].get("host", ""),
         provenance=result["provenance"],
     )
+
+
+def _own(attempts: Sequence[Attempt], claim: str | None) -> Attempt | None:
+    """Find what a claim already has: its error came after the link, or the answer to the link was lost."""
+    if claim is None:
+        return None
+    return next((attempt for attempt in reversed(attempts) if attempt.known_owner().get("claim") == claim), None)
+
+
+def _synced(attempt: Attempt) -> Attempt:
+    for folder in attempt.path.parents[:4]:  # up to the grid's: what is written below outlives a power cut only so
+        sync_folder(folder)
+    return attempt
 
 
 def _liveness(owner: Row, last_event: str | None, updated: float) -> Status:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,16 @@ def show_best(weights: Path | None, run_dir: Path) -> None:
 
 def newest(run_dir: Path) -> Path | None:
     """Find the newest intact checkpoint of a run; a damaged one is passed over with a warning."""
-    for path in newest_first(run_dir):
+    return first_intact(newest_first(run_dir))
+
+
+def first_intact(paths: Sequence[Path]) -> Path | None:
+    """Return the first checkpoint that is intact; a damaged one is passed over with a warning.
+
+    Raises:
+        OSError: One cannot be read now, a file server that is away mostly: that does not make it a damaged one.
+    """
+    for path in paths:
         if is_intact(path):
             return path
         if path.exists():  # not pruned meanwhile
@@ -119,8 +129,16 @@ def newest(run_dir: Path) -> Path | None:
 
 def newest_first(run_dir: Path) -> list[Path]:
     """Return the checkpoints of a run, intact or not."""
-    found = [path for path in (run_dir / FOLDER).glob("step_*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (step_of(path), is_evaluated(path)), reverse=True)
+    try:
+        names = os.listdir(run_dir / FOLDER)  # noqa: PTH208 (a glob takes a folder that cannot be read for an empty one)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((run_dir / FOLDER / name for name in names if _NAME.fullmatch(name)), key=order_of, reverse=True)
+
+
+def order_of(path: Path) -> tuple[int, bool]:
+    """Return what checkpoints are ordered by: the evaluation at the end of an epoch is the last of its step."""
+    return step_of(path), is_evaluated(path)
 
 
 def adopt(path: Path, run_dir: Path, best: Path | None = None) -> Path:
@@ -171,14 +189,18 @@ def is_evaluated(path: Path) -> bool:
 
 
 def is_intact(path: Path) -> bool:
-    """Compare a checkpoint with the hashes that were written beside it."""
+    """Compare a checkpoint with the hashes that were written beside it.
+
+    Raises:
+        OSError: It cannot be read now; only what is missing or differs is damaged.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         hashes = {STATE: manifest["sha256"]}
         if best := manifest.get("best"):
             hashes[BEST] = best["sha256"]
         return all(sha256_of(path / name) == known for name, known in hashes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -13,6 +13,7 @@ from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirr
 from orchestration.mirror.tracking import MirroredCell
 from orchestration.recorder import Row
 from orchestration.run_folder import RunFolder
+from rankmatch.hashing import sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,12 @@ def register(
             raise ValueError(
                 f"{name} is the best cell of {candidate.name}, so its weights must be there; "
                 f"no {candidate.weights}: train it again, or leave it out by --method or --backbone"
+            )
+        known, found = candidate.result["model"]["sha256"], sha256_of(candidate.weights)
+        if found != known:
+            raise ValueError(
+                f"{candidate.weights} must be the file that the training published, with SHA-256 {known}; "
+                f"it has {found}: restore it, train it again, or leave it out by --method or --backbone"
             )
     cells = mirrored_cells(loaded, run_folders(loaded, grid_dir))
     mirror = GridMirror(last_tracking_uri(uri, grid_dir), grid_dir, cells).open()

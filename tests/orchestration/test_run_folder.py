@@ -350,6 +350,7 @@ def test_adopted_checkpoint_stays_when_the_attempt_that_wrote_it_lives_on_and_pr
     heir = folder.claim({})
     adopted = folder.adopt_checkpoint(heir)
     assert adopted == heir.path / "checkpoints" / "step_10"
+    heir.event("started", step=10)
     checkpoint.save(zombie.path, 20, {"weights": [2.0]}, 1)
     assert not (zombie.path / "checkpoints" / "step_10").exists()
     assert checkpoint.load(adopted) == {"weights": [1.0]}

@@ -45,10 +45,10 @@ def test_best_model_of_each_method_is_registered_once_and_can_be_downloaded(laun
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == result["model"]["sha256"]
 
 
-def fake_cell(grid_dir, cell, miou, *, has_model=True):
+def fake_cell(grid_dir, cell, miou, *, has_model=True, sha256=""):
     folder = RunFolder(grid_dir / "cells" / cell.folder_name)
     folder.create("{}", cell.axes)
-    model = {"path": "attempts/1/best.pt", "sha256": "", "bytes": 1}
+    model = {"path": "attempts/1/best.pt", "sha256": sha256 or hashlib.sha256(b"-").hexdigest(), "bytes": 1}
     attempt = folder.claim({})
     (attempt.path / "best.pt").write_bytes(b"-")
     attempt.publish({"step": 1, "num_steps": 1, "epoch": 1, "best_miou": miou, "last_miou": 1 - miou,
@@ -77,3 +77,11 @@ def test_best_cell_without_weights_is_named_and_no_other_takes_its_place(tmp_pat
 def test_grid_without_a_finished_cell_is_refused(launched):
     with pytest.raises(ValueError, match="a cell of small must be done"):
         control.register(launched.runs / "small", ["fixmatch"], (), "", Console(quiet=True))
+
+
+def test_weights_that_are_not_those_of_the_result_are_refused_with_their_name(tmp_path):
+    loaded = load(str(Path(__file__).parents[1] / "small.yaml"), ())
+    for cell, miou in zip(loaded.cells, (0.2, 0.4, 0.6, 0.5), strict=True):
+        fake_cell(tmp_path, cell, miou, **({"sha256": "0" * 64} if miou == 0.4 else {}))
+    with pytest.raises(ValueError, match=r"supervised-4-s1/attempts/1/best.pt must be the file .* with SHA-256 0{64}"):
+        registry.register(loaded, tmp_path, "", (), (), Console(quiet=True))
