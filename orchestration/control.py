@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,24 @@ from rich.console import Console
 
 from orchestration import grid, index, launch, search
 from orchestration.attempt import LOG, RESULT
+from orchestration.failures import FailureClass
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
 from orchestration.launch_folder import only_launch_of
 from orchestration.mirror import registry
 from orchestration.mirror.mlflow_store import StoreError
-from orchestration.on_slurm import campaign, commands, submissions
+from orchestration.on_slurm import campaign, commands, controller, submissions
+from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.on_slurm.commands import SlurmError
+from orchestration.on_slurm.notices import harmless
 from orchestration.on_slurm.queue_state import queued_cells
+from orchestration.on_slurm.step import close, take_step, tidy
 from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import SchedulerError
 from orchestration.status import Slurm, judge, to_lines, totals
 
 WATCH_S, LOOK_S = 30.0, 60.0
+NO_CONTROLLER = "no job goes on with this grid by itself (cluster.controller=false): taking the next step"
 
 
 def grid_folder(runs: Path, name: str) -> Path:
@@ -75,14 +81,17 @@ def logs(grid_dir: Path, cell: str, *, follow: bool = False) -> None:
 
 
 def _log(grid_dir: Path, folder: RunFolder) -> Path | None:
-    attempts = folder.attempts()
-    path = attempts[-1].path / LOG if attempts else None
-    if path is not None and path.is_file():
-        return path
-    name = folder.path.name
+    """Return the log of the newest attempt, or of the newest job where that has made none."""
+    attempts, name = folder.attempts(), folder.path.name
     launch_dir = submissions.newest_launches(grid_dir).get(name)  # in others, the number may be another job's
-    path = launch_dir / "jobs" / f"{submissions.newest_jobs(grid_dir)[name]}_0_log.out" if launch_dir else None
-    return path if path is not None and path.is_file() else None
+    found = [attempts[-1].path / LOG] if attempts else []
+    if launch_dir is not None:
+        job, owner = submissions.newest_jobs(grid_dir)[name], attempts[-1].owner() if attempts else {}
+        known = owner.get("slurm", {})
+        is_its = known.get("job") == job.number and known.get("name", job.name) == job.name
+        is_its = is_its or owner.get("launch") == launch_dir.name
+        found.insert(len(found) if is_its else 0, launch_dir / "jobs" / f"{job}_0_log.out")
+    return next((path for path in found if path.is_file()), None)
 
 
 def _print_log(path: Path, grid_dir: Path, folder: RunFolder, *, follow: bool) -> Path | None:
@@ -108,40 +117,78 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
         SchedulerError: Slurm does not answer.
     """
     chosen = {folder.path.name for folder in _chosen(grid_dir, cells)}
-    with _answers():
+    submissions.note_cancelled(grid_dir, chosen)
+    if not cells:
+        _end_campaigns(grid_dir)
+    with commands.answers():
+        submissions.complete(grid_dir)  # a controller may have been ended behind sbatch
         queued = queued_cells(grid_dir)
         told = [name for name in queued if name in chosen]
         kept = {job.job for name, job in queued.items() if name not in chosen}  # heads of pilots go on with these
         jobs = sorted({queued[name].job for name in told} - kept)
-        submissions.note_cancelled(grid_dir, chosen)
         commands.cancel(jobs)
         for nodes in submissions.nodes_of(grid_dir, jobs):
             commands.cancel_waiting(nodes)
     console.print(f"{len(told)} cells were told to end; those that train write a checkpoint first")
+    if not cells and (grid_dir / "launches").is_dir():
+        with harmless("the report"):
+            launch.finish(_load(grid_dir), grid_dir, console)
+
+
+def _end_campaigns(grid_dir: Path) -> None:
+    """End controllers first, so that none submits what is being ended."""
+    for one in open_campaigns(grid_dir).values():
+        close(one, grid_dir, why="cancelled")
+        with commands.answers():
+            commands.cancel_all(one.controllers_name)
 
 
 def retry(
     grid_dir: Path, cells: Sequence[str], kinds: Collection[str], settings: Sequence[str], console: Console
 ) -> None:
-    """Submit failed cells again, however they failed.
+    """Submit cells again that are neither done nor active, however they ended.
 
     Raises:
-        ValueError: None of them has failed so.
+        ValueError: None of them has ended so.
+        SchedulerError: Slurm does not answer.
     """
-    signatures = []
-    for folder in _chosen(grid_dir, cells):
-        state = folder.state()
-        if state.status == "failed" and (not kinds or state.failure_class in kinds):
-            signatures.append(folder.path.name.partition("-")[0])
-    if not signatures:
-        raise ValueError(f"there must be a failed cell{' of that class' if kinds else ''}; there is none")
-    campaign.launch_again(grid_dir, signatures, settings, console)
+    campaign.newest(grid_dir)
+    with only_launch_of(grid_dir, LOOK_S):
+        tidy(grid_dir, console)
+    with commands.answers():
+        active = queued_cells(grid_dir)
+    submitted = submissions.newest_jobs(grid_dir)
+    left = {
+        folder.path.name: _end_of(folder, folder.path.name in submitted)
+        for folder in _chosen(grid_dir, cells)
+        if folder.path.name not in active and folder.state().status not in ("done", "running")
+    }
+    names = [name for name, kind in left.items() if not kinds or kind in kinds]
+    if not names:
+        known = ", ".join(f"{count} {kind}" for kind, count in Counter(left.values()).items()) or "none"
+        of_class = f" of class {' or '.join(kinds)}" if kinds else ""
+        raise ValueError(f"there must be a cell{of_class} that is neither done nor active; there are {known}")
+    campaign.launch_again(grid_dir, [name.partition("-")[0] for name in names], settings, console)
+
+
+def _end_of(folder: RunFolder, was_submitted: bool) -> str:
+    """Name the class by which `--class` means a cell."""
+    attempts = folder.attempts()
+    if attempts:
+        return attempts[-1].end().kind
+    return FailureClass.NEVER_BEGAN if was_submitted else "new"
 
 
 def reconcile(grid_dir: Path, console: Console) -> None:
-    """Bring what is written down in line with Slurm, and MLflow in line with that."""
+    """Bring what is written down in line with Slurm, have somebody go on with what is open, and bring MLflow in line.
+
+    Raises:
+        ValueError: Another launch is at work.
+        SchedulerError: Slurm or the store does not answer.
+    """
     with only_launch_of(grid_dir, LOOK_S):  # a launch at work has jobs that are not written down yet
-        campaign.tidy(grid_dir, console)
+        tidy(grid_dir, console)
+        campaign.go_on(grid_dir, console)
     sync(grid_dir, console)
 
 
@@ -204,23 +251,19 @@ def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
 
 
 def _go_on(grid_dir: Path, console: Console) -> list[str]:
-    """Take the next step of a grid that has no controller; return what to say of one whose controller is gone."""
-    try:
-        launch_dir = campaign.waits_for_a_step(grid_dir)
-        if launch_dir is None or campaign.controller_job(launch_dir) in submissions.queue(grid_dir):
-            return []
-    except SlurmError:
-        return []
-    if campaign.has_controller(launch_dir):
-        job = campaign.controller_job(launch_dir)
-        what = f"job {job}, which should go on with this grid, is gone" if job else "no job goes on with this grid"
-        return [f"{what}; the launch command does"]
-    console.print("no job goes on with this grid by itself (cluster.controller=false): taking the next step")
-    try:
-        campaign.take_step(launch_dir, console)
-    except ValueError as error:
-        return [f"the next step was not taken: {error}"]
-    return []
+    """Take the next steps of campaigns that have no controllers; return what keeps the others from going on."""
+    notes: list[str] = []
+    for launch_dir, one in open_campaigns(grid_dir).items():
+        try:
+            if one.config().controller:
+                notes += controller.standing(one, launch_dir, submissions.queue(grid_dir))
+            else:
+                take_step(launch_dir, console, begins=NO_CONTROLLER)
+        except SlurmError:
+            continue  # that is said with the states
+        except (ValueError, SchedulerError) as error:
+            notes.append(f"the next step was not taken: {error}")
+    return notes
 
 
 def _chosen(grid_dir: Path, cells: Sequence[str], *, only_one: bool = False) -> list[RunFolder]:
@@ -236,14 +279,3 @@ def _chosen(grid_dir: Path, cells: Sequence[str], *, only_one: bool = False) -> 
         names = ", ".join(folder.path.name for folder in chosen[:5])
         raise ValueError(f"CELL must mean one cell; {cells[0]!r} means {len(chosen)}: {names}")
     return chosen
-
-
-class _answers:  # noqa: N801 (a context manager, used like a function)
-    """Turn silence of Slurm into one message."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SlurmError):
-            raise SchedulerError(str(error)) from None

@@ -32,6 +32,12 @@ class FakeSlurm:
         """Names of jobs that have a number of one of ours."""
         self.users: dict[str, int] = {}
         """Whose jobs are not this user's."""
+        self.controllers: dict[str, dict[str, str]] = {}
+        """Of the jobs that wait to go on with a campaign, by number: their name, and what sbatch was given."""
+        self.handed_in: list[str] = []
+        """The numbers of all of them that there were."""
+        self.throttles: dict[str, int] = {}
+        """Of arrays, as scontrol was told."""
         self.cancelled: list[str] = []
         self.is_down = False
         self.max_array_size = 1001
@@ -59,6 +65,8 @@ class FakeSlurm:
         """The name that sbatch was given with a job."""
         if number in self.strangers:
             return self.strangers[number]
+        if number in self.controllers:
+            return self.controllers[number]["name"]
         script = self.folder / f"script.{number.partition('_')[0]}"
         return flags(script.read_text())["job-name"] if script.is_file() else "somebody-else's"
 
@@ -70,15 +78,17 @@ class FakeSlurm:
 
     def _squeue(self, command: list[str]) -> str:
         options = dict(word.removeprefix("--").split("=", 1) for word in command if "=" in word)
+        if options["format"] == "%A":
+            return "".join(f"{number}\n" for number, job in self.controllers.items() if job["name"] == options["name"])
         if options["format"] == "%F":
             return self.names.get(options["name"], "") or self._submitted_as(options["name"])
         if options["format"] == "%i" and "name" in options:
             return self.names.get(options["name"], "")
         if options["format"] == "%i":
-            return "\n".join(self.queued)
+            return "\n".join([*self.queued, *self.controllers])
         jobs = {
             job: row
-            for job, row in self.queued.items()
+            for job, row in {**dict.fromkeys(self.controllers, ("PENDING", "")), **self.queued}.items()
             if str(self.users.get(job, os.getuid())) in options.get("user", str(os.getuid())).split(",")
             and self.name_of(job) in options.get("name", self.name_of(job)).split(",")
         }
@@ -92,17 +102,42 @@ class FakeSlurm:
         if self.accounted is None:
             raise SlurmError("sacct failed with exit code 1: Slurm accounting storage is disabled")
         rows = [*self.starts, *((job, state, node) for job, (state, node) in self.accounted.items())]
+        names = [word.removeprefix("--name=") for word in command if word.startswith("--name=")]
+        rows = [row for row in rows if not names or self.name_of(row[0]) in names]
         return "".join(f"{job}|{state}|1:0|{node}|{self.name_of(job)}\n" for job, state, node in rows)
 
     def _sinfo(self, command: list[str]) -> str:
         return "".join(f"{name}|64|{self.node_has}|avx512|{state}|main*\n" for name, state in self.nodes.items())
 
+    def submit_controller(self, script: Path, *, begin_s: int, after: str = "") -> str:
+        """Take a controller as sbatch would; its numbers are not those of cells."""
+        if self.is_down or (self.folder / "refuses").exists():
+            raise SlurmError("sbatch failed with exit code 1: sbatch: error: Invalid account")
+        number = str(9001 + len(self.handed_in))
+        self.controllers[number] = {
+            "name": flags(script.read_text())["job-name"],
+            "begin": f"now+{max(1, begin_s)}",
+            **({"dependency": f"afterany:{after}"} if after else {}),
+        }
+        self.handed_in.append(number)
+        return number
+
     def _scontrol(self, command: list[str]) -> str:
+        if "update" in command:
+            number, (field, _, value) = command[-2].removeprefix("JobId="), command[-1].partition("=")
+            if field == "ArrayTaskThrottle":
+                self.throttles[number] = int(value)
+            else:
+                self.controllers[number]["begin"] = value
+            return ""
         if "partition" in command:
             return self.partitions
         return f"ClusterName             = here\nMaxArraySize            = {self.max_array_size}\n"
 
     def _scancel(self, command: list[str]) -> str:
+        names = [word.removeprefix("--name=") for word in command if word.startswith("--name=")]
+        for number in [number for number, job in self.controllers.items() if job["name"] in names or number in command]:
+            del self.controllers[number]
         self.cancelled += command[2:]
         return ""
 
@@ -113,7 +148,10 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     folder.mkdir()
     sbatch = f"""#!/bin/sh
 n=$(($(ls {folder}/script.* 2>/dev/null | wc -l) + 1))
-if [ -e {folder}/refuses ]; then echo "sbatch: error: Invalid account" >&2; exit 1; fi
+least=$(cat {folder}/refuses_cells 2>/dev/null)
+if [ -e {folder}/refuses ] || [ -e {folder}/refuses_cells -a $n -ge ${{least:-1}} ]; then
+  echo "sbatch: error: Invalid account" >&2; exit 1
+fi
 cp "$2" {folder}/script.$n
 env > {folder}/env.$n
 cat {folder}/banner 2>/dev/null
@@ -126,6 +164,7 @@ echo "$n"
     fake = FakeSlurm(folder)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr(commands, "output", fake.output)
+    monkeypatch.setattr(commands, "submit_script", fake.submit_controller)
     return fake
 
 

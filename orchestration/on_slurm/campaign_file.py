@@ -1,5 +1,6 @@
 """What a campaign, a user's launch on Slurm and all that follows from it, keeps in the folders of its launches."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from orchestration.damage import DamagedFileError, tell
 from orchestration.on_slurm.cluster import ClusterConfig
 
 ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
+CONTROLLERS = "controllers"
+"""The folder of a campaign's controllers."""
 _NEEDED = ("name", "grid_name", "runs", "snapshot", "commit", "dirty", "cluster")
 
 
@@ -34,6 +37,9 @@ class Campaign:
     """Why there is no commit."""
     mark: dict[str, str] = field(default_factory=dict)
     """What attempts hold whose jobs write MLflow themselves."""
+    retried: list[str] = field(default_factory=list)
+    """The signatures of the cells that somebody wanted tried again; empty: it has the whole grid."""
+    budget_gpu_hours: float | None = None
 
     @classmethod
     def read(cls, launch_dir: Path) -> "Campaign":
@@ -54,21 +60,58 @@ class Campaign:
         unknown = "" if self.commit else self.commit_unknown
         return {"commit": self.commit, "dirty": dirty, "commit_unknown": unknown, **self.difference}
 
+    @property
+    def controllers_name(self) -> str:
+        """The name of its controllers' jobs, and of no others."""
+        return f"rankmatch-controller-{self.name}"
+
+    def folder(self, grid_dir: Path) -> Path:
+        """Return that of the user's launch."""
+        return grid_dir / "launches" / self.name
+
+    def controllers(self, grid_dir: Path) -> Path:
+        """Return the folder of its controllers."""
+        return self.folder(grid_dir) / CONTROLLERS
+
+    def over(self, grid_dir: Path) -> Path:
+        """Return the file that says that nothing is left to be done."""
+        return self.folder(grid_dir) / ENDED
+
     def config(self) -> ClusterConfig:
         """Return the site."""
         return ClusterConfig(**self.cluster)
 
 
+def open_campaigns(grid_dir: Path) -> dict[Path, Campaign]:
+    """Return the campaigns of a grid that are not over by the folders of their newest launches, oldest first."""
+    found: dict[str, list[tuple[Path, Campaign]]] = {}
+    for folder in launches_of(grid_dir):
+        if (campaign := _read(folder)) is not None:
+            found.setdefault(campaign.name, []).append((folder, campaign))
+    newest = {name: launches[-1] for name, launches in found.items() if not _is_over(grid_dir, name, launches)}
+    return {newest[name][0]: newest[name][1] for name in sorted(newest)}
+
+
 def launches_of(grid_dir: Path, campaign: str = "") -> list[Path]:
     """Return the folders of a campaign's launches, oldest first; of all campaigns where none is named."""
     found = [path.parent for path in sorted(grid_dir.glob(f"launches/*/{ORDER}"))]
-    return [folder for folder in found if not campaign or _name_of(folder) == campaign]
+    return [folder for folder in found if not campaign or name_of(folder) == campaign]
 
 
-def _name_of(launch_dir: Path) -> str:
+def name_of(launch_dir: Path) -> str:
     """Return the campaign of a launch; none where that cannot be told, so that others go on."""
+    known = _read(launch_dir)
+    return known.name if known else ""
+
+
+def _read(launch_dir: Path) -> Campaign | None:
     try:
-        return Campaign.read(launch_dir).name
+        return Campaign.read(launch_dir)
     except DamagedFileError as error:
         tell(error)
-        return ""
+        return None
+
+
+def _is_over(grid_dir: Path, name: str, launches: Iterable[tuple[Path, Campaign]]) -> bool:
+    """Look where it is said; earlier versions said it in the folder of the last launch."""
+    return any((folder / ENDED).exists() for folder in (grid_dir / "launches" / name, *(path for path, _ in launches)))

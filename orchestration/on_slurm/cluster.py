@@ -81,9 +81,11 @@ class ClusterConfig:
     requeue: bool = True
     """False where the site refuses requeueing: a new job takes over."""
     controller: bool = True
-    """A small job after each launch submits what is left, or writes the table. False where nodes must not submit."""
+    """Small jobs submit what is tried again, and in the end write the table. False where nodes must not submit."""
     controller_partition: str = ""
     controller_time_min: int = 10
+    controller_every_min: int = 10
+    """So often one looks while cells train; a job that fails, or is among the last, calls one at once."""
     mail_user: str = ""
     """Is mailed when the first cell begins, when one fails for good, and when all is done; by Slurm, when a controller
     itself fails."""
@@ -101,7 +103,7 @@ class ClusterConfig:
             raise ValueError(f"cluster.image must be given with cluster.container and not without; got {self.image!r}")
         for name, low in (("gpus_per_node", 1), ("cpus_per_worker", 1), ("mem_gb_per_worker", 0.1), ("time_min", 0),
                           ("time_factor", 1), ("max_time_min", 0), ("signal_before_s", 1), ("max_submit", 0),
-                          ("controller_time_min", 1)):  # fmt: skip
+                          ("controller_time_min", 1), ("controller_every_min", 1)):  # fmt: skip
             in_range(PREFIX + name, getattr(self, name), low)
         for name in ("partition", "account", "qos", "constraint", "reservation", "wckey", "exclude", "gpu_type",
                      "controller_partition"):  # fmt: skip

@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from orchestration import tool_environment
+from orchestration.schedulers import SchedulerError
 
 TIMEOUT_S = 30.0
 SBATCH_TIMEOUT_S = 300.0
@@ -33,6 +35,15 @@ class SlurmError(Exception):
 
 class SlurmRefusal(SlurmError):
     """Slurm does not take what it was asked for, and would not take it a second time."""
+
+
+@contextmanager
+def answers() -> Iterator[None]:
+    """Turn Slurm's silence into what ends a command with one message."""
+    try:
+        yield
+    except SlurmError as error:
+        raise SchedulerError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -69,6 +80,11 @@ class QueuedJob:
     def is_waiting(self) -> bool:
         """Tell whether it has not started."""
         return self.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SPECIAL_EXIT")
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether it waits until somebody releases it."""
+        return self.is_waiting and any(word in self.reason.lower() for word in ("held", "hold"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +237,57 @@ def cancel_waiting(name: str) -> None:
         SlurmError: scancel failed.
     """
     output(["scancel", "--quiet", f"--name={name}", "--state=PENDING"])
+
+
+def cancel_all(name: str) -> None:
+    """End the jobs of a name.
+
+    Raises:
+        SlurmError: scancel failed.
+    """
+    output(["scancel", "--quiet", f"--name={name}"])
+
+
+def submit_script(script: Path, *, begin_s: int, after: str = "") -> str:
+    """Submit a batch script whose job begins so many seconds from now, when another job has ended; return its number.
+
+    Raises:
+        SlurmError: sbatch refused, or did not answer.
+    """
+    options = [f"--begin=now+{max(1, begin_s)}", *([f"--dependency=afterany:{after}"] if after else [])]
+    text = _run(["sbatch", "--parsable", *options, str(script)], tool_environment.for_sbatch(), SBATCH_TIMEOUT_S)
+    told = re.findall(r"^(\d+)(?:;\S*)?$", text, re.MULTILINE)
+    if not told:
+        raise SlurmError(f"sbatch printed {' '.join(text.split())!r}, and no number of a job")
+    return str(told[-1])
+
+
+def waiting_numbers(name: str) -> list[str]:
+    """Return the numbers of the jobs of a name that have not begun, oldest first.
+
+    Raises:
+        SlurmError: squeue says nothing.
+    """
+    said = output(["squeue", "--noheader", "--me", f"--name={name}", "--states=PENDING", "--format=%A"])
+    return sorted(said.split(), key=int)
+
+
+def throttle(array: Job, count: int) -> None:
+    """Have at most so many elements of an array run at a time.
+
+    Raises:
+        SlurmError: None of it waits any more, or Slurm does not answer.
+    """
+    output(["scontrol", "update", f"JobId={array.number}", f"ArrayTaskThrottle={count}"])
+
+
+def begin_in(number: str, seconds: int) -> None:
+    """Have a job that waits begin so many seconds from now.
+
+    Raises:
+        SlurmError: It does not wait any more, or Slurm does not answer.
+    """
+    output(["scontrol", "update", f"JobId={number}", f"StartTime=now+{seconds}"])
 
 
 def _accounting(options: Sequence[str]) -> str | None:

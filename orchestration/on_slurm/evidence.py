@@ -10,7 +10,7 @@ from orchestration.on_slurm.commands import EndedJob, Job
 from orchestration.run_cell import record_failure
 from orchestration.run_folder import RunFolder
 
-_BY_STATE = {
+BY_STATE = {
     "NODE_FAIL": FailureClass.NODE_FAILURE,
     "BOOT_FAIL": FailureClass.NODE_FAILURE,
     "TIMEOUT": FailureClass.TIME_LIMIT,
@@ -41,7 +41,7 @@ def failure_of(attempt: Attempt, job: Job, ends: Sequence[EndedJob], *, is_reque
         message = f"job {job} on {node} is gone, and Slurm knows nothing of its end"
         return Failure(FailureClass.LOST, "LostError", message, "")
     message = f"job {job} on {known.node or node}: Slurm says {known.state}, exit code {known.exit_code}"
-    kind = _BY_STATE.get(known.state, FailureClass.LOST)
+    kind = BY_STATE.get(known.state, FailureClass.LOST)
     return Failure(kind, "LostError", message, "", exit_code=known.exit_code, slurm_state=known.state)
 
 

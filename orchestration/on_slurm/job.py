@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from orchestration.failures import Failure, FailureClass
 from orchestration.on_ray.protocol import EXIT_CODES, ORDER, STOP_FILE, end_session, stop_kind
 from orchestration.on_slurm import evidence, signals
 from orchestration.on_slurm.notices import Notifier
-from orchestration.on_slurm.signals import REQUEUE, Listener, job_id
+from orchestration.on_slurm.signals import FOLLOW, REQUEUE, Listener, job_id
 from orchestration.retries import decision_of
 from orchestration.run_cell import launcher, record_loss
 from orchestration.run_folder import RunFolder
@@ -139,7 +139,9 @@ class _Head(Listener):
 
     def _exit_code(self, code: int) -> int:
         if code == EXIT_CODES[JobState.STOPPED]:
-            return REQUEUE if self.task.requeue and stop_kind(self.folder) != FailureClass.CANCELLED.value else 0
+            if stop_kind(self.folder) == FailureClass.CANCELLED.value:
+                return 0
+            return REQUEUE if self.task.requeue else FOLLOW
         if code not in EXIT_CODES.values():
             self._record_crash(code)
             return 1
@@ -173,15 +175,24 @@ class _Head(Listener):
         record_loss(self.cell.path, Failure(kind, "LostError", message, "", exit_code=how))
 
 
-def batch_epilogue() -> list[str]:
-    """Return the shell lines behind the training's: they requeue exactly this element of the array.
+def batch_epilogue(wake: Sequence[str] = ()) -> list[str]:
+    """Return the shell lines behind the training's: they requeue just this element of the array, or call a controller.
 
     Not another job that was given its number while nobody knew of this one.
+
+    Args:
+        wake: Call a controller where `$code` is not 0, or this job is among the last.
     """
     element = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
     is_own = f'scontrol --oneliner show job {element} | grep --fixed-strings " JobName=$SLURM_JOB_NAME " > /dev/null'
     requeue = f"scontrol requeue {element} && sleep 60"
-    return ["code=$?", f"if [ $code -eq {REQUEUE} ] && {is_own}; then {requeue}; fi", "exit $code"]
+    return [
+        "code=$?",
+        f"if [ $code -eq {REQUEUE} ] && {is_own}; then {requeue}; fi",
+        *wake,
+        f"if [ $code -eq {FOLLOW} ]; then exit 0; fi",
+        "exit $code",
+    ]
 
 
 def check_sources(root: str) -> None:

@@ -13,7 +13,7 @@ from orchestration.grid import Grid
 from orchestration.launch_folder import run_folders
 from orchestration.on_slurm import avoided_nodes, site_nodes, submissions
 from orchestration.on_slurm.avoided_nodes import Try
-from orchestration.on_slurm.campaign_file import launches_of
+from orchestration.on_slurm.campaign_file import launches_of, name_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
@@ -43,6 +43,38 @@ def given_up(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
         elif not decision.again:
             refused[signature] = decision.why
     return refused
+
+
+def not_due(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, float]:
+    """Return the seconds until cells are tried again whose last failure is one to wait after, by signature."""
+    left = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
+    waits = {key: 60 * decision.wait_min for key, decision in decisions(left, campaign).items() if decision.wait_min}
+    rest = {key: left[key].ends(campaign)[-1].time + wait_s - time.time() for key, wait_s in waits.items()}
+    return {key: seconds for key, seconds in rest.items() if seconds > 0}
+
+
+def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> set[str]:
+    """Return the cells without a result that a newer campaign has submitted, by signature: they are its own now."""
+    named = {folder: name_of(folder) for folder in launches_of(grid_dir)}
+    newer = {
+        name.partition("-")[0]
+        for folder, submission in submissions.read(grid_dir)
+        if named.get(folder, "") > campaign
+        for name in submission.cells
+    }
+    return {key for key, folder in run_folders(loaded, grid_dir).items() if key in newer and not folder.has_result()}
+
+
+def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
+    """Return what the attempts of a campaign have taken, a GPU for each worker."""
+    found = run_folders(loaded, grid_dir)
+    workers = {cell.signature: cell.config.execution.trainer.num_workers for cell in loaded.cells}
+    return sum(
+        workers[key] * attempt.busy_s() / 3600
+        for key, folder in found.items()
+        for attempt in folder.attempts()
+        if attempt.owner().get("campaign") == campaign
+    )
 
 
 def tell_of_outages(site: ClusterConfig, grid_dir: Path, campaign: str, console: Console) -> None:

@@ -16,6 +16,8 @@ from orchestration.on_slurm.commands import Job, SlurmError
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 REQUEUE = 85
 """The exit code that the batch script answers with `scontrol requeue`: containers have no scontrol."""
+FOLLOW = 86
+"""The exit code of a job that may not be requeued and whose cell shall go on: its batch script calls a controller."""
 NAME_VARIABLE = "RANKMATCH_JOB_NAME"
 """Holds the name of this job; in SLURM_JOB_NAME srun may put that of a step."""
 

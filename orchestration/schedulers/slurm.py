@@ -2,27 +2,28 @@
 
 import os
 import secrets
+import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestration.on_ray.protocol import TOKEN_VARIABLE
-from orchestration.on_slurm import cluster, commands, sbatch_flags, site_limits
+from orchestration.on_slurm import cluster, commands, controller_script, sbatch_flags, site_limits
 from orchestration.on_slurm.cluster import ClusterConfig
-from orchestration.on_slurm.commands import Job, SlurmError, SlurmRefusal
+from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError, SlurmRefusal
 from orchestration.on_slurm.job import CellTask, batch_epilogue
+from orchestration.on_slurm.lanes import NEW, lanes
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.resources import Resources, resources, shares
 from orchestration.on_slurm.sbatch_flags import Flags
 from orchestration.on_slurm.signals import NAME_VARIABLE
 from orchestration.on_slurm.submissions import Submission
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, SchedulerError, SchedulerRefusal
+from orchestration.schedulers import CellJob, SchedulerError, SchedulerRefusal
 from orchestration.schedulers.batch import JOBS, Batch
+from orchestration.schedulers.slurm_jobs import SlurmJobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +52,37 @@ class SlurmScheduler:
     """Submits through submitit; the jobs import a snapshot of the sources."""
 
     def __init__(
-        self, config: ClusterConfig, snapshot: Path, *, max_concurrent: int | None = None, busy: Sequence[Job] = ()
+        self,
+        config: ClusterConfig,
+        snapshot: Path,
+        *,
+        max_concurrent: int | None = None,
+        busy: Sequence[QueuedJob] = (),
+        wake: Sequence[str] = (),
     ) -> None:
-        """Take a site, the sources of jobs, how many may run at a time, and those of the same grid that may run yet."""
-        self._config, self._snapshot, self._max_concurrent, self._busy = config, snapshot, max_concurrent, list(busy)
+        """Take a site.
+
+        Args:
+            config: The site.
+            snapshot: The sources of jobs.
+            max_concurrent: How many may run at a time.
+            busy: The jobs of the same grid that may run yet.
+            wake: The shell lines by which a job calls a controller.
+        """
+        self._config, self._snapshot, self._max_concurrent = config, snapshot, max_concurrent
+        self._busy, self._wake = list(busy), list(wake)
 
     def check(self, jobs: Sequence[CellJob]) -> None:
         """Refuse what no job can carry out, and a machine without Slurm."""
         if not commands.is_here():
             raise ValueError("--cluster slurm must be launched where Slurm's commands are; there is no sbatch here")
-        with _answers():
+        with commands.answers():
             site_limits.refuse_other_clusters()
         for job in jobs:
             resources(job, self._config)
             _refuse_path(job.cell_dir.resolve().parents[1])
 
-    def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> "SlurmJobs":
+    def submit(self, jobs: Sequence[CellJob], launch_dir: Path, owner: Mapping[str, Any]) -> SlurmJobs:
         """Submit arrays of jobs, longest first; at most as many as the site takes.
 
         Raises:
@@ -74,29 +90,34 @@ class SlurmScheduler:
         """
         self.check(jobs)
         taken = list(jobs)[: self._room()]
-        arrays = self._arrays(taken, self.site_limits())
+        first, free = self._make_room(len(taken))
+        arrays = self._arrays(taken, self.site_limits(), free)
         done: list[Submission] = []
         for array in arrays:
-            after = self._after() if array.after is None else f"{done[array.after].job}"
+            after = first if array.after is None else f"afterany:{done[array.after].job}"
             done.append(self._submit(array, launch_dir.resolve(), owner, after))
         return SlurmJobs(taken, done)
 
-    def submit_controller(self, task: Any, launch_dir: Path, after: Sequence[Job]) -> Job:  # noqa: ANN401 (a callable)
-        """Submit a small job that runs `task` when others have ended.
+    def controller_script(self, name: str, folder: Path, over: Path, words: Sequence[str], said: str) -> str:
+        """Return the batch script of a campaign's controllers.
 
-        Raises:
-            SchedulerError: sbatch refused.
+        Args:
+            name: Of these jobs.
+            folder: Gets what they print.
+            over: The file that says that nothing is left to be done.
+            words: The command of a controller, behind `python`.
+            said: What their shell tells where Python does not start.
         """
+        config = self._config
+        lines = [f"#SBATCH --{flag}{f'={shlex.quote(value)}' if value else ''}" for flag, value in {
+            **sbatch_flags.controller_flags(config), "job-name": name, "open-mode": "append",
+            "output": str(folder / "%j.log"),
+        }.items()]  # fmt: skip
         # without srun: within a step, sbatch and srun of its own would see the step's settings
-        batch = Batch(
-            name=f"{new_name(launch_dir)}-controller",
-            python=self._python,
-            flags=sbatch_flags.controller_flags(self._config),
-            setup=self._setup(),
-            after=f"afterany:{':'.join(map(str, after))}" if after else "",
-        )
-        with _refusals():
-            return batch.submit([task], launch_dir)
+        command = f"{self._python} -u {shlex.join(words)}"
+        before = controller_script.before(name, folder, over, 60 * config.controller_every_min)
+        after = controller_script.after(name, folder, over, config.notify_command, said)
+        return "\n".join(["#!/bin/bash", *lines, *before, *self._setup(), command, *after, ""])
 
     def site_limits(self) -> SiteLimits:
         """Ask the site.
@@ -104,44 +125,62 @@ class SlurmScheduler:
         Raises:
             SchedulerError: Slurm does not answer.
         """
-        with _answers():
+        with commands.answers():
             return SiteLimits(site_limits.max_minutes(self._config.partition), site_limits.max_array_size())
 
     def scripts(self, jobs: Sequence[CellJob], launch_dir: Path, limits: SiteLimits) -> list[str]:
         """Return the batch scripts that `submit` would hand to sbatch."""
         return [
             self._array_batch(array, "rankmatch", "").script(launch_dir, len(array.jobs))
-            for array in self._arrays(jobs, limits)
+            for array in self._arrays(jobs, limits, self._max_concurrent)
         ]
 
+    def room(self) -> int | None:
+        """Return how many more jobs the site takes now; None: any number.
+
+        Raises:
+            SchedulerError: Slurm does not answer.
+        """
+        return min(self._rooms().values(), default=None)
+
     def _room(self) -> int | None:
-        """Return how many jobs the site takes now; None: any number."""
-        config = self._config
-        limits = [config.max_submit] if config.max_submit else []
-        with _answers():
+        rooms = self._rooms()
+        for limit, room in rooms.items():
+            if room == 0:
+                raise SchedulerError(f"the site takes {limit} at a time, and has them; launch later")
+        return min(rooms.values(), default=None)
+
+    def _rooms(self) -> dict[str, int]:
+        """Return by limit how many more jobs it leaves room for."""
+        config, rooms = self._config, {}
+        if config.max_submit:
+            rooms[f"cluster.max_submit={config.max_submit} jobs of this grid"] = config.max_submit - len(self._busy)
+        with commands.answers():
             known = site_limits.submit_limit(config.account, config.qos, config.partition)
         if known is not None:
-            room = known.most - config.controller - known.taken
-            if room < 1:
-                raise SchedulerError(
-                    f"the site takes {known.most} jobs of this user at a time, and has them; launch later"
-                )
-            limits.append(room)
-        return min(limits, default=None)
+            rooms[f"{known.most} jobs of this user"] = known.most - config.controller - known.taken
+        return {limit: max(0, room) for limit, room in rooms.items()}
 
-    def _free(self) -> int | None:
-        """Return how many jobs may begin at once, beside those of the grid that are there."""
-        if self._max_concurrent is None:
-            return None
-        return self._max_concurrent if self._after() else self._max_concurrent - len(self._busy)
+    def _make_room(self, count: int) -> tuple[str, int | None]:
+        """Return what new jobs must wait for, and how many may run at a time, beside those of the grid that are there.
 
-    def _after(self) -> str:
-        """Return the jobs that must have ended first; empty where there is room beside them."""
-        if self._max_concurrent is None or len(self._busy) < self._max_concurrent:
-            return ""
-        return ":".join(dict.fromkeys(job.array.number for job in self._busy))
+        An array that is there gives up one of its places, so that what is new need not wait for the end of it all.
+        """
+        most = self._max_concurrent
+        if most is None or len(self._busy) < most:
+            return "", None if most is None else most - len(self._busy)
+        given = lanes(self._busy, most, count)
+        try:
+            for array in () if given.is_full else given.throttled:
+                commands.throttle(array, given.of[array])
+        except SlurmError as error:
+            given = replace(given, is_full=True)
+            sys.stderr.write(f"new jobs begin when those that are there have ended: {error}\n")
+        if given.is_full:
+            return f"afterany:{':'.join(dict.fromkeys(job.job.array.number for job in self._busy))}", most
+        return "?".join(f"afterany:{job}" for job in given.ends), given.of[NEW]
 
-    def _arrays(self, jobs: Sequence[CellJob], limits: SiteLimits) -> list[Array]:
+    def _arrays(self, jobs: Sequence[CellJob], limits: SiteLimits, free: int | None) -> list[Array]:
         most = limits.max_array_size
         groups: dict[tuple[Resources, tuple[str, ...]], list[CellJob]] = {}
         for job in jobs:
@@ -152,7 +191,7 @@ class SlurmScheduler:
             for key, members in groups.items()
             for first in range(0, len(members), most)
         ]
-        given = shares([len(members) for _, members in chunks], self._free())
+        given = shares([len(members) for _, members in chunks], free)
         return [
             Array(
                 tuple(members),
@@ -202,7 +241,7 @@ class SlurmScheduler:
 
     def _array_batch(self, array: Array, name: str, after: str) -> Batch:
         flags = sbatch_flags.training_flags(self._config, array.resources, array.avoided)
-        return self._batch(flags, name, f"afterany:{after}" if after else "", array.max_concurrent)
+        return self._batch(flags, name, after, array.max_concurrent)
 
     def _batch(self, flags: Flags, name: str, after: str, max_concurrent: int = 1) -> Batch:
         token = f'export {TOKEN_VARIABLE}="$(od -An -N32 -tx1 /dev/urandom | tr -d " \\n")"'
@@ -213,7 +252,7 @@ class SlurmScheduler:
             python=self._python,
             flags=flags,
             setup=[*self._setup(), token],
-            teardown=batch_epilogue(),
+            teardown=batch_epilogue(self._wake),
             srun=[*cpus, *cluster.srun_words(self._config)],
             max_concurrent=max_concurrent,
             after=after,
@@ -238,65 +277,6 @@ def _refuse_path(grid_dir: Path) -> None:
 def new_name(launch_dir: Path) -> str:
     """Return a name that no other job has, within the 255 characters that accounting keeps."""
     return f"rm-{launch_dir.parents[1].name[:200]}-{secrets.token_hex(4)}"
-
-
-class SlurmJobs:
-    """What was submitted by one launch."""
-
-    def __init__(self, jobs: Sequence[CellJob], submissions: Sequence[Submission]) -> None:
-        self.submissions = list(submissions)
-        self._folders = {job.name: RunFolder(job.cell_dir) for job in jobs}
-        self._jobs = {name: job for submission in submissions for name, job in submission.jobs().items()}
-
-    @property
-    def job_ids(self) -> list[Job]:
-        """All that was submitted, a pilot's nodes too."""
-        return [job for one in self.submissions for job in (one.job, one.nodes) if job]
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the cells' folders."""
-        return list(self._folders)
-
-    def poll(self) -> dict[str, JobState]:
-        """Tell the state of every job: first by its run folder, then by squeue.
-
-        Raises:
-            SchedulerError: squeue says nothing.
-        """
-        with _answers():
-            queued = commands.queue()
-        return {name: _state(folder, queued.get(self._jobs[name])) for name, folder in self._folders.items()}
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until all jobs have ended; false if the time ran out before."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not all(state.has_ended for state in self.poll().values()):
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            time.sleep(2.0 if deadline is None else min(2.0, max(0.0, deadline - time.monotonic())))
-        return True
-
-    def cancel(self, grace_s: float = 60.0) -> None:
-        """Have Slurm end the jobs: it sends SIGTERM, and they write a checkpoint within the site's KillWait."""
-        commands.cancel([submission.job for submission in self.submissions if submission.job])
-        self.wait(grace_s)
-
-
-def _state(folder: RunFolder, queued: commands.QueuedJob | None) -> JobState:
-    if folder.has_result():
-        return JobState.DONE
-    if queued is not None:
-        return JobState.PENDING if queued.is_waiting else JobState.RUNNING
-    return {"failed": JobState.FAILED, "running": JobState.FAILED}.get(folder.state().status, JobState.STOPPED)
-
-
-@contextmanager
-def _answers() -> Iterator[None]:
-    try:
-        yield
-    except SlurmError as error:
-        raise SchedulerError(str(error)) from None
 
 
 @contextmanager

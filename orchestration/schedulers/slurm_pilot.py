@@ -15,7 +15,8 @@ from orchestration.on_slurm.submissions import Submission
 from orchestration.plan import makespan
 from orchestration.schedulers import CellJob, SchedulerError
 from orchestration.schedulers.batch import Batch
-from orchestration.schedulers.slurm import Array, SiteLimits, SlurmJobs, SlurmScheduler, new_name
+from orchestration.schedulers.slurm import Array, SiteLimits, SlurmScheduler, new_name
+from orchestration.schedulers.slurm_jobs import SlurmJobs
 
 HEAD_CPUS, HEAD_MEM_GB = 2, 8.0
 
@@ -31,9 +32,10 @@ class PilotScheduler(SlurmScheduler):
         num_nodes: int,
         num_gpus_per_worker: float = 1.0,
         max_concurrent: int | None = None,
+        wake: Sequence[str] = (),
     ) -> None:
         """Take a site, the sources of jobs, how many nodes to ask for, and how cells share them."""
-        super().__init__(config, snapshot, max_concurrent=max_concurrent)
+        super().__init__(config, snapshot, max_concurrent=max_concurrent, wake=wake)
         self._num_nodes, self._gpu_share = num_nodes, num_gpus_per_worker
 
     def check(self, jobs: Sequence[CellJob]) -> None:

@@ -126,6 +126,11 @@ class Grid:
         (folder,) = folders(self.grid_dir).values()
         return folder
 
+    @property
+    def cells(self) -> list[RunFolder]:
+        """Those of several seeds, by seed."""
+        return sorted(folders(self.grid_dir).values(), key=lambda cell: cell.path.name.rpartition("-")[2])
+
     def job(self) -> str:
         (path,) = self.grid_dir.glob("launches/*/submissions/*.json")
         return json.loads(path.read_text())["job_id"]
@@ -135,15 +140,23 @@ class Grid:
         wait_until(lambda: folders(self.grid_dir) and len(self.cell.attempts()) >= attempt)
         wait_until(lambda: len(self.cell.attempts()[attempt - 1].epochs()) >= 5)
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Stop the process that trains, and let it go on."""
-        orders = [str(path) for path in self.grid_dir.glob("launches/*/jobs/*/order.json")]
-        (training,) = (
+    def training(self, cell: RunFolder | None = None) -> int:
+        """Return the process that trains a cell, as this machine numbers it; without one, the only cell."""
+        folder = str((cell or self.cell).path)
+        orders = [
+            str(path) for path in self.grid_dir.glob("launches/*/jobs/*/order.json") if folder in path.read_text()
+        ]
+        (found,) = (
             int(path.parent.name)
             for path in Path("/proc").glob("[0-9]*/cmdline")
-            if orders[0] in (words := path.read_text()) and words.startswith(sys.executable)
+            if (words := path.read_text()).startswith(sys.executable) and any(order in words for order in orders)
         )
+        return found
+
+    @contextmanager
+    def frozen(self, cell: RunFolder | None = None) -> Iterator[None]:
+        """Stop the process that trains, and let it go on."""
+        training = self.training(cell)
         os.kill(training, signal.SIGSTOP)
         try:
             yield

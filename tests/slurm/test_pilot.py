@@ -32,7 +32,9 @@ def test_cell_moves_from_a_node_that_lost_power_and_from_one_that_leaves_to_one_
 ):
     grid = make_grid()
     apart = "cluster.cpus_per_worker=7"  # of 8: the head and three nodes have one machine of the cluster each
-    done = grid.launch("--pilot", "--nodes", "3", "seed=[0,1]", apart, "cluster.controller=true")
+    done = grid.launch(
+        "--pilot", "--nodes", "3", "seed=[0,1]", apart, "cluster.controller=true", "cluster.controller_every_min=1"
+    )
     assert done.returncode == 0, done.stderr
     assert "submitted: 2 cells as a pilot of 3 nodes, jobs" in done.stdout
     moved, other = sorted(folders(grid.grid_dir).values(), key=lambda cell: cell.path.name.rpartition("-")[2])

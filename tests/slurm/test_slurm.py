@@ -2,12 +2,15 @@
 
 import getpass
 import os
+import shutil
+import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from slurm.real_cluster import Grid, left_on_nodes, numbers, start, wait_until
+from slurm.real_cluster import Cluster, Grid, left_on_nodes, numbers, start, wait_until
 
 from orchestration.on_slurm import site_limits
 from orchestration.on_slurm.site_limits import SubmitLimit
@@ -15,6 +18,7 @@ from orchestration.processes import process_start
 from orchestration.run_folder import folders
 
 pytestmark = pytest.mark.slurm
+CONTROLLED = ("cluster.controller=true", "cluster.controller_every_min=1")
 
 
 def ends_like(grid: Grid, undisturbed: list[dict], num_attempts: int) -> None:
@@ -74,7 +78,7 @@ def test_job_that_is_suspended_held_requeued_and_released_ends_right_and_leaves_
     make_grid, undisturbed, cluster
 ):
     grid = make_grid()
-    assert grid.launch("cluster.controller=true").returncode == 0
+    assert grid.launch(*CONTROLLED).returncode == 0
     grid.begun()
     job = grid.job()
     for number in (1, 2):
@@ -126,7 +130,7 @@ def contents(attempt: Path) -> dict[str, bytes]:
 
 def test_cell_that_may_not_be_requeued_goes_on_in_a_new_job_on_another_node(make_grid, undisturbed, cluster):
     grid = make_grid()
-    assert grid.launch("cluster.requeue=false", "cluster.controller=true").returncode == 0
+    assert grid.launch("cluster.requeue=false", *CONTROLLED).returncode == 0
     grid.begun()
     node = cluster.slurm("squeue", "--noheader", "--states=running", "--format=%N").strip()
     cluster.cut_power(node)
@@ -138,6 +142,67 @@ def test_cell_that_may_not_be_requeued_goes_on_in_a_new_job_on_another_node(make
     assert second.owner()["slurm"]["job"] != job
     assert second.owner()["slurm"]["node"] != node
     assert first.owner()["host"] == f"{node}.host"  # what a node calls itself, sbatch does not know
+
+
+def test_cells_are_tried_again_while_another_trains_whatever_befalls_slurm_and_the_controllers(
+    cluster, tmp_path, monkeypatch
+):
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    fails = f'case "$*" in *--array*) [ -e {tmp_path}/down ] && exit 1 ;; esac'  # when controllers ask for the cells
+    squeue.write_text(f'#!/bin/sh\n{fails}\nexec {shutil.which("squeue")} "$@"\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    grid = Grid(cluster, tmp_path / "g")
+    apart = "cluster.cpus_per_worker=7"  # of 8: a node for each cell
+    launched = grid.launch("seed=[0,1,2]", apart, "cluster.partition=low", "cluster.requeue=false", *CONTROLLED)
+    assert launched.returncode == 0, launched.stderr
+    wait_until(lambda: len(grid.cells) == 3 and all(len(cell.epochs()) >= 3 for cell in grid.cells))
+    crashed, preempted, long = grid.cells
+    with grid.frozen(long):
+        with grid.frozen(preempted):
+            cluster.slurm("scancel", controllers(cluster)[0])  # the one behind it takes over
+            (tmp_path / "down").touch()
+            os.kill(grid.training(crashed), signal.SIGKILL)
+            wait_until(lambda: "tried again: " in logs_of_controllers(grid))
+            (tmp_path / "down").unlink()
+            wait_until(lambda: len(crashed.attempts()) == 2)
+            node = preempted.attempts()[0].end().node
+            cluster.slurm("sbatch", "-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+            wait_until(grid.told_to_stop)
+        wait_until(lambda: len(preempted.attempts()) == 2)
+        assert long.result() is None and len(long.attempts()) == 1
+    wait_until(lambda: (grid.grid_dir / "report.md").exists() and not cluster.slurm("squeue", "--noheader"))
+    assert [cell.result()["attempt"] for cell in (crashed, preempted, long)] == [2, 2, 1]
+    assert [cell.attempts()[0].end().kind for cell in (crashed, preempted)] == ["lost", "preempted"]
+    assert "3 cells: 3 done" in grid.rankmatch("status").stdout
+
+
+def controllers(cluster: Cluster) -> list[str]:
+    return sorted(cluster.slurm("squeue", "--noheader", "--states=PENDING", "--format=%A %j").split()[::2], key=int)
+
+
+def logs_of_controllers(grid: Grid) -> str:
+    return "".join(path.read_text() for path in grid.grid_dir.glob("launches/*/controllers/*.log"))
+
+
+def test_jobs_and_controllers_without_a_python_say_so_and_go_on_once_it_is_there(cluster, tmp_path):
+    grid = Grid(cluster, tmp_path / "g")
+    python = tmp_path / "python"
+    notify = f"cluster.notify_command=[sh,-c,'echo $0 >> {tmp_path}/told']"
+    assert grid.launch(f"cluster.python={python}", notify, *CONTROLLED).returncode == 0
+    told = tmp_path / "told"
+    wait_until(told.exists)  # the job that failed has called a controller, which has no Python either
+    assert "a controller did not start" in told.read_text() and "rankmatch reconcile --grid long" in told.read_text()
+    wait_until(lambda: len(controllers(cluster)) == 2)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    assert "go on with launch" in grid.rankmatch("reconcile").stdout
+    wait_until(lambda: (grid.grid_dir / "report.md").exists() and not cluster.slurm("squeue", "--noheader"))
+    first = grid.cell.attempts()[0]
+    assert [event["kind"] for event in first.events()] == ["never began"]
+    assert f"{python}: No such file or directory" in first.log_tail()
+    assert grid.cell.result()["attempt"] == 2
 
 
 def test_job_of_a_launch_killed_behind_sbatch_is_found_and_once_cancelled_waits_for_the_next_launch(

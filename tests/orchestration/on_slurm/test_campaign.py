@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
 from orchestration.mirror import grid_mirror
 from orchestration.mirror.grid_mirror import only_writer
-from orchestration.on_slurm import campaign, submissions
-from orchestration.on_slurm.campaign import launch_on_slurm, take_step
+from orchestration.on_slurm import submissions
+from orchestration.on_slurm.campaign import launch_on_slurm
 from orchestration.on_slurm.campaign_file import Campaign
+from orchestration.on_slurm.step import take_step, tidy
 from orchestration.processes import process_start
 from orchestration.run_cell import run_cell, train_inline
 from orchestration.run_folder import RunFolder, folders
@@ -56,10 +58,9 @@ def attempt_of(options: Options, name: str, job: str, node: str = "n1"):
 def test_launch_submits_and_returns_with_the_commands_to_follow_it(options, slurm, console):
     assert launch_on_slurm(options, console) == 0
     said = console.export_text()
-    assert "submitted: 4 cells as job 1\njob 2 goes on when they have ended" in said
+    assert "submitted: 4 cells as job 1\njobs rankmatch-controller-" in said
     assert f"rankmatch status --grid small --runs {options.runs}" in said
-    assert "#SBATCH --dependency=afterany:1" in slurm.scripts[1]
-    assert "--wrap" not in slurm.scripts[1] and "srun" not in slurm.scripts[1]
+    assert len(slurm.scripts) == 1
 
 
 def test_dead_store_stops_no_submission_and_its_password_reaches_jobs_by_the_environment_only(
@@ -98,7 +99,7 @@ def test_cells_that_have_a_job_are_not_submitted_twice(options, slurm, console):
     launch_on_slurm(options, console)
     slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
     launch_on_slurm(options, console)
-    assert "job 1_0 is pending" in console.export_text(clear=False) and len(slurm.scripts) == 2
+    assert "job 1_0 is pending" in console.export_text(clear=False) and len(slurm.scripts) == 1
     assert "nothing to submit" in console.export_text()
 
 
@@ -141,7 +142,7 @@ def test_step_writes_down_what_a_silent_job_died_of_and_follows_the_policy(
     last = attempt.events()[-1]
     assert last["kind"] == kind
     assert "n7" in last["message"]
-    resubmitted = [script for script in slurm.scripts[2:] if "srun" in script]
+    resubmitted = [script for script in slurm.scripts[1:] if "srun" in script]
     assert bool(resubmitted) is again
     excludes = kind in ("node failure", "lost")
     assert ("#SBATCH --exclude=n7" in "".join(resubmitted)) is excludes
@@ -167,7 +168,7 @@ def test_node_is_kept_from_the_cell_that_failed_there_and_from_no_other(options,
     for number in (1, 2, 3):
         attempt_of(options, cells[number], f"1_{number}", node="n2").event("stopped", kind="preempted", step=1)
     take_step(launch, console)
-    assert excluded(slurm, 2) == {"one": "n[5-6],n7", "0-2": "n[5-6]"}
+    assert excluded(slurm, 1) == {"one": "n[5-6],n7", "0-2": "n[5-6]"}
     assert Campaign.read(newest_launch(options)).config().exclude == "n[5-6]"  # of what follows too
 
 
@@ -178,7 +179,7 @@ def test_node_where_two_cells_failed_is_kept_from_all_while_another_went_well_el
         attempt_of(options, cells[number], f"1_{number}", node="n7").event("failed", kind="GPU fault", message="ECC")
     attempt_of(options, cells[2], "1_2", node="n3").event("stopped", kind="preempted", step=1)
     take_step(newest_launch(options), console)
-    assert excluded(slurm, 2) == {"0-3": "n7"}
+    assert excluded(slurm, 1) == {"0-3": "n7"}
 
 
 def test_on_a_partition_of_one_node_the_cell_that_failed_there_is_tried_there_again(options, slurm, console):
@@ -187,17 +188,23 @@ def test_on_a_partition_of_one_node_the_cell_that_failed_there_is_tried_there_ag
     for number, name in enumerate(cell_names(options)):
         attempt_of(options, name, f"1_{number}", node="n7").event("failed", kind="lost", message="gone")
     take_step(newest_launch(options), console)
-    assert excluded(slurm, 2) == {"0-3": ""}
+    assert excluded(slurm, 1) == {"0-3": ""}
 
 
-def test_outage_ends_no_cell_for_good_and_somebody_is_told(options, slurm, console, tmp_path):
+def test_outage_ends_no_cell_for_good_and_somebody_is_told(options, slurm, console, tmp_path, monkeypatch):
     command = f"cluster.notify_command=[sh, -c, 'echo $0 >> {tmp_path}/told']"
     launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": (command,)}), console)
     for number, name in enumerate(cell_names(options)):
         kind = "file system" if number else "disk full"
         attempt_of(options, name, f"1_{number}", node=f"n{number}").event("failed", kind=kind, message="[Errno 116]")
-    take_step(newest_launch(options), console)
-    assert excluded(slurm, 2) == {"0-3": ""}
+    launch = newest_launch(options)
+    take_step(launch, console)
+    assert excluded(slurm, 1) == {}
+    with monkeypatch.context() as changed:
+        now = time.time()
+        changed.setattr(time, "time", lambda: now + 600)  # they wait before the next try
+        take_step(launch, console)
+    assert excluded(slurm, 1) == {"0-3": ""}
     assert (tmp_path / "told").read_text().splitlines() == [
         "small: disk full, file system ended 4 cells on 4 nodes within 1 min; that does not count against them, and "
         "they are tried again after a while"
@@ -213,7 +220,7 @@ def test_running_job_is_not_taken_for_lost(options, slurm, console):
     control.reconcile(options.runs / "small", console)
     assert attempt.events()[-1]["event"] == "started"
     slurm.queued = {"1_0": ("PENDING", "")}  # requeued: its process is gone
-    campaign.tidy(options.runs / "small", console)
+    tidy(options.runs / "small", console)
     assert attempt.events()[-1]["kind"] == "requeued"
 
 
@@ -224,19 +231,20 @@ def test_step_with_nothing_left_writes_the_table(options, slurm, console):
     take_step(newest_launch(options), console)
     assert "rankmatch" in (options.runs / "small/report.md").read_text()
     assert (options.runs / "mlflow.db").exists()
-    assert len(slurm.scripts) == 2
+    assert len(slurm.scripts) == 1
 
 
 def test_cancelled_cells_are_not_submitted_again_by_the_controller_but_by_a_launch(options, slurm, console):
     launch_on_slurm(options, console)
     slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
     control.cancel(options.runs / "small", [], console)
-    assert sorted(slurm.cancelled) == [f"1_{number}" for number in range(4)]
+    assert sorted(slurm.cancelled)[1:] == [f"1_{number}" for number in range(4)]
+    assert not slurm.controllers and (options.runs / "small/report.md").exists()
     slurm.queued = {}
     take_step(newest_launch(options), console)
-    assert len(slurm.scripts) == 2
+    assert len(slurm.scripts) == 1
     launch_on_slurm(options, console)
-    assert len(slurm.scripts) == 4
+    assert len(slurm.scripts) == 2
 
 
 def test_cells_that_never_begin_are_given_up_after_three_submissions(options, slurm, console):
@@ -244,7 +252,7 @@ def test_cells_that_never_begin_are_given_up_after_three_submissions(options, sl
     for _ in range(4):
         take_step(newest_launch(options), console)
     assert len([script for script in slurm.scripts if "srun" in script]) == 3
-    assert "submitted 3 times and never begun" in console.export_text()
+    assert "is not tried again: no progress in 3 attempts, last: never began" in console.export_text()
 
 
 def test_retry_submits_what_failed_however_it_failed_and_nothing_else(options, slurm, console):
@@ -252,11 +260,13 @@ def test_retry_submits_what_failed_however_it_failed_and_nothing_else(options, s
     attempt = attempt_of(options, "rankmatch-4-s0", "1_0")
     attempt.event("failed", kind="out of GPU memory", message="8 GB")
     grid_dir = options.runs / "small"
-    with pytest.raises(ValueError, match="there must be a failed cell of that class; there is none"):
+    slurm.queued = {"1_1": ("RUNNING", "n1"), "1_2": ("PENDING", "")}
+    slurm.accounted = {"1_3": ("CANCELLED", "")}
+    with pytest.raises(ValueError, match=r"class code error .*; there are 1 out of GPU memory, 1 cancelled"):
         control.retry(grid_dir, [], ["code error"], [], console)
     control.retry(grid_dir, [], ["out of GPU memory"], ["cluster.partition=big"], console)
-    script = slurm.scripts[2]
-    assert "--partition=big" in script and "--array" not in script
+    script = slurm.scripts[1]
+    assert "--partition=big" in script and "array" not in flags(script)
     assert "not asked for" in console.export_text()
 
 
@@ -269,7 +279,7 @@ def test_jobs_of_a_killed_launch_are_found_by_their_name(options, slurm, console
     slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in range(4)}
     launch_on_slurm(options, console)
     assert "found job 1 of a launch that was killed" in console.export_text()
-    assert len(slurm.scripts) == 2
+    assert len(slurm.scripts) == 1
 
 
 def test_status_shows_folders_first_and_tells_where_slurm_says_nothing(options, slurm, console):
@@ -379,10 +389,11 @@ def test_status_tells_what_accounting_says_of_jobs_that_never_began(options, slu
 def test_status_says_so_when_the_controller_is_gone(options, slurm, console):
     launch_on_slurm(options, console)
     control.status(options.runs / "small", console)
-    assert "job 2, which should go on with this grid, is gone; the launch command does" in console.export_text()
-    slurm.queued = {"2": ("PENDING", "")}
+    assert "controller" not in console.export_text().partition("signature")[2]
+    slurm.controllers.clear()
     control.status(options.runs / "small", console)
-    assert "should go on" not in console.export_text()
+    mend = f"rankmatch reconcile --grid small --runs {options.runs}"
+    assert f"no controller goes on with launch {newest_launch(options).name}; {mend}" in console.export_text()
 
 
 def test_where_nodes_may_not_submit_status_takes_the_next_step_and_says_so(options, slurm, console):
@@ -411,7 +422,7 @@ def test_launch_of_a_finished_grid_writes_its_table(options, slurm, console):
         run_cell(folder.path, train=train_inline, owner={"commit": "abc", "host": "x", "pid": 1, "process_started": 1})
     launch_on_slurm(options, console)
     assert "nothing to submit" in console.export_text()
-    assert (options.runs / "small/report.md").exists() and len(slurm.scripts) == 2
+    assert (options.runs / "small/report.md").exists() and len(slurm.scripts) == 1
 
 
 def test_job_that_may_not_be_requeued_is_followed_by_a_new_one(options, slurm, console):
@@ -420,9 +431,8 @@ def test_job_that_may_not_be_requeued_is_followed_by_a_new_one(options, slurm, c
     attempt_of(options, first, "1_0").event("stopped", step=3, kind="preempted")
     slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
     take_step(newest_launch(options), console)
-    script = slurm.scripts[2]
-    assert "srun" in script and "--no-requeue" in script and "--array" not in script
-    assert "#SBATCH --dependency=afterany:3" in slurm.scripts[3]
+    script = slurm.scripts[1]
+    assert "srun" in script and "--no-requeue" in script and "array" not in flags(script)
 
 
 def test_crash_that_accounting_calls_out_of_memory_is_not_run_again_unchanged(options, slurm, console):
@@ -434,11 +444,11 @@ def test_crash_that_accounting_calls_out_of_memory_is_not_run_again_unchanged(op
     slurm.accounted = {"1_0": ("OUT_OF_MEMORY", "n7")}
     take_step(newest_launch(options), console)
     assert [event["kind"] for event in attempt.events()] == ["lost", "out of host memory"]
-    assert "give up" in console.export_text() and len(slurm.scripts) == 2
+    assert "is not tried again: out of host memory" in console.export_text() and len(slurm.scripts) == 1
     launch_on_slurm(options, console)
-    assert len(slurm.scripts) == 2
+    assert len(slurm.scripts) == 1
     control.retry(options.runs / "small", [], [], ["cluster.mem_gb_per_worker=64"], console)
-    assert "#SBATCH --mem=65536MB" in slurm.scripts[2]
+    assert "#SBATCH --mem=65536MB" in slurm.scripts[1]
 
 
 def test_somebody_is_told_of_cells_that_are_lost_for_good_and_of_the_end(options, slurm, console, tmp_path):
@@ -486,7 +496,7 @@ def test_reconcile_ends_runs_that_mlflow_takes_for_running(options, slurm, conso
     launch_on_slurm(options, console)
     attempt = attempt_of(options, "rankmatch-4-s0", "1_0", node=socket.gethostname())
     attempt.event("started", step=0)
-    slurm.queued = {"1_0": ("RUNNING", "n1")}
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in range(4)}
     monitored = {**attempt.owner(), "pid": os.getpid(), "process_started": process_start(os.getpid())}
     (attempt.path / "owner.json").write_text(json.dumps(monitored))
     grid_dir = options.runs / "small"
@@ -500,7 +510,7 @@ def test_reconcile_ends_runs_that_mlflow_takes_for_running(options, slurm, conso
 
     control.reconcile(grid_dir, console)
     assert statuses() == ["RUNNING"]
-    slurm.queued = {}
+    del slurm.queued["1_0"]
     control.reconcile(grid_dir, console)
     assert statuses() == ["FAILED"]
 
@@ -509,7 +519,8 @@ def test_job_that_was_given_one_of_our_numbers_again_is_not_ours(options, slurm,
     launch_on_slurm(options, console)
     attempt = attempt_of(options, "rankmatch-4-s0", "1_0")
     attempt.event("started", step=0)
-    numbers = [*(f"1_{number}" for number in range(4)), "2"]
+    slurm.controllers.clear()
+    numbers = [f"1_{number}" for number in range(4)]
     slurm.queued = {number: ("RUNNING", "n1") for number in numbers}
     slurm.strangers = dict.fromkeys(numbers, "my-thesis")
     slurm.accounted = {"1_0": ("COMPLETED", "n9")}
@@ -517,11 +528,12 @@ def test_job_that_was_given_one_of_our_numbers_again_is_not_ours(options, slurm,
     control.status(grid_dir, console)
     said = console.export_text()
     assert "4 cells: 4 lost?" in said and "accounting does not know it" in said and "running" not in said
-    assert "job 2, which should go on with this grid, is gone" in said
+    assert "no controller goes on with launch" in said
     control.cancel(grid_dir, [], console)
-    assert not slurm.cancelled and "0 cells were told to end" in console.export_text()
+    assert [word for word in slurm.cancelled if "--name=" not in word] == []
+    assert "0 cells were told to end" in console.export_text()
     launch_on_slurm(options, console)
-    assert "submitted: 4 cells as job 3" in console.export_text()
+    assert "submitted: 4 cells as job 2" in console.export_text()
     assert attempt.events()[-1]["kind"] == "lost"
     assert attempt.events()[-1]["message"] == "job 1_0 on n1 is gone, and Slurm knows nothing of its end"
 
@@ -533,7 +545,6 @@ def test_log_of_a_job_is_looked_for_in_the_folder_of_its_own_launch(options, slu
     number = submissions.newest_jobs(grid_dir)[name].number
     (first / "jobs" / f"{number}_0_log.out").write_text("of a job that was lost\n")
     (slurm.folder / "script.1").unlink()  # slurmctld forgot it, and gives 1 again
-    (slurm.folder / "script.2").unlink()
     launch_on_slurm(options, console)
     assert submissions.newest_jobs(grid_dir)[name].number == number
     (newest_launch(options) / "jobs" / f"{number}_0_log.out").write_text("of the job\n")
@@ -551,7 +562,7 @@ def test_jobs_of_others_who_launched_the_same_grid_are_seen(options, slurm, cons
     slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
     slurm.users = {f"1_{number}": 4242 for number in range(4)}
     launch_on_slurm(options, console)
-    assert "job 1_0 is pending" in console.export_text(clear=False) and len(slurm.scripts) == 2
+    assert "job 1_0 is pending" in console.export_text(clear=False) and len(slurm.scripts) == 1
 
 
 def test_submission_of_an_earlier_version_is_of_the_owner_of_its_file(options, slurm, console):
@@ -568,7 +579,7 @@ def test_node_failure_is_known_though_the_job_was_requeued_and_preempted_since(o
     (attempt.path / "owner.json").write_text(json.dumps(owner))
     slurm.queued = {"1_0": ("PENDING", ""), **{f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}}
     slurm.starts = [("1_0", "NODE_FAIL", "n7"), ("1_0", "REQUEUED", "n8"), ("1_0", "PENDING", "")]
-    campaign.tidy(options.runs / "small", console)
+    tidy(options.runs / "small", console)
     last = attempt.events()[-1]
     assert (last["kind"], last["slurm_state"]) == ("node failure", "NODE_FAIL")
     assert last["message"] == "job 1_0 on n7: Slurm says NODE_FAIL, exit code 1:0"
@@ -583,7 +594,7 @@ def test_step_submits_nothing_with_code_that_is_not_what_was_launched(options, s
     (options.runs / "small" / "code.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="is not what was launched: b.py, rankmatch/a.py missing or changed; .*launch"):
         take_step(newest_launch(options), console)
-    assert len(slurm.scripts) == 2
+    assert len(slurm.scripts) == 1
 
 
 def test_lost_node_is_avoided_where_slurm_counts_neither_gpus_nor_memory(options, slurm, console):
@@ -597,5 +608,5 @@ def test_lost_node_is_avoided_where_slurm_counts_neither_gpus_nor_memory(options
     slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
     slurm.accounted = {"1_0": ("NODE_FAIL", "n7")}
     take_step(newest_launch(options), console)
-    script = next(script for script in slurm.scripts[2:] if "srun" in script)
+    script = next(script for script in slurm.scripts[1:] if "srun" in script)
     assert "#SBATCH --exclude=n7" in script and "--mem" not in script and "--gres" not in script

@@ -28,7 +28,8 @@ from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.pilot import PilotHead, PilotNode, _Head, _Node
 from orchestration.on_slurm.resources import Resources, pilot_node
 from orchestration.on_slurm.signals import REQUEUE
-from orchestration.run_folder import RunFolder
+from orchestration.on_slurm.step import Step, take_step
+from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
 from orchestration.schedulers.batch import hand_over
 from orchestration.schedulers.slurm import SiteLimits
@@ -411,13 +412,40 @@ def options(tmp_path, slurm, monkeypatch) -> Options:
 def test_launch_submits_a_pilot_and_a_controller_that_submits_what_is_left_as_another(options, slurm, console):
     assert campaign.launch_on_slurm(options, console) == 0
     said = console.export_text()
-    assert "submitted: 4 cells as a pilot of 2 nodes, jobs 1, 2\njob 3 goes on when they have ended" in said
-    assert flags(slurm.scripts[2])["dependency"] == "afterany:1:2"
+    assert "submitted: 4 cells as a pilot of 2 nodes, jobs 1, 2\njobs rankmatch-controller-" in said
     (launch_dir,) = (options.runs / "small" / "launches").iterdir()
-    campaign.take_step(launch_dir, console)
-    again = list(map(flags, slurm.scripts[3:]))
-    assert [script.get("dependency") for script in again] == [None, "after:4", "afterany:4:5"]
+    slurm.queued = {"1": ("RUNNING", "n1"), "2_0": ("RUNNING", "n2"), "2_1": ("PENDING", "")}
+    (launch_dir / "jobs" / "1.0").mkdir()
+    (launch_dir / "jobs" / "1.0" / "node.json").write_text("{}")
+    StateLog(launch_dir).write(cell := next(iter(submissions.newest_jobs(launch_dir.parents[1]))), JobState.FAILED)
+    RunFolder(launch_dir.parents[1] / "cells" / cell).claim(OWNER | {"campaign": launch_dir.name}).event(
+        "failed", kind="lost", message="gone"
+    )
+    assert take_step(launch_dir, console) == Step(is_quiet=True)  # the head has what is left, and gives it to its nodes
+    del slurm.queued["1"]
+    assert take_step(launch_dir, console).submitted is None  # cells of its nodes write checkpoints
+    assert slurm.cancelled == [f"--name={slurm.name_of('2')}", "--state=PENDING"]
+    slurm.queued.clear()
+    take_step(launch_dir, console)
+    again = list(map(flags, slurm.scripts[2:]))
+    assert [script.get("dependency") for script in again] == [None, "after:3"]
     assert again[1]["array"] == "0-1%2"
+
+
+def test_pilot_whose_head_never_began_has_begun_none_of_its_cells(options, slurm, console):
+    campaign.launch_on_slurm(options, console)
+    (launch_dir,) = (options.runs / "small" / "launches").iterdir()
+    slurm.accounted = {"1": ("FAILED", "n1")}
+    (launch_dir / "jobs" / "1_0_log.out").write_text("execve(): python: No such file or directory\n")
+    take_step(launch_dir, console)
+    ends = [folder.attempts()[0].end().kind for folder in folders(launch_dir.parents[1]).values()]
+    assert ends == [FailureClass.NEVER_BEGAN] * 4
+    slurm.accounted = {"3": ("TIMEOUT", "n1")}
+    again = max((options.runs / "small" / "launches").iterdir())
+    (again / "jobs" / "3.0").mkdir()
+    (again / "jobs" / "3.0" / "node.json").write_text("{}")
+    take_step(launch_dir, console)
+    assert [len(folder.attempts()) for folder in folders(launch_dir.parents[1]).values()] == [1] * 4
 
 
 def test_dry_run_of_a_pilot_prints_its_scripts_and_makes_nothing(options, slurm, console):
@@ -435,12 +463,13 @@ def test_status_tells_which_cells_of_a_pilot_wait_and_one_or_all_of_them_can_be_
     said = console.export_text()
     assert "4 cells: 4 waiting" in said and "waits for a node" in said
     control.cancel(grid_dir, ["rankmatch-4-s0"], console)
-    assert "1 cells were told to end" in console.export_text() and not slurm.cancelled
+    assert "1 cells were told to end" in console.export_text() and not slurm.cancelled and slurm.controllers
     ((launch_dir, submission),) = submissions.read(grid_dir)
     (name,) = cancelled_cells(launch_dir)
     assert name.endswith("rankmatch-4-s0")
     control.cancel(grid_dir, [], console)
-    assert slurm.cancelled == ["1", f"--name={submission.nodes_name}", "--state=PENDING"]
+    assert slurm.cancelled[1:] == ["1", f"--name={submission.nodes_name}", "--state=PENDING"]
+    assert not slurm.controllers
 
 
 @pytest.mark.parametrize(

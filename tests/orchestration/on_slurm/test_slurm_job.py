@@ -16,7 +16,7 @@ from orchestration.on_ray.stop import RESERVE_S, StopAsked
 from orchestration.on_slurm import commands, evidence, job, notices, signals
 from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
-from orchestration.on_slurm.signals import REQUEUE
+from orchestration.on_slurm.signals import FOLLOW, REQUEUE
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def head(make_cell, tmp_path, slurm, monkeypatch):
         (0, "", True, 0),
         (3, "preempted", True, REQUEUE),
         (3, "time limit", True, REQUEUE),
-        (3, "preempted", False, 0),
+        (3, "preempted", False, FOLLOW),
         (3, "cancelled", True, 0),
         (4, "", True, 1),
         (5, "", True, 0),

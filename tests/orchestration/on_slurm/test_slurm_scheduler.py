@@ -10,7 +10,7 @@ from orchestration_fakes import flags
 
 from orchestration.on_slurm import submissions
 from orchestration.on_slurm.cluster import ClusterConfig
-from orchestration.on_slurm.commands import Job
+from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import CellJob, JobState, SchedulerError, SchedulerRefusal
 from orchestration.schedulers.batch import hand_over
@@ -205,11 +205,24 @@ def test_site_that_says_how_many_jobs_it_takes_gets_no_more(slurm, launch_dir, t
 
 
 def test_jobs_of_an_earlier_launch_count_in_the_limit_of_those_at_a_time(slurm, launch_dir, tmp_path):
-    make, busy = (ClusterConfig(), tmp_path / "code"), [Job("7_0", "rm"), Job("7_1", "rm")]
+    make = ClusterConfig(), tmp_path / "code"
+    busy = [QueuedJob(Job(f"7_{place}", "rm"), "RUNNING", "n1", "") for place in range(2)]
     SlurmScheduler(*make, max_concurrent=3, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert flags(slurm.scripts[0])["array"] == "0-3%1" and "dependency" not in flags(slurm.scripts[0])
     SlurmScheduler(*make, max_concurrent=2, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
-    assert flags(slurm.scripts[1])["array"] == "0-3%2"
+    assert flags(slurm.scripts[1])["array"] == "0-3%1"
+    assert flags(slurm.scripts[1])["dependency"] == "'afterany:7_0?afterany:7_1'"
+    assert not slurm.throttles
+
+
+def test_array_of_an_earlier_launch_gives_up_one_of_its_places_to_a_new_one(slurm, launch_dir, tmp_path):
+    make = ClusterConfig(), tmp_path / "code"
+    states = ("RUNNING", "RUNNING", "PENDING", "PENDING")
+    busy = [QueuedJob(Job(f"7_{place}", "rm"), state, "", "") for place, state in enumerate(states)]
+    SlurmScheduler(*make, max_concurrent=2, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    assert slurm.throttles == {"7": 1}
+    assert flags(slurm.scripts[0])["dependency"] == "'afterany:7_0?afterany:7_1'"
+    SlurmScheduler(*make, max_concurrent=1, busy=busy[1:]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert flags(slurm.scripts[1])["dependency"] == "afterany:7"
 
 

@@ -1,0 +1,273 @@
+"""A controller: a small job that takes a campaign's next step, and is followed by another whatever becomes of it.
+
+Two of them wait in the queue while one is at work. They begin by the clock, so that an end that nobody tells of is
+found too, and at once when a job calls one (`controller_script.wake`).
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration import files, terminal
+from orchestration.on_slurm import commands
+from orchestration.on_slurm.campaign_file import CONTROLLER, Campaign
+from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
+from orchestration.on_slurm.controller_script import FAILURES, LONGEST_S, MAX_FAILURES, NUM_WAITING, REPORTED, SCRIPT
+from orchestration.on_slurm.hand_in import scheduler_of
+from orchestration.on_slurm.notices import Notifier, harmless
+from orchestration.on_slurm.step import Step, take_step
+from orchestration.schedulers import SchedulerError
+
+STATE = "state.json"
+KEPT_LOGS = 50
+NUM_LOOKS, LOOK_AGAIN_S = 6, 10.0
+RESERVE_S = 150.0
+"""Of a controller's time, for what comes before and behind its tries."""
+
+
+@dataclass(slots=True)
+class State:
+    """What controllers leave to those that follow them, and to `status`."""
+
+    job: str = ""
+    """The newest one."""
+    time: float = 0.0
+    error: str = ""
+    """What keeps them from their step; empty: nothing does."""
+    since: float = 0.0
+    told: bool = False
+    """Somebody was told of it."""
+    num_quiet: int = 0
+    """How many in a row found no job running and nothing to do."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "State":
+        """Read it; where it is damaged, nothing is known."""
+        with suppress(FileNotFoundError, ValueError, TypeError):
+            return cls(**files.read_json(folder / STATE))
+        return cls()
+
+    def write(self, folder: Path) -> None:
+        """Leave it."""
+        files.replace(folder / STATE, files.to_text(asdict(self)))
+
+
+def begin(campaign: Campaign, grid_dir: Path, *, now: bool = False) -> list[str]:
+    """See to it that controllers of a campaign are due; return the numbers of their jobs.
+
+    Args:
+        campaign: The one that they go on with.
+        grid_dir: Folder of its grid.
+        now: The first one begins at once.
+
+    Raises:
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    folder, every_s = campaign.controllers(grid_dir), 60 * campaign.config().controller_every_min
+    folder.mkdir(parents=True, exist_ok=True)
+    files.replace(folder / SCRIPT, _script(campaign, grid_dir))
+    files.replace(folder / FAILURES, "0\n")
+    numbers: list[str] = []
+    try:
+        numbers += commands.waiting_numbers(campaign.controllers_name)
+        for place in range(len(numbers), NUM_WAITING):
+            begin_s = place * every_s if now else (place + 1) * every_s
+            numbers.append(commands.submit_script(folder / SCRIPT, begin_s=begin_s, after="".join(numbers[-1:])))
+    except SlurmError as error:
+        if not numbers:
+            raise SchedulerError(f"no controller was submitted: {error}") from None
+        return numbers
+    if now:
+        with suppress(SlurmError):  # it has begun meanwhile
+            commands.begin_in(numbers[0], 1)
+    return numbers
+
+
+def end(campaign: Campaign) -> None:
+    """End the controllers of a campaign that wait; those that are left find out by themselves that it is over."""
+    with suppress(SlurmError):
+        commands.cancel_waiting(campaign.controllers_name)
+
+
+def mend(grid_dir: Path) -> str:
+    """Return the command that has somebody go on with a grid."""
+    return f"rankmatch reconcile --grid {grid_dir.name} --runs {grid_dir.parent}"
+
+
+def _script(campaign: Campaign, grid_dir: Path) -> str:
+    words = ["-m", "orchestration.on_slurm.controller", str(grid_dir), campaign.name]
+    said = (
+        f"{campaign.grid_name}: a controller did not start, its log in {campaign.controllers(grid_dir)} says why; "
+        f"it is tried again less and less often; once that is mended: {mend(grid_dir)}"
+    )
+    scheduler = scheduler_of(campaign.config(), Path(campaign.snapshot), campaign)
+    name, folder, over = campaign.controllers_name, campaign.controllers(grid_dir), campaign.over(grid_dir)
+    return scheduler.controller_script(name, folder, over, words, said)
+
+
+class Controller:
+    """One controller at work."""
+
+    def __init__(self, grid_dir: Path, name: str) -> None:
+        self.grid_dir, self.launch_dir = grid_dir, grid_dir / "launches" / name
+        self.campaign = Campaign.read(self.launch_dir)
+        self.folder = self.campaign.controllers(grid_dir)
+        self.console, self.state = Console(width=200), State.read(self.folder)
+        self.deadline = time.monotonic() + max(30.0, 60 * self.campaign.config().controller_time_min - RESERVE_S)
+
+    def run(self) -> int:
+        """Take the step; return the exit code of the job."""
+        self.state.job, self.state.time = os.environ.get("SLURM_JOB_ID", ""), time.time()
+        try:
+            step = self._step()
+            self._see_to_followers(step)
+        except (ValueError, SchedulerError, SlurmError) as error:
+            return self._failed(str(error))
+        except Exception as error:  # whatever it is, somebody is told, and the next one tries
+            traceback.print_exc()
+            return self._failed(f"{type(error).__name__}: {error}")
+        return 0
+
+    def _step(self) -> Step:
+        """Take the step as often as the time allows until it succeeds; look again where a job is just ending."""
+        import tenacity  # needed by controllers alone
+
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((SchedulerError, OSError)),
+            wait=tenacity.wait_exponential(multiplier=5, max=60),
+            stop=tenacity.stop_after_delay(self._left_s()),
+            before_sleep=lambda state: self._say(f"tried again: {state.outcome.exception() if state.outcome else ''}"),
+            reraise=True,
+        )
+        step = Step()
+        for _ in range(NUM_LOOKS):
+            step = tries(take_step, self.launch_dir, self.console, wait_s=self._left_s())
+            if not step.presses:
+                break
+            time.sleep(LOOK_AGAIN_S)
+        return step
+
+    def _left_s(self) -> float:
+        return max(1.0, self.deadline - time.monotonic())
+
+    def _see_to_followers(self, step: Step) -> None:
+        """Leave those in the queue that are needed, and have them begin when they are."""
+        was_failing = bool(self.state.error)
+        is_quiet = step.is_quiet and step.submitted is None and step.due_s is None
+        self.state.num_quiet = self.state.num_quiet + 1 if is_quiet else 0
+        self.state.error, self.state.told = "", False
+        files.replace(self.folder / FAILURES, "0\n")
+        self.state.write(self.folder)
+        if step.is_over:
+            end(self.campaign)
+            self._say("nothing is left to be done")
+            return
+        if step.held:
+            self._tell_of_held(step.held)
+        numbers = begin(self.campaign, self.grid_dir)
+        for number in numbers[NUM_WAITING:]:
+            commands.cancel([Job(number, self.campaign.controllers_name)])
+        if self.state.num_quiet or was_failing or step.presses or step.due_s is not None:
+            self._pace(numbers[:NUM_WAITING], step)
+        with harmless("removing old logs"):
+            self._remove_old_logs()
+
+    def _pace(self, numbers: list[str], step: Step) -> None:
+        """Have those that follow begin sooner or later than was said when they were submitted."""
+        every_s = 60 * self.campaign.config().controller_every_min
+        pace_s = min(LONGEST_S, every_s << min(self.state.num_quiet, 8))
+        first_s = min(pace_s, 60 if step.presses else LONGEST_S, round(step.due_s or LONGEST_S) + 1)
+        for place, number in enumerate(numbers):
+            with suppress(SlurmError):  # it begins as was said before
+                commands.begin_in(number, first_s + pace_s * place)
+
+    def _failed(self, error: str) -> int:
+        """Write down what keeps the campaign from going on, and tell of it once."""
+        self._say(error)
+        with harmless("counting the controllers that failed"):
+            is_last = int((self.folder / FAILURES).read_text()) > MAX_FAILURES
+            if not self.state.error:
+                self.state.since = self.state.time
+            tries = "nobody tries again" if is_last else "it is tried again, less and less often"
+            text = f"{self.campaign.grid_name} does not go on: {error}; {tries}; at once by: {mend(self.grid_dir)}"
+            if is_last or not self.state.told:
+                self.state.told = self._notifier.tell(f"stands {self.campaign.name} {is_last}", text, insists=True)
+            self.state.error = error
+            self.state.write(self.folder)
+        return REPORTED
+
+    def _tell_of_held(self, jobs: tuple[str, ...]) -> None:
+        numbers = ",".join(jobs[:20])
+        text = f"{self.campaign.grid_name}: all that is left is held: scontrol release {numbers}"
+        self._notifier.tell(f"held {self.campaign.name}", text, once=True)
+
+    @property
+    def _notifier(self) -> Notifier:
+        return Notifier.of(self.campaign.config(), self.grid_dir)
+
+    def _say(self, text: str) -> None:
+        with harmless("the log"):
+            self.console.print(
+                f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}", highlight=False, markup=False, soft_wrap=True
+            )
+
+    def _remove_old_logs(self) -> None:
+        logs = sorted(self.folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        for path in logs[:-KEPT_LOGS]:
+            path.unlink(missing_ok=True)
+
+
+def standing(campaign: Campaign, launch_dir: Path, queue: Mapping[Job, QueuedJob]) -> list[str]:
+    """Return what keeps a campaign from going on by itself, and the command that mends it."""
+    grid_dir = launch_dir.parents[1]
+    mine = [job for job in queue.values() if job.job.name == campaign.controllers_name]
+    state = State.read(campaign.controllers(grid_dir))
+    why = f"since {_moment(state.since)}: {state.error}" if state.error else ""
+    if not mine and _is_due(launch_dir, queue):
+        return []
+    if not mine:
+        last = f", the last one, job {state.job}, {why or _word_of(state.job, campaign)}" if state.job else ""
+        return [f"no controller goes on with launch {campaign.name}{last}; {mend(grid_dir)}"]
+    held = [str(job.job) for job in mine if job.is_held]
+    if len(held) == len(mine):
+        return [f"the controllers of launch {campaign.name} are held: scontrol release {','.join(held)}"]
+    if why:
+        numbers = ", ".join(str(job.job) for job in mine)
+        return [f"launch {campaign.name} does not go on {why}; jobs {numbers} try again, at once {mend(grid_dir)}"]
+    return []
+
+
+def _is_due(launch_dir: Path, queue: Mapping[Job, QueuedJob]) -> bool:
+    """Tell whether the one controller that earlier versions submitted behind all jobs of a launch is there."""
+    path = launch_dir / CONTROLLER
+    known = files.read_json(path) if path.exists() else {}
+    return any(job.number == known.get("job_id") and "controller" in job.name for job in queue)
+
+
+def _word_of(number: str, campaign: Campaign) -> str:
+    job = Job(number, campaign.controllers_name)
+    known = (commands.ended([job]) or {}).get(job)
+    return f"is gone, Slurm says {known[-1].state}" if known else "is gone"
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+
+
+def main() -> None:
+    """Be the controller of a grid's folder and the name of a campaign."""
+    terminal.take_any_character()
+    grid_dir, name = sys.argv[1:]
+    sys.exit(Controller(Path(grid_dir), name).run())
+
+
+if __name__ == "__main__":
+    main()

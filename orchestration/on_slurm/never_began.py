@@ -1,0 +1,126 @@
+"""Jobs that ended before they claimed an attempt: no Python, no sources, a module that is missing.
+
+Nobody but who looks at the queue can tell, and does so as the cell's attempt: so it is shown, counted and tried again
+as every other failure is.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from orchestration import files
+from orchestration.attempt import LOG
+from orchestration.failures import Failure, FailureClass
+from orchestration.on_ray.protocol import NODE, NODES
+from orchestration.on_slurm import commands, submissions
+from orchestration.on_slurm.campaign_file import Campaign
+from orchestration.on_slurm.commands import EndedJob, Job
+from orchestration.on_slurm.evidence import BY_STATE
+from orchestration.on_slurm.queue_state import Lost
+from orchestration.retries import decision_of
+from orchestration.run_cell import record_loss
+from orchestration.run_folder import AttemptTaken, RunFolder, folders
+from orchestration.schedulers import cancelled_cells
+
+TAIL_LINES = 200
+ENOUGH = 3
+"""So many jobs of a launch that ended before they began, and none that did begin, are the launch's fault."""
+
+
+def record(grid_dir: Path) -> list[Lost]:
+    """Write down of each cell whose newest job is gone without an attempt how that ended.
+
+    Raises:
+        SlurmError: squeue says nothing, and nothing was written.
+    """
+    launches = submissions.newest_launches(grid_dir)
+    left_out = _cancelled_or_begun(grid_dir)
+    jobs = submissions.newest_jobs(grid_dir)
+    silent = {
+        folder: job
+        for folder in folders(grid_dir).values()
+        if (job := jobs.get(folder.path.name))
+        and folder.path.name not in left_out
+        and _is_silent(folder, job, launches[folder.path.name])
+    }
+    if not silent:
+        return []
+    queued = submissions.queue(grid_dir)
+    gone = {folder: job for folder, job in silent.items() if job not in queued}
+    accounted = commands.ended(gone.values()) or {}
+    found = []
+    for folder, job in gone.items():
+        known = next(reversed(accounted.get(job, ())), None)
+        if known is None or known.state != "COMPLETED":  # it found the cell done, given up or another's
+            found += _record(folder, job, known, launches[folder.path.name])
+    return found
+
+
+def whole_launches(grid_dir: Path, lost: Iterable[Lost]) -> Iterator[tuple[Path, str]]:
+    """Return the launches of which some jobs have ended and none has begun a cell, with the words of one of them."""
+    words = {item.cell: item.failure.message for item in lost if item.failure.kind is FailureClass.NEVER_BEGAN}
+    launches = submissions.newest_launches(grid_dir)
+    for launch_dir in dict.fromkeys(launches[cell] for cell in words):
+        cells = [cell for cell, folder in launches.items() if folder == launch_dir]
+        kinds = [kind for cell in cells for kind in _kinds(RunFolder(grid_dir / "cells" / cell), launch_dir)]
+        if len(kinds) >= min(ENOUGH, len(cells)) and {*kinds} == {FailureClass.NEVER_BEGAN}:
+            yield launch_dir, next(words[cell] for cell in cells if cell in words)
+
+
+def _cancelled_or_begun(grid_dir: Path) -> set[str]:
+    """Return the cells that somebody cancelled by name, and those of pilots whose heads have begun."""
+    found: set[str] = set()
+    for launch_dir, one in submissions.read(grid_dir):
+        found -= {*one.cells}
+        found |= {*one.cells} & {*cancelled_cells(launch_dir)}
+        if one.is_pilot and any((launch_dir / NODES).glob(f"{one.job_id}.*/{NODE}")):
+            found |= {*one.cells}
+    return found
+
+
+def _is_silent(folder: RunFolder, job: Job, launch_dir: Path) -> bool:
+    if folder.has_result():
+        return False
+    owners = [attempt.owner() for attempt in folder.attempts()]
+    return not any(_job_number(owner) == job.number or owner.get("launch") == launch_dir.name for owner in owners)
+
+
+def _job_number(owner: dict[str, Any]) -> str:
+    return str(owner.get("slurm", {}).get("job", ""))
+
+
+def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Path) -> list[Lost]:
+    campaign = Campaign.read(launch_dir)
+    if not decision_of(folder, campaign.name).again:
+        return []
+    text = _tail(launch_dir / "jobs" / f"{job.number}_0_log.out")
+    failure = _failure(job, known, text)
+    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "pid": 0,
+             "host": known.node if known else "",
+             "slurm": {"job": job.number, "name": job.name, "restart": 0}}  # fmt: skip
+    with suppress(AttemptTaken):  # by a job that has begun after all
+        attempt = folder.claim(owner)
+        files.replace(attempt.path / LOG, text)
+        record_loss(folder.path, failure, known_dead=True)
+        return [Lost(folder.path.name, failure)]
+    return []
+
+
+def _failure(job: Job, known: EndedJob | None, text: str) -> Failure:
+    said = f"Slurm says {known.state}, exit code {known.exit_code}" if known else "Slurm knows nothing of its end"
+    where = f" on {known.node}" if known and known.node else ""
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+    kind = BY_STATE.get(known.state, FailureClass.NEVER_BEGAN) if known else FailureClass.NEVER_BEGAN
+    code, state = (known.exit_code, known.state) if known else ("", "")
+    message = f"job {job}{where} ended before it began the cell, {said}: {last}"
+    return Failure(kind, "LostError", message, "", exit_code=code, slurm_state=state)
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return "".join(f"{line}\n" for line in lines[-TAIL_LINES:])
+
+
+def _kinds(folder: RunFolder, launch_dir: Path) -> list[FailureClass]:
+    return [attempt.end().kind for attempt in folder.attempts() if attempt.owner().get("launch") == launch_dir.name]

@@ -1,0 +1,269 @@
+"""The next step of a campaign: what its cells need now, by their folders and by the queue."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration import files, grid, launch, snapshot
+from orchestration.grid import Grid
+from orchestration.launch_folder import make_folders, only_launch_of
+from orchestration.launch_plan import make_plan, refuse_conflicts, show_plan
+from orchestration.on_slurm import commands, never_began, policy, queue_state, submissions
+from orchestration.on_slurm.campaign_file import Campaign, launches_of
+from orchestration.on_slurm.commands import QueuedJob, SlurmError
+from orchestration.on_slurm.hand_in import Submitted, options_of, queued_jobs, say_what, scheduler_of, submit
+from orchestration.on_slurm.lanes import lanes
+from orchestration.on_slurm.notices import Notifier, harmless
+from orchestration.on_slurm.queue_state import Lost
+from orchestration.plan import Action, Plan
+from orchestration.retries import decision_of
+from orchestration.run_folder import RunFolder, folders
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step has come to."""
+
+    is_over: bool = False
+    """Nothing is left to be done, and the report is written."""
+    submitted: Submitted | None = None
+    presses: bool = False
+    """A cell has ended whose job has not yet; what is to be done about it can be done in some seconds."""
+    due_s: float | None = None
+    """The seconds until the first cell is tried again that waits for that."""
+    is_quiet: bool = False
+    """No job runs, so none can fail."""
+    held: tuple[str, ...] = ()
+    """The jobs that wait until somebody releases them, where all others have ended."""
+
+
+def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0, begins: str = "") -> Step:
+    """Submit what the policy allows, or where nothing is left, write table and report.
+
+    Args:
+        launch_dir: Of any launch of the campaign.
+        console: Hears what is done; nothing where there is nothing to do.
+        wait_s: How long another launch of the grid may be at work before this counts as refused.
+        begins: A line that is printed before something is done.
+
+    Raises:
+        ValueError: The data have changed, or another launch is at work.
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    grid_dir = launch_dir.parents[1]
+    with only_launch_of(grid_dir, wait_s):
+        campaign = Campaign.read(grid_dir / "launches" / Campaign.read(launch_dir).name)
+        loaded = replace(grid.load(str(campaign.folder(grid_dir) / "grid.yaml"), ()), name=campaign.grid_name)
+        _note_ends(campaign, grid_dir, console)
+        jobs, others = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
+        later = policy.not_due(loaded, grid_dir, campaign.name)
+        if later:
+            policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
+        refused = _refused(campaign, loaded, grid_dir, others, jobs) | dict.fromkeys(later, "waits before its next try")
+        planned = make_plan(loaded, grid_dir, options_of(campaign), queued=in_words(jobs), refused=refused)
+        if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _has_room(campaign, planned, jobs):
+            _print(begins, console)
+            return Step(submitted=_submit(campaign, loaded, grid_dir, jobs, refused, console))
+        due = {*later} - others - _not_asked_for(campaign, loaded)
+        _share_lanes(campaign, jobs)
+        if planned.jobs or due or _runs(planned, others | _not_asked_for(campaign, loaded)):
+            return replace(_waits(jobs, grid_dir), due_s=min((later[key] for key in due), default=None))
+        _print(begins, console)
+        if others:
+            close(campaign, grid_dir, why="a newer launch has its cells")
+        else:
+            end(campaign, loaded, grid_dir, planned, console)
+        return Step(is_over=True)
+
+
+def tidy(grid_dir: Path, console: Console) -> list[Lost]:
+    """Find the jobs of launches that were killed, and write down how silent attempts ended; return these.
+
+    Raises:
+        SchedulerError: Slurm does not answer.
+    """
+    with commands.answers():
+        for launch_dir, submission in submissions.complete(grid_dir):
+            _hand_over(launch_dir, submission)
+            console.print(f"found job {submission.job_id} of a launch that was killed: {submission.name}")
+        found = [*queue_state.record_lost(grid_dir), *never_began.record(grid_dir)]
+    for lost in found:
+        console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
+    return found
+
+
+def in_words(jobs: Mapping[str, QueuedJob]) -> dict[str, str]:
+    """Return what Slurm says of the cells that it has a job of, by signature."""
+    return {
+        name.partition("-")[0]: f"job {job.job} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
+        for name, job in jobs.items()
+    }
+
+
+def end(campaign: Campaign, loaded: Grid, grid_dir: Path, planned: Plan, console: Console) -> None:
+    """Write table and report, then MLflow: that is the end of a campaign, whatever MLflow says to it."""
+    written = launch.finish(loaded, grid_dir, console)
+    with harmless("the mirror in MLflow"):
+        mirror = launch.mirror_of(loaded, grid_dir, launch_id=campaign.name)
+        mirror.start()
+        launch.end_mirror(loaded, grid_dir, mirror, written, console)
+    close(campaign, grid_dir)
+    notifier = Notifier.of(campaign.config(), grid_dir)
+    notifier.tell(f"finished {campaign.name}", _outcome(planned, campaign.grid_name), once=True)
+
+
+def close(campaign: Campaign, grid_dir: Path, **why: str) -> None:
+    """Write down that nobody is to do anything about a campaign any more."""
+    files.replace(campaign.over(grid_dir), files.to_text({"time": time.time(), **why}))
+
+
+def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:
+    """Write down what nobody else could, and tell of cells that are given up after it; jobs tell of the others."""
+    lost = tidy(grid_dir, console)
+    notifier, made = Notifier.of(campaign.config(), grid_dir), folders(grid_dir)
+    for item in lost:
+        decision = decision_of(made[item.cell.partition("-")[0]], campaign.name)
+        if not decision.again:
+            text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.why}"
+            _print(text, console)
+            notifier.tell(f"failed: {decision.why}", text)
+    for launch_dir, words in never_began.whole_launches(grid_dir, lost):
+        text = f"{campaign.grid_name}: no job of the launch {launch_dir.name} came to begin a cell: {words}"
+        notifier.tell(f"never began {launch_dir.name}", text, once=True)
+
+
+def _hand_over(launch_dir: Path, submission: submissions.Submission) -> None:
+    from orchestration.schedulers.batch import hand_over  # submitit: only where a launch was killed
+
+    hand_over(launch_dir, submission)
+
+
+def _refused(
+    campaign: Campaign, loaded: Grid, grid_dir: Path, others: set[str], jobs: Mapping[str, QueuedJob]
+) -> dict[str, str]:
+    """Return why cells are not submitted, by signature."""
+    refused = (
+        policy.given_up(loaded, grid_dir, campaign.name)
+        | dict.fromkeys(others, "a newer launch has it")
+        | dict.fromkeys(_not_asked_for(campaign, loaded), "not asked for")
+    )
+    if campaign.budget_gpu_hours is None:
+        return refused
+    left = make_plan(loaded, grid_dir, options_of(campaign), queued=in_words(jobs), refused=refused)
+    hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + left.gpu_hours
+    if not left.uses_gpus or not left.jobs or hours <= campaign.budget_gpu_hours:
+        return refused
+    why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {hours:.1f}"
+    text = f"{campaign.grid_name}: {len(left.jobs)} cells are not tried again: {why}"
+    Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True)
+    return refused | {item.cell.signature: why for item in left.jobs}
+
+
+def _not_asked_for(campaign: Campaign, loaded: Grid) -> set[str]:
+    return {cell.signature for cell in loaded.cells} - {*campaign.retried} if campaign.retried else set()
+
+
+def _submit(
+    campaign: Campaign,
+    loaded: Grid,
+    grid_dir: Path,
+    queued: Mapping[str, QueuedJob],
+    refused: Mapping[str, str],
+    console: Console,
+) -> Submitted:
+    options = options_of(campaign)
+    identities = launch.look_at_data(loaded, options, console)
+    planned = make_plan(loaded, grid_dir, options, identities, queued=in_words(queued), refused=refused)
+    show_plan(planned, console)
+    refuse_conflicts(planned)
+    jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
+    policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
+    jobs = policy.placed(jobs, campaign.config(), grid_dir, campaign.name)
+    if harmed := snapshot.make_whole(Path(campaign.snapshot)):
+        console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
+    launch_dir = make_folders(loaded, grid_dir, planned)
+    campaign.write(launch_dir)
+    submitted = submit(campaign, planned, jobs, launch_dir)
+    say_what(submitted, campaign, console)
+    return submitted
+
+
+def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
+    """Tell whether a pilot of a campaign has not ended; nodes that wait for a head that has are ended."""
+    mine = launches_of(grid_dir, campaign.name) if campaign.num_nodes else []
+    pilots = [one for folder, one in submissions.read(grid_dir) if folder in mine and one.is_pilot]
+    if not pilots:
+        return False
+    with commands.answers():
+        alive = {job.array for job in submissions.queue(grid_dir)}
+        left = [one for one in pilots if one.nodes in alive and one.job not in alive]
+        for one in left:
+            commands.cancel_waiting(one.nodes_name)
+    return bool(left) or any(one.job in alive for one in pilots)
+
+
+def _has_room(campaign: Campaign, planned: Plan, queued: Mapping[str, QueuedJob]) -> bool:
+    """Tell whether it is worth while to submit: where the site is full of this grid's own jobs, some have to end first.
+
+    Cells that have not been tried yet wait until a quarter of the room is there, so that launches do not become many.
+    """
+    if not queued:
+        return True  # if the site is full, then of others, and sbatch says so
+    busy = [*queued.values()]
+    room = scheduler_of(campaign.config(), Path(campaign.snapshot), campaign, busy).room()
+    if room is None:
+        return True
+    tried = any(item.reason != "new" for item in planned.jobs)
+    return room >= (1 if tried else max(1, min(len(planned.jobs), (len(busy) + room) // 4)))
+
+
+def _share_lanes(campaign: Campaign, queued: Mapping[str, QueuedJob]) -> None:
+    """Let arrays begin what others have left free of --max-concurrent."""
+    if campaign.max_concurrent is None or campaign.num_nodes:
+        return
+    given = lanes(queued.values(), campaign.max_concurrent)
+    with suppress(SlurmError):  # the next step does it
+        for array in given.throttled:
+            commands.throttle(array, given.of[array])
+
+
+def _waits(jobs: Mapping[str, QueuedJob], grid_dir: Path) -> Step:
+    made = {folder.path.name: folder for folder in folders(grid_dir).values()}
+    busy = {name: job for name, job in jobs.items() if not job.is_waiting}
+    held = [job for job in jobs.values() if job.is_held]
+    return Step(
+        presses=any(name in made and _is_ending(made[name], job) for name, job in busy.items()),
+        is_quiet=not busy,
+        held=tuple(str(job.job) for job in held) if len(held) == len(jobs) else (),
+    )
+
+
+def _is_ending(folder: RunFolder, job: QueuedJob) -> bool:
+    """Tell whether a job that is there has nothing more to do: Slurm says so, or its attempt has written its end."""
+    if job.state == "COMPLETING":
+        return True
+    attempts = folder.attempts()
+    if not attempts or attempts[-1].owner().get("slurm", {}).get("job") != job.job.number:
+        return False
+    return any(event["event"] in ("stopped", "failed") for event in attempts[-1].events()[-1:])
+
+
+def _runs(planned: Plan, others: set[str]) -> bool:
+    return any(item.action is Action.RUNNING and item.cell.signature not in others for item in planned.items)
+
+
+def _print(line: str, console: Console) -> None:
+    if line:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _outcome(planned: Plan, grid_name: str) -> str:
+    num_done = sum(item.action is Action.KEEP for item in planned.items)
+    given_up = len(planned.items) - num_done
+    return f"{grid_name}: {num_done} of {len(planned.items)} cells are done" + (
+        f", {given_up} are given up" if given_up else ""
+    )

@@ -1,0 +1,532 @@
+"""Controllers, one after the other, against a Slurm that is not there; tests/slurm has the real one."""
+
+import itertools
+import json
+import random
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from orchestration_fakes import FakeSlurm
+from rich.console import Console
+
+from orchestration import control, launch, snapshot
+from orchestration.failures import FailureClass
+from orchestration.launch_folder import only_launch_of
+from orchestration.launch_plan import Options
+from orchestration.on_slurm import commands, controller, step, submissions
+from orchestration.on_slurm.campaign import launch_on_slurm
+from orchestration.on_slurm.campaign_file import Campaign
+from orchestration.on_slurm.commands import SlurmError
+from orchestration.on_slurm.controller import Controller, State
+from orchestration.on_slurm.controller_script import FAILURES, MAX_FAILURES, REPORTED
+from orchestration.run_folder import RunFolder, folders
+from orchestration.schedulers import SchedulerError
+
+SMALL = Path(__file__).parents[1] / "small.yaml"
+
+
+class Life:
+    """A grid on a Slurm of four cells, and its controllers, which begin in the order in which they were submitted."""
+
+    def __init__(self, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        self.slurm, self.runs, self.told = slurm, tmp_path / "runs", tmp_path / "told"
+        self.console = Console(width=200, record=True)
+        self.settings = ("cluster.notify_command=[sh, -c, 'echo $0 >> " + str(self.told) + "']",)
+        self.monkeypatch = monkeypatch
+
+    def launch(self, **options) -> None:
+        overrides = options.pop("overrides", ("trainer.device=cpu",))
+        settings = (*self.settings, *options.pop("cluster_settings", ()))
+        launch_on_slurm(Options(grid=str(SMALL), overrides=overrides, runs=self.runs, cluster="slurm",
+                                cluster_settings=settings, **options), self.console)  # fmt: skip
+        self.slurm.queued |= self.jobs("RUNNING")
+
+    @property
+    def grid_dir(self) -> Path:
+        return self.runs / "small"
+
+    @property
+    def campaign(self) -> Campaign:
+        return Campaign.read(min((self.grid_dir / "launches").iterdir()))
+
+    @property
+    def folder(self) -> Path:
+        return self.campaign.controllers(self.grid_dir)
+
+    def jobs(self, state: str) -> dict[str, tuple[str, str]]:
+        newest = max((self.grid_dir / "launches").iterdir())
+        mine = [one for folder, one in submissions.read(self.grid_dir) if folder == newest]
+        return {job.number: (state, "n1") for one in mine for job in one.jobs().values()}
+
+    def controller(self, dies: bool = False) -> int | None:
+        """Run the next one that waits as its shell and its Python do, or have it die before its first line."""
+        number = min(self.slurm.controllers, key=int)
+        del self.slurm.controllers[number]
+        if dies:
+            return None
+        self.monkeypatch.setenv("SLURM_JOB_ID", number)
+        failures = int((self.folder / FAILURES).read_text())
+        (self.folder / FAILURES).write_text(f"{failures + 1}\n")
+        if failures < MAX_FAILURES:
+            self._follow(number)
+        code = Controller(self.grid_dir, self.campaign.name).run()
+        if code and failures < MAX_FAILURES and not self.slurm.controllers:
+            self._follow(number)
+            self.slurm.controllers = self.slurm.controllers or {number: {"name": self.campaign.controllers_name}}
+        return code
+
+    def _follow(self, number: str) -> None:
+        for _ in range(4):
+            with suppress(SlurmError):
+                while len(self.slurm.controllers) < 2:
+                    last = max(self.slurm.controllers, default=number, key=int)
+                    commands.submit_script(self.folder / "controller.sh", begin_s=600, after=last)
+
+    def cell(self, name: str) -> RunFolder:
+        (found,) = (folder for folder in folders(self.grid_dir).values() if name in folder.path.name)
+        return found
+
+    def ends(self, cell: RunFolder, kind: str | None, state: str = "FAILED") -> None:
+        """Have the newest job of a cell end, with an attempt of it or, without a class, before there is one."""
+        job = submissions.newest_jobs(self.grid_dir)[cell.path.name]
+        self.slurm.queued.pop(job.number, None)
+        self.slurm.accounted[job.number] = (state, "n1")
+        if kind:
+            owner = {"commit": "abc", "campaign": self.campaign.name, "host": "n1", "pid": 1, "process_started": 1,
+                     "slurm": {"job": job.number, "name": job.name, "restart": 0}}  # fmt: skip
+            cell.claim(owner).event(
+                "stopped" if kind == "preempted" else "failed", kind=kind, message="it ended", step=0
+            )
+
+    def done(self, *cells: RunFolder) -> None:
+        for cell in cells or folders(self.grid_dir).values():
+            if cell.result() is None:
+                self.slurm.queued.pop(submissions.newest_jobs(self.grid_dir)[cell.path.name].number, None)
+                attempt = cell.claim({"commit": "abc", "host": "n1", "pid": 1, "process_started": 1})
+                attempt.publish(RESULT)
+
+    def said(self) -> list[str]:
+        return self.told.read_text().splitlines() if self.told.exists() else []
+
+
+RESULT = {"step": 2, "num_steps": 2, "epoch": 1, "num_epochs": 1, "best_miou": 0.5, "best_epoch": 1, "last_miou": 0.5,
+          "best_class_iou": [0.5], "last_class_iou": [0.5], "num_present_classes": 1, "duration_s": 1.0,
+          "gpu_duration_s": 0.0, "model": None}  # fmt: skip
+
+
+@pytest.fixture
+def life(slurm, tmp_path, monkeypatch) -> Life:
+    monkeypatch.setattr(snapshot, "take", lambda grid_dir, **_: snapshot.Snapshot(grid_dir / "code", "abc", ""))
+    monkeypatch.setattr(launch, "begin_mirror", lambda *_: (None, {}))  # MLflow takes seconds, and stops nothing here
+    monkeypatch.setattr(launch, "mirror_of", lambda *_, **__: oh())
+    monkeypatch.setattr(controller.time, "sleep", lambda _: None)
+    monkeypatch.setattr(Controller, "_left_s", lambda _: 0.2)
+    return Life(slurm, tmp_path, monkeypatch)
+
+
+def test_controllers_are_submitted_before_the_cells_and_begin_by_the_clock(life, slurm):
+    life.launch()
+    first, second = slurm.controllers.values()
+    assert (first["begin"], second["begin"], second["dependency"]) == ("now+600", "now+1200", "afterany:9001")
+    script = (life.folder / "controller.sh").read_text()
+    words = f"-m orchestration.on_slurm.controller {life.grid_dir} {life.campaign.name}"
+    assert words in script and "srun" not in script and "#SBATCH --requeue" in script
+    assert f"rankmatch-controller-{life.campaign.name}" in slurm.scripts[0]  # a job that fails calls one
+
+
+def test_cell_that_fails_is_tried_again_while_the_others_train(life, slurm):
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    assert life.controller() == 0
+    assert len(slurm.scripts) == 2 and "--array" not in slurm.scripts[1].partition("# setup")[0]
+    assert len(slurm.controllers) == 2
+
+
+def test_preempted_cell_that_may_not_be_requeued_is_tried_again_while_the_others_train(life, slurm):
+    life.launch(cluster_settings=("cluster.requeue=false",))
+    life.ends(life.cell("rankmatch-4-s0"), "preempted", "COMPLETED")
+    assert life.controller() == 0 and len(slurm.scripts) == 2
+
+
+def test_controller_that_finds_nothing_to_do_leaves_everything_as_it_is(life, slurm, capsys):
+    life.launch()
+    before = sorted(path for path in life.grid_dir.rglob("*") if "controllers" not in path.parts)
+    assert life.controller() == 0
+    assert sorted(path for path in life.grid_dir.rglob("*") if "controllers" not in path.parts) == before
+    assert [job["begin"] for job in slurm.controllers.values()] == ["now+1200", "now+600"]  # as the shell has it
+    assert not life.said()
+
+
+def test_controllers_look_less_often_while_no_job_runs_and_again_often_once_one_does(life, slurm):
+    life.launch()
+    slurm.queued = life.jobs("PENDING")
+    begins = []
+    for _ in range(6):
+        life.controller()
+        begins.append([job["begin"] for job in slurm.controllers.values()])
+    assert begins[:2] == [["now+1200", "now+2400"], ["now+2400", "now+4800"]]
+    assert begins[5] == ["now+14400", "now+28800"]  # four hours at most
+    slurm.queued |= {"1_0": ("RUNNING", "n1")}
+    life.controller()
+    assert State.read(life.folder).num_quiet == 0
+
+
+def test_last_controller_writes_the_report_and_ends_those_that_wait(life, slurm):
+    life.launch()
+    life.done()
+    assert life.controller() == 0
+    assert (life.grid_dir / "report.md").exists() and not slurm.controllers
+    assert life.campaign.over(life.grid_dir).exists()
+    assert life.said() == ["small: 4 of 4 cells are done"]
+
+
+@pytest.mark.parametrize("fault", ["squeue", "sbatch", "lock", "data", "bug"])
+def test_controller_that_cannot_do_its_work_says_so_once_and_the_next_one_does_it(fault, life, slurm, monkeypatch):
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    with monkeypatch.context() as changed, contexts(fault, life, changed):
+        assert [life.controller(), life.controller()] == [REPORTED] * 2
+        assert len(slurm.controllers) == 2
+        words = {"squeue": "squeue did not answer", "sbatch": "sbatch refused", "lock": "another launch is at work",
+                 "data": "the data files differ", "bug": "ZeroDivisionError: oh"}[fault]  # fmt: skip
+        (line,) = life.said()
+        mend = f"rankmatch reconcile --grid small --runs {life.runs}"
+        assert line.startswith("small does not go on: ") and words in line and line.endswith(mend)
+        assert int((life.folder / FAILURES).read_text()) == 2
+    control.status(life.grid_dir, life.console)
+    said = life.console.export_text()
+    assert words in said and "try again, at once rankmatch reconcile" in said
+    assert life.controller() == 0
+    assert len(slurm.scripts) == 2 and int((life.folder / FAILURES).read_text()) == 0
+    control.status(life.grid_dir, life.console)
+    assert "reconcile" not in life.console.export_text()
+
+
+class contexts:  # noqa: N801
+    """Something is wrong on entry and mended on exit."""
+
+    def __init__(self, fault, life, changed):
+        self.fault, self.life, self.changed, self.lock = fault, life, changed, only_launch_of(life.grid_dir)
+
+    def __enter__(self):
+        if self.fault == "squeue":
+            output = self.life.slurm.output
+            self.changed.setattr(
+                commands, "output", lambda words: fails(words) if "--array" in words else output(words)
+            )
+        if self.fault == "sbatch":
+            (self.life.slurm.folder / "refuses_cells").touch()
+        if self.fault == "lock":
+            self.lock.__enter__()
+        if self.fault == "data":
+            self.changed.setattr(step, "refuse_conflicts", conflicts)
+        if self.fault == "bug":
+            self.changed.setattr(step, "queued_jobs", lambda _: oh())
+
+    def __exit__(self, *error):
+        (self.life.slurm.folder / "refuses_cells").unlink(missing_ok=True)
+        if self.fault == "lock":
+            self.lock.__exit__(*error)
+
+
+def fails(words):
+    raise SlurmError(f"{words[0]} did not answer within 30 s")
+
+
+def conflicts(planned):
+    raise ValueError("cell x: the data files differ from those it was trained with")
+
+
+def oh():
+    raise ZeroDivisionError("oh")
+
+
+def test_hiccup_of_slurm_is_waited_for_within_a_controllers_time(life, slurm, monkeypatch):
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    output, asked = slurm.output, itertools.count()
+    monkeypatch.setattr(Controller, "_left_s", lambda _: 60.0)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    monkeypatch.setattr(
+        commands, "output",
+        lambda words: fails(words) if "--array" in words and next(asked) < 2 else output(words),
+    )  # fmt: skip
+    assert life.controller() == 0
+    assert len(slurm.scripts) == 2 and not life.said()
+
+
+def test_campaign_that_nobody_mends_is_given_up_and_somebody_told(life, slurm, monkeypatch):
+    life.launch()
+    monkeypatch.setattr(step, "queued_jobs", lambda _: oh())
+    (life.folder / FAILURES).write_text(f"{MAX_FAILURES - 1}\n")
+    for _ in range(3):
+        assert life.controller() == REPORTED
+    assert not slurm.controllers
+    first, last = life.said()
+    assert "it is tried again, less and less often" in first and "nobody tries again" in last
+    slurm.queued = {}
+    control.status(life.grid_dir, life.console)
+    said = life.console.export_text()
+    assert f"no controller goes on with launch {life.campaign.name}, the last one, job 9003, since " in said
+    assert "ZeroDivisionError: oh; rankmatch reconcile --grid small" in said
+
+
+def test_reconcile_has_somebody_go_on_at_once(life, slurm, monkeypatch):
+    monkeypatch.setattr(control, "sync", lambda *_: None)
+    life.launch()
+    slurm.controllers.clear()
+    control.reconcile(life.grid_dir, life.console)
+    first, second = slurm.controllers.values()
+    assert (first["begin"], second["begin"]) == ("now+1", "now+600")
+    assert "go on with launch" in life.console.export_text()
+    first["begin"] = "now+600"
+    control.reconcile(life.grid_dir, life.console)
+    assert [job["begin"] for job in slurm.controllers.values()] == ["now+1", "now+600"]
+
+
+def test_somebody_is_told_of_jobs_that_are_held(life, slurm, monkeypatch):
+    life.launch()
+    monkeypatch.setattr(commands.QueuedJob, "is_held", property(lambda job: job.job.number in ("1_1", "1_2")))
+    slurm.queued = life.jobs("PENDING")
+    life.controller()
+    assert not life.said()
+    life.done(life.cell("rankmatch-4-s0"), life.cell("supervised-4-s1"))
+    for _ in range(2):
+        life.controller()
+    assert life.said() == ["small: all that is left is held: scontrol release 1_1,1_2"]
+
+
+def test_cell_whose_job_is_just_ending_is_looked_at_again_in_a_minute(life, slurm):
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    slurm.queued["1_0"] = ("COMPLETING", "n1")
+    life.controller()
+    assert len(slurm.scripts) == 1
+    assert [job["begin"] for job in slurm.controllers.values()] == ["now+60", "now+660"]
+
+
+def test_cell_that_waits_before_its_next_try_is_looked_at_when_that_is_due(life, slurm):
+    life.launch()
+    cell = life.cell("rankmatch-4-s0")
+    life.ends(cell, "file system")
+    life.done(*(folder for folder in folders(life.grid_dir).values() if folder.path != cell.path))
+    life.controller()
+    assert len(slurm.scripts) == 1 and not life.campaign.over(life.grid_dir).exists()
+    begin = int(next(iter(slurm.controllers.values()))["begin"].removeprefix("now+"))
+    assert 60 < begin <= 121
+    event = cell.attempts()[0].path / "events.jsonl"
+    event.write_text(re.sub(r'"time": [\d.]+', f'"time": {1.0}', event.read_text()))
+    life.controller()
+    assert len(slurm.scripts) == 2
+
+
+def test_jobs_that_never_began_are_failed_shown_told_and_retried(life, slurm, capsys):
+    life.launch(cluster_settings=("cluster.partition=main",))
+    (launch_dir,) = (life.grid_dir / "launches").iterdir()
+    for number in range(4):
+        log = launch_dir / "jobs" / f"1_{number}_0_log.out"
+        log.write_text("Loading module\nslurmstepd: error: execve(): /gone/python: No such file or directory\n")
+    for cell in folders(life.grid_dir).values():
+        life.ends(cell, None)
+    life.controller()
+    cell = life.cell("rankmatch-4-s0")
+    (last,) = cell.attempts()[0].events()
+    words = "slurmstepd: error: execve(): /gone/python: No such file or directory"
+    assert (last["kind"], last["slurm_state"], last["log_tail"].splitlines()[1]) == ("never began", "FAILED", words)
+    assert life.said() == [
+        f"small: no job of the launch {launch_dir.name} came to begin a cell: job 1_0 on n1 ended before it began the "
+        f"cell, Slurm says FAILED, exit code 1:0: {words}"
+    ]
+    assert len(slurm.scripts) == 2  # they are tried again
+    slurm.queued |= life.jobs("RUNNING")
+    life.ends(cell, None)
+    capsys.readouterr()
+    control.status(life.grid_dir, life.console)
+    assert "never began: job 1_0 on n1 ended before it began the cell" in life.console.export_text()
+    control.logs(life.grid_dir, "rankmatch-4-s0")
+    assert words in capsys.readouterr().out
+    control.retry(life.grid_dir, [], ["never began"], [], life.console)
+    assert len(slurm.scripts) == 3
+
+
+def test_retry_takes_every_cell_that_is_neither_done_nor_active(life, slurm):
+    life.launch()
+    names = ("rankmatch-4-s0", "rankmatch-4-s1", "supervised-4-s0", "supervised-4-s1")
+    by_hand, failed, done, _ = map(life.cell, names)
+    life.ends(by_hand, None, "CANCELLED")  # scancel, before it began
+    life.ends(failed, "code error")
+    life.done(done)
+    life.controller()
+    assert len(slurm.scripts) == 1 and by_hand.attempts()[0].events()[-1]["kind"] == "cancelled"
+    with pytest.raises(ValueError, match="of class bad data that is neither done nor active; there are 1 cancelled, 1"):
+        control.retry(life.grid_dir, [], ["bad data"], [], life.console)
+    control.retry(life.grid_dir, [], ["cancelled"], [], life.console)
+    assert len(submissions.read(life.grid_dir)[1][1].cells) == 1
+    slurm.queued["2"] = ("RUNNING", "n1")
+    control.retry(life.grid_dir, [], [], [], life.console)
+    assert submissions.read(life.grid_dir)[2][1].cells == [failed.path.name]
+    slurm.queued["3"] = ("RUNNING", "n1")
+    with pytest.raises(ValueError, match="there must be a cell that is neither done nor active; there are none"):
+        control.retry(life.grid_dir, [], [], [], life.console)
+
+
+def test_grid_that_was_not_launched_on_slurm_cannot_be_retried_so(life):
+    life.grid_dir.mkdir(parents=True)
+    with pytest.raises(ValueError, match="retry must be said of a grid on Slurm; small was launched here: launch it"):
+        control.retry(life.grid_dir, [], [], [], life.console)
+
+
+def test_retry_of_one_cell_is_no_retry_of_the_others(life, slurm):
+    life.launch()
+    for name in ("rankmatch-4-s0", "rankmatch-4-s1"):
+        life.ends(life.cell(name), "code error")
+    control.retry(life.grid_dir, ["rankmatch-4-s0"], [], [], life.console)
+    launch_dir = max((life.grid_dir / "launches").iterdir())
+    life.ends(life.cell("rankmatch-4-s0"), None, "NODE_FAIL")
+    outcome = step.take_step(launch_dir, life.console)
+    assert outcome.submitted.num_cells == 1 and len(slurm.scripts) == 3
+
+
+def test_campaign_whose_cells_a_newer_launch_has_ends_without_a_word(life, slurm):
+    life.launch()
+    first = life.campaign
+    for cell in folders(life.grid_dir).values():
+        life.ends(cell, "code error")
+    life.launch()
+    assert life.controller() == 0
+    assert first.over(life.grid_dir).exists() and not life.said()
+    assert {job["name"] for job in slurm.controllers.values()} != {first.controllers_name}
+
+
+def test_array_that_is_refused_behind_another_is_submitted_by_a_controller(life, slurm):
+    slurm.max_array_size = 2
+    (slurm.folder / "refuses_cells").write_text("2")
+    with pytest.raises(SchedulerError, match="what was submitted before stays, and controllers submit the rest"):
+        life.launch()
+    assert len(slurm.scripts) == 1 and len(slurm.controllers) == 2
+    (slurm.folder / "refuses_cells").unlink()
+    slurm.queued = life.jobs("RUNNING")
+    assert life.controller() == 0
+    assert len(slurm.scripts) == 2
+    assert sorted(cell for _, one in submissions.read(life.grid_dir) for cell in one.cells if one.job_id) == sorted(
+        folder.path.name for folder in folders(life.grid_dir).values()
+    )
+
+
+def test_launch_that_is_refused_leaves_no_controllers(life, slurm):
+    (slurm.folder / "refuses_cells").touch()
+    with pytest.raises(SchedulerError, match="Invalid account"):
+        life.launch()
+    assert not slurm.controllers and life.campaign.over(life.grid_dir).exists()
+
+
+def test_site_that_is_full_of_this_grids_jobs_is_no_fault(life, slurm):
+    slurm.max_submit_jobs = {"user": "us|us||6|\n"}
+    life.launch()
+    (one,) = (one for _, one in submissions.read(life.grid_dir))
+    assert len(one.cells) == 3  # with two controllers, and room for one
+    assert life.controller() == 0 and len(slurm.scripts) == 1 and not life.said()
+    life.done(RunFolder(life.grid_dir / "cells" / one.cells[0]))
+    assert life.controller() == 0 and len(slurm.scripts) == 2
+
+
+def test_limit_of_cells_at_a_time_holds_for_what_is_tried_again(life, slurm):
+    life.launch(max_concurrent=2)
+    slurm.queued |= {"1_2": ("PENDING", ""), "1_3": ("PENDING", "")}
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    slurm.queued["1_2"] = ("RUNNING", "n1")
+    assert life.controller() == 0
+    assert "#SBATCH --dependency='afterany:1_1?afterany:1_2'\n" in slurm.scripts[1] and slurm.throttles == {"1": 1}
+    del slurm.queued["1_1"]
+    slurm.queued |= {"2": ("RUNNING", "n1")}
+    life.done(life.cell("rankmatch-4-s1"), life.cell("rankmatch-4-s0"))
+    assert life.controller() == 0 and slurm.throttles == {"1": 2}  # nothing else runs any more
+
+
+def test_launch_that_is_killed_behind_its_controllers_is_gone_on_with(life, slurm, monkeypatch):
+    with monkeypatch.context() as changed, suppress(KeyboardInterrupt):
+        changed.setattr("orchestration.on_slurm.campaign.submit", lambda *_: interrupted())
+        life.launch()
+    assert not slurm.scripts and len(slurm.controllers) == 2
+    assert life.controller() == 0 and "#SBATCH --array=0-3%4" in slurm.scripts[0]
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+def test_budget_holds_for_what_is_tried_again(life, slurm):
+    life.launch(overrides=("trainer.device=cuda",), budget_gpu_hours=1.0)
+    cell = life.cell("rankmatch-4-s0")
+    life.ends(cell, "lost")
+    owner = cell.attempts()[0].path / "owner.json"
+    begun = json.loads(owner.read_text()) | {"started": "2026-01-01T00:00:00+00:00"}
+    owner.write_text(json.dumps(begun))
+    assert life.controller() == 0
+    assert len(slurm.scripts) == 1
+    (line,) = life.said()
+    assert re.fullmatch(r"small: 1 cells are not tried again: --budget-gpu-hours=1 would become about \d+\.\d", line)
+
+
+def test_one_cancel_ends_controllers_too_and_writes_the_report(life, slurm):
+    life.launch()
+    control.cancel(life.grid_dir, [], life.console)
+    assert not slurm.controllers and (life.grid_dir / "report.md").exists()
+    assert life.campaign.over(life.grid_dir).exists()
+
+
+def test_old_logs_of_controllers_are_removed(life, slurm):
+    life.launch()
+    for number in range(60):
+        (life.folder / f"{number}.log").write_text("")
+    life.controller()
+    assert len(list(life.folder.glob("*.log"))) == controller.KEPT_LOGS
+
+
+KINDS = ["lost", "preempted", "code error", None, "done", "done"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_as_long_as_cells_are_open_a_controller_is_due_or_somebody_was_told(seed, life, slurm, monkeypatch):
+    """Whatever fails at whatever moment, and whatever becomes of the jobs, ends with a report or with a word."""
+    chance, began = random.Random(seed), time.time()
+    life.launch()
+    output, submit = slurm.output, slurm.submit_controller
+
+    def unsteady(words):
+        if chance.random() < 0.1:
+            is_killed = words[0] != "sbatch" and chance.random() < 0.3
+            raise KeyboardInterrupt if is_killed else SlurmError(f"{words[0]} did not answer")
+        return submit(words[1], **words[2]) if words[0] == "sbatch" else output(words)
+
+    for turn in range(80):
+        monkeypatch.setattr("time.time", lambda: began + 600 * turn)  # noqa: B023
+        for cell in folders(life.grid_dir).values():
+            job = submissions.newest_jobs(life.grid_dir)[cell.path.name].number
+            if job in slurm.queued and chance.random() < 0.3:
+                kind = chance.choice(KINDS)
+                life.done(cell) if kind == "done" else life.ends(cell, kind)
+        with monkeypatch.context() as changed:
+            changed.setattr(commands, "output", unsteady)
+            changed.setattr(commands, "submit_script", lambda script, **options: unsteady(["sbatch", script, options]))
+            with suppress(KeyboardInterrupt, SlurmError):  # killed
+                life.controller(dies=turn % 2 and chance.random() < 0.2)
+        submissions.complete(life.grid_dir)
+        slurm.queued |= {number: row for number, row in life.jobs("RUNNING").items() if number not in slurm.accounted
+                         and not is_done(life, number)}  # fmt: skip
+        if life.campaign.over(life.grid_dir).exists():
+            break
+        assert slurm.controllers or life.said()
+    assert life.campaign.over(life.grid_dir).exists() and (life.grid_dir / "report.md").exists()
+    given_up = {
+        folder.attempts()[-1].end().kind for folder in folders(life.grid_dir).values() if folder.result() is None
+    }
+    assert given_up <= {FailureClass.CODE, FailureClass.LOST, FailureClass.NEVER_BEGAN, FailureClass.PREEMPTED}
+
+
+def is_done(life: Life, number: str) -> bool:
+    (cell,) = (name for name, job in submissions.newest_jobs(life.grid_dir).items() if job.number == number)
+    return RunFolder(life.grid_dir / "cells" / cell).result() is not None
