@@ -45,7 +45,7 @@ def logs(
 
 
 def cancel(grid: GridName, cells: Cells = None, runs: RunsFolder = DEFAULT_RUNS) -> None:
-    """End the jobs of a grid, or of some of its cells; what trains writes a checkpoint first."""
+    """End the jobs of a grid and its controllers, or of some cells; what trains writes a checkpoint first."""
     from rich.console import Console
 
     from orchestration import control
@@ -57,12 +57,15 @@ def retry(
     grid: GridName,
     cells: Cells = None,
     runs: RunsFolder = DEFAULT_RUNS,
-    kind: Annotated[list[str] | None, typer.Option("--class", help="Only what failed so: 'out of GPU memory'.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Only what ended so: 'out of GPU memory', 'never began', 'cancelled'."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="cluster.partition=big trainer.num_workers=2")
     ] = None,
 ) -> None:
-    """Submit failed cells again, however they failed, with the settings of their launch."""
+    """Submit cells again that are neither done nor active, however they ended, with their launch's settings."""
     from rich.console import Console
 
     from orchestration import control
@@ -71,7 +74,7 @@ def retry(
 
 
 def reconcile(grid: GridName, runs: RunsFolder = DEFAULT_RUNS) -> None:
-    """Find jobs of launches that were killed, write down how silent attempts ended, and bring MLflow up to date."""
+    """Find jobs of killed launches, write down silent ends, have somebody go on, and bring MLflow up to date."""
     from rich.console import Console
 
     from orchestration import control

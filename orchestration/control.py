@@ -188,7 +188,7 @@ def reconcile(grid_dir: Path, console: Console) -> None:
     """
     with only_launch_of(grid_dir, LOOK_S):  # a launch at work has jobs that are not written down yet
         tidy(grid_dir, console)
-        campaign.go_on(grid_dir, console)
+    campaign.go_on(grid_dir, console)
     sync(grid_dir, console)
 
 

@@ -87,9 +87,12 @@ def go_on(grid_dir: Path, console: Console) -> None:
     """Have somebody go on with each campaign that is not over: its controllers, or where nodes may not submit, this.
 
     Raises:
+        ValueError: The sources that were launched are gone, or another launch is at work.
         SchedulerError: sbatch refused, or Slurm does not answer.
     """
     for launch_dir, campaign in open_campaigns(grid_dir).items():
+        if harmed := snapshot.make_whole(Path(campaign.snapshot)):
+            console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
         if campaign.config().controller:
             numbers = controller.begin(campaign, grid_dir, now=True)
             console.print(f"jobs {', '.join(numbers)} go on with launch {campaign.name}", highlight=False)

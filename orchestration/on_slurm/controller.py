@@ -5,6 +5,7 @@ found too, and at once when a job calls one (`controller_script.wake`).
 """
 
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -99,7 +100,7 @@ def end(campaign: Campaign) -> None:
 
 def mend(grid_dir: Path) -> str:
     """Return the command that has somebody go on with a grid."""
-    return f"rankmatch reconcile --grid {grid_dir.name} --runs {grid_dir.parent}"
+    return shlex.join(["rankmatch", "reconcile", "--grid", grid_dir.name, "--runs", str(grid_dir.parent)])
 
 
 def _script(campaign: Campaign, grid_dir: Path) -> str:

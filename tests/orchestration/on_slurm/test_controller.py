@@ -287,6 +287,23 @@ def test_reconcile_has_somebody_go_on_at_once(life, slurm, monkeypatch):
     assert [job["begin"] for job in slurm.controllers.values()] == ["now+1", "now+600"]
 
 
+def test_reconcile_takes_the_step_itself_where_nodes_may_not_submit(life, slurm, monkeypatch):
+    monkeypatch.setattr(control, "sync", lambda *_: None)
+    life.launch(cluster_settings=("cluster.controller=false",))
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    control.reconcile(life.grid_dir, life.console)
+    assert len(slurm.scripts) == 2 and not slurm.controllers
+
+
+def test_reconcile_brings_back_the_sources_that_controllers_import(life, slurm, monkeypatch):
+    monkeypatch.setattr(control, "sync", lambda *_: None)
+    life.launch()
+    asked = []
+    monkeypatch.setattr(snapshot, "make_whole", lambda path: asked.append(path) or ["orchestration/cli.py"])
+    control.reconcile(life.grid_dir, life.console)
+    assert asked == [life.grid_dir / "code"] and "brought back into" in life.console.export_text()
+
+
 def test_somebody_is_told_of_jobs_that_are_held(life, slurm, monkeypatch):
     life.launch()
     monkeypatch.setattr(commands.QueuedJob, "is_held", property(lambda job: job.job.number in ("1_1", "1_2")))
