@@ -34,32 +34,48 @@ class Sign:
         )
 
 
+# What a disk or folder of the node itself lacks is no fault of the shared one; told before the errno alone counts.
+PLACES = (
+    Sign(
+        FailureClass.SHARED_MEMORY,
+        says=r"(No space left on device|Disk quota exceeded|No such file or directory|Cannot allocate memory)"
+        r": '/dev/shm/",
+    ),
+    Sign(
+        FailureClass.NODE_LIMIT,
+        says=r"(No space left on device|Disk quota exceeded): '(/var)?/tmp/|No usable temporary directory found",
+    ),
+)
 # The first sign that fits counts: what is special stands above what is general.
 SIGNS = (
     Sign(FailureClass.CANCELLED, types=("CancelledError", "TaskCancelledError", "KeyboardInterrupt")),
     Sign(
         FailureClass.LOST,
         types=("LostError", "WorkerCrashedError", "ActorDiedError", "RayActorError", "NodeDiedError",
-               "LocalRayletDiedError"),
-        says=r"gloo/transport/|ncclRemoteError",  # the other workers of one that was killed
+               "LocalRayletDiedError", "ActorUnavailableError", "ObjectLostError", "ray.RaySystemError",
+               "ray.RuntimeEnvSetupError", "TaskPlacementGroupRemoved", "ActorPlacementGroupRemoved"),
+        says=r"gloo/transport/|ncclRemoteError|NCCL Error 6:",  # the other workers of one that was killed
     ),
     Sign(FailureClass.NON_FINITE_LOSS, types=("NonFiniteLossError",)),
     Sign(
         FailureClass.SHARED_MEMORY,
+        types=("ray.ObjectStoreFullError",),
         says=r"insufficient shared memory|out of shared memory|shared memory segment|/dev/shm/"
-        r"|allocate shared memory|open shared memory object|unable to write to file </torch_",
+        r"|allocate shared memory|open shared memory object|unable to [^<]*</torch_",
     ),
     Sign(
         FailureClass.HOST_MEMORY,
         types=("MemoryError", "ray.OutOfMemoryError"),
         errnos=(errno.ENOMEM,),
-        says=r"can't allocate memory|ran out of memory|killed due to the node",
+        says=r"can't allocate memory|(?<!CUDA )ran out of memory|killed due to the node",
     ),
     Sign(
         FailureClass.GPU_MEMORY,
         types=("OutOfMemoryError",),  # torch's: Ray's is above
-        says=r"CUDA out of memory|CUDA error: out of memory|Cuda failure \d* ?'out of memory'"
-        r"|CUBLAS_STATUS_ALLOC_FAILED",
+        says=r"CUDA (ran )?out of memory|CUDA (driver )?error: out of memory|Triton Error \[CUDA\]: out of memory"
+        r"|Cuda failure \d* ?'out of memory'|CU[A-Z]+_STATUS_ALLOC_FAILED|INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"
+        # cuDNN's engines fail one by one for want of room, and torch tells of the last one only
+        r"|unable to find an engine to execute this computation|Unable to find a valid cuDNN algorithm",
     ),
     Sign(
         FailureClass.DATA_WORKER,
@@ -69,25 +85,30 @@ SIGNS = (
     Sign(
         FailureClass.GPU_FAULT,
         types=("MissingGpuError",),
-        says=r"CUDA error: (?!device-side assert|invalid (argument|configuration|value))"
+        says=r"CUDA (driver )?error: (?!device-side assert|invalid (argument|configuration|value))"
         r"|cuDNN error: CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED)"
         r"|CUBLAS_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED)"
         r"|CUDA (driver )?initiali[sz]ation (error|failed)|CUDA unknown error|Unexpected error from cudaGetDeviceCount"
-        r"|No CUDA GPUs are available|Found no NVIDIA driver|GPU is lost|ncclUnhandledCudaError",
+        r"|No CUDA GPUs are available|Found no NVIDIA driver|GPU is lost|ncclUnhandledCudaError|NCCL Error 1:"
+        r"|[Dd]river/library version mismatch|NVML/RM version mismatch|Can't initialize NVML",
     ),
     Sign(
         FailureClass.NETWORK,
         types=("ConnectionError", "TimeoutError", "DistNetworkError", "DistStoreError", "RpcError"),
         errnos=(errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET,
-                errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
-        says=r"ncclSystemError|ncclInternalError|Watchdog caught collective operation timeout"
+                errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.EADDRINUSE,
+                errno.EADDRNOTAVAIL),
+        says=r"ncclSystemError|ncclInternalError|NCCL Error [23]:|NCCL communicator was aborted|Socket Timeout"
+        r"|EADDRINUSE|Watchdog caught collective operation timeout"
         r"|Connection was likely closed|nodes joined Ray within",
     ),
     Sign(
         FailureClass.FILE_SYSTEM,
         errnos=(errno.ESTALE, errno.EIO, errno.EREMOTEIO, errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN,
                 errno.ENOLINK, errno.ENODEV, errno.ENXIO, errno.EROFS, errno.ENOLCK, errno.EUCLEAN, errno.EKEYEXPIRED,
-                errno.EKEYREVOKED, errno.EKEYREJECTED, errno.ENOKEY),
+                errno.EKEYREVOKED, errno.EKEYREJECTED, errno.ENOKEY,
+                errno.EBUSY, errno.ENOTEMPTY,  # NFS keeps what is open as `.nfs*`
+                errno.EACCES),  # a ticket that expired
     ),
     Sign(
         FailureClass.NODE_LIMIT,
@@ -106,6 +127,7 @@ SIGNS = (
         errnos=(errno.ENOENT, errno.ENOTDIR),
         says=r"cannot open shared object file",
     ),
+    Sign(FailureClass.FILE_SYSTEM, says=r"PytorchStreamWriter failed"),  # full or away: torch.save does not say
 )  # fmt: skip
 _IN_DATA = re.compile(r'File "[^"]*rankmatch[/\\]data[/\\]')
 
@@ -135,7 +157,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _by_signs(error: BaseException) -> FailureClass | None:
     number, message = getattr(error, "errno", None), str(error)
+    by_place = (sign.kind for sign in PLACES if sign.matches_text(message))
     by_errno = (sign.kind for sign in SIGNS if number in sign.errnos)
     by_type = (sign.kind for sign in SIGNS if sign.matches_type(error))
     by_text = (sign.kind for sign in SIGNS if sign.matches_text(message))
-    return next((kind for kinds in (by_errno, by_type, by_text) for kind in kinds), None)
+    return next((kind for kinds in (by_place, by_errno, by_type, by_text) for kind in kinds), None)

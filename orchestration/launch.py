@@ -18,12 +18,13 @@ from orchestration.launch_folder import PLAN, keep_difference, make_folders, onl
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
+from orchestration.patience import patiently, say_once
 from orchestration.plan import Item, Plan
 from orchestration.progress import Progress, Snapshot
 from orchestration.results import report, run_table
 from orchestration.run_cell import launcher
 from orchestration.run_folder import folders
-from orchestration.schedulers import CellJob, Jobs, Scheduler
+from orchestration.schedulers import CellJob, Jobs, Scheduler, SchedulerError
 from orchestration.tables import formats
 
 POLL_S = 0.5
@@ -50,10 +51,10 @@ def launch(options: Options, console: Console) -> int:
 
 def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
     """Collect the results, print the table and write the report; return the files that were written."""
-    records = run_table.collect(grid_dir, loaded.cells).to_pylist()
+    records = patiently(lambda: run_table.collect(grid_dir, loaded.cells)).to_pylist()
     console.print()
     formats.show(report.build_table(records, loaded.cells, loaded.table, baseline=loaded.baseline), console)
-    return report.write(loaded, grid_dir)
+    return patiently(lambda: report.write(loaded, grid_dir))
 
 
 def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:
@@ -189,28 +190,42 @@ def work(
             console.print("\nstopping: running cells write a checkpoint; one that evaluates is ended after a minute")
             handle.cancel()
             return True
+        except SchedulerError:  # nothing of it is left to be asked
+            raise
+        except BaseException as error:
+            say_once("stopping, running cells write a checkpoint", error)  # the console itself may be gone
+            handle.cancel()
+            raise
     return False
 
 
 def follow(
     handle: Jobs, items: Callable[[], Sequence[Item]], num_concurrent: int, grid_dir: Path, console: Console
 ) -> None:
-    """Show how jobs go on until the last one has ended."""
+    """Show how jobs go on until the last one has ended; while a file server is away, they go on unseen."""
     began = time.monotonic()
+
+    def look() -> Snapshot:
+        return Snapshot(
+            items=items(),
+            jobs={name.partition("-")[0]: state for name, state in handle.poll().items()},
+            folders={signature: folder.state() for signature, folder in folders(grid_dir).items()},
+            num_concurrent=num_concurrent,
+            elapsed_s=time.monotonic() - began,
+        )
+
     with Progress(console) as progress:
         ended = False
         while not ended:
             ended = handle.wait(POLL_S)
-            found = folders(grid_dir)
-            progress.show(
-                Snapshot(
-                    items=items(),
-                    jobs={name.partition("-")[0]: state for name, state in handle.poll().items()},
-                    folders={signature: folder.state() for signature, folder in found.items()},
-                    num_concurrent=num_concurrent,
-                    elapsed_s=time.monotonic() - began,
-                )
-            )
+            try:
+                seen = patiently(look) if ended else look()
+            except OSError as error:
+                if ended:
+                    raise
+                say_once("the cells go on, but cannot be looked at for now", error)
+                continue
+            progress.show(seen)
 
 
 def cell_jobs(

@@ -1,7 +1,9 @@
 """Waiting for a file server that is away: what must be written is written when it is back."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TypeVar
 
 from orchestration.failure_class import FailureClass
@@ -10,12 +12,13 @@ from orchestration.failure_signs import class_of
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0)
 """Four minutes; a server that is away for longer is for the next try."""
 _PASSING = (FailureClass.FILE_SYSTEM, FailureClass.NETWORK)
+_said: set[str] = set()
 
 T = TypeVar("T")
 
 
-def patiently(act: Callable[[], T]) -> T:
-    """Do something again while a file server is away.
+def patiently(act: Callable[[], T], also: Collection[FailureClass] = ()) -> T:
+    """Do something again while a file server is away, or something else lasts that may pass.
 
     Raises:
         OSError: It is still away, or that was not the reason.
@@ -24,7 +27,17 @@ def patiently(act: Callable[[], T]) -> T:
         try:
             return act()
         except OSError as error:
-            if class_of(error, "") not in _PASSING:
+            if class_of(error, "") not in (*_PASSING, *also):
                 raise
             time.sleep(wait_s)
     return act()
+
+
+def say_once(what: str, error: BaseException) -> None:
+    """Say on stderr, once in this process, what is left out or put off because of an error."""
+    text = f"{what}: {error}"
+    if text not in _said:
+        _said.add(text)
+        with suppress(OSError):  # it may lead to the very disk that is full
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()

@@ -1,6 +1,5 @@
 """What a training process takes of its machine: processor, memory and its own GPU, as rows beside its other rows."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from orchestration import files
+from orchestration.patience import say_once
 
 if TYPE_CHECKING:  # torch and psutil are imported where something trains
     import psutil
@@ -51,18 +51,25 @@ class SystemSampler:
             self._thread.join()
 
     def _work(self) -> None:
-        try:
-            while not self._ended.wait(self._every_s):
-                self._write()
+        while not self._ended.wait(self._every_s):
             self._write()
-        except OSError as error:  # a full disk stops the training by its own rows, not by these
-            sys.stderr.write(f"{self._path} is not written any more: {error}\n")
+        self._write()
 
     def _write(self) -> None:
-        if self._superseded():
-            return
-        row = {"time": time.time(), **self._processor_and_memory(), **gpu(self._device)}
-        files.append_row(self._path, row)
+        """Write a row if possible: a full disk stops the training by its own rows, and by these rows it looks alive."""
+        try:
+            if not self._superseded():
+                row = {"time": time.time(), **self._processor_and_memory(), **self._gpu()}
+                files.append_row(self._path, row)
+        except OSError as error:
+            say_once(f"{self._path} lacks rows", error)
+
+    def _gpu(self) -> dict[str, float]:
+        try:
+            return gpu(self._device)
+        except Exception as error:  # whatever NVML raises: it tells of the GPU, and the row of the process
+            say_once(f"{self._path} lacks what NVML says", error)
+            return {}
 
     def _processor_and_memory(self) -> dict[str, float]:
         """Sum over this process and its children; memory that they share counts for each of them."""

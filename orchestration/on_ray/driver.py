@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -22,7 +23,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestration.control_group import num_oom_kills
-from orchestration.failures import Decision, Failure, FailureClass, LostError
+from orchestration.failures import AttemptEnd, Decision, Failure, FailureClass, LostError, decide
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray
 from orchestration.on_ray.due import Due
@@ -31,6 +32,7 @@ from orchestration.on_ray.pilot import Nodes, pilot_ray
 from orchestration.on_ray.protocol import beside, kill_session
 from orchestration.on_ray.shares import Machine, Node, Share, elsewhere, max_at_once, share, shunned
 from orchestration.on_ray.stop import CellStop, own_node
+from orchestration.patience import patiently, say_once
 from orchestration.retries import decision_of, failed_hosts
 from orchestration.run_cell import Trainer, record_loss, record_never_began, run_cell
 from orchestration.run_folder import RunFolder
@@ -40,6 +42,7 @@ from orchestration.schedulers.ray_tune import ORDER
 if TYPE_CHECKING:  # Optuna, which a grid does not need
     from orchestration.on_ray.search import Halving, Points
 
+_LOOK_AGAIN_MIN = 1 / 12
 _GONE = "the process that trained is gone"
 _NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
 """A byte of what Ray counts as memory: for trials that wait for their workers, and must take no CPU from them."""
@@ -206,13 +209,29 @@ class _Queue(Searcher):
         """Return the next cell; None: wait, one that runs may come back, or one's time is to come."""
         if not self._due:
             return None if self._running else Searcher.FINISHED
+        try:
+            return self._next(trial_id)
+        except OSError as error:
+            say_once("a cell waits, as its launch cannot be looked at", error)
+            return None
+
+    def _next(self, trial_id: str) -> dict[str, Any] | None:
         is_stopping = (self.launch_dir / LAUNCH_STOP).exists()  # then each ends at once, and none waits for that
         if len(self._running) >= self.room() or not self._due.is_ready(at_once=is_stopping):
             return None
-        place = self._running[trial_id] = self._due.take()
         leaving = self.leaving()
         here = [node for node in nodes() if node.ray_id not in leaving]
-        share = self._shares[place]
+        place = self._due.take()
+        try:
+            config = self._config(self._shares[place], here, leaving)
+        except OSError as error:  # the others need not wait for this one
+            self._due.push(place, _LOOK_AGAIN_MIN)
+            say_once(f"{self._shares[place].job.name} waits, as its folder cannot be read", error)
+            return None
+        self._running[trial_id] = place
+        return config
+
+    def _config(self, share: Share, here: Sequence[Node], leaving: Sequence[str]) -> dict[str, Any]:
         failed = failed_hosts(RunFolder(share.job.cell_dir), self.owner["campaign"])
         return {
             "share": share,
@@ -256,10 +275,21 @@ class _Judge(tune.Callback):
     def __init__(self, queue: "_Queue | Points", nodes: Nodes | None = None) -> None:
         self._queue, self._nodes, self._log = queue, nodes, StateLog(queue.launch_dir)
         self._num_oom_kills = num_oom_kills()
+        self._unwritten = Counter[str]()
+        """How often the end of a cell's try could not be written down in a row."""
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
         """Settle a cell that failed; one that its launch or its node told to end before it began has not."""
         job: CellJob = trial.config["share"].job
+        try:
+            decision = patiently(partial(self._settle, job, trial))
+        except OSError as error:
+            say_once(f"how {job.name} ended cannot be written down", error)
+            decision = self._without_trace(job)
+        self._log.write(job.name, JobState.PENDING if decision.again else JobState.FAILED)
+        self._queue.settle(trial.trial_id, decision)
+
+    def _settle(self, job: CellJob, trial: Trial) -> Decision:
         is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
         has_moved = self._log.read().get(job.name) is JobState.STOPPED
         if _num_attempts(job) > trial.config["num_attempts"]:
@@ -267,12 +297,17 @@ class _Judge(tune.Callback):
         elif not (is_stopping or has_moved):
             self._record_never_began(job, trial)
         left_trace = _num_attempts(job) > trial.config["num_attempts"]
-        decision = self._decide(job) if not is_stopping and (left_trace or has_moved) else Decision(again=False)
-        self._log.write(job.name, JobState.PENDING if decision.again else JobState.FAILED)
-        self._queue.settle(trial.trial_id, decision)
-
-    def _decide(self, job: CellJob) -> Decision:
+        if is_stopping:
+            return Decision(again=False)
+        if not (left_trace or has_moved):
+            return self._without_trace(job)
+        del self._unwritten[job.name]
         return decision_of(RunFolder(job.cell_dir), self._queue.owner["campaign"])
+
+    def _without_trace(self, job: CellJob) -> Decision:
+        """Decide about a cell whose folder takes nothing, on a full disk mostly: as if a file server were away."""
+        self._unwritten[job.name] += 1
+        return decide([AttemptEnd(FailureClass.FILE_SYSTEM, 0, 0)] * self._unwritten[job.name])
 
     def _failure(self, job: CellJob, trial: Trial) -> Failure:
         owner, error = RunFolder(job.cell_dir).attempts()[-1].known_owner(), _error_of(trial)

@@ -24,7 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 from orchestration import index, study
 from orchestration.cells import Cell, to_yaml
 from orchestration.costs import num_steps
-from orchestration.failures import Decision
+from orchestration.failures import Decision, FailureClass
 from orchestration.index import IndexedCell
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import nodes
@@ -32,6 +32,7 @@ from orchestration.on_ray.due import Due
 from orchestration.on_ray.protocol import beside
 from orchestration.on_ray.shares import Share, shunned
 from orchestration.on_ray.verdicts import Verdict
+from orchestration.patience import patiently
 from orchestration.retries import failed_hosts
 from orchestration.run_folder import CELLS, RunFolder, folders
 from orchestration.schedulers import LAUNCH_STOP
@@ -110,11 +111,14 @@ class Points(Searcher):
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
         """Return the next point; None: wait, one that runs may come back, or one's time is to come."""
-        if (self.launch_dir / LAUNCH_STOP).exists():
+        if patiently((self.launch_dir / LAUNCH_STOP).exists):
             return Searcher.FINISHED
         if not self._due.is_ready() and (len(self._known) >= self._search.settings.num_samples or not self._draw()):
             return None if self._running or self._due else Searcher.FINISHED
         place = self._running[trial_id] = self._due.take()
+        return patiently(partial(self._config, place))
+
+    def _config(self, place: int) -> dict[str, Any]:
         share = replace(self._template, job=replace(self._template.job, cell_dir=self._known[place].folder.path))
         return {
             "share": share,
@@ -152,9 +156,9 @@ class Points(Searcher):
 
     def _add(self, cell: Cell, name: str) -> None:
         folder = RunFolder(self._grid_dir / CELLS / cell.folder_name)
-        folder.create(to_yaml(cell.config), cell.axes)
+        patiently(lambda: folder.create(to_yaml(cell.config), cell.axes))
         self._known.append(_Known(cell, folder, name, due=True))
-        index.write(self._grid_dir, [self._indexed(known.cell) for known in self._known])
+        patiently(lambda: index.write(self._grid_dir, [self._indexed(known.cell) for known in self._known]))
         self._due.push(len(self._known) - 1)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -170,9 +174,10 @@ class Points(Searcher):
             return
         known = self._known[self._running.pop(trial_id)]
         known.due = False
-        if known.point.status == DONE:
+        status = patiently(lambda: known.point.status)
+        if status == DONE:
             self._optuna.on_trial_complete(known.name, result)
-        elif known.point.status == OUTPERFORMED:
+        elif status == OUTPERFORMED:
             self._optuna.on_trial_complete(known.name, None)  # which Optuna calls pruned
 
     def settle(self, trial_id: str, decision: Decision) -> None:
@@ -229,7 +234,8 @@ class Halving(FIFOScheduler):
         """Have ASHA decide, and tell the training; Tune itself never ends it, as that would leave no checkpoint."""
         action = self._asha.on_trial_result(tune_controller, _named(_name_of(trial)), result)
         stop = action == TrialScheduler.STOP and result[TIME] < self._epochs
-        verdicts.write(self._launch_dir, _name_of(trial), Verdict(result[TIME], stop))
+        verdict = Verdict(result[TIME], stop)
+        patiently(lambda: verdicts.write(self._launch_dir, _name_of(trial), verdict), also=[FailureClass.DISK_FULL])
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]) -> None:
@@ -263,7 +269,7 @@ def _follow(folder: RunFolder, ended: threading.Event) -> None:
     try:
         while not is_last:
             is_last = ended.wait(FOLLOW_S)
-            for row in folder.epochs():
+            for row in patiently(folder.epochs):
                 if row["epoch"] > told:
                     told = row["epoch"]
                     tune.report(_result(told, row["miou"]))

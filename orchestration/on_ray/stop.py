@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestration import files
 from orchestration.on_ray.protocol import NODE, NODE_VARIABLE, NODES, STOP_FILE
+from orchestration.patience import patiently
 from orchestration.schedulers import LAUNCH_STOP, cancelled_cells
 
 RESERVE_S = 20.0
@@ -33,7 +34,7 @@ class StopAsked:
         if self._last is not None:
             self._longest_s = max(self._longest_s, now - self._last)
         self._last = now
-        if self.stop_file.exists():
+        if patiently(self.stop_file.exists):
             return True
         if self.end_time is not None and now + 2 * self._longest_s + RESERVE_S > self.end_time:
             evidence = f"{self.end_time - now:.0f} s before the limit; the longest way took {self._longest_s:.0f} s"
@@ -81,7 +82,7 @@ class CellStop:
         return found[-1].read_text() if found else ""  # of several workers only one may have been on it
 
     def _is_cancelled(self) -> bool:
-        return self._cell in cancelled_cells(self._launch_dir)
+        return self._cell in patiently(lambda: cancelled_cells(self._launch_dir))
 
 
 def node_folder() -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from orchestration import files
 from orchestration.damage import DamagedFileError, tell
+from orchestration.patience import patiently, say_once
 
 LAUNCH_STOP = "cancelled"
 """The file in a launch's folder that tells its trainings to end; what it holds says why, nothing that it was asked."""
@@ -143,8 +144,14 @@ class StateLog:
         self._path = launch_dir / "jobs.jsonl"
 
     def write(self, name: str, state: JobState) -> None:
-        """Append one change; a single small write, so that lines of several processes never mix."""
-        files.append_row(self._path, {"cell": name, "state": state})
+        """Append one change; a single small write, so that lines of several processes never mix.
+
+        It informs whoever looks: where it cannot be written, that is said, and the work goes on.
+        """
+        try:
+            patiently(lambda: files.append_row(self._path, {"cell": name, "state": state}))
+        except OSError as error:
+            say_once(f"{self._path} lacks that {name} is {state}", error)
 
     def read(self) -> dict[str, JobState]:
         """Return the last state of every job that has one."""

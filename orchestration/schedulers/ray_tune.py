@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import orchestration
 from orchestration import files, provenance, scratch
 from orchestration.failures import CancelledError, Failure
 from orchestration.on_ray.protocol import check_ray, kill_session
+from orchestration.patience import patiently
 from orchestration.run_cell import record_loss
-from orchestration.run_folder import CELLS
+from orchestration.run_folder import CELLS, RunFolder
 from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, SchedulerError, StateLog
 
 ORDER, LOG = "ray.json", "ray.log"
@@ -158,6 +160,8 @@ class RayTuneJobs:
         """
         has_exited = self._driver.poll() is not None  # asked before the states are read: none comes after it
         states = self._states()
+        if self._driver.returncode == 0:  # it has settled all, but a full disk may have kept it from saying so
+            states |= {name: self._settled(name) for name, state in states.items() if not state.has_ended}
         if has_exited and not self._cancelled and not all(state.has_ended for state in states.values()):
             self._kill()
             raise SchedulerError(f"Ray broke down ({self._last_words()}); see {self._launch_dir / LOG}")
@@ -166,6 +170,10 @@ class RayTuneJobs:
     def _states(self) -> dict[str, JobState]:
         """Return the states of the jobs, those of points that a search has added among them."""
         return {job.name: JobState.PENDING for job in self._jobs} | StateLog(self._launch_dir).read()
+
+    def _settled(self, name: str) -> JobState:
+        is_done = RunFolder(self._launch_dir.parents[1] / CELLS / name).has_result()
+        return JobState.DONE if is_done else JobState.FAILED
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until all jobs have ended and Ray is gone; false if the time ran out before."""
@@ -179,8 +187,8 @@ class RayTuneJobs:
     def cancel(self, grace_s: float = 60.0) -> None:
         """Ask through a file that every training looks for once a second, then end Ray by force."""
         self._cancelled = True
-        (self._launch_dir / LAUNCH_STOP).touch()
         try:
+            patiently((self._launch_dir / LAUNCH_STOP).touch)
             self._wait_for_jobs(grace_s)
         finally:
             self._kill()
@@ -190,7 +198,7 @@ class RayTuneJobs:
         """Wait for those that train; the ones not begun have nothing to lose."""
         deadline = time.monotonic() + grace_s
         while time.monotonic() < deadline and not self.wait(0.2):
-            if JobState.RUNNING not in self.poll().values():
+            if JobState.RUNNING not in patiently(self.poll).values():
                 return
 
     def _kill(self) -> None:
@@ -207,9 +215,10 @@ class RayTuneJobs:
 
     def _record_cancelled(self) -> None:
         log = StateLog(self._launch_dir)
-        for name, state in self._states().items():
+        for name, state in patiently(self._states).items():
             if state is JobState.RUNNING:
-                record_loss(self._launch_dir.parents[1] / CELLS / name, Failure.of(CancelledError("ended by force")))
+                cell_dir = self._launch_dir.parents[1] / CELLS / name
+                patiently(partial(record_loss, cell_dir, Failure.of(CancelledError("ended by force"))))
             if not state.has_ended:
                 log.write(name, JobState.STOPPED)
 

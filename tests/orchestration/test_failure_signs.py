@@ -7,6 +7,13 @@ import sys
 
 import pytest
 import torch
+from ray.exceptions import (
+    ActorUnavailableError,
+    ObjectLostError,
+    OwnerDiedError,
+    RaySystemError,
+    RuntimeEnvSetupError,
+)
 from torch import multiprocessing
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,6 +35,7 @@ AcceleratorError = type("AcceleratorError", (RuntimeError,), {"__module__": "tor
 DistBackendError = type("DistBackendError", (RuntimeError,), {"__module__": "torch.distributed"})
 DistNetworkError = type("DistNetworkError", (RuntimeError,), {"__module__": "torch.distributed"})
 OutOfDiskError = type("OutOfDiskError", (Exception,), {"__module__": "ray.exceptions"})
+NVMLError = type("NVMLError_LibRmVersionMismatch", (Exception,), {"__module__": "pynvml"})
 LocalRayletDiedError = type("LocalRayletDiedError", (Exception,), {"__module__": "ray.exceptions"})
 ASYNCHRONOUS = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "
@@ -48,6 +56,8 @@ NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, "
         (errno.EDQUOT, FailureClass.DISK_FULL),
         (errno.ENOENT, GONE),
         (errno.ENOTDIR, GONE),
+        *((number, FS) for number in (errno.EBUSY, errno.ENOTEMPTY, errno.EACCES)),
+        (errno.EADDRINUSE, NET),
         (errno.EPERM, FailureClass.CODE),
     ],
 )
@@ -116,6 +126,45 @@ def test_errno_is_classified_as_an_exception_and_as_other_libraries_print_it(num
         (RuntimeError("received 0 items of ancdata"), NODE),
         (OutOfDiskError("Local disk is full"), NODE),
         (LocalDiskError("data_store needs 8.4 GB more in /tmp/x, where 0.1 GB are free"), NODE),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), FailureClass.GPU_MEMORY),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+            FailureClass.GPU_MEMORY,
+        ),
+        (RuntimeError("CUDA driver error: out of memory"), FailureClass.GPU_MEMORY),
+        (RuntimeError("CUDA driver error: unknown error"), GPU),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), FailureClass.GPU_MEMORY),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), FailureClass.GPU_MEMORY),
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), FailureClass.GPU_MEMORY),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), FailureClass.GPU_MEMORY),
+        (
+            RuntimeError("CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic "
+                         "shapes, cuDNN may need additional device memory"),
+            FailureClass.GPU_MEMORY,
+        ),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), FS),
+        (RuntimeError("NCCL communicator was aborted on rank 1."), NET),
+        (RuntimeError("NCCL communicator was aborted after a previous error"), NET),
+        (RuntimeError("NCCL Error 1: unhandled cuda error (run with NCCL_DEBUG=INFO for details)"), GPU),
+        (RuntimeError("NCCL Error 2: unhandled system error (run with NCCL_DEBUG=INFO for details)"), NET),
+        (
+            RuntimeError("NCCL Error 6: remote process exited or there was a network error"),
+            FailureClass.LOST,
+        ),
+        (RuntimeError("Socket Timeout"), NET),
+        (
+            RuntimeError("The server socket has failed to listen on any local network address. port: 29500, useIpv6: "
+                         "false, code: -98, name: EADDRINUSE, message: address already in use"),
+            NET,
+        ),
+        (RuntimeError("Failed to initialize NVML: Driver/library version mismatch"), GPU),
+        (NVMLError("RM has detected an NVML/RM version mismatch."), GPU),
+        (RuntimeError("unable to mmap 4096 bytes from file </torch_17_2_0>: Cannot allocate memory (12)"), SHM),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/dev/shm/sem.x"), SHM),
+        (OSError(errno.ENOENT, os.strerror(errno.ENOENT), "/dev/shm/torch_17"), SHM),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x/inductor"), NODE),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/shared/runs/x"), FailureClass.DISK_FULL),
+        (OSError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']"), NODE),
         (LocalRayletDiedError("The task's local raylet died."), FailureClass.LOST),
         (MissingFileError("data_root must be the folder of the data set"), GONE),
         (ImportError("libcudart.so.13: cannot open shared object file: No such file or directory"), GONE),
@@ -123,6 +172,17 @@ def test_errno_is_classified_as_an_exception_and_as_other_libraries_print_it(num
 )  # fmt: skip
 def test_real_messages_are_classified(error, kind):
     assert Failure.of(error).kind is kind
+
+
+def test_what_ray_itself_fails_of_is_a_loss():
+    for error in (
+        RaySystemError("the raylet was killed"),
+        OwnerDiedError("00ff", None, ""),
+        ObjectLostError("00ff", None, ""),
+        RuntimeEnvSetupError("no answer"),
+        ActorUnavailableError("no answer", None),
+    ):
+        assert Failure.of(error).kind is FailureClass.LOST, error
 
 
 def test_cause_is_told_before_what_was_made_of_it():

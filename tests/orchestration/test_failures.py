@@ -45,7 +45,7 @@ RayOutOfMemory = type("OutOfMemoryError", (Exception,), {"__module__": "ray.exce
             FailureClass.LOST,
         ),
         (RuntimeError("NCCL error in: NCCLUtils.cpp:77, ncclRemoteError: a remote process exited"), FailureClass.LOST),
-        (OSError(errno.EACCES, "Permission denied"), FailureClass.CODE),
+        (OSError(errno.EACCES, "Permission denied"), FailureClass.FILE_SYSTEM),
         (ValueError("width must be at least 1; got 0"), FailureClass.CODE),
         (ZeroDivisionError(), FailureClass.CODE),
     ],

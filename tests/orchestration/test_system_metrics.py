@@ -1,9 +1,11 @@
+import errno
+import os
 import time
 
 import pytest
 import torch
 
-from orchestration import files
+from orchestration import files, system_metrics
 from orchestration.system_metrics import SystemSampler, file_name, gpu
 
 CPU = torch.device("cpu")
@@ -36,10 +38,37 @@ def test_attempt_that_is_superseded_writes_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_full_disk_ends_the_rows_and_not_the_training(tmp_path, capsys):
-    with SystemSampler(tmp_path / "gone" / "system-0.jsonl", 60.0, CPU):
+def test_row_that_cannot_be_written_is_said_once_and_the_next_one_is_written(tmp_path, capsys, monkeypatch):
+    path, failures = tmp_path / file_name(0), [errno.EIO, errno.EIO, errno.ENOSPC]
+    append = files.append_row
+
+    def away(*arguments):
+        if failures:
+            number = failures.pop()
+            raise OSError(number, os.strerror(number))
+        append(*arguments)
+
+    monkeypatch.setattr(files, "append_row", away)
+    with SystemSampler(path, 0.05, CPU):
+        deadline = time.monotonic() + 20.0
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert files.read_lines(path)
+    said = capsys.readouterr().err
+    assert said.count("lacks rows") == 2
+    assert said.count("Input/output error") == 1
+
+
+def test_rows_go_on_where_nvml_fails(tmp_path, capsys, monkeypatch):
+    def broken(device):
+        raise RuntimeError("Driver/library version mismatch")
+
+    monkeypatch.setattr(system_metrics, "gpu", broken)
+    path = tmp_path / file_name(0)
+    with SystemSampler(path, 60.0, CPU):
         pass
-    assert "is not written any more" in capsys.readouterr().err
+    assert [*files.read_lines(path)[0]] == ["time", "cpu_percent", "memory_gb"]
+    assert "lacks what NVML says: Driver/library version mismatch" in capsys.readouterr().err
 
 
 def test_gpu_of_the_process_is_read_by_its_own_number(monkeypatch: pytest.MonkeyPatch):

@@ -11,11 +11,12 @@ import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.tune.execution import tune_controller
 
-from orchestration import files
+from orchestration import files, patience
 from orchestration.failures import Failure
 from orchestration.on_ray import driver, memory
 from orchestration.on_ray.memory import KilledForMemoryError
 from orchestration.on_ray.shares import Node, Share
+from orchestration.on_ray.stop import StopAsked
 from orchestration.run_cell import record_failure
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import LAUNCH_STOP, CellJob, StateLog
@@ -97,16 +98,89 @@ def test_try_that_ended_before_it_began_is_written_down_with_its_cause_and_the_p
     assert [end.kind for end in launch.cell.ends(LAUNCH)] == ["never began"] * 3
 
 
-def test_cell_whose_folder_cannot_be_written_is_not_tried_again(tmp_path, monkeypatch, capfd):
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_cell_whose_folder_cannot_be_written_waits_for_room_as_for_a_file_server(tmp_path, monkeypatch, capfd, clock):
     launch = Launch(tmp_path, monkeypatch)
-
-    def full(path, text):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files, "publish", full)
-    launch.dies(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "publish", full)
+        for number in range(1, 7):
+            launch.dies(number)
+            assert launch.state == "pending"
+            assert launch.queue.suggest("0") is None
+            clock.s += 3601.0
+        assert "cannot be written" in capfd.readouterr().err
+    launch.dies(7, on="a", of=OSError(errno.EIO, "Input/output error"))  # there is room: what is written down counts
+    clock.s += 3601.0
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "publish", full)
+        for number in range(8, 15):
+            launch.dies(number)
+            clock.s += 3601.0
     assert launch.state == "failed"
-    assert "cannot be written" in capfd.readouterr().err
+    assert launch.queue.suggest("0") == driver.Searcher.FINISHED
+
+
+def test_full_disk_keeps_the_driver_from_saying_how_a_cell_stands_and_from_nothing_else(tmp_path, monkeypatch, capfd):
+    launch = Launch(tmp_path, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "publish", full)
+        patch.setattr(files, "append_row", full)
+        launch.dies(1)
+    assert "jobs.jsonl lacks that 0123456789ab-c is pending: [Errno 28]" in capfd.readouterr().err
+    assert launch.queue.suggest("2") is None
+
+
+class Away:
+    """A file server that answers some questions with errors, then is back."""
+
+    def __init__(self, num_errors: int, does: Any) -> None:
+        self.num_errors, self.does = num_errors, does
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.num_errors:
+            self.num_errors -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return self.does(*arguments)
+
+
+def test_file_server_that_is_away_for_seconds_delays_the_next_cell_and_its_end(tmp_path, monkeypatch, capfd, clock):
+    launch = Launch(tmp_path, monkeypatch)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    launch.queue.room = Away(1, lambda: 1)
+    assert launch.queue.suggest("1") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "failed_hosts", Away(1, driver.failed_hosts))
+        assert launch.queue.suggest("1") is None
+    clock.s += 6.0
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "decision_of", Away(3, driver.decision_of))
+        launch.dies(1, on="a")
+    assert launch.state == "pending"
+    assert launch.queue.suggest("2") is not None
+    said = capfd.readouterr().err
+    assert "its launch cannot be looked at" in said
+    assert "0123456789ab-c waits, as its folder cannot be read: [Errno 5]" in said
+
+
+def test_file_server_that_is_away_ends_no_training_that_looks_whether_to_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Path, "exists", Away(2, lambda: False))
+    assert StopAsked(tmp_path / LAUNCH_STOP, None)() is False
+
+
+def test_file_server_that_stays_away_leaves_a_cell_that_failed_waiting(tmp_path, monkeypatch, clock):
+    launch = Launch(tmp_path, monkeypatch)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "decision_of", Away(1000, driver.decision_of))
+        launch.dies(1, on="a")
+    assert launch.state == "pending"
+    assert launch.queue.suggest("2") is None
+    clock.s += 121.0
+    assert launch.queue.suggest("2") is not None
 
 
 def out_of_memory(own: float, node: str = "id-b") -> Exception:
