@@ -124,6 +124,15 @@ def test_damaged_configuration_is_a_failure_of_its_cell(make_cell):
     assert run_cell(cell_dir, train=finishes, owner=launcher()) is JobState.FAILED
 
 
+def test_configuration_that_is_not_that_of_the_signature_trains_nothing(make_cell):
+    cell_dir = make_cell()
+    path = cell_dir / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    assert run_cell(cell_dir, train=finishes, owner=launcher()) is JobState.FAILED
+    message = events(cell_dir)[-1]["message"]
+    assert message == f"{path} is damaged: its settings have another signature; launch the grid again"
+
+
 def test_stopped_cell_goes_on_from_the_newest_checkpoint(make_cell):
     import torch
 

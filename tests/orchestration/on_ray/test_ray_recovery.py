@@ -59,7 +59,7 @@ def test_killed_training_process_is_tried_again_within_the_launch_and_the_other_
 
 def test_killed_worker_of_two_is_tried_again_within_the_launch(make_cell, tmp_path):
     cell = make_cell(epochs=6, num_workers=2)
-    undisturbed = cell.with_name("0123456789ab-undisturbed")  # by two workers too: one would round otherwise
+    undisturbed = cell.with_name(f"{cell.name[:12]}-undisturbed")  # by two workers too: one would round otherwise
     RunFolder(undisturbed).create(RunFolder(cell).config(), {})
     jobs = launch([job(cell, num_workers=2), job(undisturbed, num_workers=2)], tmp_path / "grid", "1", max_concurrent=1)
     wait_until(lambda: has_trained(cell))

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from orchestration.cells import compose
+from orchestration.cells import Cell, compose, from_yaml
 from orchestration.failures import FailureClass
 from orchestration.run_cell import launcher, run_cell
 from orchestration.run_folder import RunFolder
@@ -32,12 +32,14 @@ def test_one_worker_trains_and_leaves_no_files_of_ray(make_cell, train_with_ray)
 
 
 def test_two_workers_have_the_losses_of_one_over_twenty_steps(make_cell, train_with_ray):
-    alone = make_cell(seed=1, epochs=20, learning_rate=1e-4)
+    made = make_cell(seed=1, epochs=20, learning_rate=1e-4)
     # The supervised method makes no choice that rounding in float32 could flip, and small steps do not amplify it.
-    text = RunFolder(alone).config().replace("name: fixmatch", "name: supervised")
-    RunFolder(alone).create(text.replace("log_every_steps: 10", "log_every_steps: 1"), {})
-    together = alone.with_name("0123456789ab-together")
-    RunFolder(together).create(RunFolder(alone).config().replace("num_workers: 1", "num_workers: 2"), {})
+    text = RunFolder(made).config().replace("name: fixmatch", "name: supervised")
+    text = text.replace("log_every_steps: 10", "log_every_steps: 1")
+    signature = Cell(from_yaml(text), {}).signature
+    alone, together = (made.with_name(f"{signature}-{name}") for name in ("alone", "together"))
+    RunFolder(alone).create(text, {})
+    RunFolder(together).create(text.replace("num_workers: 1", "num_workers: 2"), {})
     assert run_cell(alone, train=train_with_ray, owner=launcher()) is JobState.DONE
     assert run_cell(together, train=train_with_ray, owner=launcher()) is JobState.DONE
     expected, losses = (RunFolder(cell).steps()["loss"].to_pylist() for cell in (alone, together))
