@@ -217,10 +217,12 @@ class Mirror:
 
     def _launch(self, launch_id: str) -> StoredRun:
         if launch_id not in self._launches:
-            found = self._store.runs(self.experiment_id, f"tags.`{LAUNCH}` = '{launch_id}'")
-            self._launches[launch_id] = found[0] if found else self._create_launch(launch_id)
-            for run in found[1:]:
-                self._store.delete_run(run)
+            query = f"tags.`{LAUNCH}` = '{launch_id}'"
+            found = self._store.runs(self.experiment_id, query)
+            kept = self._launches[launch_id] = found[0] if found else self._create_launch(launch_id)
+            for run in found or self._store.runs(self.experiment_id, query):
+                if run.id != kept.id:
+                    self._store.delete_run(run)
         return self._launches[launch_id]
 
     def _create_launch(self, launch_id: str) -> StoredRun:
