@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,12 +82,18 @@ def test_job_that_is_suspended_held_requeued_and_released_ends_right_and_leaves_
     assert grid.launch(*CONTROLLED).returncode == 0
     grid.begun()
     job = grid.job()
+
+    def goes_on(number: int) -> bool:
+        """Release the job, also where Slurm holds it only once its last process is gone."""
+        if "held" in cluster.slurm("squeue", "--noheader", "--format=%r", "--jobs", job):
+            cluster.slurm("scontrol", "release", job)
+        return len(grid.cell.attempts()) > number
+
     for number in (1, 2):
         cluster.slurm("scontrol", "suspend", job)
         cluster.slurm("scontrol", "requeuehold", job)
-        wait_until(lambda: "PENDING" in cluster.slurm("squeue", "--noheader", "--format=%T", "--jobs", job))
-        assert len(left_on_nodes()) <= 1  # of this start, killed outright; that of the one before is swept
-        cluster.slurm("scontrol", "release", job)
+        wait_until(partial(goes_on, number))
+        assert len(left_on_nodes()) <= 1  # of this start; that of the one before, killed outright, is swept
         grid.begun(number + 1)
     ends_like(grid, undisturbed, 3)
     assert (grid.grid_dir / "report.md").exists()
