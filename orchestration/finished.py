@@ -34,10 +34,11 @@ def settle(folder: RunFolder) -> bool:
 
 def give_way(folder: RunFolder, attempt: Attempt) -> None:
     """Remove the weights of an attempt whose cell another one finished, unless they are the only ones."""
-    if settle(folder):
-        result = folder.result()
-        if result is not None and result["attempt"] != attempt.number:
+    try:
+        if settle(folder) and (folder.result() or {}).get("attempt") != attempt.number:
             checkpoints.discard([attempt])
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"checkpoints of {attempt.path} are left behind: {error}\n")
 
 
 def settle_leftovers(folder: RunFolder, num_kept: int) -> None:
