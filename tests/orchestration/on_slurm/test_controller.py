@@ -304,6 +304,20 @@ def test_reconcile_brings_back_the_sources_that_controllers_import(life, slurm, 
     assert asked == [life.grid_dir / "code"] and "brought back into" in life.console.export_text()
 
 
+def test_controller_of_an_earlier_version_is_one(life, slurm):
+    life.launch()
+    slurm.controllers.clear()
+    path = life.campaign.folder(life.grid_dir) / "controller.json"
+    path.write_text('{"job_id": "77", "name": "rm-small-1-controller"}')
+    slurm.strangers["77"] = "rm-small-1-controller"
+    slurm.queued["77"] = ("PENDING", "")
+    control.status(life.grid_dir, life.console)
+    assert "no controller goes on" not in life.console.export_text()
+    del slurm.queued["77"]
+    control.status(life.grid_dir, life.console)
+    assert "no controller goes on" in life.console.export_text()
+
+
 def test_somebody_is_told_of_jobs_that_are_held(life, slurm, monkeypatch):
     life.launch()
     monkeypatch.setattr(commands.QueuedJob, "is_held", property(lambda job: job.job.number in ("1_1", "1_2")))
