@@ -12,7 +12,8 @@ from typing import Any
 
 from orchestration import files, system_metrics
 from orchestration.damage import DamagedFileError, tell
-from orchestration.failures import AttemptEnd, FailureClass
+from orchestration.failures import AttemptEnd, FailureClass, known_class
+from orchestration.fields import COUNT, DATE, NUMBER, TEXT, Fields
 from orchestration.recorder import EPOCH_FIELDS, EPOCHS, SCHEMA, STEPS, Recorder, Row, read_steps
 from rankmatch.durable import sync_file, sync_folder
 
@@ -20,7 +21,25 @@ CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
 OWNER, EVENTS, LOG = "owner.json", "events.jsonl", "log"
 ENVIRONMENT = "environment"
 """The event that tells what the training process has."""
-_OF_OWNER = ("host", "pid", "process_started", "started", "commit")
+_PROVENANCE = {"commit": TEXT, "host": TEXT, "split_sha256": TEXT.or_null(), "data_fingerprint": TEXT.or_null()}
+_EACH = Fields({}, _PROVENANCE).kind("what an attempt was made with")
+_MADE_WITH = "what it was made with"
+_OF_PROVENANCE = {**_PROVENANCE, "attempts": _EACH.listed()}
+OF_RESULTS_PROVENANCE = Fields({"commit": TEXT}, _OF_PROVENANCE).kind(f"{_MADE_WITH}, with its commit")
+_OF_SLURM = Fields({}, {"job": TEXT, "node": TEXT}).kind("a job of Slurm")
+_OF_OWNER = Fields(
+    {"host": TEXT, "pid": COUNT, "process_started": COUNT.or_null(), "started": DATE, "commit": TEXT},
+    {
+        "pid_namespace": TEXT,
+        "campaign": TEXT,
+        "provenance": Fields({}, _OF_PROVENANCE).kind(_MADE_WITH),
+        "slurm": _OF_SLURM,
+    },
+)
+_OF_EVENT = Fields(
+    {"event": TEXT, "time": NUMBER},
+    {"step": COUNT, "kind": TEXT, "message": TEXT, "host": TEXT, "node": TEXT.or_null()},
+)
 _WITHOUT_OWNER = "the launch command resumes the cell from its newest checkpoint"
 
 
@@ -61,7 +80,7 @@ class Attempt:
 
     def events(self) -> list[Row]:
         """Return what happened, in order."""
-        return files.read_lines(self.path / EVENTS, ("event", "time"))
+        return files.read_lines(self.path / EVENTS, _OF_EVENT)
 
     def environment(self) -> Row:
         """Return what the training process said of its device and libraries; nothing before it began."""
@@ -112,7 +131,7 @@ class Attempt:
         step = next_step if next_step is not None else self.saved_step()
         step = (first or 0) if step is None else step
         return AttemptEnd(
-            kind=FailureClass(last.get("kind", FailureClass.LOST)),
+            kind=known_class(last.get("kind", FailureClass.LOST)),
             first_step=step if first is None else first,  # one that never started left nothing
             last_step=step,
             node=node_of(owner, events),

@@ -39,3 +39,8 @@ class FailureClass(StrEnum):
     BAD_DATA = "bad data"
     NON_FINITE_LOSS = "loss is not finite"
     CODE = "code error"
+
+
+def known_class(word: str) -> FailureClass:
+    """Return the class that a file names; one that a newer version wrote, unknown here, is an error of the code."""
+    return FailureClass(word) if word in set(FailureClass) else FailureClass.CODE

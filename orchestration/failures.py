@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Self
 
 from orchestration.failure_class import FailureClass as FailureClass
+from orchestration.failure_class import known_class as known_class
 from orchestration.failure_signs import class_of
 
 
@@ -203,4 +204,4 @@ def failed_lately(ends: Sequence[AttemptEnd], now: float) -> list[AttemptEnd]:
 
 def is_tried_again(kind: str | None) -> bool:
     """Tell whether a new launch tries a cell again that failed so, without being asked for it by name."""
-    return kind is None or POLICY[FailureClass(kind)].by_launch
+    return kind is None or POLICY[known_class(kind)].by_launch

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.damage import DamagedFileError, tell_of_lines
+from orchestration.fields import Fields, named
 from rankmatch import locks
 from rankmatch.durable import sync_folder
 
@@ -103,27 +104,26 @@ def to_text(content: Mapping[str, Any]) -> str:
     return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
 
 
-def read_json(path: Path, needed: Sequence[str] = (), advice: str = "") -> dict[str, Any]:
+def read_json(path: Path, needed: Sequence[str] | Fields = (), advice: str = "") -> dict[str, Any]:
     """Read a JSON file.
 
     Args:
         path: The file.
-        needed: Fields that it must have.
+        needed: Fields that it must have, or what its fields must hold.
         advice: What the user can do where it is damaged.
 
     Raises:
-        DamagedFileError: It holds no JSON, no mapping, or lacks a field.
+        DamagedFileError: It holds no JSON, no mapping, lacks a field, or one holds what it cannot.
     """
     content = read_bytes(str(path))
     try:
         found: Any = json.loads(content)
     except ValueError as error:
         raise DamagedFileError(path, f"it is no JSON ({error})" if content else "it is empty", advice) from None
-    lacking = [name for name in needed if not isinstance(found, dict) or name not in found]
-    if lacking or not isinstance(found, dict):
-        why = f"it lacks {', '.join(lacking)}" if lacking else "it holds no fields"
+    if why := _fields(needed).fault(found):
         raise DamagedFileError(path, why, advice)
-    return found
+    read: dict[str, Any] = found
+    return read
 
 
 def read_bytes(path: str) -> bytes:
@@ -139,30 +139,35 @@ def read_bytes(path: str) -> bytes:
         os.close(handle)
 
 
-def read_lines(path: Path, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
+def read_lines(path: Path, needed: Sequence[str] | Fields = ()) -> list[dict[str, Any]]:
     """Read rows; none where there is no file, and without a last one whose line was torn.
 
-    Lines that cannot be read, or lack a field that is needed, are left out with a `DamageWarning`.
+    Lines that are no rows, or whose fields are not those needed, are left out with a `DamageWarning`.
     """
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
-    rows = [_row(line, needed) for line in lines]
+    fields = _fields(needed)
+    rows = [_row(line, fields) for line in lines]
     if damaged := [place for place, row in enumerate(rows, 1) if row is None and lines[place - 1]]:
         tell_of_lines(path, damaged)
     return [row for row in rows if row is not None]
 
 
-def _row(line: bytes, needed: Sequence[str]) -> dict[str, Any] | None:
+def _fields(needed: Sequence[str] | Fields) -> Fields:
+    return needed if isinstance(needed, Fields) else named(*needed)
+
+
+def _row(line: bytes, fields: Fields) -> dict[str, Any] | None:
     try:
         row: Any = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and all(name in row for name in needed) else None
+    return None if fields.fault(row) else row
 
 
-def read_last_line(path: Path, needed: Sequence[str] = ()) -> dict[str, Any] | None:
+def read_last_line(path: Path, needed: Sequence[str] | Fields = ()) -> dict[str, Any] | None:
     """Read the last row without the rest of a long file; None where there is no whole line that can be read."""
     try:
         with path.open("rb") as file:
@@ -171,7 +176,8 @@ def read_last_line(path: Path, needed: Sequence[str] = ()) -> dict[str, Any] | N
             lines = file.read().split(b"\n")[1 if start else 0 : -1]
     except FileNotFoundError:
         return None
-    return next((row for line in reversed(lines) if (row := _row(line, needed)) is not None), None)
+    fields = _fields(needed)
+    return next((row for line in reversed(lines) if (row := _row(line, fields)) is not None), None)
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestration import files
+from orchestration.fields import COUNT, NUMBER, TEXT, Fields
 
 INDEX = "index.jsonl"
 
@@ -28,6 +29,18 @@ class IndexedCell:
         return f"{self.signature}-{self.slug}"
 
 
+_OF_CELL = Fields(
+    {
+        "signature": TEXT,
+        "slug": TEXT,
+        "method": TEXT,
+        "num_steps": COUNT.or_null(),
+        "seconds_per_step": NUMBER.or_null(),
+        "num_gpus": COUNT,
+    }
+)
+
+
 def write(grid_dir: Path, cells: Iterable[IndexedCell]) -> None:
     """Store the cells of a grid."""
     files.replace(grid_dir / INDEX, "".join(json.dumps(asdict(cell)) + "\n" for cell in cells))
@@ -41,6 +54,5 @@ def read(grid_dir: Path) -> list[IndexedCell]:
     """
     if not (grid_dir / INDEX).exists():
         raise ValueError(f"{grid_dir / INDEX} must be there, as each launch writes it; launch the grid again")
-    names = [part.name for part in fields(IndexedCell)]
-    rows = files.read_lines(grid_dir / INDEX, names)
-    return [IndexedCell(**{name: row[name] for name in names}) for row in rows]
+    rows = files.read_lines(grid_dir / INDEX, _OF_CELL)
+    return [IndexedCell(**{name: row[name] for name in _OF_CELL.needed}) for row in rows]

@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestration import files
 from orchestration.damage import tell
+from orchestration.fields import COUNT, NUMBER, Fields
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA = 1
 EPOCHS, STEPS = "epochs.jsonl", "steps.arrow"
-EPOCH_FIELDS = ("step", "epoch")
-"""What every epoch row has."""
+EPOCH_FIELDS = Fields(
+    {"step": COUNT, "epoch": COUNT},
+    {"num_steps": COUNT.or_null(), "num_epochs": COUNT.or_null()},
+    others=NUMBER.or_null(),
+)
+"""What an epoch row holds."""
 ROWS_PER_BATCH = 50
 SECONDS_PER_BATCH = 5.0
 _TORN_BYTES = 1 << 16

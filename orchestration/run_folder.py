@@ -18,6 +18,7 @@ from orchestration import checkpoints, files, made_with
 from orchestration.attempt import (
     AXES,
     CONFIG,
+    OF_RESULTS_PROVENANCE,
     OWNER,
     RESULT,
     AlreadyPublished,
@@ -27,7 +28,8 @@ from orchestration.attempt import (
     with_limits,
 )
 from orchestration.damage import DamagedFileError, tell
-from orchestration.failures import AttemptEnd, FailureClass
+from orchestration.failures import AttemptEnd, FailureClass, known_class
+from orchestration.fields import COUNT, NUMBER, TEXTS, Fields
 from orchestration.processes import lives, process_start, this_process
 from orchestration.recorder import EPOCH_FIELDS, EPOCHS, SCHEMA, STEPS, Row, read_steps
 from rankmatch.durable import sync_folder
@@ -41,7 +43,15 @@ CELLS = "cells"
 ATTEMPTS = "attempts"
 
 Status = Literal["missing", "running", "interrupted", "failed", "done", "damaged"]
-_OF_RESULT = ("attempt", "step", "num_steps", "epoch", "best_miou", "last_miou", "provenance")
+_FRACTION = NUMBER.or_null()
+_OF_RESULT = Fields(
+    {"attempt": COUNT, "step": COUNT, "num_steps": COUNT, "epoch": COUNT, "best_miou": _FRACTION,
+     "last_miou": _FRACTION, "provenance": OF_RESULTS_PROVENANCE},
+    {"num_epochs": COUNT.or_null(), "best_epoch": COUNT.or_null(), "num_present_classes": COUNT.or_null(),
+     "duration_s": NUMBER, "gpu_duration_s": NUMBER, "best_class_iou": _FRACTION.listed().or_null(),
+     "last_class_iou": _FRACTION.listed().or_null()},
+)  # fmt: skip
+_OF_AXES = Fields({"axes": TEXTS})
 _WITHOUT_RESULT = "restore it, or remove it to have the cell trained again"
 _WITHOUT_CONFIG = "launch the grid again, which writes it anew"
 _UNREADABLE = "nothing is done with the cell until it can be read"
@@ -131,7 +141,7 @@ class RunFolder:
         Raises:
             DamagedFileError: They cannot be read.
         """
-        axes: dict[str, str] = files.read_json(self.path / AXES, ("axes",), _WITHOUT_CONFIG)["axes"]
+        axes: dict[str, str] = files.read_json(self.path / AXES, _OF_AXES, _WITHOUT_CONFIG)["axes"]
         return axes
 
     def result(self) -> Row | None:
@@ -291,7 +301,7 @@ class RunFolder:
             best_miou=row.get("best_miou"),
             commit=owner.get("commit", ""),
             failure=_one_line(last) if is_over else None,
-            failure_class=last.get("kind") if is_over else None,
+            failure_class=known_class(last["kind"]) if is_over and "kind" in last else None,
             host=trained_on(owner, events),
             job=owner.get("slurm", {}).get("job", ""),
             updated=updated,

@@ -13,6 +13,7 @@ from orchestration import files
 from orchestration.cells import Cell
 from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import FailureClass
+from orchestration.fields import ANYTHING, TEXT, Fields
 from orchestration.grid import Grid
 from orchestration.mirror import figures
 from orchestration.mirror.mirror_thread import MirrorThread
@@ -32,6 +33,7 @@ from orchestration.values import GROUPS
 from rankmatch import locks
 
 REMEMBERED, CURVES = "mlflow.json", "curves.png"
+_OF_REMEMBERED = Fields({"uri": TEXT, "had_password": ANYTHING})
 FINISH_TIMEOUT_S = 120.0
 TURN_S = 120.0
 """How long a writer waits for another one of the same grid to be done."""
@@ -69,7 +71,7 @@ def _remembered(grid_dir: Path) -> dict[str, Any]:
     """Return the store of the newest launch that can tell it; nothing where none can."""
     for path in sorted(grid_dir.glob(f"launches/*/{REMEMBERED}"), reverse=True):
         try:
-            return files.read_json(path, ("uri", "had_password"), "the store of the launch before it is taken")
+            return files.read_json(path, _OF_REMEMBERED, "the store of the launch before it is taken")
         except DamagedFileError as error:
             tell(error)
     return {}

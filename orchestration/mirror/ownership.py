@@ -6,12 +6,15 @@ user and the runs folder are added. Who owns it stands in its tags, so that it i
 
 import getpass
 import os
+import re
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration import files
+from orchestration.damage import DamagedFileError
+from orchestration.fields import TEXT, Fields, Kind
 from orchestration.mirror.mlflow_store import Store, StoredExperiment, StoredRun, StoreError
 from orchestration.mirror.store_uri import artifacts_folder, sqlite_file_of
 from orchestration.recorder import SCHEMA
@@ -20,6 +23,14 @@ from rankmatch import locks
 RUNS_FILE = "runs.json"
 """In a runs folder: its id, by which stores know it."""
 LOCK_S = 60.0
+_ID = Kind(
+    "an id of hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]+", value))
+)
+_OF_RUNS = Fields({"id": _ID, "path": TEXT})
+_WITHOUT_ID = (
+    "restore it with the id that the tag rankmatch.runs of the folder's experiments has, or remove it: the next launch "
+    "or `rankmatch sync` then writes the grids as new experiments"
+)
 RUNS, GRID, OWNER, USER = "rankmatch.runs", "rankmatch.grid", "rankmatch.user", "mlflow.user"
 FOLDER, LAUNCH = "rankmatch.folder", "rankmatch.launch"
 
@@ -48,12 +59,14 @@ def owner_of(runs: Path) -> Owner:
     """Return the owner of what is written for a runs folder; its id is made once, and anew in a copy of it.
 
     Raises:
-        StoreError: The id is not there and cannot be written.
+        StoreError: The id cannot be read, or is not there and cannot be written.
     """
     try:
         return Owner(_runs_id(runs.resolve()), _user())
     except OSError as error:
         raise StoreError(f"the runs folder gets no id for MLflow: {error}") from None
+    except DamagedFileError as error:
+        raise StoreError(str(error)) from None
 
 
 def own_experiment(store: Store, grid_dir: Path, owner: Owner) -> StoredExperiment:
@@ -123,7 +136,7 @@ def _runs_id(runs: Path) -> str:
         with suppress(FileExistsError):  # somebody else's launch was faster
             files.publish(path, _text(secrets.token_hex(8), runs))
     with locks.held(path.with_name(f".{RUNS_FILE}.lock"), LOCK_S):
-        content = files.read_json(path)
+        content = files.read_json(path, _OF_RUNS, _WITHOUT_ID)
         known, place = str(content["id"]), Path(content["path"])
         if place == runs or (place.exists() and place.samefile(runs)):
             return known
@@ -135,8 +148,8 @@ def _runs_id(runs: Path) -> str:
 
 def _has_id(path: Path, known: str) -> bool:
     try:
-        return bool(files.read_json(path)["id"] == known)
-    except (OSError, ValueError, KeyError):
+        return bool(files.read_json(path, _OF_RUNS)["id"] == known)
+    except (OSError, DamagedFileError):
         return False
 
 

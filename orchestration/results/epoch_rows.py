@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestration.damage import tell_of_lines
 from orchestration.files import read_bytes
-from orchestration.recorder import EPOCHS
+from orchestration.recorder import EPOCH_FIELDS, EPOCHS
 from orchestration.run_folder import ATTEMPTS, RunFolder
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def _frame(found: "Sequence[tuple[str, Piece]]") -> "pl.DataFrame | None":
     except (pl.exceptions.PolarsError, ValueError, TypeError):
         return None
     num_rows = sum(lines.count(b"\n") for lines in contents)
-    is_whole = frame.height == num_rows and not (num_rows and frame["step"].null_count())
+    has_all = all(name in frame and not frame[name].null_count() for name in EPOCH_FIELDS.needed)
+    is_whole = frame.height == num_rows and (has_all or not num_rows)
     return frame if is_whole else None
 
 
@@ -135,6 +136,4 @@ def _is_row(line: bytes) -> bool:
         row = json.loads(line)
     except ValueError:
         return False
-    if not isinstance(row, dict) or row.get("step") is None:
-        return False
-    return all(value is None or isinstance(value, int | float) for value in row.values())
+    return not EPOCH_FIELDS.fault(row)

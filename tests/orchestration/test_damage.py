@@ -1,22 +1,26 @@
 """One damaged file harms one cell: what each command says of a grid in which a file is damaged in some way."""
 
 import json
+import random
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from orchestration import files, index
+from orchestration import files, index, status
 from orchestration.cli import app
 from orchestration.damage import DamageWarning
+from orchestration.failures import FailureClass
 from orchestration.mirror.mlflow_store import Store
 from orchestration.on_slurm import submissions
 from orchestration.on_slurm.notices import Notifier
-from orchestration.run_folder import RunFolder
+from orchestration.results import run_table
+from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import JobState, StateLog, cancel_cells, cancelled_cells
 
 WAYS: dict[str, Callable[[bytes], bytes]] = {
@@ -233,3 +237,79 @@ def test_launch_writes_the_description_of_a_finished_cell_anew(fresh, monkeypatc
     assert fresh() == 0
     assert (folder.config(), folder.axes()) == (config, axes)
     assert len(folder.attempts()) == 1
+
+
+JOURNALS = [(STOPPED, "attempts/1/events.jsonl"), (STOPPED, "attempts/1/epochs.jsonl")]
+READ_WHOLE = [(DONE, "result.json"), (DONE, "axes.json"), (STOPPED, "attempts/1/owner.json")]
+
+
+def changed(value: Any) -> Iterator[Any]:
+    """Return a JSON value with each of its fields in turn set to something else, or removed."""
+    if isinstance(value, list):
+        for place, inner in enumerate(value[:2]):
+            yield from ([*value[:place], other, *value[place + 1 :]] for other in changed(inner))
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield {key: kept for key, kept in value.items() if key != name}
+            yield from ({**value, name: other} for other in (None, "word", -1.5, 7, [], *changed(inner)))
+
+
+def versions(path: Path) -> list[str]:
+    """Return what a file might hold if one of its fields held something else."""
+    text = path.read_text()
+    if path.suffix == ".json":
+        return [json.dumps(row) for row in changed(json.loads(text))]
+    return [
+        "".join(json.dumps(row) + "\n" for row in rows) for rows in changed(list(map(json.loads, text.splitlines())))
+    ]
+
+
+@pytest.mark.parametrize(("cell", "name"), READ_WHOLE + JOURNALS)
+def test_wrong_value_of_any_field_harms_its_own_cell_alone(cell: str, name: str, said: Said) -> None:
+    path, grid_dir = said.cell(cell) / name, said.runs / "small"
+    found, cells = folders(grid_dir), index.read(grid_dir)
+    for text in random.Random(name).sample(every := versions(path), min(len(every), 150)):
+        path.write_text(text)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rows = [status.judge(one, found[one.signature], status.Slurm({}, None, None)) for one in cells]
+            table = run_table.load(said.runs, with_epochs=True)
+        assert all(str(path) in str(warning.message) for warning in caught), text
+        assert [row.standing for row in rows].count("done") >= 2 and status.totals(rows) and status.to_lines(rows), text
+        assert table.runs.num_rows == 4 and table.runs["status"].to_pylist().count("done") >= 2, text
+        assert all(str(path) in row.note for row in rows if row.standing == "damaged"), text
+
+
+@pytest.mark.parametrize(("cell", "name"), READ_WHOLE + JOURNALS)
+def test_commands_show_the_other_cells_where_a_field_is_wrong(cell: str, name: str, said: Said, tmp_path: Path) -> None:
+    path = said.cell(cell) / name
+    for text in random.Random(name).sample(every := versions(path), min(len(every), 8)):
+        path.write_text(text)
+        said("status", "--grid", "small")
+        said("plan", "--grid", tmp_path / "small.yaml")
+        said("table", "--grid", tmp_path / "small.yaml", "--format", "csv")
+        assert "4 cells: " in said.text["status"] and "4 cells: " in said.text["plan"]
+        assert all(str(path) in message for message in said.warned)
+
+
+def test_result_without_a_commit_is_named_with_what_to_do(said: Said, tmp_path: Path) -> None:
+    path = said.cell(DONE) / "result.json"
+    path.write_text(path.read_text().replace('"commit"', '"comlit"'))
+    said("status", "--grid", "small")
+    said("plan", "--grid", tmp_path / "small.yaml")
+    for command in ("status", "plan"):
+        assert f"{path} is damaged: its provenance must be what it was made with, with its commit; got {{" in (
+            said.row(command, DONE)
+        )
+    assert "4 cells: 1 resume, 2 keep, 1 damaged" in said.text["plan"]
+
+
+def test_failure_of_a_class_that_is_not_known_here_is_one_of_the_code(said: Said, tmp_path: Path) -> None:
+    folder = RunFolder(said.cell(STOPPED))
+    folder.attempts()[0].event("failed", kind="most", message="of the disk")
+    assert folder.state().failure_class == FailureClass.CODE
+    assert folder.attempts()[0].end().kind == FailureClass.CODE
+    said("status", "--grid", "small")
+    said("plan", "--grid", tmp_path / "small.yaml")
+    assert said.row("status", STOPPED).endswith("most: of the disk")
+    assert "failed: most: of the disk" in said.row("plan", STOPPED)

@@ -10,7 +10,7 @@ import pytest
 
 from orchestration.cells import to_yaml
 from orchestration.mirror.grid_mirror import GridMirror
-from orchestration.mirror.mlflow_store import Store, StoredRun
+from orchestration.mirror.mlflow_store import Store, StoredRun, StoreError
 from orchestration.mirror.ownership import Owner, own_model, owner_of
 from orchestration.mirror.tracking import LAUNCH, SIGNATURE, Launch, Mirror, MirroredCell
 from orchestration.run_folder import RunFolder
@@ -178,3 +178,20 @@ def test_registered_model_belongs_to_one_runs_folder_too(uri):
     assert [own_model(store, "m", "1", owner) for owner in (ours, theirs, ours, theirs)] == [
         "m", "m.bob-987654", "m", "m.bob-987654",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"schema": 1}', '{"id": 5, "path": "/a"}', '{"id": "5a", "path": null}', "[]"]
+)
+def test_damaged_id_of_a_runs_folder_is_named_with_what_to_do_and_stops_no_launch(uri, tmp_path, text):
+    grid_dir = grid_of(tmp_path / "a", GRID)
+    path = tmp_path / "a" / "runs.json"
+    path.write_text(text)
+    mirror = mirror_of(uri, grid_dir)
+    assert mirror.begin({SIGNED}) == {}
+    assert mirror.warning.startswith(f"{path} is damaged: it") and "or remove it" in mirror.warning
+    with pytest.raises(StoreError, match="is damaged"):
+        mirror.sync()
+    assert path.read_text() == text
+    path.unlink()
+    mirror.sync()
