@@ -26,7 +26,7 @@ _EACH = Fields({}, _PROVENANCE).kind("what an attempt was made with")
 _MADE_WITH = "what it was made with"
 _OF_PROVENANCE = {**_PROVENANCE, "attempts": _EACH.listed()}
 OF_RESULTS_PROVENANCE = Fields({"commit": TEXT}, _OF_PROVENANCE).kind(f"{_MADE_WITH}, with its commit")
-_OF_SLURM = Fields({}, {"job": TEXT, "node": TEXT}).kind("a job of Slurm")
+_OF_SLURM = Fields({}, {"job": TEXT, "node": TEXT, "name": TEXT, "restart": COUNT}).kind("a job of Slurm")
 _OF_OWNER = Fields(
     {"host": TEXT, "pid": COUNT, "process_started": COUNT.or_null(), "started": DATE, "commit": TEXT},
     {

@@ -9,11 +9,15 @@ from typing import Any
 from orchestration import files
 from orchestration.cells import Cell, missing_inputs
 from orchestration.damage import DamagedFileError, tell
+from orchestration.fields import COUNT, TEXT, Fields
 
 MAX_FAULTS_SHOWN = 20
 
 Progress = Callable[[str, int, int], None]
 """Takes what is looked at, the number of samples done and that of all."""
+
+
+_OF_GOOD = Fields({"data_fingerprint": TEXT, "notes": TEXT.listed()}, {"transductive": COUNT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ def _look(cell: Cell, cache_dir: Path, progress: Progress) -> tuple[DataIdentity
 
 def _remembered(sha256: str, good: Path) -> DataIdentity | None:
     try:
-        known = files.read_json(good, ("data_fingerprint", "notes"), "the data is looked at again")
+        known = files.read_json(good, _OF_GOOD, "the data is looked at again")
     except FileNotFoundError:
         return None
     except DamagedFileError as error:

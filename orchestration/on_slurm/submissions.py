@@ -1,11 +1,12 @@
 """Which Slurm job has which cell: written down before sbatch is called, completed behind it."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from orchestration import files
 from orchestration.damage import DamagedFileError, tell
+from orchestration.fields import COUNT, TEXT, Fields, Kind
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.schedulers import cancel_cells
@@ -60,6 +61,13 @@ class Submission:
         files.replace(folder / f"{self.name}.json", files.to_text(asdict(self)))
 
 
+_USER = Kind("a user id, or -1", lambda value: value == -1 or COUNT.holds(value))
+_OF_SUBMISSION = Fields(
+    {"name": TEXT, "cells": TEXT.listed()},
+    {"job_id": TEXT, "nodes_name": TEXT, "nodes_id": TEXT, "user": _USER},
+)
+
+
 def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
     """Return all submissions of a grid with the folders of their launches, oldest first.
 
@@ -72,11 +80,12 @@ def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
 
 def _read(path: Path) -> Submission | None:
     try:
-        known = files.read_json(path, ("name", "cells"), "its cells look as if they had no job; see squeue")
+        known = files.read_json(path, _OF_SUBMISSION, "its cells look as if they had no job; see squeue")
     except DamagedFileError as error:
         tell(error)
         return None
-    submission = Submission(**known)
+    names = {part.name for part in fields(Submission)}
+    submission = Submission(**{name: value for name, value in known.items() if name in names})
     if submission.user < 0:  # written by an earlier version
         submission.user = path.stat().st_uid
     return submission

@@ -12,11 +12,14 @@ from typing import Any, Protocol
 
 from orchestration import files
 from orchestration.damage import DamagedFileError, tell
+from orchestration.fields import TEXT, Fields
 from orchestration.patience import patiently, say_once
 
 LAUNCH_STOP = "cancelled"
 """The file in a launch's folder that tells its trainings to end; what it holds says why, nothing that it was asked."""
 _CANCELLED_CELLS = "cancelled.json"
+_OF_CANCELLED = Fields({"cells": TEXT.listed()})
+_OF_CHANGE = Fields({"cell": TEXT, "state": TEXT})
 
 
 class SchedulerError(Exception):
@@ -122,7 +125,7 @@ class Scheduler(Protocol):
 def cancelled_cells(launch_dir: Path) -> list[str]:
     """Return the cells that were cancelled by name while a launch had them."""
     try:
-        names: list[str] = files.read_json(launch_dir / _CANCELLED_CELLS, ("cells",), "cancel them again")["cells"]
+        names: list[str] = files.read_json(launch_dir / _CANCELLED_CELLS, _OF_CANCELLED, "cancel them again")["cells"]
     except FileNotFoundError:
         return []
     except DamagedFileError as error:
@@ -155,5 +158,5 @@ class StateLog:
 
     def read(self) -> dict[str, JobState]:
         """Return the last state of every job that has one."""
-        lines = files.read_lines(self._path, ("cell", "state"))
+        lines = files.read_lines(self._path, _OF_CHANGE)
         return {line["cell"]: JobState(line["state"]) for line in lines if line["state"] in set(JobState)}

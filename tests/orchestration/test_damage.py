@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
     "zeros": lambda whole: bytes(len(whole)),
     "other JSON": lambda whole: b"[1]\n",
 }
+WRONG_KIND = {"other kinds": lambda whole: re.sub(rb'": ("[^"]*"|\[[^\]]*\])', rb'": 7', whole)}
 DONE, STOPPED = "supervised-4-s0", "supervised-4-s1"
 """A finished cell, and one that was stopped behind its first epoch."""
 
@@ -171,13 +173,13 @@ def test_damaged_line_of_the_index_hides_its_cell_and_says_so(said: Said) -> Non
 
 
 @pytest.mark.parametrize("name", ["mlflow.json", "cancelled.json", "submissions/x.json"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS | WRONG_KIND)
 def test_damaged_file_of_a_launch_is_named_and_passed_over(way: str, name: str, said: Said, slurm) -> None:
     (launch,) = (said.runs / "small" / "launches").iterdir()
     cancel_cells(launch, ["a"])
     submissions.Submission("x", [said.cell(DONE).name], "1").write(launch)
     path = launch / name
-    path.write_bytes(WAYS[way](path.read_bytes()))
+    path.write_bytes((WAYS | WRONG_KIND)[way](path.read_bytes()))
     said("status", "--grid", "small")
     if name == "mlflow.json":
         said("sync", "--grid", "small")
