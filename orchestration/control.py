@@ -4,6 +4,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +23,12 @@ from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import harmless
 from orchestration.on_slurm.queue_state import queued_cells
-from orchestration.on_slurm.step import close, take_step, tidy
+from orchestration.on_slurm.step import close, complete, take_step, tidy
 from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import SchedulerError
 from orchestration.status import Slurm, judge, to_lines, totals
 
-WATCH_S, LOOK_S = 30.0, 60.0
+WATCH_S, LOOK_S, CANCEL_LOOK_S = 30.0, 60.0, 5.0
 NO_CONTROLLER = "no job goes on with this grid by itself (cluster.controller=false): taking the next step"
 
 
@@ -121,7 +122,7 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     if not cells:
         _end_campaigns(grid_dir)
     with commands.answers():
-        submissions.complete(grid_dir)  # a controller may have been ended behind sbatch
+        _complete(grid_dir)
         queued = queued_cells(grid_dir)
         told = [name for name in queued if name in chosen]
         kept = {job.job for name, job in queued.items() if name not in chosen}  # heads of pilots go on with these
@@ -133,6 +134,15 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     if not cells and (grid_dir / "launches").is_dir():
         with harmless("the report"):
             launch.finish(_load(grid_dir), grid_dir, console)
+
+
+def _complete(grid_dir: Path) -> None:
+    """Find the jobs of a launch or a controller that was ended behind sbatch."""
+    with suppress(ValueError), only_launch_of(grid_dir, CANCEL_LOOK_S):
+        complete(grid_dir)
+        return
+    # a launch is at work, and gives its jobs their tasks itself
+    submissions.complete(grid_dir, lambda *_: None)
 
 
 def _end_campaigns(grid_dir: Path) -> None:

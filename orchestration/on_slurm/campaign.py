@@ -161,7 +161,7 @@ def _submit_first(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], la
 def _num_submitted(launch_dir: Path) -> int | None:
     """Return how many arrays Slurm has of a launch; None where it does not say."""
     with suppress(SlurmError):
-        submissions.complete(launch_dir.parents[1])
+        step.complete(launch_dir.parents[1])
         return sum(bool(one.job_id) for folder, one in submissions.read(launch_dir.parents[1]) if folder == launch_dir)
     return None
 

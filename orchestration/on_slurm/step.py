@@ -87,13 +87,27 @@ def tidy(grid_dir: Path, console: Console) -> list[Lost]:
         SchedulerError: Slurm does not answer.
     """
     with commands.answers():
-        for launch_dir, submission in submissions.complete(grid_dir):
-            _hand_over(launch_dir, submission)
+        for submission in complete(grid_dir):
             console.print(f"found job {submission.job_id} of a launch that was killed: {submission.name}")
         found = [*queue_state.record_lost(grid_dir), *never_began.record(grid_dir)]
     for lost in found:
         console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
     return found
+
+
+def complete(grid_dir: Path) -> list[submissions.Submission]:
+    """Find the jobs of launches that were killed right behind sbatch, and give them their tasks; under the grid's lock.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+
+    def give(launch_dir: Path, submission: submissions.Submission) -> None:
+        from orchestration.schedulers.batch import hand_over  # submitit: only where a launch was killed
+
+        hand_over(launch_dir, submission)
+
+    return [submission for _, submission in submissions.complete(grid_dir, give)]
 
 
 def in_words(jobs: Mapping[str, QueuedJob]) -> dict[str, str]:
@@ -134,12 +148,6 @@ def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:
     for launch_dir, words in never_began.whole_launches(grid_dir, lost):
         text = f"{campaign.grid_name}: no job of the launch {launch_dir.name} came to begin a cell: {words}"
         notifier.tell(f"never began {launch_dir.name}", text, once=True)
-
-
-def _hand_over(launch_dir: Path, submission: submissions.Submission) -> None:
-    from orchestration.schedulers.batch import hand_over  # submitit: only where a launch was killed
-
-    hand_over(launch_dir, submission)
 
 
 def _refused(

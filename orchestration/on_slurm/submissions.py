@@ -1,6 +1,6 @@
 """Which Slurm job has which cell: written down before sbatch is called, completed behind it."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -100,8 +100,12 @@ def queue(grid_dir: Path) -> dict[Job, QueuedJob]:
     return commands.queue({submission.user for _, submission in read(grid_dir)})
 
 
-def complete(grid_dir: Path) -> list[tuple[Path, Submission]]:
+def complete(grid_dir: Path, hand_over: Callable[[Path, Submission], None]) -> list[tuple[Path, Submission]]:
     """Look up by name the jobs of launches that were killed between sbatch and the note of its answer; as `read`.
+
+    Args:
+        grid_dir: Folder of the grid.
+        hand_over: Gives such jobs their tasks. It comes before the note: once that is written nobody looks again.
 
     Raises:
         SlurmError: Slurm does not answer.
@@ -110,6 +114,7 @@ def complete(grid_dir: Path) -> list[tuple[Path, Submission]]:
     for launch_dir, submission in read(grid_dir):
         if not submission.job_id and (jobs := commands.jobs_by_name(submission.name)):
             submission.job_id = jobs[-1].number
+            hand_over(launch_dir, submission)
             submission.write(launch_dir)
             found.append((launch_dir, submission))
     return found

@@ -489,6 +489,27 @@ def interrupted():
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("looks", ["launch", "cancel"])
+def test_jobs_that_are_found_by_their_name_get_their_tasks_whoever_finds_them(looks, life, slurm, monkeypatch):
+    ask, silent = slurm._squeue, [SlurmError("no answer") if looks == "launch" else KeyboardInterrupt()]
+
+    def squeue(command):
+        if silent and "--format=%F" in command:
+            raise silent.pop()
+        return ask(command)
+
+    monkeypatch.setattr(slurm, "_squeue", squeue)
+    with suppress(KeyboardInterrupt, SchedulerError):
+        life.launch()
+    slurm.queued |= {f"1_{place}": ("PENDING", "") for place in range(4)}
+    if looks == "cancel":
+        control.cancel(life.grid_dir, ["rankmatch-4-s0"], life.console)
+    (launch_dir,) = (life.grid_dir / "launches").iterdir()
+    assert sorted(path.name for path in (launch_dir / "jobs").glob("*.pkl")) == [
+        f"1_{place}_submitted.pkl" for place in range(4)
+    ]
+
+
 def test_budget_holds_for_what_is_tried_again(life, slurm):
     life.launch(overrides=("trainer.device=cuda",), budget_gpu_hours=1.0)
     cell = life.cell("rankmatch-4-s0")
@@ -545,7 +566,7 @@ def test_as_long_as_cells_are_open_a_controller_is_due_or_somebody_was_told(seed
             changed.setattr(commands, "submit_script", lambda script, **options: unsteady(["sbatch", script, options]))
             with suppress(KeyboardInterrupt, SlurmError):  # killed
                 life.controller(dies=turn % 2 and chance.random() < 0.2)
-        submissions.complete(life.grid_dir)
+        step.complete(life.grid_dir)
         slurm.queued |= {number: row for number, row in life.jobs("RUNNING").items() if number not in slurm.accounted
                          and not is_done(life, number)}  # fmt: skip
         if life.campaign.over(life.grid_dir).exists():

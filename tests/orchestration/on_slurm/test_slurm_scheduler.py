@@ -87,7 +87,7 @@ def test_refusal_of_sbatch_is_one_message_and_the_name_stays_to_be_looked_up(slu
     ((_, submission),) = submissions.read(tmp_path / "grid")
     assert submission.job_id == ""
     slurm.names[submission.name] = "17\n"
-    ((folder, found),) = submissions.complete(tmp_path / "grid")
+    ((folder, found),) = submissions.complete(tmp_path / "grid", hand_over)
     assert (folder, found.job_id) == (launch_dir, "17")
     assert submissions.newest_jobs(tmp_path / "grid")["000000000001-c"] == Job("17_1", submission.name)
 
