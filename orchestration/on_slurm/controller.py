@@ -75,7 +75,8 @@ def begin(campaign: Campaign, grid_dir: Path, *, now: bool = False) -> list[str]
     folder, every_s = campaign.controllers(grid_dir), 60 * campaign.config().controller_every_min
     folder.mkdir(parents=True, exist_ok=True)
     files.replace(folder / SCRIPT, _script(campaign, grid_dir))
-    files.replace(folder / FAILURES, "0\n")
+    if now or not (folder / FAILURES).exists():  # somebody looks after it; a controller does so itself, at its end
+        files.replace(folder / FAILURES, "0\n")
     numbers: list[str] = []
     try:
         numbers += commands.waiting_numbers(campaign.controllers_name)
@@ -107,7 +108,7 @@ def _script(campaign: Campaign, grid_dir: Path) -> str:
     words = ["-m", "orchestration.on_slurm.controller", str(grid_dir), campaign.name]
     said = (
         f"{campaign.grid_name}: a controller did not start, its log in {campaign.controllers(grid_dir)} says why; "
-        f"it is tried again less and less often; once that is mended: {mend(grid_dir)}"
+        f"it is tried again less and less often, and in the end no more; once that is mended: {mend(grid_dir)}"
     )
     scheduler = scheduler_of(campaign.config(), Path(campaign.snapshot), campaign)
     name, folder, over = campaign.controllers_name, campaign.controllers(grid_dir), campaign.over(grid_dir)
@@ -163,23 +164,28 @@ class Controller:
         """Leave those in the queue that are needed, and have them begin when they are."""
         was_failing = bool(self.state.error)
         is_quiet = step.is_quiet and step.submitted is None and step.due_s is None
+        was_quiet = self.state.num_quiet > 0
         self.state.num_quiet = self.state.num_quiet + 1 if is_quiet else 0
-        self.state.error, self.state.told = "", False
-        files.replace(self.folder / FAILURES, "0\n")
-        self.state.write(self.folder)
         if step.is_over:
+            self._succeeded()
             end(self.campaign)
             self._say("nothing is left to be done")
             return
         if step.held:
             self._tell_of_held(step.held)
         numbers = begin(self.campaign, self.grid_dir)
+        self._succeeded()  # not before: a controller that nobody follows counts as failed
         for number in numbers[NUM_WAITING:]:
             commands.cancel([Job(number, self.campaign.controllers_name)])
-        if self.state.num_quiet or was_failing or step.presses or step.due_s is not None:
+        if self.state.num_quiet or was_quiet or was_failing or step.presses or step.due_s is not None:
             self._pace(numbers[:NUM_WAITING], step)
         with harmless("removing old logs"):
             self._remove_old_logs()
+
+    def _succeeded(self) -> None:
+        self.state.error, self.state.told = "", False
+        files.replace(self.folder / FAILURES, "0\n")
+        self.state.write(self.folder)
 
     def _pace(self, numbers: list[str], step: Step) -> None:
         """Have those that follow begin sooner or later than was said when they were submitted."""

@@ -59,7 +59,11 @@ def after(name: str, folder: Path, over: Path, words: Sequence[str], text: str) 
     return [
         "code=$?",
         f"if [ $code -eq 0 ] || [ -e {_quoted(over)} ]; then exit $code; fi",
-        f"if [ $code -ne {REPORTED} ] && {{ [ $failures -eq 0 ] || [ $failures -ge {MAX_FAILURES} ]; }}; then",
+        f"is_told=; if [ $code -eq {REPORTED} ]; then is_told=1; fi",
+        f"is_last=; if [ $failures -ge {MAX_FAILURES} ]; then is_last=1; fi",
+        # Python does not know that it was the last restart
+        f'if [ ${{SLURM_RESTART_COUNT:-0}} -ge {MAX_RESTARTS} ] && [ -z "$(rm_waiting)" ]; then is_last=1 is_told=; fi',
+        'if [ ! "$is_told" ] && { [ $failures -eq 0 ] || [ "$is_last" ]; }; then',
         f"  echo {shlex.quote(text)}",
         *told,
         '  if [ -n "$RANKMATCH_WEBHOOK" ]; then',

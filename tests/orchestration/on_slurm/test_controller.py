@@ -172,6 +172,7 @@ def test_controllers_look_less_often_while_no_job_runs_and_again_often_once_one_
     slurm.queued |= {"1_0": ("RUNNING", "n1")}
     life.controller()
     assert State.read(life.folder).num_quiet == 0
+    assert [job["begin"] for job in slurm.controllers.values()] == ["now+600", "now+1200"]
 
 
 def test_last_controller_writes_the_report_and_ends_those_that_wait(life, slurm):
@@ -256,6 +257,21 @@ def test_hiccup_of_slurm_is_waited_for_within_a_controllers_time(life, slurm, mo
     )  # fmt: skip
     assert life.controller() == 0
     assert len(slurm.scripts) == 2 and not life.said()
+
+
+def test_controller_that_nobody_can_follow_counts_as_failed(life, slurm):
+    life.launch()
+    (slurm.folder / "refuses").touch()
+    for number in list(slurm.controllers)[1:]:
+        del slurm.controllers[number]
+    for count in (1, 2, 3):
+        assert life.controller() == REPORTED
+        assert int((life.folder / FAILURES).read_text()) == count
+    (line,) = life.said()
+    assert "no controller was submitted" in line
+    (life.folder / FAILURES).write_text(f"{MAX_FAILURES}\n")
+    assert life.controller() == REPORTED
+    assert "nobody tries again" in life.said()[-1]
 
 
 def test_campaign_that_nobody_mends_is_given_up_and_somebody_told(life, slurm, monkeypatch):

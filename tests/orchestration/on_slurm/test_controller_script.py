@@ -120,6 +120,15 @@ def test_controller_that_nobody_can_follow_goes_back_into_the_queue_itself(shell
     assert controller(shell, 3)[-2:] == [submitted(shell, 240, 7), submitted(shell, 480, 101)]
 
 
+@pytest.mark.parametrize("code", [1, controller_script.REPORTED])
+def test_controller_that_is_restarted_no_more_says_so(code, shell):
+    shell.fails("sbatch")
+    (shell.folder / "failures").write_text("5\n")
+    assert "tell" in controller(shell, code, ("tell",), SLURM_RESTART_COUNT="60")[-1]
+    shell.queue(f"7 RUNNING {NAME}", f"9 PENDING {NAME}")
+    assert "tell" not in "".join(controller(shell, code, ("tell",), SLURM_RESTART_COUNT="60"))
+
+
 def test_squeue_that_fails_is_not_taken_for_an_empty_queue(shell):
     shell.fails("squeue")
     assert controller(shell, 3) == []
