@@ -30,6 +30,8 @@ class FakeSlurm:
         """Numbers of the jobs of a name that is asked for."""
         self.strangers: dict[str, str] = {}
         """Names of jobs that have a number of one of ours."""
+        self.reasons: dict[str, str] = {}
+        """Why jobs wait."""
         self.users: dict[str, int] = {}
         """Whose jobs are not this user's."""
         self.controllers: dict[str, dict[str, str]] = {}
@@ -92,7 +94,10 @@ class FakeSlurm:
             if str(self.users.get(job, os.getuid())) in options.get("user", str(os.getuid())).split(",")
             and self.name_of(job) in options.get("name", self.name_of(job)).split(",")
         }
-        return "".join(f"{job}|{state}|{node}|None|{self.name_of(job)}\n" for job, (state, node) in jobs.items())
+        return "".join(
+            f"{job}|{state}|{node}|{self.reasons.get(job, 'None')}|{self.name_of(job)}\n"
+            for job, (state, node) in jobs.items()
+        )
 
     def _submitted_as(self, name: str) -> str:
         found = [str(place) for place, script in enumerate(self.scripts, 1) if flags(script)["job-name"] == name]

@@ -13,7 +13,7 @@ from orchestration.grid import Grid
 from orchestration.launch_folder import keep_difference, make_folders, only_launch_of
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
 from orchestration.mirror.grid_mirror import last_tracking_uri
-from orchestration.on_slurm import cluster, controller, shell_defaults, step, submissions
+from orchestration.on_slurm import cluster, commands, controller, shell_defaults, step, submissions
 from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
@@ -90,14 +90,29 @@ def go_on(grid_dir: Path, console: Console) -> None:
         ValueError: The sources that were launched are gone, or another launch is at work.
         SchedulerError: sbatch refused, or Slurm does not answer.
     """
+    errors: list[SchedulerError | ValueError] = []
     for launch_dir, campaign in open_campaigns(grid_dir).items():
-        if harmed := snapshot.make_whole(Path(campaign.snapshot)):
-            console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
-        if campaign.config().controller:
-            numbers = controller.begin(campaign, grid_dir, now=True)
-            console.print(f"jobs {', '.join(numbers)} go on with launch {campaign.name}", highlight=False)
-        else:
-            step.take_step(launch_dir, console)
+        try:
+            _go_on_with(campaign, launch_dir, console)
+        except (SchedulerError, ValueError) as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise SchedulerError("; ".join(map(str, errors)))
+    if errors:
+        raise errors[0]
+
+
+def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
+    if harmed := snapshot.make_whole(Path(campaign.snapshot)):
+        console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
+    if not campaign.config().controller:
+        step.take_step(launch_dir, console)
+        return
+    numbers = controller.begin(campaign, launch_dir.parents[1], now=True)
+    with commands.answers():
+        held = controller.held(campaign, commands.queue())
+    words = held or f"jobs {', '.join(numbers)} go on with launch {campaign.name}"
+    console.print(words, highlight=False, soft_wrap=True)
 
 
 def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig, console: Console) -> Submitted:
@@ -145,17 +160,26 @@ def _submit_first(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], la
     """Submit the controllers, then the cells, so that somebody goes on with whatever part of these is submitted."""
     grid_dir = launch_dir.parents[1]
     if jobs and campaign.config().controller:
-        controller.begin(campaign, grid_dir)
+        try:
+            controller.begin(campaign, grid_dir)
+        except SchedulerError as error:
+            _give_up(campaign, grid_dir, error)
+            raise
     try:
         return submit(campaign, planned, jobs, launch_dir)
     except SchedulerError as error:
         if _num_submitted(launch_dir) == 0:
-            step.close(campaign, grid_dir, why=str(error))
-            controller.end(campaign)
+            _give_up(campaign, grid_dir, error)
             raise
         raise SchedulerError(
             f"{error}; what was submitted before stays, and controllers submit the rest, or the same command does"
         ) from None
+
+
+def _give_up(campaign: Campaign, grid_dir: Path, error: SchedulerError) -> None:
+    """Have nobody go on with a launch of which Slurm has no cell."""
+    step.close(campaign, grid_dir, why=str(error))
+    controller.end(campaign)
 
 
 def _num_submitted(launch_dir: Path) -> int | None:

@@ -243,13 +243,25 @@ def standing(campaign: Campaign, launch_dir: Path, queue: Mapping[Job, QueuedJob
     if not mine:
         last = f", the last one, job {state.job}, {why or _word_of(state.job, campaign)}" if state.job else ""
         return [f"no controller goes on with launch {campaign.name}{last}; {mend(grid_dir)}"]
-    held = [str(job.job) for job in mine if job.is_held]
-    if len(held) == len(mine):
-        return [f"the controllers of launch {campaign.name} are held: scontrol release {','.join(held)}"]
+    if words := held(campaign, queue):
+        return [words]
     if why:
         numbers = ", ".join(str(job.job) for job in mine)
         return [f"launch {campaign.name} does not go on {why}; jobs {numbers} try again, at once {mend(grid_dir)}"]
     return []
+
+
+def held(campaign: Campaign, queue: Mapping[Job, QueuedJob]) -> str:
+    """Return that a campaign's controllers are held, and what releases them; nothing where one of them will begin.
+
+    Those that wait for another controller begin after that one, so they do not count.
+    """
+    mine = [job for job in queue.values() if job.job.name == campaign.controllers_name]
+    first = [job for job in mine if not (job.is_waiting and job.reason == "Dependency")]
+    if not first or not all(job.is_held for job in first):
+        return ""
+    numbers = ",".join(str(job.job) for job in first)
+    return f"the controllers of launch {campaign.name} are held: scontrol release {numbers}"
 
 
 def _is_due(launch_dir: Path, queue: Mapping[Job, QueuedJob]) -> bool:

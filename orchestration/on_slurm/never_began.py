@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestration import files
 from orchestration.attempt import LOG
+from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_ray.protocol import NODE, NODES
 from orchestration.on_slurm import commands, submissions
@@ -91,7 +92,11 @@ def _job_number(owner: dict[str, Any]) -> str:
 
 
 def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Path) -> list[Lost]:
-    campaign = Campaign.read(launch_dir)
+    try:
+        campaign = Campaign.read(launch_dir)
+    except DamagedFileError as error:  # a newer launch has the cell tried again
+        tell(error)
+        return []
     if not decision_of(folder, campaign.name).again:
         return []
     text = _tail(launch_dir / "jobs" / f"{job.number}_0_log.out")

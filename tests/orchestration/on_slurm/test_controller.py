@@ -12,7 +12,7 @@ import pytest
 from orchestration_fakes import FakeSlurm
 from rich.console import Console
 
-from orchestration import control, launch, snapshot
+from orchestration import control, damage, launch, snapshot
 from orchestration.failures import FailureClass
 from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
@@ -468,6 +468,60 @@ def test_launch_that_is_refused_leaves_no_controllers(life, slurm):
     with pytest.raises(SchedulerError, match="Invalid account"):
         life.launch()
     assert not slurm.controllers and life.campaign.over(life.grid_dir).exists()
+
+
+def test_launch_whose_controllers_are_refused_is_over(life, slurm):
+    (slurm.folder / "refuses").touch()
+    with pytest.raises(SchedulerError, match="no controller was submitted: .*Invalid account"):
+        life.launch()
+    assert not slurm.scripts and life.campaign.over(life.grid_dir).exists()
+
+
+def test_reconcile_goes_on_with_every_launch_before_it_says_what_is_wrong_with_one(life, slurm, monkeypatch):
+    life.launch()
+    first = life.campaign.controllers_name
+    life.ends(life.cell("rankmatch-4-s0"), "code error")
+    life.launch()
+    slurm.controllers.clear()
+    submit = slurm.submit_controller
+
+    def refuses_first(script, **options):
+        if first in script.read_text():
+            raise SlurmError("sbatch failed: Invalid account")
+        return submit(script, **options)
+
+    monkeypatch.setattr(commands, "submit_script", refuses_first)
+    with pytest.raises(SchedulerError, match="no controller was submitted: sbatch failed: Invalid account"):
+        control.reconcile(life.grid_dir, life.console)
+    assert len(slurm.controllers) == 2
+
+
+def test_controllers_whose_first_is_held_are_held(life, slurm, monkeypatch):
+    monkeypatch.setattr(control, "sync", lambda *_: None)
+    life.launch()
+    slurm.reasons = {"9001": "JobHeldUser", "9002": "Dependency"}
+    words = f"the controllers of launch {life.campaign.name} are held: scontrol release 9001"
+    life.console.export_text()
+    for look in (control.status, control.reconcile):
+        look(life.grid_dir, life.console)
+        said = life.console.export_text()
+        assert words in said and "go on with launch" not in said
+    slurm.reasons = {"9001": "BeginTime", "9002": "Dependency"}
+    control.status(life.grid_dir, life.console)
+    assert "held" not in life.console.export_text()
+
+
+def test_launch_whose_campaign_cannot_be_read_is_named_and_passed_over(life, slurm, monkeypatch):
+    monkeypatch.setattr(control, "sync", lambda *_: None)
+    monkeypatch.setattr(damage, "_told", set())
+    life.launch()
+    first = life.campaign.folder(life.grid_dir) / "campaign.json"
+    life.ends(life.cell("rankmatch-4-s0"), None)
+    first.write_text("")
+    with pytest.warns(damage.DamageWarning, match=re.escape(f"{first} is damaged")):
+        control.reconcile(life.grid_dir, life.console)
+    life.launch()
+    assert len(slurm.scripts) == 2
 
 
 def test_site_that_is_full_of_this_grids_jobs_is_no_fault(life, slurm):
