@@ -32,8 +32,9 @@ def test_one_worker_trains_and_leaves_no_files_of_ray(make_cell, train_with_ray)
 
 
 def test_two_workers_have_the_losses_of_one_over_twenty_steps(make_cell, train_with_ray):
-    made = make_cell(seed=1, epochs=20, learning_rate=1e-4)
-    # The supervised method makes no choice that rounding in float32 could flip, and small steps do not amplify it.
+    made = make_cell(seed=1, epochs=20, learning_rate=2e-6)
+    # The supervised method makes no choice that rounding in float32 could flip, and small steps do not amplify it: the
+    # weights of the head start small, and under batch norm a step counts relative to their square.
     text = RunFolder(made).config().replace("name: fixmatch", "name: supervised")
     text = text.replace("log_every_steps: 10", "log_every_steps: 1")
     signature = Cell(from_yaml(text), {}).signature
