@@ -21,7 +21,15 @@ from orchestration import files, terminal
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.campaign_file import CONTROLLER, Campaign
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
-from orchestration.on_slurm.controller_script import FAILURES, LONGEST_S, MAX_FAILURES, NUM_WAITING, REPORTED, SCRIPT
+from orchestration.on_slurm.controller_script import (
+    FAILURES,
+    LONGEST_S,
+    MAX_FAILURES,
+    NUM_WAITING,
+    REPORTED,
+    SCRIPT,
+    SILENT,
+)
 from orchestration.on_slurm.hand_in import scheduler_of
 from orchestration.on_slurm.notices import Notifier, harmless
 from orchestration.on_slurm.step import Step, take_step
@@ -107,7 +115,8 @@ def mend(grid_dir: Path) -> str:
 def _script(campaign: Campaign, grid_dir: Path) -> str:
     words = ["-m", "orchestration.on_slurm.controller", str(grid_dir), campaign.name]
     said = (
-        f"{campaign.grid_name}: a controller did not start, its log in {campaign.controllers(grid_dir)} says why; "
+        f"{campaign.grid_name}: a controller did not start, or was ended at work, "
+        f"its log in {campaign.controllers(grid_dir)} says why; "
         f"it is tried again less and less often, and in the end no more; once that is mended: {mend(grid_dir)}"
     )
     scheduler = scheduler_of(campaign.config(), Path(campaign.snapshot), campaign)
@@ -248,7 +257,18 @@ def standing(campaign: Campaign, launch_dir: Path, queue: Mapping[Job, QueuedJob
     if why:
         numbers = ", ".join(str(job.job) for job in mine)
         return [f"launch {campaign.name} does not go on {why}; jobs {numbers} try again, at once {mend(grid_dir)}"]
+    num_failed = _num_failed(campaign.controllers(grid_dir)) - any(not job.is_waiting for job in mine)
+    if num_failed >= SILENT:
+        logs = campaign.controllers(grid_dir)
+        what = f"{num_failed} controllers in a row did not come to their end, their logs in {logs} say why"
+        return [f"launch {campaign.name} does not go on: {what}; they try again, at once {mend(grid_dir)}"]
     return []
+
+
+def _num_failed(folder: Path) -> int:
+    with suppress(OSError, ValueError):
+        return int((folder / FAILURES).read_text())
+    return 0
 
 
 def held(campaign: Campaign, queue: Mapping[Job, QueuedJob]) -> str:

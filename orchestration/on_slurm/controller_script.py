@@ -17,11 +17,15 @@ REPORTED = 3
 """The exit code of a controller that failed and has said so itself."""
 MAX_RESTARTS = 60
 
-FAILURES, SCRIPT = "failures", "controller.sh"
-"""In the folder of controllers: how many in a row have not come to their end, and what sbatch is given."""
+FAILURES, TOLD, SCRIPT = "failures", "told", "controller.sh"
+"""In the folder of controllers: how many in a row have not come to their end, whether one of these could say so, and
+what sbatch is given."""
+SILENT = 2
+"""So many in a row that have not come to their end are told of by others: what ends a job at its time limit ends its
+shell too."""
 
 
-def before(name: str, folder: Path, over: Path, every_s: int) -> list[str]:
+def before(name: str, folder: Path, over: Path, every_s: int, words: Sequence[str] = (), text: str = "") -> list[str]:
     """Return what a controller begins with: it counts itself as failed until it has not, and sees to who follows.
 
     Args:
@@ -29,7 +33,10 @@ def before(name: str, folder: Path, over: Path, every_s: int) -> list[str]:
         folder: Theirs.
         over: The file that says that nothing is left to be done.
         every_s: Between two controllers of which the earlier one came to its end.
+        words: The site's command that takes a line of text, if it has one.
+        text: What is said where those before could say nothing.
     """
+    told = _quoted(folder / TOLD)
     return [
         *_functions(name, folder),
         f"if [ -e {_quoted(over)} ]; then rm_slurm scancel --quiet --name={name} --state=PENDING; exit 0; fi",
@@ -40,6 +47,11 @@ def before(name: str, folder: Path, over: Path, every_s: int) -> list[str]:
         f"if [ $delay -gt {LONGEST_S} ]; then delay={LONGEST_S}; fi",
         f"if [ $failures -lt {MAX_FAILURES} ]; then",
         "  for pause in 0 10 30 60; do sleep $pause; if rm_follow; then break; fi; done",
+        "fi",
+        f"if [ $failures -eq 0 ]; then rm -f {told}; fi",
+        f"if [ $failures -ge {SILENT} ] && [ $failures -lt {MAX_FAILURES} ] && [ ! -e {told} ]; then",
+        f"  touch {told}",
+        *_tell(words, text),
         "fi",
     ]
 
@@ -54,22 +66,16 @@ def after(name: str, folder: Path, over: Path, words: Sequence[str], text: str) 
         words: The site's command that takes a line of text, if it has one.
         text: What is said where Python could not say what is wrong.
     """
-    told = [f"  {shlex.join([*words, text])}"] if words else []
-    body = shlex.quote(json.dumps({"text": text}))
     return [
         "code=$?",
         f"if [ $code -eq 0 ] || [ -e {_quoted(over)} ]; then exit $code; fi",
+        f"touch {_quoted(folder / TOLD)}",
         f"is_told=; if [ $code -eq {REPORTED} ]; then is_told=1; fi",
         f"is_last=; if [ $failures -ge {MAX_FAILURES} ]; then is_last=1; fi",
         # Python does not know that it was the last restart
         f'if [ ${{SLURM_RESTART_COUNT:-0}} -ge {MAX_RESTARTS} ] && [ -z "$(rm_waiting)" ]; then is_last=1 is_told=; fi',
         'if [ ! "$is_told" ] && { [ $failures -eq 0 ] || [ "$is_last" ]; }; then',
-        f"  echo {shlex.quote(text)}",
-        *told,
-        '  if [ -n "$RANKMATCH_WEBHOOK" ]; then',
-        "    curl --silent --max-time 20 --header 'Content-Type: application/json' "
-        f'--data {body} "$RANKMATCH_WEBHOOK" > /dev/null',
-        "  fi",
+        *_tell(words, text),
         "fi",
         f"if [ $failures -ge {MAX_FAILURES} ] || [ ${{SLURM_RESTART_COUNT:-0}} -ge {MAX_RESTARTS} ]; then",
         "  exit $code",
@@ -95,6 +101,18 @@ def wake(name: str, folder: Path, over: Path) -> list[str]:
         '  elif waiting=$(rm_queue) && [ -z "$waiting" ]; then rm_submit now; fi; }',
         'if [ $code -ne 0 ] || { left=$(rm_slurm squeue --noheader --array --me --name="$SLURM_JOB_NAME" --format=%i)',
         '  [ "$(echo "$left" | wc -l)" -le 2 ]; }; then rm_wake; fi 2> /dev/null',
+    ]
+
+
+def _tell(words: Sequence[str], text: str) -> list[str]:
+    body = shlex.quote(json.dumps({"text": text}))
+    return [
+        f"  echo {shlex.quote(text)}",
+        *([f"  timeout 60 {shlex.join([*words, text])}"] if words else []),
+        '  if [ -n "$RANKMATCH_WEBHOOK" ]; then',
+        "    curl --silent --max-time 20 --header 'Content-Type: application/json' "
+        f'--data {body} "$RANKMATCH_WEBHOOK" > /dev/null',
+        "  fi",
     ]
 
 

@@ -52,7 +52,7 @@ def controller_flags(config: ClusterConfig) -> Flags:
     """Return the flags of a controller."""
     own = _small(config, 1, 4, config.controller_time_min)
     if config.mail_user:
-        own |= {"mail-user": config.mail_user, "mail-type": "FAIL"}
+        own |= {"mail-user": config.mail_user, "mail-type": "FAIL,TIME_LIMIT"}
     return _for_small(config, own | {"requeue" if config.requeue else "no-requeue": ""})
 
 

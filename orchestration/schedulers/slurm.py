@@ -106,7 +106,7 @@ class SlurmScheduler:
             folder: Gets what they print.
             over: The file that says that nothing is left to be done.
             words: The command of a controller, behind `python`.
-            said: What their shell tells where Python does not start.
+            said: What their shell tells where Python does not start, or is ended from outside.
         """
         config = self._config
         lines = [f"#SBATCH --{flag}{f'={shlex.quote(value)}' if value else ''}" for flag, value in {
@@ -115,8 +115,9 @@ class SlurmScheduler:
         }.items()]  # fmt: skip
         # without srun: within a step, sbatch and srun of its own would see the step's settings
         command = f"{self._python} -u {shlex.join(words)}"
-        before = controller_script.before(name, folder, over, 60 * config.controller_every_min)
-        after = controller_script.after(name, folder, over, config.notify_command, said)
+        every_s, tell = 60 * config.controller_every_min, config.notify_command
+        before = controller_script.before(name, folder, over, every_s, tell, said)
+        after = controller_script.after(name, folder, over, tell, said)
         return "\n".join(["#!/bin/bash", *lines, *before, *self._setup(), command, *after, ""])
 
     def site_limits(self) -> SiteLimits:

@@ -274,6 +274,18 @@ def test_controller_that_nobody_can_follow_counts_as_failed(life, slurm):
     assert "nobody tries again" in life.said()[-1]
 
 
+def test_status_tells_of_controllers_that_were_ended_before_they_could(life, slurm):
+    life.launch()
+    (life.folder / FAILURES).write_text("1\n")
+    control.status(life.grid_dir, life.console)
+    assert "controllers in a row" not in life.console.export_text()
+    (life.folder / FAILURES).write_text("2\n")
+    control.status(life.grid_dir, life.console)
+    said = life.console.export_text()
+    assert f"launch {life.campaign.name} does not go on: 2 controllers in a row did not come to their end" in said
+    assert "at once rankmatch reconcile --grid small" in said
+
+
 def test_campaign_that_nobody_mends_is_given_up_and_somebody_told(life, slurm, monkeypatch):
     life.launch()
     monkeypatch.setattr(step, "queued_jobs", lambda _: oh())

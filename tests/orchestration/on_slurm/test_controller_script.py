@@ -70,7 +70,7 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def controller(shell: Shell, code: int = 0, words: tuple[str, ...] = (), **environment: str) -> list[str]:
-    before = controller_script.before(NAME, shell.folder, shell.over, 600)
+    before = controller_script.before(NAME, shell.folder, shell.over, 600, words, 'it\'s "still"')
     after = controller_script.after(NAME, shell.folder, shell.over, words, 'it\'s "still"')
     return shell(*before, f"(exit {code})", *after, **environment)
 
@@ -152,6 +152,21 @@ def test_shell_tells_where_python_does_not_start(shell):
     assert controller(shell, 127, ("tell",), **hook) == []  # once
     (shell.folder / "failures").unlink()
     assert "tell" not in "".join(controller(shell, controller_script.REPORTED, ("tell",), **hook))
+
+
+def test_controller_tells_of_those_before_that_were_ended_with_their_shell(shell):
+    shell.queue(f"7 RUNNING {NAME}", f"9 PENDING {NAME}", f"12 PENDING {NAME}")
+    for expected in ([], [], ['tell it\'s "still"'], []):  # each is killed at its time limit
+        assert (
+            shell(*controller_script.before(NAME, shell.folder, shell.over, 600, ("tell",), 'it\'s "still"'))
+            == expected
+        )
+    (shell.folder / "failures").write_text("0\n")  # one came to its end
+    for expected in ([], [], ['tell it\'s "still"']):
+        assert (
+            shell(*controller_script.before(NAME, shell.folder, shell.over, 600, ("tell",), 'it\'s "still"'))
+            == expected
+        )
 
 
 def woken(shell: Shell, code: int, **environment: str) -> list[str]:

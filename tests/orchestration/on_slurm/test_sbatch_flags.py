@@ -75,7 +75,7 @@ def test_sizes_are_those_of_the_jobs_that_train_and_small_jobs_have_their_own():
                  mail_user="me@x", requeue=False)  # fmt: skip
     assert controller_flags(given) == {
         "time": "10", "nodes": "1", "cpus-per-task": "1", "mem": "1G", "nice": "5", "qos": "short",
-        "partition": "tiny", "mail-user": "me@x", "mail-type": "FAIL", "no-requeue": "",
+        "partition": "tiny", "mail-user": "me@x", "mail-type": "FAIL,TIME_LIMIT", "no-requeue": "",
     }  # fmt: skip
     assert training_flags(given, ASKED)["qos"] == "long" and training_flags(given, ASKED)["exclusive"] == ""
     head = head_flags(site(extra={"signal": "false"}), Resources(1, 2, 0, 8.0, 60))
