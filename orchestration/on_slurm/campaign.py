@@ -66,6 +66,7 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
                       num_nodes=before.num_nodes, num_gpus_per_worker=before.num_gpus_per_worker,
                       allow_dirty=before.dirty or not before.commit, retried=signatures,
+                      budget_gpu_hours=before.budget_gpu_hours,
                       tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
     with only_launch_of(grid_dir):
         _submit_new(loaded, grid_dir, options, site, console)

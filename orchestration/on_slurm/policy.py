@@ -29,7 +29,7 @@ def given_up(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
     """Return why cells are not tried again, by signature."""
     launches = launches_of(grid_dir, campaign)
     mine = [submission for folder, submission in submissions.read(grid_dir) if folder in launches]
-    num_submitted = Counter(name for submission in mine for name in submission.cells)
+    num_submitted = Counter(name for submission in mine if submission.job_id for name in submission.cells)
     cancelled = {name for folder in launches for name in cancelled_cells(folder)}
     refused: dict[str, str] = {}
     left = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
@@ -53,16 +53,20 @@ def not_due(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, float]:
     return {key: seconds for key, seconds in rest.items() if seconds > 0}
 
 
-def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> set[str]:
-    """Return the cells without a result that a newer campaign has submitted, by signature: they are its own now."""
+def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
+    """Return the newer campaigns that have jobs of cells without a result, by signature: the cells are theirs now.
+
+    What sbatch refused has no job, and leaves the cells to the campaign that had them.
+    """
     named = {folder: name_of(folder) for folder in launches_of(grid_dir)}
     newer = {
-        name.partition("-")[0]
+        name.partition("-")[0]: named[folder]
         for folder, submission in submissions.read(grid_dir)
-        if named.get(folder, "") > campaign
+        if submission.job_id and named.get(folder, "") > campaign
         for name in submission.cells
     }
-    return {key for key, folder in run_folders(loaded, grid_dir).items() if key in newer and not folder.has_result()}
+    left = {key for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
+    return {key: name for key, name in newer.items() if key in left}
 
 
 def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:

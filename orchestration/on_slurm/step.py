@@ -13,7 +13,7 @@ from orchestration.grid import Grid
 from orchestration.launch_folder import make_folders, only_launch_of
 from orchestration.launch_plan import make_plan, refuse_conflicts, show_plan
 from orchestration.on_slurm import commands, never_began, policy, queue_state, submissions
-from orchestration.on_slurm.campaign_file import Campaign, launches_of
+from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.hand_in import Submitted, options_of, queued_jobs, say_what, scheduler_of, submit
 from orchestration.on_slurm.lanes import lanes
@@ -59,7 +59,8 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0, begins
         campaign = Campaign.read(grid_dir / "launches" / Campaign.read(launch_dir).name)
         loaded = replace(grid.load(str(campaign.folder(grid_dir) / "grid.yaml"), ()), name=campaign.grid_name)
         _note_ends(campaign, grid_dir, console)
-        jobs, others = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
+        jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
+        others = {*owners}
         later = policy.not_due(loaded, grid_dir, campaign.name)
         if later:
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
@@ -73,8 +74,8 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0, begins
         if planned.jobs or due or _runs(planned, others | _not_asked_for(campaign, loaded)):
             return replace(_waits(jobs, grid_dir), due_s=min((later[key] for key in due), default=None))
         _print(begins, console)
-        if others:
-            close(campaign, grid_dir, why="a newer launch has its cells")
+        if {*owners.values()} & {one.name for one in open_campaigns(grid_dir).values()}:
+            close(campaign, grid_dir, why="a newer launch has its cells")  # and writes the report
         else:
             end(campaign, loaded, grid_dir, planned, console)
         return Step(is_over=True)
@@ -127,7 +128,7 @@ def end(campaign: Campaign, loaded: Grid, grid_dir: Path, planned: Plan, console
         launch.end_mirror(loaded, grid_dir, mirror, written, console)
     close(campaign, grid_dir)
     notifier = Notifier.of(campaign.config(), grid_dir)
-    notifier.tell(f"finished {campaign.name}", _outcome(planned, campaign.grid_name), once=True)
+    notifier.tell(f"finished {campaign.name}", _outcome(planned, campaign, loaded), once=True)
 
 
 def close(campaign: Campaign, grid_dir: Path, **why: str) -> None:
@@ -269,9 +270,16 @@ def _print(line: str, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _outcome(planned: Plan, grid_name: str) -> str:
-    num_done = sum(item.action is Action.KEEP for item in planned.items)
-    given_up = len(planned.items) - num_done
-    return f"{grid_name}: {num_done} of {len(planned.items)} cells are done" + (
-        f", {given_up} are given up" if given_up else ""
+def _outcome(planned: Plan, campaign: Campaign, loaded: Grid) -> str:
+    """Say how many cells are done, and what is to become of the others; those of other launches may yet be done."""
+    left = [item for item in planned.items if item.action is not Action.KEEP]
+    others = _not_asked_for(campaign, loaded)
+    num_others = sum(item.action is Action.RUNNING or item.cell.signature in others for item in left)
+    num_given_up = len(left) - num_others
+    return ", ".join(
+        [
+            f"{campaign.grid_name}: {len(planned.items) - len(left)} of {len(planned.items)} cells are done",
+            *([f"{num_given_up} are given up"] if num_given_up else []),
+            *([f"{num_others} are left to other launches"] if num_others else []),
+        ]
     )

@@ -60,6 +60,10 @@ class Submission:
         folder.mkdir(exist_ok=True)
         files.replace(folder / f"{self.name}.json", files.to_text(asdict(self)))
 
+    def remove(self, launch_dir: Path) -> None:
+        """Remove it, as sbatch has refused it: there is no job to look for."""
+        (launch_dir / FOLDER / f"{self.name}.json").unlink(missing_ok=True)
+
 
 _USER = Kind("a user id, or -1", lambda value: value == -1 or COUNT.holds(value))
 _OF_SUBMISSION = Fields(

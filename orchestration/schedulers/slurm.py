@@ -210,9 +210,19 @@ class SlurmScheduler:
         submission = Submission(new_name(launch_dir), cells, user=os.getuid())
         submission.write(launch_dir)
         tasks = [self._task(job, array, launch_dir, owner) for job in array.jobs]
-        submission.job_id = self._hand_over(tasks, launch_dir, self._array_batch(array, submission.name, after)).number
-        submission.write(launch_dir)
+        self._begin(submission, tasks, launch_dir, self._array_batch(array, submission.name, after))
         return submission
+
+    def _begin(
+        self, submission: Submission, tasks: Sequence[Callable[[], None]], launch_dir: Path, batch: Batch
+    ) -> None:
+        """Submit the jobs of a submission and write down their number; one that sbatch refuses leaves nothing."""
+        try:
+            submission.job_id = self._hand_over(tasks, launch_dir, batch).number
+        except SchedulerRefusal:
+            submission.remove(launch_dir)
+            raise
+        submission.write(launch_dir)
 
     def _hand_over(self, tasks: Sequence[Callable[[], None]], launch_dir: Path, batch: Batch) -> Job:
         with _refusals():

@@ -63,8 +63,7 @@ class PilotScheduler(SlurmScheduler):
         submission.write(launch_dir)
         head, nodes = self._arrays_of(jobs, limits)
         head_task = self._head_task(jobs, nodes.resources, launch_dir, owner, submission)
-        submission.job_id = self._hand_over([head_task], launch_dir, self._head_batch(head, name)).number
-        submission.write(launch_dir)
+        self._begin(submission, [head_task], launch_dir, self._head_batch(head, name))
         node_tasks = [self._node_task(nodes.resources, launch_dir, submission)] * self._num_nodes
         batch = self._node_batch(nodes, submission.nodes_name, submission.job_id)
         submission.nodes_id = self._hand_over(node_tasks, launch_dir, batch).number

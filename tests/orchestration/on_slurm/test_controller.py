@@ -6,6 +6,7 @@ import random
 import re
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
 from orchestration.on_slurm import commands, controller, step, submissions
 from orchestration.on_slurm.campaign import launch_on_slurm
-from orchestration.on_slurm.campaign_file import Campaign
+from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.controller import Controller, State
 from orchestration.on_slurm.controller_script import FAILURES, MAX_FAILURES, REPORTED
@@ -89,14 +90,14 @@ class Life:
         (found,) = (folder for folder in folders(self.grid_dir).values() if name in folder.path.name)
         return found
 
-    def ends(self, cell: RunFolder, kind: str | None, state: str = "FAILED") -> None:
+    def ends(self, cell: RunFolder, kind: str | None, state: str = "FAILED", campaign: str = "") -> None:
         """Have the newest job of a cell end, with an attempt of it or, without a class, before there is one."""
         job = submissions.newest_jobs(self.grid_dir)[cell.path.name]
         self.slurm.queued.pop(job.number, None)
         self.slurm.accounted[job.number] = (state, "n1")
         if kind:
-            owner = {"commit": "abc", "campaign": self.campaign.name, "host": "n1", "pid": 1, "process_started": 1,
-                     "slurm": {"job": job.number, "name": job.name, "restart": 0}}  # fmt: skip
+            owner = {"commit": "abc", "campaign": campaign or self.campaign.name, "host": "n1", "pid": 1,
+                     "process_started": 1, "slurm": {"job": job.number, "name": job.name, "restart": 0}}  # fmt: skip
             cell.claim(owner).event(
                 "stopped" if kind == "preempted" else "failed", kind=kind, message="it ended", step=0
             )
@@ -664,3 +665,91 @@ def test_as_long_as_cells_are_open_a_controller_is_due_or_somebody_was_told(seed
 def is_done(life: Life, number: str) -> bool:
     (cell,) = (name for name, job in submissions.newest_jobs(life.grid_dir).items() if job.number == number)
     return RunFolder(life.grid_dir / "cells" / cell).result() is not None
+
+
+def with_a_job(life: Life) -> list:
+    known = submissions.newest_jobs(life.grid_dir)
+    return [folder for folder in folders(life.grid_dir).values() if folder.path.name in known]
+
+
+@pytest.mark.parametrize("again", ["launch", "retry"])
+def test_refused_launch_leaves_the_cells_to_the_campaign_that_had_them(again, life, slurm):
+    life.launch(cluster_settings=("cluster.max_submit=2",))
+    (slurm.folder / "refuses_cells").touch()
+    with pytest.raises(SchedulerError, match="Invalid account"):
+        if again == "launch":
+            life.launch(cluster_settings=("cluster.max_submit=0",))
+        else:
+            control.retry(life.grid_dir, [], [], ["cluster.max_submit=0"], life.console)
+    (slurm.folder / "refuses_cells").unlink()
+    assert [one.name for one in open_campaigns(life.grid_dir).values()] == [life.campaign.name]
+    assert len(submissions.read(life.grid_dir)) == 1  # nobody has to look for a job that sbatch refused
+    life.done(*with_a_job(life))
+    assert life.controller() == 0 and len(slurm.scripts) == 2 and slurm.controllers
+    assert sum(len(one.cells) for _, one in submissions.read(life.grid_dir)) == 4
+
+
+def test_submissions_that_brought_no_job_are_no_tries_of_a_cell_and_take_it_from_nobody(life, slurm):
+    life.launch(cluster_settings=("cluster.max_submit=2",))
+    first, cells = life.campaign.name, [folder.path.name for folder in folders(life.grid_dir).values()]
+    later = life.grid_dir / "launches" / f"{first}-later"
+    later.mkdir()
+    replace(life.campaign, name=later.name).write(later)
+    for place in range(4):  # by an earlier version, or where sbatch did not answer
+        submissions.Submission(f"rankmatch-refused-{place}", cells).write(
+            later if place == 3 else life.campaign.folder(life.grid_dir)
+        )
+    life.done(*with_a_job(life))
+    assert life.controller() == 0 and len(slurm.scripts) == 2
+    assert "never begun" not in life.console.export_text()
+
+
+def test_sbatch_that_refuses_again_and_again_gives_no_cell_up(life, slurm):
+    slurm.max_array_size = 2
+    (slurm.folder / "refuses_cells").write_text("2")
+    with pytest.raises(SchedulerError, match="what was submitted before stays"):
+        life.launch()
+    slurm.queued |= life.jobs("RUNNING")
+    for _ in range(4):
+        assert life.controller() == REPORTED
+    (slurm.folder / "refuses_cells").unlink()
+    life.done(*with_a_job(life))
+    assert life.controller() == 0 and len(slurm.scripts) == 2 and slurm.controllers
+
+
+def test_report_is_written_anew_by_the_older_campaign_where_a_retry_has_ended_first(life, slurm):
+    life.launch()
+    failed, first = life.cell("rankmatch-4-s0"), life.campaign
+    life.ends(failed, "code error")
+    control.retry(life.grid_dir, [failed.path.name], [], [], life.console)
+    second = Campaign.read(max((life.grid_dir / "launches").iterdir()))
+    life.ends(failed, "code error", campaign=second.name)
+    assert step.take_step(second.folder(life.grid_dir), life.console).is_over
+    assert life.said()[-1] == "small: 0 of 4 cells are done, 1 are given up, 3 are left to other launches"
+    early = (life.grid_dir / "report.md").read_text()
+    life.done(*[folder for folder in folders(life.grid_dir).values() if folder.path != failed.path])
+    assert step.take_step(first.folder(life.grid_dir), life.console).is_over
+    assert (life.grid_dir / "report.md").read_text() != early
+    assert life.said()[-1] == "small: 3 of 4 cells are done, 1 are given up"
+
+
+def test_older_campaign_leaves_the_report_to_a_newer_one_that_is_open(life, slurm):
+    life.launch()
+    failed, first = life.cell("rankmatch-4-s0"), life.campaign
+    life.ends(failed, "code error")
+    control.retry(life.grid_dir, [failed.path.name], [], [], life.console)
+    slurm.queued |= life.jobs("RUNNING")
+    life.done(*[folder for folder in folders(life.grid_dir).values() if folder.path != failed.path])
+    assert step.take_step(first.folder(life.grid_dir), life.console).is_over
+    assert json.loads(first.over(life.grid_dir).read_text())["why"] == "a newer launch has its cells"
+    assert not (life.grid_dir / "report.md").exists()
+
+
+def test_retry_keeps_the_budget_of_the_launch(life):
+    life.launch(budget_gpu_hours=100.0)
+    failed = life.cell("rankmatch-4-s0")
+    life.ends(failed, "code error")
+    control.retry(life.grid_dir, [failed.path.name], [], [], life.console)
+    assert [Campaign.read(one).budget_gpu_hours for one in sorted((life.grid_dir / "launches").iterdir())] == [
+        100.0
+    ] * 2
