@@ -1,8 +1,11 @@
 """What tests of killed runs share: waiting for the moment, and the metrics that come out when nothing happens."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from orchestration.run_cell import launcher, run_cell, train_inline
 from orchestration.run_folder import RunFolder
@@ -22,8 +25,34 @@ def metrics(cell: Path) -> list:
     return [RunFolder(cell).result()[key] for key in METRICS]
 
 
-def has_trained(cell: Path) -> bool:
-    return len(RunFolder(cell).epochs()) >= 2
+@contextmanager
+def frozen_half_way(cells: Callable[[], Iterable[RunFolder]], num_epochs: int = 2) -> Iterator[RunFolder]:
+    """Stop what trains one of the cells once it has trained so many epochs, so that it cannot end before it is killed.
+
+    Behind the block it goes on, if it still lives.
+    """
+    caught: list[tuple[RunFolder, psutil.Process]] = []
+    wait_until(lambda: any(_freeze(cell, num_epochs, caught) for cell in cells()))
+    [(cell, process)] = caught
+    try:
+        yield cell
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
+def _freeze(cell: RunFolder, num_epochs: int, caught: list[tuple[RunFolder, psutil.Process]]) -> bool:
+    attempt = next(reversed(cell.attempts()), None)
+    if attempt is None or len(attempt.epochs()) < num_epochs:
+        return False
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(attempt.owner()["training_pid"])
+        process.suspend()
+        if cell.result() is None and attempt.events()[-1]["event"] not in ("stopped", "failed"):
+            caught.append((cell, process))
+            return True
+        process.resume()
+    return False
 
 
 def undisturbed_metrics(cell: Path, folder: Path) -> list:

@@ -4,10 +4,13 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import ray
 
 from orchestration import scratch
@@ -16,6 +19,7 @@ from orchestration.on_ray.shares import Node
 
 TOKEN = os.environ.get(TOKEN_VARIABLE) or secrets.token_hex(32)
 """Not the one in the user's home, which all of their Rays share; Ray reads it once in a process."""
+_TRIES, _TOO_SLOW = 3, "timed out during startup"
 
 
 @contextmanager
@@ -42,7 +46,7 @@ def private_ray(
     num_cpus = len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus
     with _environment(RAY_ADDRESS=None, RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=TOKEN):
         try:
-            ray.init(
+            _init(
                 address="local",
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
@@ -57,6 +61,29 @@ def private_ray(
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _init(**arguments: Any) -> None:  # noqa: ANN401 (whatever ray.init takes)
+    """Start a Ray, and again if it was not up within 30 s, a limit that Ray gives no setting for.
+
+    On a busy machine, or where its programs are read over a network for the first time, that is no fault.
+    """
+    before = set(psutil.Process().children())
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            ray.init(**arguments)
+            return
+        except Exception as error:
+            if _TOO_SLOW not in str(error) or not tries_left:
+                raise
+            sys.stderr.write(
+                "Ray was not up within 30 s, which a busy machine may be the cause of; it is begun again\n"
+            )
+        half_begun = set(psutil.Process().children()) - before
+        for process in half_begun:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(half_begun)
 
 
 @contextmanager

@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from undisturbed import frozen_half_way, wait_until
 
 from orchestration.run_folder import RunFolder, folders
+from orchestration.schedulers import LAUNCH_STOP
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
@@ -38,20 +40,8 @@ def run(*arguments, **options):
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, **options)
 
 
-def wait_until(condition, timeout_s=180):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def cells(runs) -> dict[str, RunFolder]:
     return {folder.path.name: folder for folder in folders(runs / "small").values()}
-
-
-def is_half_way(runs):
-    found = cells(runs).values()
-    return any(folder.result() is None and len(folder.epochs()) > 1 for folder in found)
 
 
 def metrics(runs):
@@ -71,9 +61,14 @@ def _interruptible():
 def test_stopped_launch_goes_on_and_ends_as_an_undisturbed_one(end, tmp_path):
     runs = tmp_path / "stopped"
     launched = subprocess.Popen(command(runs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until(lambda: is_half_way(runs))
-    launched.send_signal(end)
-    printed, _ = launched.communicate(timeout=60)
+    with frozen_half_way(lambda: cells(runs).values()) as half_way:
+        launched.send_signal(end)
+        if end == signal.SIGKILL:
+            wait_until(lambda: half_way.state().status != "running")
+        else:
+            wait_until(lambda: list(runs.glob(f"small/launches/*/{LAUNCH_STOP}")))
+            time.sleep(1.1)  # trainings look for it once a second: this one does so at its next step
+    printed, _ = launched.communicate(timeout=120)
     done_before = {name for name, folder in cells(runs).items() if folder.result()}
     if end == signal.SIGINT:
         assert launched.returncode == 130 and "The same command goes on" in printed
@@ -86,7 +81,7 @@ def test_stopped_launch_goes_on_and_ends_as_an_undisturbed_one(end, tmp_path):
         steps = [row["step"] for row in folder.epochs()]
         assert steps == sorted(set(steps)) and len(steps) == 8
         assert name not in done_before or len(folder.attempts()) == 1
-    assert any(event.get("step", 0) > 0 for folder in cells(runs).values() for event in folder.attempts()[-1].events())
+    assert half_way.attempts()[1].first_step() > 0
 
     undisturbed = run(tmp_path / "undisturbed", "--cluster", "inline", env=dict(os.environ, OMP_NUM_THREADS="1"))
     assert undisturbed.returncode == 0, undisturbed.stderr

@@ -3,7 +3,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -42,9 +41,8 @@ def test_scheduler_keeps_the_contract(scheduler, make_cell, launch_dir):
     cells = [make_cell(seed=seed) for seed in range(3)]
     (cells[1] / "config.yaml").write_text("numerics: {seed: -1}")
     endless = make_cell(seed=9, epochs=100_000)
-    started = time.monotonic()
     jobs = scheduler().submit([job(cell) for cell in (*cells, endless)], launch_dir, {**launcher(), "launch": "1"})
-    assert time.monotonic() - started < 1
+    # It has not waited for them, or it would for ever.
     assert jobs.poll()[endless.name] is JobState.PENDING
     assert not jobs.wait(0)
 

@@ -1,9 +1,9 @@
 import errno
 import os
-import time
 
 import pytest
 import torch
+from undisturbed import wait_until
 
 from orchestration import files, system_metrics
 from orchestration.system_metrics import SystemSampler, file_name, gpu
@@ -14,9 +14,7 @@ CPU = torch.device("cpu")
 def test_training_process_is_looked_at_now_and_then_and_at_its_end(tmp_path):
     path = tmp_path / file_name(0)
     with SystemSampler(path, 0.2, CPU):
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline:
-            sum(range(1000))
+        wait_until(lambda: sum(range(100_000)) and path.exists() and files.read_lines(path), 30)
     rows = files.read_lines(path)
     assert len(rows) >= 2
     assert list(rows[0]) == ["time", "cpu_percent", "memory_gb"]
@@ -50,9 +48,7 @@ def test_row_that_cannot_be_written_is_said_once_and_the_next_one_is_written(tmp
 
     monkeypatch.setattr(files, "append_row", away)
     with SystemSampler(path, 0.05, CPU):
-        deadline = time.monotonic() + 20.0
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(path.exists)
     assert files.read_lines(path)
     said = capsys.readouterr().err
     assert said.count("lacks rows") == 2

@@ -2,20 +2,21 @@
 
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
+from ports import free_block
 
+from orchestration import scratch
 from orchestration.run_folder import RunFolder, folders, process_start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +40,15 @@ class Cluster:
         subprocess.run(
             ["bash", SCRIPTS / name, *words], env={**self.environment, **self.settings}, check=True, timeout=300
         )
+
+    def leftovers(self) -> list[Path]:
+        """Return what jobs left in /tmp: each node has its own, unless they share that of this machine."""
+        left = list(self.folder.glob(f"tmp/*/{scratch.PREFIX}*"))
+        if self.settings.get("ST_NODE_NS") == "0":
+            for path in Path("/tmp").glob(f"{scratch.PREFIX}*/owner.json"):
+                with suppress(FileNotFoundError):
+                    left += [path.parent] if "slurm" in json.loads(path.read_text()) else []
+        return left
 
     def slurm(self, *words: str) -> str:
         return subprocess.run(
@@ -68,23 +78,12 @@ class Cluster:
         self.script("up.sh")
 
 
-def free_ports() -> int:
-    """Return the first of 110 ports that nobody listens at; another run of these tests has its own."""
-    for block in random.sample(range(80), 80):
-        base = 16000 + 200 * block
-        with suppress(OSError), ExitStack() as held:
-            for port in (base + 17, base + 19, *range(base + 101, base + 105)):
-                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return base
-    raise OSError("no ports are free")
-
-
 def start(folder: Path, accounting: str, **settings: str) -> Iterator[Cluster]:
     if not shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin"):
         pytest.skip("Slurm is not installed: apt-get install slurm-wlm munge")
-    cluster = Cluster(folder, free_ports(), accounting, **settings)
-    cluster.script("up.sh")
+    cluster = Cluster(folder, free_block(17, 19, 101, 102, 103, 104), accounting, **settings)
     try:
+        cluster.script("up.sh")
         yield cluster
     finally:
         cluster.script("down.sh", "--wipe")
@@ -96,7 +95,7 @@ class Grid:
     def __init__(self, cluster: Cluster | None, folder: Path, **settings: object):
         self.cluster, self.folder = cluster, folder
         fixed = yaml.safe_load((ROOT / "tests/orchestration/small.yaml").read_text())["set"]
-        fixed |= {"trainer.epochs": 60, "trainer.device": "cpu"} | settings
+        fixed |= {"trainer.epochs": 40, "trainer.device": "cpu"} | settings
         axes = {"method": ["supervised"], "split": ["4"], "seed": [0]}
         table = {"rows": ["method"], "columns": ["split"], "over": ["seed"]}
         folder.mkdir(exist_ok=True)
@@ -143,29 +142,58 @@ class Grid:
     def training(self, cell: RunFolder | None = None) -> int:
         """Return the process that trains a cell, as this machine numbers it; without one, the only cell."""
         folder = str((cell or self.cell).path)
-        orders = [
+        orders = {
             str(path) for path in self.grid_dir.glob("launches/*/jobs/*/order.json") if folder in path.read_text()
-        ]
+        }
         (found,) = (
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if (words := path.read_text()).startswith(sys.executable) and any(order in words for order in orders)
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            if (words := process.info["cmdline"] or [""])[0] == sys.executable and orders & set(words)
         )
         return found
 
     @contextmanager
     def frozen(self, cell: RunFolder | None = None) -> Iterator[None]:
-        """Stop the process that trains, and let it go on."""
-        training = self.training(cell)
-        os.kill(training, signal.SIGSTOP)
+        """Stop what trains, so that it does not end while something slow is done to it, and let it go on."""
+        training = [psutil.Process(self.training(cell)), *self._workers()]
+        for process in training:
+            process.suspend()
         try:
             yield
         finally:
-            with suppress(ProcessLookupError):
-                os.kill(training, signal.SIGCONT)
+            for process in training:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    def _workers(self) -> list[psutil.Process]:
+        """Return what trains beside that process, where there are several workers."""
+        with_names = psutil.process_iter(["cmdline", "environ"])
+        workers = [one for one in with_names if (one.info["cmdline"] or [""])[0].startswith("ray::RayTrainWorker")]
+        return [one for one in workers if str(self.folder) in str(one.info["environ"])]
+
+    def loses_its_node(self) -> str:
+        """Cut the power of the node that trains; return its name."""
+        with self.frozen():
+            node = self.cluster.slurm("squeue", "--noheader", "--states=running", "--format=%N").strip()
+            self.cluster.cut_power(node)
+        return node
+
+    def stopped(self, tell: Callable[[], object]) -> None:
+        """Have Slurm tell the job to stop, which does so when it goes on."""
+        with self.frozen():
+            self.told(tell)
+
+    def told(self, tell: Callable[[], object]) -> None:
+        """Have Slurm tell the job to stop, and wait until it heard."""
+        before = len(self._stop_files())
+        tell()
+        wait_until(lambda: len(self._stop_files()) > before)
 
     def told_to_stop(self) -> bool:
-        return any(self.grid_dir.glob("launches/*/jobs/*/stop"))
+        return bool(self._stop_files())
+
+    def _stop_files(self) -> list[Path]:
+        return list(self.grid_dir.glob("launches/*/jobs/*/stop"))
 
     def ended(self) -> None:
         wait_until(lambda: self.cell.result() is not None and not self.cluster.slurm("squeue", "--noheader"))
@@ -182,12 +210,3 @@ def numbers(rows: list[dict]) -> list[dict]:
     """Leave out what a clock told."""
     clocks = ("time", "duration_s", "evaluation_s")
     return [{name: value for name, value in row.items() if name not in clocks} for row in rows]
-
-
-def left_on_nodes() -> list[Path]:
-    """Return what jobs have left in the /tmp that the nodes share."""
-    left = []
-    for path in Path("/tmp").glob("rm-ray-*/owner.json"):
-        with suppress(FileNotFoundError):
-            left += [path.parent] if "slurm" in json.loads(path.read_text()) else []
-    return left

@@ -1,16 +1,16 @@
 """A pilot on a real Slurm: cells go to whatever nodes there are, while these are lost, leave and come back."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
-from slurm.real_cluster import left_on_nodes, numbers, wait_until
+from slurm.real_cluster import numbers, wait_until
 
 from orchestration.processes import process_start
 from orchestration.run_folder import folders
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 @contextmanager
@@ -24,7 +24,8 @@ def frozen(owner: dict) -> Iterator[None]:
     try:
         yield
     finally:
-        training.resume()
+        with suppress(psutil.NoSuchProcess):
+            training.resume()
 
 
 def test_cell_moves_from_a_node_that_lost_power_and_from_one_that_leaves_to_one_that_came_back(
@@ -42,10 +43,12 @@ def test_cell_moves_from_a_node_that_lost_power_and_from_one_that_leaves_to_one_
     wait_until(lambda: len(moved.epochs()) >= 3 and other.epochs())
     lost = moved.attempts()[0].owner()
     with frozen(other.attempts()[0].owner()):  # so that its node has no room
-        cluster.cut_power(lost["slurm"]["node"])
+        with frozen(lost):
+            cluster.cut_power(lost["slurm"]["node"])
         wait_until(lambda: moved.attempts()[1:] and moved.attempts()[1].epochs())
         left = moved.attempts()[1].owner()
-        cluster.slurm("scontrol", "requeue", left["slurm"]["job"])
+        with frozen(left):
+            grid.told(lambda: cluster.slurm("scontrol", "requeue", left["slurm"]["job"]))
         wait_until(lambda: moved.attempts()[2:])
         assert "2 running" in grid.rankmatch("status").stdout
     wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
@@ -60,4 +63,4 @@ def test_cell_moves_from_a_node_that_lost_power_and_from_one_that_leaves_to_one_
     assert (grid.grid_dir / "report.md").exists()
     assert "2 cells: 2 done" in grid.rankmatch("status").stdout
     assert not list(grid.grid_dir.glob("launches/*/head.json"))
-    assert left_on_nodes() == []
+    assert cluster.leftovers() == []

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from slurm.real_cluster import Cluster, Grid, left_on_nodes, numbers, start, wait_until
+from slurm.real_cluster import Cluster, Grid, numbers, start, wait_until
 
 from orchestration.on_slurm import site_limits
 from orchestration.on_slurm.site_limits import SubmitLimit
@@ -30,7 +30,7 @@ def ends_like(grid: Grid, undisturbed: list[dict], num_attempts: int) -> None:
         attempt.first_step() for attempt in grid.cell.attempts()
     )
     assert grid.cell.attempts()[-1].first_step() > 0
-    assert left_on_nodes() == []
+    assert grid.cluster.leftovers() == []
 
 
 def stops(grid: Grid) -> list[str]:
@@ -53,21 +53,23 @@ def test_cells_of_an_array_become_a_table_without_anybody_at_the_terminal(cluste
     assert (tmp_path / "runs/mlflow.db").exists()
     again = grid.command("-c", "from orchestration.cli import main; main()", "status", "--grid", "small")
     assert "4 cells: 4 done" in again.stdout
-    assert left_on_nodes() == []
+    assert cluster.leftovers() == []
 
 
+@pytest.mark.long
 def test_cell_that_is_preempted_and_requeued_and_loses_its_node_ends_like_an_undisturbed_one(
     make_grid, undisturbed, cluster
 ):
     grid = make_grid()
     assert grid.launch("cluster.partition=low").returncode == 0
     grid.begun()
-    cluster.slurm("sbatch", "-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    whole = ("-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    grid.stopped(lambda: cluster.slurm("sbatch", *whole))
     grid.begun(2)
     assert stops(grid) == ["preempted"]
-    cluster.slurm("scontrol", "requeue", grid.job())
+    grid.stopped(lambda: cluster.slurm("scontrol", "requeue", grid.job()))
     grid.begun(3)
-    cluster.cut_power(cluster.slurm("squeue", "--noheader", "--format=%N").strip())
+    grid.loses_its_node()
     ends_like(grid, undisturbed, 4)
     steps = [attempt.first_step() for attempt in grid.cell.attempts()]
     assert len(set(steps)) == 4  # each one went on from a checkpoint of the one before
@@ -93,19 +95,18 @@ def test_job_that_is_suspended_held_requeued_and_released_ends_right_and_leaves_
         cluster.slurm("scontrol", "suspend", job)
         cluster.slurm("scontrol", "requeuehold", job)
         wait_until(partial(goes_on, number))
-        assert len(left_on_nodes()) <= 1  # of this start; that of the one before, killed outright, is swept
+        assert len(cluster.leftovers()) <= 1  # of this start; that of the one before, killed outright, is swept
         grid.begun(number + 1)
     ends_like(grid, undisturbed, 3)
     assert (grid.grid_dir / "report.md").exists()
 
 
+@pytest.mark.long
 def test_cell_that_meets_its_time_limit_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
     grid = make_grid()
     assert grid.launch("cluster.time_min=60", "cluster.signal_before_s=60").returncode == 0
     grid.begun()
-    with grid.frozen():  # else it ends before Slurm, which looks every 30 s, sends its warning
-        cluster.slurm("scontrol", "update", f"JobId={grid.job()}", "EndTime=now+80")
-        wait_until(grid.told_to_stop)
+    grid.stopped(lambda: cluster.slurm("scontrol", "update", f"JobId={grid.job()}", "EndTime=now+80"))
     cluster.slurm("scontrol", "update", f"JobId={grid.job()}", "TimeLimit=60")
     ends_like(grid, undisturbed, 2)
     assert stops(grid) == ["time limit"]
@@ -127,7 +128,10 @@ def test_job_whose_node_was_given_up_stops_without_writing_while_its_follower_go
         wait_until(lambda: process_start(first.owner()["pid"]) is None)  # noqa: B023
         ends_like(grid, undisturbed, 2)
         assert contents(first.path) == before
-        assert grid.cell.attempts()[1].owner()["slurm"] == {**first.owner()["slurm"], "job": grid.job(), "restart": 1}
+        owner = first.owner()["slurm"]
+        follower = grid.cell.attempts()[1].owner()["slurm"]
+        assert follower == {**owner, "job": grid.job(), "restart": 1, "node": follower["node"]}
+        assert follower["node"] != owner["node"]
 
 
 def contents(attempt: Path) -> dict[str, bytes]:
@@ -139,8 +143,7 @@ def test_cell_that_may_not_be_requeued_goes_on_in_a_new_job_on_another_node(make
     grid = make_grid()
     assert grid.launch("cluster.requeue=false", *CONTROLLED).returncode == 0
     grid.begun()
-    node = cluster.slurm("squeue", "--noheader", "--states=running", "--format=%N").strip()
-    cluster.cut_power(node)
+    node = grid.loses_its_node()
     ends_like(grid, undisturbed, 2)
     first, second = grid.cell.attempts()
     last, job = first.events()[-1], first.owner()["slurm"]["job"]
@@ -227,12 +230,14 @@ def test_job_of_a_launch_killed_behind_sbatch_is_found_and_once_cancelled_waits_
     finally:
         os.environ["PATH"] = path
     assert grid.job() == ""
-    assert "found job" in grid.rankmatch("reconcile").stdout
-    assert grid.job()
-    assert "nothing to submit" in grid.launch().stdout
-
     grid.begun()
-    assert "1 cells were told to end" in grid.rankmatch("cancel").stdout
+    with grid.frozen():
+        assert "found job" in grid.rankmatch("reconcile").stdout
+        assert grid.job()
+        assert "nothing to submit" in grid.launch().stdout
+        said = []
+        grid.told(lambda: said.append(grid.rankmatch("cancel").stdout))
+    assert "1 cells were told to end" in said[0]
     wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
     assert stops(grid) == ["cancelled"]
     assert "1 interrupted" in grid.rankmatch("status").stdout
@@ -244,7 +249,7 @@ def test_cell_of_two_nodes_has_the_numbers_of_one(cluster, tmp_path, undisturbed
     grid = Grid(cluster, tmp_path, **{"trainer.num_workers": 2})
     assert grid.launch("cluster.gpus_per_node=1").returncode == 0
     wait_until(lambda: folders(grid.grid_dir) and grid.cell.epochs())
-    grid.rankmatch("cancel")
+    grid.stopped(lambda: grid.rankmatch("cancel"))
     wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
     assert grid.cell.attempts()[0].owner()["slurm"]["job"] == grid.job()
     # Later, batch norm over the two values of a pooled batch makes roundings large; float64 is compared elsewhere.
@@ -252,7 +257,7 @@ def test_cell_of_two_nodes_has_the_numbers_of_one(cluster, tmp_path, undisturbed
     assert first["loss"] == pytest.approx(expected["loss"], rel=5e-5)
     assert first["miou"] == pytest.approx(expected["miou"], abs=1e-4)
     assert stops(grid) == ["cancelled"]
-    assert left_on_nodes() == []
+    assert cluster.leftovers() == []
 
 
 def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_folder, tmp_path, undisturbed):
@@ -260,7 +265,7 @@ def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_
         grid = Grid(cluster, tmp_path / "g")
         assert grid.launch("cluster.requeue=false").returncode == 0
         grid.begun()
-        cluster.cut_power(cluster.slurm("squeue", "--noheader", "--format=%N").strip())
+        grid.loses_its_node()
         wait_until(lambda: not cluster.slurm("squeue", "--noheader"))  # noqa: B023
         said = grid.rankmatch("status").stdout  # no controller goes on with the grid here, so this does
         assert "lost: job" in said

@@ -22,6 +22,7 @@ from rankmatch.config import TrainConfig
 from rankmatch.execution import ExecutionConfig, TrackingExecution
 
 pytestmark = pytest.mark.services
+with_database, with_server = (pytest.mark.xdist_group(name) for name in ("postgresql", "mlflow_server"))
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = Path(__file__).parents[1] / "small.yaml"
@@ -78,8 +79,9 @@ def begin(uri, runs, name, cells):
     return mark[MIRROR]
 
 
-def start_jobs(cells, experiment_id, first=0, last=STEPS, step_s=0.02):
-    words = [experiment_id, first, last, step_s, *(cell.folder.path for cell in cells)]
+def start_jobs(cells, experiment_id, first=0, last=STEPS, gate=ROOT):
+    """Start them; half way they wait until there is a file or folder at `gate`."""
+    words = [experiment_id, first, last, gate, *(cell.folder.path for cell in cells)]
     command = [sys.executable, str(ROOT / "tests" / "mlflow_writer.py"), *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -114,6 +116,7 @@ def secrets_below(folder, *secrets):
     return found
 
 
+@with_database
 def test_sixteen_processes_write_postgresql_at_once(database, at, tmp_path):
     uri, cells = at(database.uri), make_cells(tmp_path, "sixteen", NUM_JOBS)
     experiment_id = begin(uri, tmp_path, "sixteen", cells)
@@ -122,6 +125,7 @@ def test_sixteen_processes_write_postgresql_at_once(database, at, tmp_path):
     assert secrets_below(tmp_path, database.password) == []
 
 
+@with_database
 def test_three_launches_that_open_an_empty_postgresql_at_once_all_get_it(database):
     engine = create_engine(database.uri, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -138,12 +142,14 @@ def test_three_launches_that_open_an_empty_postgresql_at_once_all_get_it(databas
     assert sorted(line.split()[1] for line in done.stdout.splitlines()) == ["1", "2", "3"]
 
 
+@with_database
 def test_postgresql_that_restarts_under_sixteen_processes_loses_nothing(database, at, tmp_path):
     uri, cells = at(database.uri), make_cells(tmp_path, "restart", NUM_JOBS)
     experiment_id = begin(uri, tmp_path, "restart", cells)
-    jobs = start_jobs(cells, experiment_id, step_s=0.3)
+    jobs = start_jobs(cells, experiment_id, gate=tmp_path / "gate")
     wait_for_points(uri, "restart", cells)
     database.stop()
+    (tmp_path / "gate").touch()
     database.start()
     printed_by(jobs)
     sync(uri, tmp_path, "restart", cells)
@@ -162,12 +168,14 @@ def wait_for_points(uri, name, cells, timeout_s=120):
         time.sleep(0.3)
 
 
+@with_server
 def test_server_with_a_password_is_killed_in_the_middle_and_loses_nothing(server, at, tmp_path):
     uri, cells = at(server.uri, server.password), make_cells(tmp_path, "killed", 4)
     experiment_id = begin(uri, tmp_path, "killed", cells)
-    jobs = start_jobs(cells, experiment_id, step_s=0.5)
+    jobs = start_jobs(cells, experiment_id, gate=tmp_path / "gate")
     wait_for_points(uri, "killed", cells)
     server.kill()
+    (tmp_path / "gate").touch()
     server.start()
     printed_by(jobs)
     for _ in range(2):
@@ -176,6 +184,7 @@ def test_server_with_a_password_is_killed_in_the_middle_and_loses_nothing(server
     assert secrets_below(tmp_path, server.password) == []
 
 
+@with_server
 def test_preempted_job_goes_on_in_the_same_run(server, at, tmp_path):
     uri, cells = at(server.uri, server.password), make_cells(tmp_path, "preempted", 1)
     experiment_id = begin(uri, tmp_path, "preempted", cells)
@@ -184,6 +193,7 @@ def test_preempted_job_goes_on_in_the_same_run(server, at, tmp_path):
     check_all_is_there_once(uri, "preempted", cells)
 
 
+@with_server
 def test_wrong_password_stops_no_job_and_is_told_without_it(server, at, tmp_path):
     uri, cells = at(server.uri, "wrong-secret"), make_cells(tmp_path, "wrong", 1)
     mirror = GridMirror(uri, tmp_path / "wrong", cells, Launch("l1"))
@@ -193,6 +203,7 @@ def test_wrong_password_stops_no_job_and_is_told_without_it(server, at, tmp_path
     assert "wrong-secret" not in mirror.warning
 
 
+@with_server
 def test_two_users_of_a_server_who_launch_the_same_grid_have_an_experiment_each(server, at, tmp_path, monkeypatch):
     """The second one may read what the first one made, and write nothing there."""
     uri = at(server.uri, server.password)
@@ -209,6 +220,7 @@ def test_two_users_of_a_server_who_launch_the_same_grid_have_an_experiment_each(
     assert begin(uri, tmp_path / "b", "shared", make_cells(tmp_path / "b", "shared", 1)) == second != first
 
 
+@with_server
 def test_server_that_answers_each_kind_of_call_by_an_error_once_shows_all_of_it_once(server, at, tmp_path):
     at(server.uri, server.password)
     cells = make_cells(tmp_path, "flaky", 2)
@@ -220,7 +232,10 @@ def test_server_that_answers_each_kind_of_call_by_an_error_once_shows_all_of_it_
     assert sorted(run.tags.get(SIGNATURE, "launch") for run in runs) == [*(cell.signature for cell in cells), "launch"]
 
 
-@pytest.mark.parametrize(("where", "cluster"), [("database", "inline"), ("server", "local")])
+@pytest.mark.parametrize(
+    ("where", "cluster"),
+    [pytest.param("database", "inline", marks=with_database), pytest.param("server", "local", marks=with_server)],
+)
 def test_launch_has_its_jobs_write_and_leaves_no_password(request, where, cluster, at, tmp_path):
     """Real trainings, in the launcher's process and under Ray Tune, each writing its own run."""
     store = request.getfixturevalue(where)

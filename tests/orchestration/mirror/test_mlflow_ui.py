@@ -7,7 +7,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from mlflow_servers import free_port, wait_for
+from mlflow_servers import wait_for
+from ports import free_port
 
 from orchestration.mirror.mlflow_store import Store
 

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from undisturbed import has_trained, metrics, undisturbed_metrics, wait_until
+from ports import free_port
+from undisturbed import frozen_half_way, metrics, undisturbed_metrics, wait_until
 
 from orchestration.run_cell import launcher
 from orchestration.run_folder import RunFolder, folders
@@ -53,9 +54,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "-u", "true"], check=False).returncode:
         pytest.skip("a node with another view of the files needs unshare and its rights")
     hidden, folder = tmp_path_factory.mktemp("hidden"), Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", TOKEN)
@@ -118,8 +117,8 @@ def test_wrong_token_is_told_in_one_line_without_the_token(cluster, tmp_path, mo
 def test_cell_whose_process_died_goes_on_on_another_node(cluster, make_cell, grid):
     cell = make_cell(epochs=24)
     jobs = launch(cluster, [CellJob(cell, device="cpu")], grid, "1")
-    wait_until(lambda: has_trained(cell))
-    os.kill(RunFolder(cell).attempts()[0].owner()["training_pid"], signal.SIGKILL)
+    with frozen_half_way(lambda: [RunFolder(cell)]):
+        os.kill(RunFolder(cell).attempts()[0].owner()["training_pid"], signal.SIGKILL)
     assert jobs.wait(300)
     assert jobs.poll() == {cell.name: JobState.DONE}
     hosts = [attempt.end().node for attempt in RunFolder(cell).attempts()]
@@ -130,7 +129,10 @@ def test_cell_whose_process_died_goes_on_on_another_node(cluster, make_cell, gri
 def test_cells_of_a_lost_node_move_to_another_and_the_foreign_ray_stays(cluster, make_cell, grid):
     cells = [make_cell(seed=seed, epochs=24) for seed in range(2)]
     jobs = launch(cluster, [CellJob(cell, device="cpu") for cell in cells], grid, "1")
-    wait_until(lambda: all(map(has_trained, cells)))
+    with frozen_half_way(lambda: map(RunFolder, cells)) as first:
+        others = [RunFolder(cell) for cell in cells if cell != first.path]
+        with frozen_half_way(lambda: others):
+            pass
     end(cluster.second)  # the daemon of the node and the cell that trains there
     assert jobs.wait(300)
     assert jobs.poll() == dict.fromkeys([cell.name for cell in cells], JobState.DONE)

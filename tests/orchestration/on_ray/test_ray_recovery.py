@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from undisturbed import has_trained, metrics, undisturbed_metrics, wait_until
+from undisturbed import frozen_half_way, metrics, undisturbed_metrics, wait_until
 
 from orchestration.processes import process_start
 from orchestration.run_cell import launcher
@@ -48,8 +48,8 @@ def failures(cell: Path) -> list[str | None]:
 def test_killed_training_process_is_tried_again_within_the_launch_and_the_other_cells_go_on(make_cell, tmp_path):
     cells = [make_cell(seed=0, epochs=EPOCHS), make_cell(seed=1)]
     jobs = launch([job(cell) for cell in cells], tmp_path / "grid", "1", max_concurrent=1)
-    wait_until(lambda: has_trained(cells[0]))
-    os.kill(RunFolder(cells[0]).attempts()[0].owner()["training_pid"], signal.SIGKILL)
+    with frozen_half_way(lambda: [RunFolder(cells[0])]):
+        os.kill(RunFolder(cells[0]).attempts()[0].owner()["training_pid"], signal.SIGKILL)
     assert jobs.wait(400)
     assert jobs.poll() == dict.fromkeys([cell.name for cell in cells], JobState.DONE)
     assert failures(cells[0]) == ["lost", None]
@@ -62,8 +62,8 @@ def test_killed_worker_of_two_is_tried_again_within_the_launch(make_cell, tmp_pa
     undisturbed = cell.with_name(f"{cell.name[:12]}-undisturbed")  # by two workers too: one would round otherwise
     RunFolder(undisturbed).create(RunFolder(cell).config(), {})
     jobs = launch([job(cell, num_workers=2), job(undisturbed, num_workers=2)], tmp_path / "grid", "1", max_concurrent=1)
-    wait_until(lambda: has_trained(cell))
-    os.kill(pids(jobs._driver.pid, "ray::RayTrainWorker")[-1], signal.SIGKILL)
+    with frozen_half_way(lambda: [RunFolder(cell)]):  # what leads both workers, which wait for it after each epoch
+        os.kill(pids(jobs._driver.pid, "ray::RayTrainWorker")[-1], signal.SIGKILL)
     assert jobs.wait(400)
     assert jobs.poll() == {cell.name: JobState.DONE, undisturbed.name: JobState.DONE}
     assert (failures(cell), failures(undisturbed)) == (["lost", None], [None])
@@ -109,15 +109,13 @@ def test_killed_driver_or_raylet_ends_the_launch_and_the_next_one_goes_on(name, 
     cell = make_cell(epochs=EPOCHS)
     jobs = launch([job(cell)], tmp_path / "grid", "1")
     driver = jobs._driver.pid
-    wait_until(lambda: has_trained(cell))
-    # What trains may be done before Ray ends it, which takes up to ten seconds; so it is stopped.
-    training = RunFolder(cell).attempts()[0].owner()["training_pid"]
-    os.kill(training, signal.SIGSTOP)
-    os.kill(driver if name == "driver" else pids(driver, "raylet")[0], signal.SIGKILL)
-    assert jobs.wait(180)
-    with pytest.raises(SchedulerError, match="Ray broke down"):
-        jobs.poll()
-    wait_until(lambda: process_start(training) is None, 10)
+    with frozen_half_way(lambda: [RunFolder(cell)]):  # until Ray ends it, which takes up to ten seconds
+        training = RunFolder(cell).attempts()[0].owner()["training_pid"]
+        os.kill(driver if name == "driver" else pids(driver, "raylet")[0], signal.SIGKILL)
+        assert jobs.wait(180)
+        with pytest.raises(SchedulerError, match="Ray broke down"):
+            jobs.poll()
+        wait_until(lambda: process_start(training) is None)
     wait_until(lambda: not pids(driver, "raylet") and not pids(driver, "ray::"))
 
     again = launch([job(cell)], tmp_path / "grid", "2")
