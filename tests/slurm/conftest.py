@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from slurm.real_cluster import ROOT, Cluster, Grid, numbers, start
 
+from orchestration.run_folder import RunFolder
+
 
 @pytest.fixture(scope="session")
 def short_folder(tmp_path_factory) -> Path:
@@ -26,9 +28,15 @@ def make_grid(cluster: Cluster, tmp_path: Path) -> Callable[..., Grid]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> list[dict]:
-    """The epochs of the cell of `Grid`, trained without Slurm and without Ray."""
+def undisturbed_cell(tmp_path_factory) -> RunFolder:
+    """The cell of `Grid`, trained without Slurm and without Ray."""
     grid = Grid(None, tmp_path_factory.mktemp("undisturbed"))
     done = grid.command(str(ROOT / "orchestration/launch_grid.py"), "--grid", "long.yaml", "--cluster", "inline")
     assert done.returncode == 0, done.stderr
-    return numbers(grid.cell.epochs())
+    return grid.cell
+
+
+@pytest.fixture(scope="session")
+def undisturbed(undisturbed_cell: RunFolder) -> list[dict]:
+    """The epochs of that cell."""
+    return numbers(undisturbed_cell.epochs())
