@@ -95,7 +95,7 @@ class Grid:
     def __init__(self, cluster: Cluster | None, folder: Path, **settings: object):
         self.cluster, self.folder = cluster, folder
         fixed = yaml.safe_load((ROOT / "tests/orchestration/small.yaml").read_text())["set"]
-        fixed |= {"trainer.epochs": 40, "trainer.device": "cpu"} | settings
+        fixed |= {"trainer.epochs": 60, "trainer.device": "cpu"} | settings
         axes = {"method": ["supervised"], "split": ["4"], "seed": [0]}
         table = {"rows": ["method"], "columns": ["split"], "over": ["seed"]}
         folder.mkdir(exist_ok=True)
