@@ -81,7 +81,7 @@ POLICY = {
     FailureClass.NODE_FAILURE: Treatment(retries=None, excludes_node=True, by_site=True),
     FailureClass.REQUEUED: Treatment(retries=None),
     FailureClass.LOST: Treatment(retries=2, in_all=10, excludes_node=True, by_site=True),
-    FailureClass.NEVER_BEGAN: Treatment(retries=2, wait_min=2, excludes_node=True, by_site=True),
+    FailureClass.NEVER_BEGAN: Treatment(retries=2),
     FailureClass.FILE_SYSTEM: Treatment(retries=6, wait_min=2, excludes_node=True, by_site=True),
     FailureClass.NETWORK: Treatment(retries=6, wait_min=2, excludes_node=True, by_site=True),
     FailureClass.MISSING_FILE: Treatment(retries=2, wait_min=2, excludes_node=True, by_site=True),
