@@ -157,6 +157,9 @@ least=$(cat {folder}/refuses_cells 2>/dev/null)
 if [ -e {folder}/refuses ] || [ -e {folder}/refuses_cells -a $n -ge ${{least:-1}} ]; then
   echo "sbatch: error: Invalid account" >&2; exit 1
 fi
+if [ -e {folder}/silent ]; then
+  echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1
+fi
 cp "$2" {folder}/script.$n
 env > {folder}/env.$n
 cat {folder}/banner 2>/dev/null

@@ -80,9 +80,16 @@ def test_no_more_jobs_are_submitted_than_the_site_takes(slurm, launch_dir, tmp_p
     assert [flags(script)["array"] for script in slurm.scripts] == ["0-2%3"]
 
 
-def test_refusal_of_sbatch_is_one_message_and_the_name_stays_to_be_looked_up(slurm, launch_dir, tmp_path):
+def test_refusal_of_sbatch_is_one_message_and_leaves_no_submission(slurm, launch_dir, tmp_path):
     (slurm.folder / "refuses").touch()
     with pytest.raises(SchedulerRefusal, match="sbatch refused: .*Invalid account"):
+        scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    assert submissions.read(tmp_path / "grid") == []
+
+
+def test_name_stays_to_be_looked_up_where_sbatch_did_not_answer(slurm, launch_dir, tmp_path):
+    (slurm.folder / "silent").touch()
+    with pytest.raises(SchedulerError, match="Socket timed out"):
         scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
     ((_, submission),) = submissions.read(tmp_path / "grid")
     assert submission.job_id == ""
@@ -94,7 +101,7 @@ def test_refusal_of_sbatch_is_one_message_and_the_name_stays_to_be_looked_up(slu
 
 @pytest.mark.parametrize("num_cells", [1, 3])
 def test_found_job_gets_the_tasks_of_its_cells(num_cells, slurm, launch_dir, tmp_path):
-    (slurm.folder / "refuses").touch()  # as a launch killed behind sbatch leaves it
+    (slurm.folder / "silent").touch()  # as a launch killed behind sbatch leaves it
     with pytest.raises(SchedulerError):
         scheduler(tmp_path).submit(jobs_of(tmp_path, num_cells), launch_dir, OWNER)
     ((_, submission),) = submissions.read(tmp_path / "grid")
