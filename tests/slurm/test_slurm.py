@@ -230,10 +230,10 @@ def test_job_of_a_launch_killed_behind_sbatch_is_found_and_once_cancelled_waits_
     finally:
         os.environ["PATH"] = path
     assert grid.job() == ""
+    assert "found job" in grid.rankmatch("reconcile").stdout  # the job waits a minute for its task
+    assert grid.job()
     grid.begun()
     with grid.frozen():
-        assert "found job" in grid.rankmatch("reconcile").stdout
-        assert grid.job()
         assert "nothing to submit" in grid.launch().stdout
         said = []
         grid.told(lambda: said.append(grid.rankmatch("cancel").stdout))
