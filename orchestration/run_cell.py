@@ -240,7 +240,9 @@ def evidence(attempt: Attempt, failure: Failure) -> dict[str, Any]:
 
 
 def record_failure(attempt: Attempt, failure: Failure, *, duration_s: float | None = None) -> JobState:
-    """Write down why an attempt failed."""
+    """Write down why an attempt failed; not of one that published the cell's result and was killed afterwards."""
+    if _has_published(attempt):
+        return JobState.DONE
     known = {} if duration_s is None else {"duration_s": duration_s}
     try:
         patiently(lambda: attempt.event("failed", **evidence(attempt, failure), **known))
@@ -248,6 +250,14 @@ def record_failure(attempt: Attempt, failure: Failure, *, duration_s: float | No
         sys.stderr.write(f"{attempt.path}: {failure.error}: {failure.message}\n")
         return _unwritten(attempt.path, error)
     return JobState.FAILED
+
+
+def _has_published(attempt: Attempt) -> bool:
+    try:
+        result = patiently(RunFolder(attempt.path.parents[1]).result)
+    except DamagedFileError:
+        return False
+    return result is not None and result["attempt"] == attempt.number
 
 
 def _unwritten(folder: Path, error: OSError) -> JobState:

@@ -27,9 +27,9 @@ def metrics(cell: Path) -> list:
 
 @contextmanager
 def frozen_half_way(cells: Callable[[], Iterable[RunFolder]], num_epochs: int = 2) -> Iterator[RunFolder]:
-    """Stop what trains one of the cells once it has trained so many epochs, so that it cannot end before it is killed.
+    """Stop what trains one of the cells once it has trained so many epochs and saved one, so that it cannot end first.
 
-    Behind the block it goes on, if it still lives.
+    After the block it continues, if it still lives.
     """
     caught: list[tuple[RunFolder, psutil.Process]] = []
     wait_until(lambda: any(_freeze(cell, num_epochs, caught) for cell in cells()))
@@ -43,8 +43,8 @@ def frozen_half_way(cells: Callable[[], Iterable[RunFolder]], num_epochs: int = 
 
 def _freeze(cell: RunFolder, num_epochs: int, caught: list[tuple[RunFolder, psutil.Process]]) -> bool:
     attempt = next(reversed(cell.attempts()), None)
-    if attempt is None or len(attempt.epochs()) < num_epochs:
-        return False
+    if attempt is None or len(attempt.epochs()) < num_epochs or attempt.saved_step() is None:
+        return False  # an epoch's row is written before its checkpoint, from which the next attempt resumes
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(attempt.owner()["training_pid"])
         process.suspend()

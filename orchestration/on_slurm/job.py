@@ -144,7 +144,7 @@ class _Head(Listener):
             return REQUEUE if self.task.requeue else FOLLOW
         if code not in EXIT_CODES.values():
             self._record_crash(code)
-            return 1
+            return 0 if self.cell.has_result() else 1  # one that crashed on its way out has nothing left to do
         if code == EXIT_CODES[JobState.FAILED]:
             self._record_memory_kill()
             return 1

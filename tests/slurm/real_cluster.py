@@ -95,7 +95,7 @@ class Grid:
     def __init__(self, cluster: Cluster | None, folder: Path, **settings: object):
         self.cluster, self.folder = cluster, folder
         fixed = yaml.safe_load((ROOT / "tests/orchestration/small.yaml").read_text())["set"]
-        fixed |= {"trainer.epochs": 60, "trainer.device": "cpu"} | settings
+        fixed |= {"trainer.epochs": 120, "trainer.device": "cpu"} | settings
         axes = {"method": ["supervised"], "split": ["4"], "seed": [0]}
         table = {"rows": ["method"], "columns": ["split"], "over": ["seed"]}
         folder.mkdir(exist_ok=True)
@@ -135,9 +135,9 @@ class Grid:
         return json.loads(path.read_text())["job_id"]
 
     def begun(self, attempt: int = 1) -> None:
-        """Wait until an attempt has trained five epochs more."""
+        """Wait until an attempt has trained three epochs; looks often, as a quick machine trains thirty a second."""
         wait_until(lambda: folders(self.grid_dir) and len(self.cell.attempts()) >= attempt)
-        wait_until(lambda: len(self.cell.attempts()[attempt - 1].epochs()) >= 5)
+        wait_until(lambda: len(self.cell.attempts()[attempt - 1].epochs()) >= 3, poll_s=0.02)
 
     def training(self, cell: RunFolder | None = None) -> int:
         """Return the process that trains a cell, as this machine numbers it; without one, the only cell."""
@@ -199,11 +199,11 @@ class Grid:
         wait_until(lambda: self.cell.result() is not None and not self.cluster.slurm("squeue", "--noheader"))
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 240) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 240, poll_s: float = 0.2) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(poll_s)
 
 
 def numbers(rows: list[dict]) -> list[dict]:

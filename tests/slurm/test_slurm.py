@@ -92,8 +92,9 @@ def test_job_that_is_suspended_held_requeued_and_released_ends_right_and_leaves_
         return len(grid.cell.attempts()) > number
 
     for number in (1, 2):
-        cluster.slurm("scontrol", "suspend", job)
-        cluster.slurm("scontrol", "requeuehold", job)
+        with grid.frozen():  # which Slurm thaws to end it: it trains on for up to a second
+            cluster.slurm("scontrol", "suspend", job)
+            cluster.slurm("scontrol", "requeuehold", job)
         wait_until(partial(goes_on, number))
         assert len(cluster.leftovers()) <= 1  # of this start; that of the one before, killed outright, is swept
         grid.begun(number + 1)

@@ -107,6 +107,18 @@ def test_training_that_crashes_is_written_down_with_its_last_words(head, make_ce
     assert last["log_tail"].splitlines() == [str(number) for number in range(60, 100)]
 
 
+def test_attempt_that_published_the_result_and_was_then_killed_has_not_failed(head, monkeypatch):
+    monkeypatch.setenv(signals.NAME_VARIABLE, "rm-small")
+    task = head("kill -9 $$")
+    attempt = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "name": "rm-small", "restart": 0}})
+    attempt.event("started", step=0)
+    attempt.publish({"finished": True, "step": 2, "num_steps": 2, "epoch": 1, "last_miou": 0.5, "best_miou": 0.5})
+    assert task.run() == 0
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    evidence.record_earlier_starts(task.cell)
+    assert [event["event"] for event in attempt.events()] == ["started"]
+
+
 def test_job_on_a_node_that_was_given_up_writes_nothing_into_its_followers_attempt(head):
     task = head("kill -9 $$")
     task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
