@@ -1,25 +1,22 @@
 """One point of a grid: its settings composed by Hydra into a checked configuration, its signature and its names."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
-import rankmatch
 from orchestration import yaml_text
+from orchestration.identity import identity, signature
 from orchestration.values import GROUPS, PATH_KEYS, Node, check_key, flatten, near_matches, read_value
 from rankmatch.config import NumericsConfig, TrainConfig, short_names
 from rankmatch.hashing import sha256_of
 
-SCHEMA = 1
-SIGNATURE_LENGTH = 12
 MAX_SLUG_LENGTH = 80
 NAMES = ("dataset", "backbone", "method", "split", "seed")
 """What tells the runs of all grids apart at a glance; each is a key of the grammar, too."""
@@ -44,12 +41,19 @@ class Cell:
     config: TrainConfig
     axes: dict[str, str]
     """The varied keys in the grid's order, with their values as text: `{"method": "rankmatch", "split": "1_16"}`."""
+    also: tuple[dict[str, str], ...] = ()
+    """Other points of the grid that it stands for, as they differ from it in settings that decide nothing."""
     signature: str = field(init=False)
     slug: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signature", signature(self.config.numerics))
         object.__setattr__(self, "slug", _slug(self.config.numerics, self.axes))
+
+    @property
+    def identity(self) -> str:
+        """What it shares with all runs that can only come to the same numbers."""
+        return identity(self.config.numerics)
 
     @property
     def folder_name(self) -> str:
@@ -253,37 +257,6 @@ def _sha256_of_weights(path: str) -> str:
     if not Path(path).is_file():
         raise ValueError(f"backbone.weights must be a file; there is none at {path!r}")
     return sha256_of(Path(path))
-
-
-def signature(numerics: NumericsConfig) -> str:
-    """Return the identity of a run: 12 hexadecimal digits of the SHA-256 over canonical JSON."""
-    content = {"schema": SCHEMA, "NUMERICS": rankmatch.NUMERICS, "numerics": _identity(numerics)}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:SIGNATURE_LENGTH]
-
-
-def _identity(section: Any) -> dict[str, Any]:  # noqa: ANN401
-    content: dict[str, Any] = {}
-    kind: Any = type(section)
-    for name, is_section, is_float, neutral in _hashed_fields(kind):
-        value = getattr(section, name)
-        if neutral and value == neutral[0]:
-            continue
-        if is_section:
-            if inner := _identity(value):  # else a later section whose fields are all neutral
-                content[name] = inner
-        else:
-            content[name] = float(value) if is_float else value  # JSON tells 1 from 1.0, which are equal numbers
-    return content
-
-
-@cache
-def _hashed_fields(section: Any) -> list[tuple[str, bool, bool, list[Any]]]:  # noqa: ANN401
-    kinds, hashed = get_type_hints(section), []
-    for part in fields(section):
-        neutral = [part.metadata["neutral"]] if "neutral" in part.metadata else []
-        hashed.append((part.name, is_dataclass(kinds[part.name]), kinds[part.name] is float, neutral))
-    return hashed
 
 
 def _slug(numerics: NumericsConfig, axes: Mapping[str, str]) -> str:

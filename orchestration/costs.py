@@ -12,6 +12,8 @@ from pathlib import Path
 
 from orchestration.cells import experiments_folder
 from rankmatch.config import NumericsConfig, TrainConfig
+from rankmatch.traits import TRAITS
+from rankmatch.unused import counts_unlabeled
 
 ANCHOR_CROP = 321
 VAL_PIXELS = 180_000
@@ -97,9 +99,8 @@ def num_steps(config: TrainConfig, size: SplitSize | None = None) -> int | None:
     """
     size = size or split_size(config)
     numerics = config.numerics
-    by_labeled = numerics.method.name == "supervised" and numerics.method.supervised_steps == "authors"
-    kind = "labeled" if by_labeled else "unlabeled"
-    count = None if size is None else size.num_labeled if by_labeled else size.num_unlabeled
+    kind = "unlabeled" if counts_unlabeled(numerics) else "labeled"
+    count: int | None = None if size is None else getattr(size, f"num_{kind}")
     if count is None:
         return None
     batch_size: int = getattr(numerics.trainer, f"{kind}_batch_size")
@@ -180,13 +181,14 @@ def _val_pixels_per_step(config: TrainConfig) -> float:
 
 
 def _images_per_step(numerics: NumericsConfig) -> float:
-    is_supervised = numerics.method.name == "supervised"
-    partners = 0 if is_supervised else FORWARD * numerics.trainer.unlabeled_batch_size
+    sees_unlabeled = TRAITS[numerics.method.name].sees_unlabeled
+    partners = FORWARD * numerics.trainer.unlabeled_batch_size if sees_unlabeled else 0
     return _images_with_gradient(numerics) + partners
 
 
 def _images_with_gradient(numerics: NumericsConfig) -> int:
-    num_views = {"supervised": 0, "fixmatch": 2, "unimatch": 3, "rankmatch": 3}[numerics.method.name]
+    traits = TRAITS[numerics.method.name]
+    num_views = traits.num_strong_views + traits.sees_unlabeled
     return numerics.trainer.labeled_batch_size + num_views * numerics.trainer.unlabeled_batch_size
 
 

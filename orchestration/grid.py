@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from orchestration import yaml_text
+from orchestration import alike, yaml_text
 from orchestration.cells import Cell, check_choice, compose, experiments_folder
 from orchestration.tables import layouts
 from orchestration.tables.layouts import Layout
@@ -84,7 +84,7 @@ def load(
         raise ValueError(f"{path}: {error}") from error
     try:
         _apply(spec, overrides)
-        cells = _compose_all(spec)
+        cells = alike.adopt(alike.once(_compose_all(spec)), _folder_of_runs(path, runs))
     except ValueError as error:
         raise ValueError(f"{error}{_hint_of_commas(overrides, str(error))}") from error
     axes = {key: [format_value(value) for value in values] for key, values in spec.axes.items()}
@@ -151,6 +151,14 @@ def name_of(path: Path) -> str:
     if folder.parent.name == LAUNCHES:
         return folder.parents[1].name
     return folder.name if (folder / LAUNCHES).is_dir() else path.stem
+
+
+def _folder_of_runs(path: Path, runs: Path | None) -> Path:
+    """Return where the run folders of a grid are, whose file is given; one without a place has none."""
+    if path.name == FILE:
+        folder = path.resolve().parent
+        return folder.parents[1] if folder.parent.name == LAUNCHES else folder
+    return runs.resolve() / name_of(path) if runs else path.resolve() / "none"
 
 
 def launched_names(runs: Path) -> str:

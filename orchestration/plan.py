@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from orchestration import costs
+from orchestration import alike, costs
 from orchestration.cells import Cell
 from orchestration.failures import is_tried_again
 
@@ -209,7 +209,10 @@ def summary(plan: Plan) -> list[str]:
         lines.append(f"GPU-hours: {plan.gpu_hours:.1f} in all, {longest:.1f} for the longest cell")
     in_the_end, at_most = (count / 1e9 for count in disk_bytes(plan))
     lines.append(f"disk: about {in_the_end:.1f} GB when all is done, at most {at_most:.1f} GB while cells train")
-    return lines + _supervised_apart(plan) + _scaled_rates(plan) + [f"conflict: {text}" for text in plan.conflicts]
+    idle = [f"note: {text}" for text in alike.notes([item.cell for item in plan.items])]
+    return (
+        lines + _supervised_apart(plan) + _scaled_rates(plan) + idle + [f"conflict: {text}" for text in plan.conflicts]
+    )
 
 
 def disk_bytes(plan: Plan) -> tuple[float, float]:

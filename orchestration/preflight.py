@@ -10,6 +10,8 @@ from orchestration import files
 from orchestration.cells import Cell, missing_inputs
 from orchestration.damage import DamagedFileError, tell
 from orchestration.fields import COUNT, TEXT, Fields
+from rankmatch.traits import TRAITS
+from rankmatch.unused import counts_unlabeled
 
 MAX_FAULTS_SHOWN = 20
 
@@ -86,7 +88,8 @@ def notes_of_lists(cells: Sequence[Cell]) -> list[str]:
 
 def _of_cell(cell: Cell, identity: DataIdentity) -> DataIdentity:
     """Leave out what the method of a cell does not look at."""
-    return replace(identity, transductive=0) if cell.config.numerics.method.name == "supervised" else identity
+    traits = TRAITS[cell.config.numerics.method.name]
+    return identity if traits.sees_unlabeled else replace(identity, transductive=0)
 
 
 def _name(cell: Cell) -> str:
@@ -114,7 +117,7 @@ def _faults_of_weights(cells: Sequence[Cell]) -> list[str]:
 
 def _data_key(cell: Cell) -> str:
     numerics, execution = cell.config.numerics, cell.config.execution
-    needs_labels_only = numerics.method.name == "supervised" and numerics.method.supervised_steps == "authors"
+    needs_labels_only = not counts_unlabeled(numerics)
     places = (execution.data_root, execution.split_root, execution.data_store)
     evaluation = numerics.evaluation
     held_out = (evaluation.held_out, evaluation.held_out_from, numerics.seed) if evaluation.held_out else ()

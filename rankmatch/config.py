@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, fields, is_dataclass
 
 from rankmatch.checks import in_range, one_of
 from rankmatch.execution import ExecutionConfig
+from rankmatch.traits import TRAITS
 
 BACKBONES = ("resnet50", "resnet101", "xception", "mobilenet_v2")
-METHODS = ("supervised", "fixmatch", "unimatch", "rankmatch")
+METHODS = tuple(TRAITS)
 SELECTIONS = ("orthogonal", "random", "top_n", "all")
 CONSISTENCIES = ("rank", "l2", "ce", "kl")
 HELD_OUT_FROM = ("unlabeled", "labeled")

@@ -33,8 +33,15 @@ def build_table(
     baseline: Mapping[str, str] | None = None,
 ) -> Table:
     """Build a table of the cells' records with the published figures that its layout names."""
-    figures = published.figures(layout, records)
-    return build(records, layout, metric, baseline, figures, settings.describe(cells, records))
+    points = _at_all_points(records, cells)
+    figures = published.figures(layout, points)
+    return build(points, layout, metric, baseline, figures, settings.describe(cells, records))
+
+
+def _at_all_points(records: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[Mapping[str, Any]]:
+    """Put the record of a cell at every point of the grid that it stands for, so that each column has its baseline."""
+    also = {cell.signature: cell.also for cell in cells}
+    return [{**record, **point} for record in records for point in ({}, *also.get(record["signature"], ()))]
 
 
 def write(loaded: Grid, grid_dir: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from orchestration import yaml_text
+from orchestration import alike, yaml_text
 from orchestration.cells import Cell, experiments_folder
 from rankmatch.config import NumericsConfig
 
@@ -27,10 +27,11 @@ def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str
         f"preset {_values(numerics, preset)}",
         f"{_values(numerics, _batch)} images a step",
         f"learning rate {_values(numerics, lambda each: f'{each.trainer.learning_rate:g}')}",
-        f"{_values(numerics, lambda each: each.trainer.epochs)} epochs",
+        _count_of_epochs(numerics),
         *_steps(cells, records),
     ]
-    return "ours: " + ", ".join(parts) + _unknown_code(records)
+    idle = "".join(f"; {note}" for note in alike.notes(cells))
+    return "ours: " + ", ".join(parts) + _unknown_code(records) + idle
 
 
 def without_commit(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -85,6 +86,11 @@ def _steps(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> list[
     if not taken[True] or not taken[False] or set(taken[True]) == set(taken[False]):
         return []
     return [f"supervised takes {_span(taken[True])} steps and the other methods {_span(taken[False])}"]
+
+
+def _count_of_epochs(numerics: Sequence[NumericsConfig]) -> str:
+    counts = _values(numerics, lambda each: each.trainer.epochs)
+    return f"{counts} epoch" if counts == "1" else f"{counts} epochs"
 
 
 def _span(numbers: Sequence[int]) -> str:

@@ -20,6 +20,8 @@ from rankmatch.data.transforms import crop_view, eval_view
 from rankmatch.data.workers import Batches, Sent, options, sent
 from rankmatch.distributed import Purpose, generator
 from rankmatch.execution import TrainerExecution
+from rankmatch.traits import TRAITS
+from rankmatch.unused import counts_unlabeled
 
 Crop = tuple[Tensor, Tensor, Tensor]
 """Image, label and valid, as `crop_view` returns them."""
@@ -121,8 +123,7 @@ def val_loader(
 
 
 def _steps_per_epoch(numerics: NumericsConfig, splits: Splits) -> int:
-    by_labeled = numerics.method.name == "supervised" and numerics.method.supervised_steps == "authors"
-    kind = "labeled" if by_labeled else "unlabeled"
+    kind = "unlabeled" if counts_unlabeled(numerics) else "labeled"
     num_samples, batch_size = len(getattr(splits, kind)), getattr(numerics.trainer, f"{kind}_batch_size")
     if num_samples < batch_size:
         raise ValueError(
@@ -179,7 +180,7 @@ class _StepKeys:
         return [index for order in passes for index in order]
 
     def _unlabeled_orders(self, epoch: int) -> tuple[list[int], list[int]]:
-        if self._numerics.method.name == "supervised":
+        if not TRAITS[self._numerics.method.name].sees_unlabeled:
             return [], []
         order = self._order(self._num_unlabeled, epoch, 0, Purpose.UNLABELED_ORDER)
         if self._numerics.augment.cutmix_partner == "same_image":

@@ -16,6 +16,7 @@ from rankmatch.data.catalog import FolderDataset, Sample, data_root, open_datase
 from rankmatch.data.folders import find_files, is_hidden
 from rankmatch.data.lists import frames_of, list_lines, same_image, words_of
 from rankmatch.execution import ExecutionConfig
+from rankmatch.unused import counts_unlabeled
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,6 @@ def read_val(config: TrainConfig, say: Callable[[str], None] = lambda line: None
     return val
 
 
-def needs_unlabeled(numerics: NumericsConfig) -> bool:
-    """Tell whether a run reads or counts the unlabeled list."""
-    return numerics.method.name != "supervised" or numerics.method.supervised_steps == "equal"
-
-
 def split_sha256(splits: Splits) -> str:
     """Hash the three lists (not where they lie)."""
     digest = hashlib.sha256()
@@ -166,7 +162,7 @@ def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list
         if path.is_file():
             break
     else:
-        if not needs_unlabeled(config.numerics):
+        if not counts_unlabeled(config.numerics):
             return []
         name = config.numerics.method.name
         raise MissingFileError(f"method {name} needs {folder / 'unlabeled.txt'} or {path}; neither is there")
@@ -311,7 +307,7 @@ def _with_labels(splits: Splits, config: TrainConfig) -> list[Sample]:
 
 
 def _check(splits: Splits, numerics: NumericsConfig) -> None:
-    needed = ["labeled", "val", *(["unlabeled"] if needs_unlabeled(numerics) else [])]
+    needed = ["labeled", "val", *(["unlabeled"] if counts_unlabeled(numerics) else [])]
     for name in needed:
         if not getattr(splits, name):
             raise ValueError(f"the {name} list of split {numerics.split!r} must hold a sample; it is empty")

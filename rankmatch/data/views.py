@@ -12,9 +12,8 @@ from rankmatch.data.loaders import Batch
 from rankmatch.data.strong import Window, distort, draw_view
 from rankmatch.data.transforms import draw_box, normalise_
 from rankmatch.distributed import Purpose, generator, to_device
+from rankmatch.traits import TRAITS
 
-NUM_STRONG_VIEWS = {"supervised": 0, "fixmatch": 1, "unimatch": 2, "rankmatch": 2}
-PERTURBED = ("unimatch", "rankmatch")
 _VIEW = (Purpose.VIEW_1, Purpose.VIEW_2)
 _PARTNER_VIEW = (Purpose.PARTNER_VIEW_1, Purpose.PARTNER_VIEW_2)
 _BOX = (Purpose.BOX_1, Purpose.BOX_2)
@@ -71,11 +70,11 @@ class ViewMaker:
 
     def make(self, batch: Batch, epoch: int) -> Views:
         """Turn a batch of uint8 crops into the views of its step."""
-        method = self.numerics.method.name
+        traits = TRAITS[self.numerics.method.name]
         views = Views(labeled=self._normalised(batch.labeled), labels=self._move(batch.labels))
-        if NUM_STRONG_VIEWS[method]:
-            views.unlabeled = self._unlabeled(batch, epoch, NUM_STRONG_VIEWS[method])
-        if method in PERTURBED:
+        if traits.sees_unlabeled:
+            views.unlabeled = self._unlabeled(batch, epoch, traits.num_strong_views)
+        if traits.is_perturbed:
             views.keep = self._keep(batch, epoch)
         return views
 

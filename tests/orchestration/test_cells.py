@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from orchestration import cells
-from orchestration.cells import Cell, compose, from_yaml, signature, to_yaml
+from orchestration.cells import Cell, compose, from_yaml, to_yaml
+from orchestration.identity import signature
 from rankmatch.config import NumericsConfig, OptimisationConfig, TrainConfig
 
 SPLITS = ["1_16", "1_8", "092", "1e3", "on", "null", "~", "0x10", "1.0", "2024-01-01", "true", "u2pl_1_16"]

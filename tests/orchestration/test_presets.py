@@ -2,7 +2,8 @@ from dataclasses import asdict
 
 import pytest
 
-from orchestration.cells import compose, signature
+from orchestration.cells import compose
+from orchestration.identity import signature
 from orchestration.values import flatten
 from rankmatch.config import NumericsConfig
 
