@@ -26,6 +26,7 @@ _PASSES = re.compile(
 )
 """Reasons of sbatch that have nothing to do with what it was asked for."""
 _QUEUE_FORMAT = "--format=%i|%T|%N|%r|%j"
+_NOT_ENDED = ("", "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
 _KEPT_STATES = re.compile(r"[A-Z_]+")
 
 
@@ -185,6 +186,26 @@ def ended(jobs: Iterable[Job]) -> Mapping[Job, tuple[EndedJob, ...]] | None:
     return {job: rows[job] for job in wanted if job in rows}
 
 
+def ended_lately(array: Job) -> dict[Job, EndedJob]:
+    """Return how the elements of an array, or one job, ended, for some minutes, where there is no accounting too."""
+    try:
+        text = output(["scontrol", "--oneliner", "show", "job", array.number])
+    except SlurmError:
+        return {}
+    found = {}
+    for line in text.splitlines():
+        fields = _fields_of(line)
+        element = f"_{fields['ArrayTaskId']}" if "ArrayTaskId" in fields else ""
+        if fields.get("JobName") == array.name and fields.get("JobState", "") not in _NOT_ENDED:
+            job = Job(f"{fields.get('ArrayJobId', array.number)}{element}", array.name)
+            found[job] = EndedJob(fields["JobState"], fields.get("ExitCode", ""), fields.get("NodeList", ""))
+    return found
+
+
+def _fields_of(line: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
 def job_fields(job: Job) -> dict[str, str]:
     """Return what `scontrol show job` says of a job; empty where it is not known or scontrol is not here.
 
@@ -194,7 +215,7 @@ def job_fields(job: Job) -> dict[str, str]:
         text = output(["scontrol", "--oneliner", "show", "job", job.number])
     except SlurmError:
         return {}
-    fields = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    fields = _fields_of(text)
     return fields if fields.get("JobName") == job.name else {}
 
 

@@ -4,7 +4,7 @@ Nobody but who looks at the queue can tell, and does so as the cell's attempt: s
 as every other failure is.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from orchestration.attempt import LOG
 from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_ray.protocol import NODE, NODES
-from orchestration.on_slurm import commands, submissions
+from orchestration.on_slurm import commands, site_nodes, submissions
 from orchestration.on_slurm.campaign_file import Campaign
-from orchestration.on_slurm.commands import EndedJob, Job
+from orchestration.on_slurm.commands import EndedJob, Job, SlurmError
 from orchestration.on_slurm.evidence import BY_STATE
 from orchestration.on_slurm.queue_state import Lost
 from orchestration.retries import decision_of
@@ -49,13 +49,22 @@ def record(grid_dir: Path) -> list[Lost]:
         return []
     queued = submissions.queue(grid_dir)
     gone = {folder: job for folder, job in silent.items() if job not in queued}
-    accounted = commands.ended(gone.values()) or {}
+    ends = _ends(gone.values())
     found = []
     for folder, job in gone.items():
-        known = next(reversed(accounted.get(job, ())), None)
+        known = ends.get(job)
         if known is None or known.state != "COMPLETED":  # it found the cell done, given up or another's
             found += _record(folder, job, known, launches[folder.path.name])
     return found
+
+
+def _ends(jobs: Collection[Job]) -> dict[Job, EndedJob]:
+    """Return how jobs ended last, as accounting says it, else as slurmctld still knows it."""
+    accounted = commands.ended(jobs) or {}
+    ends = {job: some[-1] for job, some in accounted.items()}
+    for array in {job.array for job in jobs if job not in ends}:
+        ends = commands.ended_lately(array) | ends
+    return ends
 
 
 def whole_launches(grid_dir: Path, lost: Iterable[Lost]) -> Iterator[tuple[Path, str]]:
@@ -102,7 +111,7 @@ def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Pat
     text = _tail(launch_dir / "jobs" / f"{job.number}_0_log.out")
     failure = _failure(job, known, text)
     owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "pid": 0,
-             "host": known.node if known else "",
+             "host": _first_node(known),
              "slurm": {"job": job.number, "name": job.name, "restart": 0}}  # fmt: skip
     with suppress(AttemptTaken):  # by a job that has begun after all
         attempt = folder.claim(owner)
@@ -110,6 +119,15 @@ def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Pat
         record_loss(folder.path, failure, known_dead=True)
         return [Lost(folder.path.name, failure)]
     return []
+
+
+def _first_node(known: EndedJob | None) -> str:
+    """Return the node that ran the batch script, and the task that claims the attempt; none where nobody knows it."""
+    if known is None or not known.node.strip("()") or known.node.startswith(("None", "(")):
+        return ""
+    with suppress(SlurmError):
+        return next(iter(site_nodes.names_of(known.node)), "")
+    return ""
 
 
 def _failure(job: Job, known: EndedJob | None, text: str) -> Failure:

@@ -126,6 +126,8 @@ OFTEN = [FailureClass.PREEMPTED] * 40
         (ends(*[FailureClass.FILE_SYSTEM] * 40), True, ""),
         (ends(*[FailureClass.MISSING_FILE] * 2, progress=0), True, ""),
         (ends(*[FailureClass.MISSING_FILE] * 3, progress=0), False, "missing file, 3 times"),
+        (ends(*[FailureClass.NEVER_BEGAN] * 4, progress=0), True, ""),
+        (ends(*[FailureClass.NEVER_BEGAN] * 5, progress=0), False, "never began, 5 times"),
         (ends(*[FailureClass.FILE_SYSTEM] * 5, FailureClass.PREEMPTED, progress=0), True, ""),
     ],
 )
@@ -146,6 +148,12 @@ def test_what_goes_by_by_itself_is_waited_for_longer_each_time():
     assert [decide(history[:number]).wait_min for number in range(1, 7)] == [2, 4, 8, 16, 32, 60]
     assert decide([*history, AttemptEnd(FailureClass.PREEMPTED, 0, 0)]).wait_min == 0
     assert decide([*history, AttemptEnd(FailureClass.FILE_SYSTEM, 0, 5)]).wait_min == 2  # it got on
+
+
+def test_cell_that_never_began_waits_minutes_and_keeps_away_from_that_node():
+    history = [replace(end, time=10.0) for end in ends(*[FailureClass.NEVER_BEGAN] * 4, progress=0)]
+    assert [decide(history[:number]).wait_min for number in range(1, 5)] == [1, 2, 4, 8]
+    assert [end.node for end in failed_lately(history, 20.0)] == ["n0", "n1", "n2", "n3"]
 
 
 def test_node_is_kept_away_from_for_a_day_where_a_cell_failed_and_not_where_it_was_taken():

@@ -86,16 +86,18 @@ def test_cell_that_a_file_server_failed_is_tried_again_when_its_time_has_come(tm
 
 
 def test_try_that_ended_before_it_began_is_written_down_with_its_cause_and_the_policy_ends_the_cell(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, clock
 ):
     launch = Launch(tmp_path, monkeypatch)
     launch.dies(1, by=ImportError("libcudart.so.12: cannot open shared object file"))
     assert launch.state == "pending"
     assert launch.cell.state().failure == "never began: libcudart.so.12: cannot open shared object file"
-    launch.dies(2)
-    launch.dies(3)
+    for number in range(2, 6):
+        assert launch.state == "pending" and launch.queue.suggest(str(number)) is None
+        clock.s += 60.0 * 2 ** (number - 2) + 1
+        launch.dies(number)
     assert launch.state == "failed"
-    assert [end.kind for end in launch.cell.ends(LAUNCH)] == ["never began"] * 3
+    assert [end.kind for end in launch.cell.ends(LAUNCH)] == ["never began"] * 5
 
 
 def full(*arguments):

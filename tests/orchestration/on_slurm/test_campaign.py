@@ -247,12 +247,19 @@ def test_cancelled_cells_are_not_submitted_again_by_the_controller_but_by_a_laun
     assert len(slurm.scripts) == 2
 
 
-def test_cells_that_never_begin_are_given_up_after_three_submissions(options, slurm, console):
+def test_cells_that_never_begin_wait_longer_each_time_and_are_given_up_after_five_submissions(
+    options, slurm, console, monkeypatch
+):
     launch_on_slurm(options, console)
-    for _ in range(4):
+    began, submitted = time.time(), []
+    for minute in range(20):
+        monkeypatch.setattr(time, "time", lambda: began + 61 * minute)  # noqa: B023
         take_step(newest_launch(options), console)
-    assert len([script for script in slurm.scripts if "srun" in script]) == 3
-    assert "is not tried again: no progress in 3 attempts, last: never began" in console.export_text()
+        submitted.append(len([script for script in slurm.scripts if "srun" in script]))
+    assert [submitted.index(count) for count in (1, 2, 3, 4, 5)] == [0, 1, 4, 9, 18]
+    assert submitted[-1] == 5
+    said = console.export_text()
+    assert "is not tried again: never began, 5 times" in said and "does not count against them" not in said
 
 
 def test_retry_submits_what_failed_however_it_failed_and_nothing_else(options, slurm, console):

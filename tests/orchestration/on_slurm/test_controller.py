@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from orchestration_fakes import FakeSlurm
+from orchestration_fakes import FakeSlurm, flags
 from rich.console import Console
 
 from orchestration import control, damage, launch, snapshot
@@ -400,7 +400,10 @@ def test_jobs_that_never_began_are_failed_shown_told_and_retried(life, slurm, ca
         f"small: no job of the launch {launch_dir.name} came to begin a cell: job 1_0 on n1 ended before it began the "
         f"cell, Slurm says FAILED, exit code 1:0: {words}"
     ]
-    assert len(slurm.scripts) == 2  # they are tried again
+    assert len(slurm.scripts) == 1  # they are tried again in a minute, and elsewhere
+    assert 30 < int(slurm.controllers[min(slurm.controllers)]["begin"].removeprefix("now+")) <= 62
+    later(life, 61)
+    assert len(slurm.scripts) == 2 and "#SBATCH --exclude=n1\n" in slurm.scripts[1]
     slurm.queued |= life.jobs("RUNNING")
     life.ends(cell, None)
     capsys.readouterr()
@@ -410,6 +413,60 @@ def test_jobs_that_never_began_are_failed_shown_told_and_retried(life, slurm, ca
     assert words in capsys.readouterr().out
     control.retry(life.grid_dir, [], ["never began"], [], life.console)
     assert len(slurm.scripts) == 3
+
+
+def later(life: Life, seconds: float) -> None:
+    """Run the next controller so many seconds from now."""
+    now = time.time()
+    with life.monkeypatch.context() as changed:
+        changed.setattr(time, "time", lambda: now + seconds)
+        assert life.controller() == 0
+
+
+def test_node_that_starts_no_job_is_avoided_by_all_once_two_cells_never_began_there_and_others_elsewhere_did(
+    life, slurm
+):
+    life.launch(cluster_settings=("cluster.requeue=false",))
+    bad, worse, fine, _ = folders(life.grid_dir).values()
+    for cell in (bad, worse):
+        life.ends(cell, None)  # on n1
+    for cell in list(folders(life.grid_dir).values())[2:]:
+        job = submissions.newest_jobs(life.grid_dir)[cell.path.name]
+        cell.claim({"commit": "abc", "campaign": life.campaign.name, "host": "n2.host", "pid": 1, "process_started": 1,
+                    "slurm": {"job": job.number, "name": job.name, "restart": 0, "node": "n2"}})  # fmt: skip
+    later(life, 0)
+    assert len(slurm.scripts) == 1  # each waits before its next try
+    later(life, 61)
+    assert "#SBATCH --array=0-1%2\n" in slurm.scripts[1] and "#SBATCH --exclude=n1\n" in slurm.scripts[1]
+    slurm.queued |= life.jobs("RUNNING")
+    fine.attempts()[-1].event("stopped", kind="preempted", step=3)
+    del slurm.queued[submissions.newest_jobs(life.grid_dir)[fine.path.name].number]
+    later(life, 62)
+    assert "array" not in flags(slurm.scripts[2]) and "#SBATCH --exclude=n1\n" in slurm.scripts[2]
+    assert life.said() == []  # neither the site's outage nor a launch that begins nowhere
+
+
+def test_node_of_a_job_that_never_began_is_known_without_accounting_too(life, slurm, monkeypatch):
+    life.launch()
+    cell = life.cell("rankmatch-4-s0")
+    job = submissions.newest_jobs(life.grid_dir)[cell.path.name]
+    slurm.accounted, output = None, slurm.output
+    slurm.queued.pop(job.number)
+    array, _, task = job.number.partition("_")
+    said = f"JobId=77 ArrayJobId={array} ArrayTaskId={task} JobName={job.name} JobState=FAILED ExitCode=0:53 " \
+           "NodeList=n[3-4] BatchHost=n3\n"  # fmt: skip
+    other = f"JobId=78 ArrayJobId={array} ArrayTaskId=3 JobName={job.name} JobState=RUNNING ExitCode=0:0 NodeList=n5\n"
+
+    def asked(words):
+        if words[2:] == ["show", "job", array]:
+            return said + other
+        return "n3\nn4\n" if "hostnames" in words else output(words)
+
+    monkeypatch.setattr(commands, "output", asked)
+    assert life.controller() == 0
+    end = cell.attempts()[0].end()
+    assert (end.kind, end.node) == ("never began", "n3")
+    assert "Slurm says FAILED, exit code 0:53" in cell.attempts()[0].events()[-1]["message"]
 
 
 def test_retry_takes_every_cell_that_is_neither_done_nor_active(life, slurm):

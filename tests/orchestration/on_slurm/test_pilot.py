@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import stat
@@ -437,6 +438,10 @@ def test_pilot_whose_head_never_began_has_begun_none_of_its_cells(options, slurm
     (launch_dir,) = (options.runs / "small" / "launches").iterdir()
     slurm.accounted = {"1": ("FAILED", "n1")}
     (launch_dir / "jobs" / "1_0_log.out").write_text("execve(): python: No such file or directory\n")
+    take_step(launch_dir, console)
+    for folder in folders(launch_dir.parents[1]).values():  # a minute ago
+        event = folder.attempts()[0].path / "events.jsonl"
+        event.write_text(re.sub(r'"time": [\d.]+', f'"time": {time.time() - 61}', event.read_text()))
     take_step(launch_dir, console)
     ends = [folder.attempts()[0].end().kind for folder in folders(launch_dir.parents[1]).values()]
     assert ends == [FailureClass.NEVER_BEGAN] * 4
