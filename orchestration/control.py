@@ -19,7 +19,7 @@ from orchestration.launch_folder import only_launch_of
 from orchestration.mirror import registry
 from orchestration.mirror.mlflow_store import StoreError
 from orchestration.on_slurm import campaign, commands, controller, submissions
-from orchestration.on_slurm.campaign_file import open_campaigns
+from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import harmless
 from orchestration.on_slurm.queue_state import queued_cells
@@ -30,6 +30,8 @@ from orchestration.status import Slurm, judge, to_lines, totals
 
 WATCH_S, LOOK_S, CANCEL_LOOK_S = 30.0, 60.0, 5.0
 NO_CONTROLLER = "no job goes on with this grid by itself (cluster.controller=false): taking the next step"
+_STEP_THEN = "this command takes that step then"
+_SAME_COMMAND = "give the same command again once Slurm answers"
 
 
 def grid_folder(runs: Path, name: str) -> Path:
@@ -53,12 +55,12 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
     Where no controller goes on with the grid, the next step is taken here.
     """
     while True:
-        notes = _go_on(grid_dir, console)
+        notes, is_due = _go_on(grid_dir, console)
         slurm, silence = _ask(grid_dir)
         found = folders(grid_dir)
         rows = [judge(cell, _folder(cell, found, grid_dir), slurm) for cell in index.read(grid_dir)]
         console.out("\n".join([*to_lines(rows), *totals(rows), *notes, *silence]), highlight=False)
-        if not watch or not any(row.standing.is_open for row in rows):
+        if not watch or not (is_due or any(row.standing.is_open for row in rows)):
             return
         try:
             _sync(_load(grid_dir), grid_dir, wait_s=0.0)
@@ -118,22 +120,53 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
         SchedulerError: Slurm does not answer.
     """
     chosen = {folder.path.name for folder in _chosen(grid_dir, cells)}
-    submissions.note_cancelled(grid_dir, chosen)
-    if not cells:
-        _end_campaigns(grid_dir)
-    with commands.answers():
-        _complete(grid_dir)
-        queued = queued_cells(grid_dir)
-        told = [name for name in queued if name in chosen]
-        kept = {job.job for name, job in queued.items() if name not in chosen}  # heads of pilots go on with these
-        jobs = sorted({queued[name].job for name in told} - kept)
-        commands.cancel(jobs)
-        for nodes in submissions.nodes_of(grid_dir, jobs):
-            commands.cancel_waiting(nodes)
-    console.print(f"{len(told)} cells were told to end; those that train write a checkpoint first")
+    try:
+        commands.queue()  # before anything is written: what cannot be cancelled goes on as if nobody had asked
+    except SlurmError as error:
+        raise SchedulerError(f"nothing was cancelled, and jobs go on: {error}; {_SAME_COMMAND}") from None
+    _note_cancelled(grid_dir, chosen)
+    closed = [] if cells else _close_campaigns(grid_dir)
+    try:
+        num_told = _end_jobs(grid_dir, chosen, closed)
+    except SlurmError as error:
+        for one in closed:  # while its jobs run it is not over
+            one.over(grid_dir).unlink(missing_ok=True)
+        text = f"{error}; no controller submits these cells again, but jobs of theirs may still run: {_SAME_COMMAND}"
+        raise SchedulerError(text) from None
+    console.print(f"{num_told} cells were told to end; those that train write a checkpoint first")
     if not cells and (grid_dir / "launches").is_dir():
         with harmless("the report"):
             launch.finish(_load(grid_dir), grid_dir, console)
+
+
+def _note_cancelled(grid_dir: Path, chosen: Collection[str]) -> None:
+    """Write down in every campaign that may submit them that cells were cancelled, before one is ended."""
+    going_on = [one.folder(grid_dir) for one in open_campaigns(grid_dir).values()]
+    submissions.note_cancelled(grid_dir, chosen, going_on)
+
+
+def _close_campaigns(grid_dir: Path) -> list[Campaign]:
+    """Have no controller submit what is being ended, and no job call one."""
+    found = [*open_campaigns(grid_dir).values()]
+    for one in found:
+        close(one, grid_dir, why="cancelled")
+    return found
+
+
+def _end_jobs(grid_dir: Path, chosen: Collection[str], closed: Sequence[Campaign]) -> int:
+    """End controllers first, then the jobs of cells; return how many cells were told."""
+    for one in closed:
+        commands.cancel_all(one.controllers_name)
+    _complete(grid_dir)
+    queued = queued_cells(grid_dir)
+    _note_cancelled(grid_dir, chosen)  # in launches too that a controller has made meanwhile
+    told = [name for name in queued if name in chosen]
+    kept = {job.job for name, job in queued.items() if name not in chosen}  # heads of pilots go on with these
+    jobs = sorted({queued[name].job for name in told} - kept)
+    commands.cancel(jobs)
+    for nodes in submissions.nodes_of(grid_dir, jobs):
+        commands.cancel_waiting(nodes)
+    return len(told)
 
 
 def _complete(grid_dir: Path) -> None:
@@ -143,14 +176,6 @@ def _complete(grid_dir: Path) -> None:
         return
     # a launch is at work, and gives its jobs their tasks itself
     submissions.complete(grid_dir, lambda *_: None)
-
-
-def _end_campaigns(grid_dir: Path) -> None:
-    """End controllers first, so that none submits what is being ended."""
-    for one in open_campaigns(grid_dir).values():
-        close(one, grid_dir, why="cancelled")
-        with commands.answers():
-            commands.cancel_all(one.controllers_name)
 
 
 def retry(
@@ -260,20 +285,24 @@ def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
     return Slurm(submitted, queued, commands.ended(unclear)), []
 
 
-def _go_on(grid_dir: Path, console: Console) -> list[str]:
-    """Take the next steps of campaigns that have no controllers; return what keeps the others from going on."""
+def _go_on(grid_dir: Path, console: Console) -> tuple[list[str], bool]:
+    """Take the next steps of campaigns that have no controllers; return what is to be said, and if more are due."""
     notes: list[str] = []
+    is_due = False
     for launch_dir, one in open_campaigns(grid_dir).items():
         try:
             if one.config().controller:
                 notes += controller.standing(one, launch_dir, submissions.queue(grid_dir))
             else:
-                take_step(launch_dir, console, begins=NO_CONTROLLER)
+                due_s = take_step(launch_dir, console, begins=NO_CONTROLLER).due_s
+                if due_s is not None:
+                    is_due = True
+                    notes.append(f"cells wait before their next try, the first for {due_s:.0f} s more: {_STEP_THEN}")
         except SlurmError:
             continue  # that is said with the states
         except (ValueError, SchedulerError) as error:
             notes.append(f"the next step was not taken: {error}")
-    return notes
+    return notes, is_due
 
 
 def _chosen(grid_dir: Path, cells: Sequence[str], *, only_one: bool = False) -> list[RunFolder]:

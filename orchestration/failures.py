@@ -81,7 +81,7 @@ POLICY = {
     FailureClass.NODE_FAILURE: Treatment(retries=None, excludes_node=True, by_site=True),
     FailureClass.REQUEUED: Treatment(retries=None),
     FailureClass.LOST: Treatment(retries=2, in_all=10, excludes_node=True, by_site=True),
-    # A node that starts no job is free at once for the next one, so it would take all tries of all cells within minutes.
+    # A node that starts no job is free for the next at once, and would take all tries of all cells within minutes.
     # Never taken for the site's fault: a launch without its Python would be tried for hours.
     FailureClass.NEVER_BEGAN: Treatment(retries=4, wait_min=1, excludes_node=True),
     FailureClass.FILE_SYSTEM: Treatment(retries=6, wait_min=2, excludes_node=True, by_site=True),

@@ -8,6 +8,7 @@ from typing import Any
 from orchestration import files
 from orchestration.damage import DamagedFileError, tell
 from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.schedulers import cancelled_cells
 
 ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
 CONTROLLERS = "controllers"
@@ -96,6 +97,11 @@ def launches_of(grid_dir: Path, campaign: str = "") -> list[Path]:
     """Return the folders of a campaign's launches, oldest first; of all campaigns where none is named."""
     found = [path.parent for path in sorted(grid_dir.glob(f"launches/*/{ORDER}"))]
     return [folder for folder in found if not campaign or name_of(folder) == campaign]
+
+
+def cancelled_in(grid_dir: Path, campaign: str) -> set[str]:
+    """Return the cells of a campaign that somebody cancelled by name, in whichever launch of it that was noted."""
+    return {name for folder in launches_of(grid_dir, campaign) for name in cancelled_cells(folder)}
 
 
 def name_of(launch_dir: Path) -> str:

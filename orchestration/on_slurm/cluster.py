@@ -48,7 +48,7 @@ class ClusterConfig:
     modules: list[str] = field(default_factory=list)
     """Loaded in each job."""
     setup: list[str] = field(default_factory=list)
-    """Shell lines that each job starts with."""
+    """Shell lines that each job starts with; `set -e` and traps on EXIT are theirs alone."""
     environment: dict[str, str] = field(default_factory=dict)
     container: str = ""
     """`apptainer` or `pyxis`, with `image`."""

@@ -23,6 +23,7 @@ from orchestration.control_group import num_oom_kills
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_ray.protocol import EXIT_CODES, ORDER, STOP_FILE, end_session, stop_kind
 from orchestration.on_slurm import evidence, signals
+from orchestration.on_slurm.campaign_file import cancelled_in
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE, Listener, job_id
 from orchestration.retries import decision_of
@@ -111,7 +112,13 @@ class _Head(Listener):
         return self.task.notifier.tell_beside(f"started {campaign}", text)
 
     def _is_given_up(self) -> bool:
-        """Tell, here and to whom it concerns, whether the policy gives the cell up."""
+        """Tell, here and to whom it concerns, whether the policy gives the cell up, or here alone, somebody did so.
+
+        Whoever cancels a cell may not have seen the job of a controller that submitted it at that moment.
+        """
+        if self.cell.path.name in cancelled_in(self.cell.path.parents[1], self.task.owner["campaign"]):
+            sys.stderr.write(f"{self.cell.path.name} was cancelled\n")
+            return True
         decision = decision_of(self.cell, self.task.owner["campaign"])
         if decision.again:
             return False

@@ -20,13 +20,14 @@ from orchestration.on_ray.job import JOIN_TIMEOUT_S
 from orchestration.on_ray.lend import answers, has_raylet, lend_node
 from orchestration.on_ray.protocol import ENDED, HEAD, NODE, NODE_VARIABLE, NODES, STOP_FILE, end_session, stop_kind
 from orchestration.on_slurm import commands, signals
+from orchestration.on_slurm.campaign_file import cancelled_in
 from orchestration.on_slurm.job import check_sources
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import Listener, job_id, make_folder
 from orchestration.retries import decision_of
 from orchestration.run_cell import launcher
 from orchestration.run_folder import RunFolder
-from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog
+from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog, cancel_cells
 from orchestration.schedulers.ray_tune import DRIVER, ORDER, order
 
 LOOK_FOR_NODES_S = 30.0
@@ -99,6 +100,9 @@ class _Head(Listener):
             return self._drive(place.ray)
 
     def _drive(self, temp_dir: Path) -> int:
+        # its cells look in this launch's folder, which somebody who cancelled one meanwhile may not have seen
+        if cancelled := cancelled_in(self.launch_dir.parents[1], self.task.owner["campaign"]):
+            cancel_cells(self.launch_dir, cancelled)
         files.replace(self.launch_dir / ORDER, files.to_text(self._order(temp_dir)))
         driver = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(self.launch_dir), str(os.getpid())],

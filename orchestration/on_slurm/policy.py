@@ -13,7 +13,7 @@ from orchestration.grid import Grid
 from orchestration.launch_folder import run_folders
 from orchestration.on_slurm import avoided_nodes, site_nodes, submissions
 from orchestration.on_slurm.avoided_nodes import Try
-from orchestration.on_slurm.campaign_file import launches_of, name_of
+from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
@@ -22,7 +22,7 @@ from orchestration.on_slurm.site_nodes import Node, usable
 from orchestration.outages import excused
 from orchestration.retries import decisions, lately
 from orchestration.run_folder import folders
-from orchestration.schedulers import CellJob, cancelled_cells
+from orchestration.schedulers import CellJob
 
 
 def given_up(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def given_up(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
     launches = launches_of(grid_dir, campaign)
     mine = [submission for folder, submission in submissions.read(grid_dir) if folder in launches]
     num_submitted = Counter(name for submission in mine if submission.job_id for name in submission.cells)
-    cancelled = {name for folder in launches for name in cancelled_cells(folder)}
+    cancelled = cancelled_in(grid_dir, campaign)
     refused: dict[str, str] = {}
     left = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
     for signature, decision in decisions(left, campaign).items():

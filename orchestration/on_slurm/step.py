@@ -22,6 +22,7 @@ from orchestration.on_slurm.queue_state import Lost
 from orchestration.plan import Action, Plan
 from orchestration.retries import decision_of
 from orchestration.run_folder import RunFolder, folders
+from orchestration.schedulers import SchedulerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,11 @@ def _submit(
         console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
     launch_dir = make_folders(loaded, grid_dir, planned)
     campaign.write(launch_dir)
-    submitted = submit(campaign, planned, jobs, launch_dir)
+    try:
+        submitted = submit(campaign, planned, jobs, launch_dir)
+    except SchedulerError:
+        submissions.remove_unused(launch_dir)  # the next controller makes another one, for days where sbatch refuses
+        raise
     say_what(submitted, campaign, console)
     return submitted
 

@@ -1,5 +1,6 @@
 """Which Slurm job has which cell: written down before sbatch is called, completed behind it."""
 
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -95,6 +96,12 @@ def _read(path: Path) -> Submission | None:
     return submission
 
 
+def remove_unused(launch_dir: Path) -> None:
+    """Remove the folder of a launch that has submitted nothing; not where sbatch may have taken something."""
+    if not any((launch_dir / FOLDER).glob("*.json")):
+        shutil.rmtree(launch_dir, ignore_errors=True)
+
+
 def queue(grid_dir: Path) -> dict[Job, QueuedJob]:
     """Return what squeue says of the jobs of all who have submitted cells of a grid, whichever grids they are of.
 
@@ -124,10 +131,16 @@ def complete(grid_dir: Path, hand_over: Callable[[Path, Submission], None]) -> l
     return found
 
 
-def note_cancelled(grid_dir: Path, cells: Iterable[str]) -> None:
-    """Write down that cells were cancelled: in the launches that submitted them, and in the newest, which goes on."""
+def note_cancelled(grid_dir: Path, cells: Iterable[str], going_on: Iterable[Path] = ()) -> None:
+    """Write down that cells were cancelled: in the launches that submitted them, and in those that may do so.
+
+    Args:
+        grid_dir: Folder of the grid.
+        cells: Names of the cells' folders.
+        going_on: Folders of launches that are not over; the newest counts in any case.
+    """
     submitted = {launch for launch, submission in read(grid_dir) if {*submission.cells} & {*cells}}
-    for launch_dir in submitted | {*sorted(grid_dir.glob("launches/*"))[-1:]}:
+    for launch_dir in submitted | {*going_on, *sorted(grid_dir.glob("launches/*"))[-1:]}:
         cancel_cells(launch_dir, cells)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.on_ray.protocol import TOKEN_VARIABLE
-from orchestration.on_slurm import cluster, commands, controller_script, sbatch_flags, site_limits
+from orchestration.on_slurm import cluster, commands, controller_script, guarded_shell, sbatch_flags, site_limits
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError, SlurmRefusal
 from orchestration.on_slurm.job import CellTask, batch_epilogue
@@ -78,6 +78,7 @@ class SlurmScheduler:
             raise ValueError("--cluster slurm must be launched where Slurm's commands are; there is no sbatch here")
         with commands.answers():
             site_limits.refuse_other_clusters()
+        guarded_shell.refuse(self._config.setup)
         for job in jobs:
             resources(job, self._config)
             _refuse_path(job.cell_dir.resolve().parents[1])
@@ -118,7 +119,8 @@ class SlurmScheduler:
         every_s, tell = 60 * config.controller_every_min, config.notify_command
         before = controller_script.before(name, folder, over, every_s, tell, said)
         after = controller_script.after(name, folder, over, tell, said)
-        return "\n".join(["#!/bin/bash", *lines, *before, *self._setup(), command, *after, ""])
+        guarded = [*guarded_shell.before(self._setup()), command, *guarded_shell.after()]
+        return "\n".join(["#!/bin/bash", *lines, *before, *guarded, *after, ""])
 
     def site_limits(self) -> SiteLimits:
         """Ask the site.
@@ -262,8 +264,8 @@ class SlurmScheduler:
             name=name,
             python=self._python,
             flags=flags,
-            setup=[*self._setup(), token],
-            teardown=batch_epilogue(self._wake),
+            setup=guarded_shell.before([*self._setup(), token]),
+            teardown=[*guarded_shell.after(), *batch_epilogue(self._wake)],
             srun=[*cpus, *cluster.srun_words(self._config)],
             max_concurrent=max_concurrent,
             after=after,

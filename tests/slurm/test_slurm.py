@@ -105,7 +105,8 @@ def test_job_that_is_suspended_held_requeued_and_released_ends_right_and_leaves_
 @pytest.mark.long
 def test_cell_that_meets_its_time_limit_goes_on_where_it_stopped(make_grid, undisturbed, cluster):
     grid = make_grid()
-    assert grid.launch("cluster.time_min=60", "cluster.signal_before_s=60").returncode == 0
+    strict = "cluster.setup=[set -euo pipefail,'trap \"exit 0\" EXIT']"  # must not keep the script from requeueing
+    assert grid.launch("cluster.time_min=60", "cluster.signal_before_s=60", strict).returncode == 0
     grid.begun()
     grid.stopped(lambda: cluster.slurm("scontrol", "update", f"JobId={grid.job()}", "EndTime=now+80"))
     cluster.slurm("scontrol", "update", f"JobId={grid.job()}", "TimeLimit=60")

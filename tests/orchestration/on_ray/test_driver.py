@@ -277,12 +277,13 @@ def test_nothing_is_tried_again_once_the_launch_is_told_to_end(tmp_path, monkeyp
     assert launch.state == "failed"
 
 
-def test_in_a_pilot_a_cell_has_three_tries_that_may_be_lost_before_they_begin(tmp_path, monkeypatch):
+def test_in_a_pilot_a_cell_has_five_tries_that_may_be_lost_before_they_begin(tmp_path, monkeypatch, clock):
     launch = Launch(tmp_path, monkeypatch, SimpleNamespace(has_lost=lambda owner: True))
-    launch.dies(1)
-    launch.dies(2)
-    assert launch.state == "pending"
-    launch.dies(3)
+    for number in range(1, 5):
+        launch.dies(number)
+        clock.s += 60.0 * 2 ** (number - 1) + 1
+        assert launch.state == "pending"
+    launch.dies(5)
     assert launch.state == "failed"
 
 

@@ -55,6 +55,11 @@ def attempt_of(options: Options, name: str, job: str, node: str = "n1"):
     return cell_of(options, name).claim(owner)
 
 
+def all_preempted(options: Options) -> None:
+    for number, name in enumerate(cell_names(options)):
+        attempt_of(options, name, f"1_{number}").event("stopped", kind="preempted", step=1)
+
+
 def test_launch_submits_and_returns_with_the_commands_to_follow_it(options, slurm, console):
     assert launch_on_slurm(options, console) == 0
     said = console.export_text()
@@ -177,7 +182,8 @@ def test_node_where_two_cells_failed_is_kept_from_all_while_another_went_well_el
     cells = cell_names(options)
     for number in (0, 1):
         attempt_of(options, cells[number], f"1_{number}", node="n7").event("failed", kind="GPU fault", message="ECC")
-    attempt_of(options, cells[2], "1_2", node="n3").event("stopped", kind="preempted", step=1)
+    for number in (2, 3):
+        attempt_of(options, cells[number], f"1_{number}", node="n3").event("stopped", kind="preempted", step=1)
     take_step(newest_launch(options), console)
     assert excluded(slurm, 1) == {"0-3": "n7"}
 
@@ -343,6 +349,7 @@ def test_who_writes_mlflow_neither_holds_up_launches_nor_waits_for_them(options,
     grid_dir.mkdir(parents=True)
     with only_writer(grid_dir):
         launch_on_slurm(options, console)
+        all_preempted(options)
         take_step(newest_launch(options), console)
     said = console.export_text()
     assert "another process writes MLflow for small" in said and said.count("submitted: 4 cells") == 2
@@ -411,6 +418,7 @@ def test_where_nodes_may_not_submit_status_takes_the_next_step_and_says_so(optio
     control.status(grid_dir, console)
     assert len(slurm.scripts) == 1 and "taking the next step" not in console.export_text()
     slurm.queued = {}
+    all_preempted(options)
     control.status(grid_dir, console)
     said = console.export_text()
     assert "no job goes on with this grid by itself (cluster.controller=false): taking the next step" in said
@@ -421,6 +429,25 @@ def test_where_nodes_may_not_submit_status_takes_the_next_step_and_says_so(optio
     assert (grid_dir / "report.md").exists() and "4 cells: 4 done" in console.export_text()
     control.status(grid_dir, console)
     assert "taking the next step" not in console.export_text()
+
+
+def test_watched_status_waits_for_the_next_try_of_cells_where_nodes_may_not_submit(
+    options, slurm, console, monkeypatch
+):
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": ("cluster.controller=false",)}), console)
+    began, waited = time.time(), []
+    monkeypatch.setattr(time, "time", lambda: began + 31 * len(waited))
+    monkeypatch.setattr(control, "WATCH_S", 0.0)
+    monkeypatch.setattr(control, "_sync", lambda *_, **__: stop() if len(slurm.scripts) > 1 else waited.append(1))
+    with pytest.raises(KeyboardInterrupt):
+        control.status(options.runs / "small", console, watch=True)
+    said = console.export_text()
+    assert "cells wait before their next try, the first for 60 s more: this command takes that step then" in said
+    assert len(slurm.scripts) == 2
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
 
 
 def test_launch_of_a_finished_grid_writes_its_table(options, slurm, console):
@@ -599,6 +626,7 @@ def test_step_submits_nothing_with_code_that_is_not_what_was_launched(options, s
     (code / "rankmatch" / "a.py").write_text("harmed")
     record = {"commit": "", "root": "/gone", "dirty": True, "files": {"rankmatch/a.py": "0" * 64, "b.py": "0" * 64}}
     (options.runs / "small" / "code.json").write_text(json.dumps(record))
+    attempt_of(options, "rankmatch-4-s0", "1_0").event("stopped", kind="preempted", step=1)
     with pytest.raises(ValueError, match="is not what was launched: b.py, rankmatch/a.py missing or changed; .*launch"):
         take_step(newest_launch(options), console)
     assert len(slurm.scripts) == 1

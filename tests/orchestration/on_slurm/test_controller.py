@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import random
 import re
 import time
@@ -18,8 +19,9 @@ from orchestration.failures import FailureClass
 from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
 from orchestration.on_slurm import commands, controller, step, submissions
+from orchestration.on_slurm import job as job_of_cell
 from orchestration.on_slurm.campaign import launch_on_slurm
-from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
+from orchestration.on_slurm.campaign_file import Campaign, cancelled_in, open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.controller import Controller, State
 from orchestration.on_slurm.controller_script import FAILURES, MAX_FAILURES, REPORTED
@@ -668,6 +670,79 @@ def test_one_cancel_ends_controllers_too_and_writes_the_report(life, slurm):
     control.cancel(life.grid_dir, [], life.console)
     assert not slurm.controllers and (life.grid_dir / "report.md").exists()
     assert life.campaign.over(life.grid_dir).exists()
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if "lock" not in path.name)
+
+
+@pytest.mark.parametrize("cells", [[], ["rankmatch-4-s0"]])
+def test_cancel_does_nothing_while_slurm_does_not_answer_and_says_so(cells, life, slurm):
+    life.launch()
+    before, slurm.is_down = files_in(life.grid_dir), True
+    with pytest.raises(SchedulerError, match="nothing was cancelled, and jobs go on: squeue did not .* again"):
+        control.cancel(life.grid_dir, cells, life.console)
+    assert files_in(life.grid_dir) == before and slurm.controllers
+    slurm.is_down = False
+    control.cancel(life.grid_dir, [], life.console)
+    assert "4 cells were told to end" in life.console.export_text() and not slurm.controllers
+
+
+def test_cancel_that_slurm_leaves_half_done_says_what_is_left_and_can_be_given_again(life, slurm, monkeypatch):
+    life.launch()
+    output = slurm.output
+    with (
+        monkeypatch.context() as changed,
+        pytest.raises(SchedulerError, match="jobs of theirs may still run: give the"),
+    ):
+        changed.setattr(commands, "output", lambda words: fails(words) if "1_0" in words else output(words))
+        control.cancel(life.grid_dir, [], life.console)
+    assert [one.name for one in open_campaigns(life.grid_dir).values()] == [life.campaign.name]  # its jobs run
+    control.cancel(life.grid_dir, [], life.console)
+    assert life.campaign.over(life.grid_dir).exists() and {"1_0", "1_3"} < {*slurm.cancelled}
+
+
+def test_cell_that_is_cancelled_while_a_controller_submits_it_is_known_as_such_to_its_job(life, slurm, monkeypatch):
+    life.launch()
+    cell, campaign = life.cell("rankmatch-4-s0"), life.campaign
+    life.ends(cell, "lost")
+    submit_cells = step.submit
+
+    def submits(*arguments):
+        control.cancel(life.grid_dir, ["rankmatch-4-s0"], life.console)  # sees the launches that were there
+        (life.grid_dir / "launches" / arguments[-1].name / "cancelled.json").unlink()
+        return submit_cells(*arguments)
+
+    monkeypatch.setattr(step, "submit", submits)
+    monkeypatch.setattr(control, "CANCEL_LOOK_S", 0.1)
+    life.controller()
+    (path,) = life.grid_dir.glob("launches/*/jobs/2_submitted.pkl")
+    task = pickle.loads(path.read_bytes()).function
+    monkeypatch.setenv("SLURM_JOB_ID", "2")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    trained = []
+    monkeypatch.setattr(job_of_cell._Head, "_train", lambda *_: trained.append(1) or 0)
+    head = job_of_cell._Head(task, life.grid_dir)
+    assert head.run() == 0 and not trained
+    assert cancelled_in(life.grid_dir, campaign.name) == {cell.path.name}
+    control.retry(life.grid_dir, ["rankmatch-4-s0"], [], [], life.console)
+    again = replace(task, owner={**task.owner, "campaign": max((life.grid_dir / "launches").iterdir()).name})
+    assert job_of_cell._Head(again, life.grid_dir).run() == 0 and trained  # somebody wants it again
+
+
+def test_controllers_that_sbatch_refuses_for_days_leave_no_folders(life, slurm):
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    (slurm.folder / "refuses_cells").touch()
+    for _ in range(3):
+        assert life.controller() == REPORTED
+    assert [one.name for one in (life.grid_dir / "launches").iterdir()] == [life.campaign.name]
+    (slurm.folder / "refuses_cells").unlink()
+    (slurm.folder / "silent").touch()  # it may have taken them: somebody has to look for them by their name
+    assert life.controller() == REPORTED
+    assert len([*(life.grid_dir / "launches").iterdir()]) > 1
+    (slurm.folder / "silent").unlink()
+    assert life.controller() == 0 and len(slurm.scripts) == 2
 
 
 def test_old_logs_of_controllers_are_removed(life, slurm):
