@@ -41,6 +41,7 @@ def _is_date(value: object) -> bool:
 
 ANYTHING = Kind("anything", lambda value: True)
 TEXT = Kind("text", lambda value: isinstance(value, str))
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 COUNT = Kind("a whole number from 0", _is_count)
 NUMBER = Kind("a number", _is_number)
 DATE = Kind("a date in the form of ISO 8601", _is_date)

@@ -12,11 +12,14 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestration import checkout, files, provenance
+from orchestration.fields import FLAG, TEXT, TEXTS, Fields
 
 FOLDER = "snapshots"
 CACHES = "__pycache__"
+_OF_RECORD = Fields({"commit": TEXT, "root": TEXT, "dirty": FLAG, "files": TEXTS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def make_whole(path: Path) -> list[str]:
     harmed = differing(path)
     if not harmed:
         return []
-    record = files.read_json(_record(path))
+    record = _read_record(path)
     try:
         contents = {} if record["dirty"] or not record["commit"] else _committed(Path(record["root"]), record["commit"])
     except checkout.GitError as error:
@@ -85,7 +88,7 @@ def differing(path: Path) -> list[str]:
     record = _record(path)
     if not record.is_file():
         return []
-    hashes: dict[str, str] = files.read_json(record)["files"]
+    hashes: dict[str, str] = _read_record(path)["files"]
     found = {str(file.relative_to(path)): file for file in _files(path)}
     return sorted({name for name, hashed in hashes.items() if name not in found or _hash_of(found[name]) != hashed}
                   | (found.keys() - hashes.keys()))  # fmt: skip
@@ -119,6 +122,13 @@ def _refuse(found: checkout.Checkout, *, allow_dirty: bool) -> None:
             f"the code in {found.root} must be committed, so that its commit says what ran; commit it, or launch with "
             "--allow-dirty, which marks the runs and stores the difference"
         )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    advice = (
+        f"nobody can tell whether {path} is the code that was launched: launch the grid again, which writes it anew"
+    )
+    return files.read_json(_record(path), _OF_RECORD, advice)
 
 
 def _record(path: Path) -> Path:

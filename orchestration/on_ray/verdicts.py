@@ -1,5 +1,6 @@
 """How a search stops a training: after each epoch it waits for a verdict, which the driver writes; imports no Ray."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from orchestration import files
 from orchestration.attempt import Attempt
+from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import FailureClass
+from orchestration.fields import COUNT, FLAG, Fields
 from orchestration.recorder import EPOCHS
 from orchestration.run_cell import Stop, Trainer
 from orchestration.run_folder import RunFolder
@@ -20,6 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 FOLDER = "verdicts"
 POLL_S = 0.05
+_OF_VERDICT = Fields({"epoch": COUNT, "stop": FLAG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,16 @@ def write(launch_dir: Path, name: str, verdict: Verdict) -> None:
 
 
 def read(launch_dir: Path, name: str) -> Verdict:
-    """Return the newest verdict of a point."""
+    """Return the newest verdict of a point; where it is damaged, the point goes on and waits for no other."""
     path = launch_dir / FOLDER / f"{name}.json"
-    return Verdict(**files.read_json(path)) if path.exists() else Verdict()
+    try:
+        known = files.read_json(path, _OF_VERDICT, "the point goes on as if it had not fallen behind")
+    except FileNotFoundError:
+        return Verdict()
+    except DamagedFileError as error:
+        tell(error)
+        return Verdict(sys.maxsize)
+    return Verdict(known["epoch"], known["stop"])
 
 
 class StopByVerdict:

@@ -14,7 +14,7 @@ from orchestration.launch_folder import keep_difference, make_folders, only_laun
 from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
 from orchestration.mirror.grid_mirror import last_tracking_uri
 from orchestration.on_slurm import cluster, commands, controller, shell_defaults, step, submissions
-from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
+from orchestration.on_slurm.campaign_file import ORDER, Campaign, launches_of, newest_readable, open_campaigns
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.hand_in import Submitted, queued_jobs, say_what, scheduler_of, submit
@@ -81,7 +81,11 @@ def newest(grid_dir: Path) -> Campaign:
     launches = launches_of(grid_dir)
     if not launches:
         raise ValueError(f"retry must be said of a grid on Slurm; {grid_dir.name} was launched here: launch it again")
-    return Campaign.read(Campaign.read(launches[-1]).folder(grid_dir))
+    found = newest_readable(launches)
+    if found is None:
+        where = f"no {ORDER} in {grid_dir / 'launches'} can be read"
+        raise ValueError(f"{where}, so nobody knows the settings of {grid_dir.name}: launch it again")
+    return found
 
 
 def go_on(grid_dir: Path, console: Console) -> None:

@@ -1,19 +1,29 @@
 """What a campaign, a user's launch on Slurm and all that follows from it, keeps in the folders of its launches."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from orchestration import files
 from orchestration.damage import DamagedFileError, tell
-from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.fields import COUNT, FLAG, NUMBER, TEXT, TEXTS, Fields, Kind
+from orchestration.on_slurm.cluster import ClusterConfig, from_values
 from orchestration.schedulers import cancelled_cells
 
 ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
 CONTROLLERS = "controllers"
 """The folder of a campaign's controllers."""
-_NEEDED = ("name", "grid_name", "runs", "snapshot", "commit", "dirty", "cluster")
+_NEW_LAUNCH = "a new launch of the grid goes on with its cells"
+_NUMBER_FROM_0 = Kind("a number from 0", lambda value: NUMBER.holds(value) and value >= 0)
+_FROM_1 = Kind("a whole number from 1", lambda value: COUNT.holds(value) and value > 0)
+_OF_CAMPAIGN = Fields(
+    {"name": TEXT, "grid_name": TEXT, "runs": TEXT, "snapshot": TEXT, "commit": TEXT, "dirty": FLAG,
+     "cluster": Fields({}).kind("the fields of a site")},
+    {"max_concurrent": _FROM_1.or_null(), "num_nodes": _FROM_1.or_null(), "num_gpus_per_worker": _NUMBER_FROM_0,
+     "difference": TEXTS, "commit_unknown": TEXT, "mark": TEXTS, "retried": TEXT.listed(),
+     "budget_gpu_hours": _NUMBER_FROM_0.or_null()},
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,13 @@ class Campaign:
         Raises:
             DamagedFileError: It cannot be told.
         """
-        return cls(**files.read_json(launch_dir / ORDER, _NEEDED, "a new launch of the grid goes on with its cells"))
+        path = launch_dir / ORDER
+        known = files.read_json(path, _OF_CAMPAIGN, _NEW_LAUNCH)
+        try:
+            from_values(known["cluster"])
+        except ValueError as error:
+            raise DamagedFileError(path, f"its cluster is none ({error})", _NEW_LAUNCH) from None
+        return cls(**{part.name: known[part.name] for part in fields(cls) if part.name in known})
 
     def write(self, launch_dir: Path) -> None:
         """Make a launch one of this campaign."""
@@ -81,6 +97,28 @@ class Campaign:
     def config(self) -> ClusterConfig:
         """Return the site."""
         return ClusterConfig(**self.cluster)
+
+
+def newest_readable(launches: Sequence[Path]) -> Campaign | None:
+    """Return the campaign of the newest of some launches whose file can be read; the damaged ones are named."""
+    return next((known for folder in reversed(launches) if (known := _read(folder))), None)
+
+
+def campaign_named(grid_dir: Path, name: str) -> Campaign:
+    """Return a campaign by its name: as its own launch holds it, else as one that followed from it does.
+
+    Raises:
+        DamagedFileError: None of these files can be read.
+    """
+    own = grid_dir / "launches" / name
+    try:
+        return Campaign.read(own)
+    except DamagedFileError as error:
+        found = newest_readable(launches_of(grid_dir, name))
+        if found is None:
+            raise
+        tell(error)
+        return found
 
 
 def open_campaigns(grid_dir: Path) -> dict[Path, Campaign]:

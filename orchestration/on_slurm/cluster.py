@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -186,7 +187,12 @@ def _kind(key: str) -> Any:  # noqa: ANN401 (a type)
         near = near_matches(key, known)
         hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known are {', '.join(known)}"
         raise ValueError(f"unknown key '{PREFIX}{key}'; {hint}")
-    return get_type_hints(ClusterConfig)[key]
+    return _kinds()[key]
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(ClusterConfig)
 
 
 def _checked(key: str, value: Any) -> Any:  # noqa: ANN401 (text, or as a campaign's file gives it)

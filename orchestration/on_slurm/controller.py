@@ -11,15 +11,17 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestration import files, terminal
+from orchestration.damage import DamagedFileError, tell
+from orchestration.fields import COUNT, FLAG, NUMBER, TEXT, Fields
 from orchestration.on_slurm import commands
-from orchestration.on_slurm.campaign_file import CONTROLLER, Campaign
+from orchestration.on_slurm.campaign_file import CONTROLLER, Campaign, campaign_named
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.on_slurm.controller_script import (
     FAILURES,
@@ -36,6 +38,7 @@ from orchestration.on_slurm.step import Step, take_step
 from orchestration.schedulers import SchedulerError
 
 STATE = "state.json"
+_OF_STATE = Fields({}, {"job": TEXT, "time": NUMBER, "error": TEXT, "since": NUMBER, "told": FLAG, "num_quiet": COUNT})
 KEPT_LOGS = 50
 NUM_LOOKS, LOOK_AGAIN_S = 6, 10.0
 RESERVE_S = 150.0
@@ -59,10 +62,15 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> "State":
-        """Read it; where it is damaged, nothing is known."""
-        with suppress(FileNotFoundError, ValueError, TypeError):
-            return cls(**files.read_json(folder / STATE))
-        return cls()
+        """Read it; where it is damaged, nothing is known, and that is said."""
+        try:
+            known = files.read_json(folder / STATE, _OF_STATE, "the next controller writes it anew")
+        except FileNotFoundError:
+            return cls()
+        except DamagedFileError as error:
+            tell(error)
+            return cls()
+        return cls(**{part.name: known[part.name] for part in fields(cls) if part.name in known})
 
     def write(self, folder: Path) -> None:
         """Leave it."""
@@ -129,7 +137,7 @@ class Controller:
 
     def __init__(self, grid_dir: Path, name: str) -> None:
         self.grid_dir, self.launch_dir = grid_dir, grid_dir / "launches" / name
-        self.campaign = Campaign.read(self.launch_dir)
+        self.campaign = campaign_named(grid_dir, name)
         self.folder = self.campaign.controllers(grid_dir)
         self.console, self.state = Console(width=200), State.read(self.folder)
         self.deadline = time.monotonic() + max(30.0, 60 * self.campaign.config().controller_time_min - RESERVE_S)
@@ -287,7 +295,11 @@ def held(campaign: Campaign, queue: Mapping[Job, QueuedJob]) -> str:
 def _is_due(launch_dir: Path, queue: Mapping[Job, QueuedJob]) -> bool:
     """Tell whether the one controller that earlier versions submitted behind all jobs of a launch is there."""
     path = launch_dir / CONTROLLER
-    known = files.read_json(path) if path.exists() else {}
+    try:
+        known = files.read_json(path) if path.exists() else {}
+    except DamagedFileError as error:
+        tell(error)
+        return False
     return any(job.number == known.get("job_id") and "controller" in job.name for job in queue)
 
 

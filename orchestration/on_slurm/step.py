@@ -13,7 +13,7 @@ from orchestration.grid import Grid
 from orchestration.launch_folder import make_folders, only_launch_of
 from orchestration.launch_plan import make_plan, refuse_conflicts, show_plan
 from orchestration.on_slurm import commands, never_began, policy, queue_state, submissions
-from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
+from orchestration.on_slurm.campaign_file import Campaign, campaign_named, launches_of, name_of, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.hand_in import Submitted, options_of, queued_jobs, say_what, scheduler_of, submit
 from orchestration.on_slurm.lanes import lanes
@@ -57,7 +57,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0, begins
     """
     grid_dir = launch_dir.parents[1]
     with only_launch_of(grid_dir, wait_s):
-        campaign = Campaign.read(grid_dir / "launches" / Campaign.read(launch_dir).name)
+        campaign = campaign_named(grid_dir, name_of(launch_dir) or launch_dir.name)
         loaded = replace(grid.load(str(campaign.folder(grid_dir) / "grid.yaml"), ()), name=campaign.grid_name)
         _note_ends(campaign, grid_dir, console)
         jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)

@@ -1,9 +1,11 @@
+import json
 import subprocess
 
 import pytest
 from shell_programs import FOREIGN_GIT, programs
 
 from orchestration import provenance, snapshot
+from orchestration.damage import DamagedFileError
 
 
 @pytest.fixture
@@ -127,6 +129,20 @@ def test_snapshot_of_an_earlier_version_is_taken_as_it_is(checkout, tmp_path):
     (tmp_path / "grid" / "snapshots" / f"{taken.commit}.json").unlink()
     harm(taken.path)
     assert snapshot.make_whole(taken.path) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"files": ["a"]}, {"files": {"a": 1}}, {"dirty": "no"}, {"commit": None}, {"root": 3}, None]
+)
+def test_damaged_record_of_a_snapshot_is_named_and_a_new_launch_writes_it_anew(change, checkout, tmp_path):
+    taken = snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout)
+    record = taken.path.with_name(f"{taken.commit}.json")
+    record.write_text("" if change is None else json.dumps(json.loads(record.read_text()) | change))
+    for looks in (snapshot.check, snapshot.make_whole):
+        with pytest.raises(DamagedFileError, match=f"{record} is damaged: .* launch the grid again"):
+            looks(taken.path)
+    assert snapshot.take(tmp_path / "grid", allow_dirty=False, root=checkout) == taken
+    snapshot.check(taken.path)
 
 
 def test_checkout_that_git_refuses_to_read_is_launched_only_as_one_of_unknown_code(checkout, tmp_path, monkeypatch):

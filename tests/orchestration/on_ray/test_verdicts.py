@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestration import damage
+from orchestration.damage import DamageWarning
 from orchestration.failures import FailureClass, decide, is_tried_again
 from orchestration.on_ray.verdicts import StopByVerdict, Verdict, judged, read, why, write
 from orchestration.run_cell import launcher, run_cell, train_inline
@@ -38,6 +40,19 @@ def decide_after_each_epoch(cell: Path, launch_dir: Path, last: int) -> threadin
 
 def train(cell: Path, launch_dir: Path) -> JobState:
     return run_cell(cell, train=judged(train_inline, launch_dir), owner=launcher(), why=why(launch_dir, cell.name))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"epoch": "2", "stop": true}', '{"epoch": 2, "stop": 1}', '{"stop": true}']
+)
+def test_point_whose_verdict_is_damaged_goes_on_and_the_file_is_named(text, make_cell, launch_dir, monkeypatch):
+    monkeypatch.setattr(damage, "_told", set())
+    cell = make_cell(epochs=2)
+    write(launch_dir, cell.name, Verdict(9, stop=True))
+    path = launch_dir / "verdicts" / f"{cell.name}.json"
+    path.write_text(text)
+    with pytest.warns(DamageWarning, match=f"{path} is damaged: .*the point goes on as if it had not fallen behind"):
+        assert train(cell, launch_dir) is JobState.DONE
 
 
 def test_training_that_falls_behind_stops_at_that_very_epoch_and_can_be_gone_on_with(make_cell, launch_dir, tmp_path):

@@ -596,6 +596,70 @@ def test_launch_whose_campaign_cannot_be_read_is_named_and_passed_over(life, slu
     assert len(slurm.scripts) == 2
 
 
+WRONG_KINDS = ["", "{", "[]", '{"name": 3}', '{"cluster": {"partition": ["main"]}}', '{"retried": "abc"}',
+               '{"max_concurrent": 0}', '{"dirty": "no"}']  # fmt: skip
+
+
+def damaged(path: Path, text: str) -> None:
+    """Give a file this text, or where that is a whole mapping, these values beside the others."""
+    change = json.loads(text) if text.startswith('{"') else None
+    path.write_text(text if change is None else json.dumps(json.loads(path.read_text()) | change))
+
+
+@pytest.mark.parametrize("text", WRONG_KINDS)
+def test_campaign_file_that_is_damaged_is_named_and_its_followers_say_the_same(text, life, slurm, monkeypatch):
+    monkeypatch.setattr(damage, "_told", set())
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    first = life.campaign
+    life.controller()
+    slurm.queued |= life.jobs("RUNNING")
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    path = first.folder(life.grid_dir) / "campaign.json"
+    damaged(path, text)
+    with pytest.warns(damage.DamageWarning, match=re.escape(f"{path} is damaged")):
+        assert Controller(life.grid_dir, first.name).run() == 0
+    assert len(slurm.scripts) == 3
+
+
+@pytest.mark.parametrize("text", WRONG_KINDS)
+def test_retry_passes_over_a_damaged_campaign_file_to_the_next_newest_and_names_it(text, life, slurm, monkeypatch):
+    monkeypatch.setattr(damage, "_told", set())
+    life.launch(cluster_settings=("cluster.partition=big",))
+    failed = life.cell("rankmatch-4-s0")
+    life.ends(failed, "code error")
+    control.retry(life.grid_dir, [failed.path.name], [], [], life.console)
+    life.ends(failed, "code error")
+    path = max((life.grid_dir / "launches").iterdir()) / "campaign.json"
+    damaged(path, text)
+    with pytest.warns(damage.DamageWarning, match=re.escape(f"{path} is damaged")):
+        control.retry(life.grid_dir, [failed.path.name], [], [], life.console)
+    assert len(slurm.scripts) == 3 and "--partition=big" in slurm.scripts[-1]
+
+
+def test_retry_of_a_grid_none_of_whose_campaign_files_can_be_read_is_refused(life, monkeypatch):
+    monkeypatch.setattr(damage, "_told", set())
+    life.launch()
+    (life.campaign.folder(life.grid_dir) / "campaign.json").write_text("")
+    with (
+        pytest.warns(damage.DamageWarning, match=r"campaign.json is damaged"),
+        pytest.raises(ValueError, match="no campaign.json in .* can be read, so nobody knows the settings of small"),
+    ):
+        control.retry(life.grid_dir, ["rankmatch-4-s0"], [], [], life.console)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"since": "yesterday"}', '{"job": 7}', '{"num_quiet": -1}'])
+def test_damaged_note_of_controllers_is_named_and_the_next_one_writes_it_anew(text, life, slurm, monkeypatch):
+    monkeypatch.setattr(damage, "_told", set())
+    life.launch()
+    life.controller()
+    damaged(life.folder / "state.json", text)
+    with pytest.warns(damage.DamageWarning, match=re.escape(f"{life.folder / 'state.json'} is damaged")):
+        control.status(life.grid_dir, life.console)
+        assert life.controller() == 0
+    assert State.read(life.folder).job == "9002"
+
+
 def test_site_that_is_full_of_this_grids_jobs_is_no_fault(life, slurm):
     slurm.max_submit_jobs = {"user": "us|us||6|\n"}
     life.launch()
