@@ -192,7 +192,7 @@ def work(
             return True
         except SchedulerError:  # nothing of it is left to be asked
             raise
-        except BaseException as error:
+        except BaseException as error:  # whatever ends who watches, SystemExit too: trainings must not be left alone
             say_once("stopping, running cells write a checkpoint", error)  # the console itself may be gone
             handle.cancel()
             raise

@@ -67,7 +67,7 @@ class SystemSampler:
     def _gpu(self) -> dict[str, float]:
         try:
             return gpu(self._device)
-        except Exception as error:  # whatever NVML raises: it tells of the GPU, and the row of the process
+        except Exception as error:  # pynvml has a class for each code, torch others: none is worth the process's row
             say_once(f"{self._path} lacks what NVML says", error)
             return {}
 

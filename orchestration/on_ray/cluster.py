@@ -73,7 +73,7 @@ def _init(**arguments: Any) -> None:  # noqa: ANN401 (whatever ray.init takes)
         try:
             ray.init(**arguments)
             return
-        except Exception as error:
+        except Exception as error:  # Ray has no class of its own for it, only these words
             if _TOO_SLOW not in str(error) or not tries_left:
                 raise
             sys.stderr.write(

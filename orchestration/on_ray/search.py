@@ -273,6 +273,7 @@ def _follow(folder: RunFolder, ended: threading.Event) -> None:
                 if row["epoch"] > told:
                     told = row["epoch"]
                     tune.report(_result(told, row["miou"]))
-    except BaseException:  # else the training would wait for a verdict for ever; its loss is recorded and it goes on
+    # whatever ends this thread, the training would wait for a verdict for ever: so it is lost, recorded and tried again
+    except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -109,7 +109,7 @@ def _train_loop(loop_config: dict[str, Any]) -> None:
     with output_to(task.attempt.path / "log"):
         try:
             result = _fit(task)
-        except Exception as error:
+        except Exception as error:  # raised again: with several workers only a note of each tells which was first
             if task.num_workers > 1:
                 _note_failure(task.folder, error)
             raise

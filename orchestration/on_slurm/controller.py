@@ -150,7 +150,7 @@ class Controller:
             self._see_to_followers(step)
         except (ValueError, SchedulerError, SlurmError) as error:
             return self._failed(str(error))
-        except Exception as error:  # whatever it is, somebody is told, and the next one tries
+        except Exception as error:  # an error of the code too: somebody is told of it in words, and the next one tries
             traceback.print_exc()
             return self._failed(f"{type(error).__name__}: {error}")
         return 0

@@ -130,7 +130,9 @@ def harmless(what: str) -> Iterator[None]:
     """Have something that only informs fail with a word in the log: it must not end what trains or submits."""
     try:
         yield
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # of files, locks, mail, MLflow or this code: what it was to tell is worth less than the work
         with suppress(OSError):  # the log itself may be on a full disk
             sys.stderr.write(f"{what} failed: {_words_of(error)}\n")
 
@@ -145,7 +147,7 @@ def _failure(way: Callable[[str], None], text: str) -> str:
     """Send in one way; return what went wrong: no way that fails may keep the others from being tried."""
     try:
         way(text)
-    except Exception as error:
+    except Exception as error:  # smtplib, urllib and subprocess have no base of their own in common
         return type(error).__name__
     return ""
 
