@@ -1,12 +1,16 @@
 """What a network starts from: drawn parameters outside the backbone as PyTorch's default, inside it Kaiming's."""
 
 import math
+from collections.abc import Iterator
 
-from torch import Generator, nn
+import torch
+from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 DRAWS_NOTHING = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 """Their `reset_parameters` sets ones and zeros, so no generator is needed."""
+
+_WHAT_TO_DO = "add a rule to rankmatch/models/initialisation.py"
 
 
 def initialise(model: nn.Module, backbone: nn.Module, generator: Generator | None) -> None:
@@ -23,6 +27,7 @@ def initialise(model: nn.Module, backbone: nn.Module, generator: Generator | Non
     Raises:
         ValueError: A module holds values that no rule here fills.
     """
+    _blank(model)
     inside = set(backbone.modules())
     for name, module in model.named_modules():
         if not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False)):
@@ -34,8 +39,30 @@ def initialise(model: nn.Module, backbone: nn.Module, generator: Generator | Non
         else:
             raise ValueError(
                 f"every module must be a convolution, a linear layer or a normalisation, so that its start is known; "
-                f"got {type(module).__name__} as {name!r}: add a rule to rankmatch/models/initialisation.py"
+                f"got {type(module).__name__} as {name!r}: {_WHAT_TO_DO}"
             )
+    _refuse_blanks(model)
+
+
+def _values(model: nn.Module) -> Iterator[tuple[str, Tensor, float]]:
+    """Give every parameter and buffer, and what stands in it for no value yet."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.dtype is not torch.bool:  # each of whose two values may be meant
+            yield name, value.data, math.nan if value.is_floating_point() else torch.iinfo(value.dtype).min
+
+
+def _blank(model: nn.Module) -> None:
+    """Mark all values as not filled: raw memory looks like anything, mostly like zeros."""
+    for _, value, blank in _values(model):
+        value.fill_(blank)
+
+
+def _refuse_blanks(model: nn.Module) -> None:
+    """Refuse a network of which a value was left out, such as a further parameter of a convolution of one's own."""
+    for name, value, blank in _values(model):
+        is_left = value.sum().isnan() if math.isnan(blank) else (value == blank).any()
+        if bool(is_left):
+            raise ValueError(f"every parameter and buffer must be given a start; {name!r} got none: {_WHAT_TO_DO}")
 
 
 def _kaiming(module: nn.Conv2d | nn.Linear, generator: Generator | None) -> None:

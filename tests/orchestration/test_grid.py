@@ -288,7 +288,10 @@ def test_two_thousand_cells_load() -> None:
 
 def test_loading_a_grid_imports_no_torch_and_the_modules_no_hydra() -> None:
     code = (
-        "import sys; from orchestration import cells, costs, grid, plan, values; assert 'hydra' not in sys.modules; "
-        "assert len(grid.load('demo').cells) == 12; assert 'torch' not in sys.modules"
+        "import sys; from orchestration import cells, costs, grid, plan, values; before = 'hydra' in sys.modules; "
+        "print(before, len(grid.load('demo').cells), 'hydra' in sys.modules, 'torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(grid.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(grid.__file__).parents[1]
+    )
+    assert (done.stdout, done.stderr) == ("False 12 True False\n", "")

@@ -1,12 +1,17 @@
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from rankmatch.config import ModelConfig
+from rankmatch.config import BACKBONES, BackboneConfig, ModelConfig, NumericsConfig, TrainConfig
+from rankmatch.execution import BackboneFiles, ExecutionConfig
+from rankmatch.hashing import sha256_of
 from rankmatch.models import build_model
 from rankmatch.models.initialisation import initialise
+from rankmatch.trainer import make_network
 
 CONFIGS = [
     ModelConfig(backbone="mobilenet_v2", num_classes=5),
@@ -70,3 +75,70 @@ def test_a_module_whose_start_nobody_defined_is_refused_by_name() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU())
     with pytest.raises(ValueError, match=r"a normalisation.*got PReLU as '0.1'.*initialisation.py"):
         initialise(nn.Sequential(backbone), backbone, draws())
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Let torch fill what it hands out as raw memory: NaN, and the largest whole number."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def network_of(backbone: str, weights: Path | None) -> nn.Module:
+    sha256 = sha256_of(weights) if weights else ""
+    chosen = BackboneConfig(name=backbone, pretrained=weights is not None, weights_sha256=sha256)
+    files = BackboneFiles(weights=str(weights or ""))
+    config = TrainConfig(numerics=NumericsConfig(backbone=chosen), execution=ExecutionConfig(backbone=files))
+    return make_network(config, torch.device("cpu"))
+
+
+def file_of(backbone: str, folder: Path) -> Path:
+    """Write weights as older files have them, without counters of batches."""
+    state = build_model(ModelConfig(backbone=backbone), torch.Generator().manual_seed(1)).backbone.state_dict()
+    path = folder / "weights.pth"
+    torch.save({name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}, path)
+    return path
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("has_file", [False, True], ids=["drawn", "from a file"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_training_starts_with_every_parameter_and_buffer_filled(
+    backbone: str, has_file: bool, tmp_path: Path
+) -> None:
+    assert bool(torch.empty(3).isnan().all())  # raw memory shows
+    weights = file_of(backbone, tmp_path) if has_file else None
+    network = network_of(backbone, weights)
+    named = [*network.named_parameters(), *network.named_buffers()]
+    assert {name for name, _ in named} == set(network.state_dict())  # no buffer that a checkpoint would leave out
+    for name, value in named:
+        assert value.device.type == "cpu" and bool(value.isfinite().all()), name
+        assert value.is_floating_point() or int(value) == 0, name
+    if weights:
+        state = network.backbone.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in torch.load(weights, weights_only=True).items())
+
+
+class Scaled(nn.Conv2d):
+    """A convolution of one's own with a value that the rule for convolutions does not know."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 4, 1)
+        self.scale = nn.Parameter(torch.ones(4))
+
+
+class Counting(nn.GroupNorm):
+    def __init__(self) -> None:
+        super().__init__(2, 8)
+        self.register_buffer("seen", torch.zeros(1, dtype=torch.int64), persistent=False)
+
+
+@pytest.mark.parametrize(("module", "name"), [(Scaled(), "1.scale"), (Counting(), "1.seen")])
+def test_a_value_that_a_rule_leaves_out_is_refused_by_name(module: nn.Module, name: str) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), module)
+    model.to_empty(device="cpu")
+    with pytest.raises(ValueError, match=f"'{name}' got none: add a rule to rankmatch/models/initialisation.py"):
+        initialise(model, model[0], draws())

@@ -214,7 +214,9 @@ def test_checkpoint_with_a_numpy_scalar_loads_as_either_version_wrote_it(tmp_pat
 
 @pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.float16(0.5)])
 def test_every_float_of_this_numpy_is_read(tmp_path: Path, number: object) -> None:
-    load_checkpoint(built(2), saved({"model": built(1).state_dict(), "previous_best": number}, tmp_path))
+    source, model = built(1), built(2)
+    load_checkpoint(model, saved({"model": source.state_dict(), "previous_best": number}, tmp_path))
+    assert_same_state(model, source.state_dict())
 
 
 @pytest.mark.parametrize(
