@@ -1,6 +1,7 @@
 """The checkout that the code lies in, as git sees it; no answer of git is taken for an empty one."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -41,7 +42,7 @@ class Checkout:
     def mend(self) -> str:
         """What makes a hidden commit known."""
         if "safe.directory" in self.unknown:
-            return f"say `git config --global --add safe.directory {self.root}`"
+            return f"say `git config --global --add safe.directory {shlex.quote(str(self.root))}`"
         return "commit the code" if self.unknown == NO_COMMIT else "mend that"
 
 

@@ -1,6 +1,7 @@
 """The mirror of a launch: opened before its first job, written beside the work, ended with tables and figures."""
 
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -188,7 +189,7 @@ class GridMirror:
     def where(self) -> str:
         """Tell how to see it, and under which name where that is not the grid's."""
         uri = without_password(self.uri)
-        place = uri if uri.startswith(SERVERS) else f"mlflow ui --backend-store-uri {uri}"
+        place = uri if uri.startswith(SERVERS) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
         return place if self._experiment == self._grid_dir.name else f"{place} (experiment {self._experiment!r})"
 
     def _in_turn(self, work: Callable[[Mirror], None]) -> Callable[[Mirror], None]:

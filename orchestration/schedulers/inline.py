@@ -1,5 +1,8 @@
 """Trains the cells in this process, one after another: nothing to start, nothing to install."""
 
+import atexit
+import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +11,9 @@ from typing import Any
 from orchestration import provenance
 from orchestration.run_cell import Trainer, run_cell, train_inline
 from orchestration.schedulers import CellJob, JobState, SchedulerError
+
+ENDED_BY_USER = 130
+"""The exit code of what Ctrl-C ended, by the shells' rule."""
 
 
 class InlineScheduler:
@@ -44,28 +50,51 @@ class InlineJobs:
     def __init__(self, jobs: Sequence[CellJob], owner: Mapping[str, Any], train: Trainer) -> None:
         self._states = {job.name: JobState.PENDING for job in jobs}
         self._asked_to_stop = threading.Event()
+        self._ended = threading.Event()
+        """Not `Thread.join`: an interrupted one has Python 3.11 and 3.12 take the thread for one that has ended."""
         # A daemon: whatever hangs in a cell must not keep the program from ending.
-        self._thread = threading.Thread(target=self._work, args=(list(jobs), owner, train), daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, args=(list(jobs), owner, train), daemon=True).start()
+        atexit.register(self._end_at_once)
 
     def poll(self) -> dict[str, JobState]:
         """Tell the state of every job."""
-        if not self._thread.is_alive() and not all(state.has_ended for state in self._states.values()):
+        if self._ended.is_set() and not all(state.has_ended for state in self._states.values()):
             raise SchedulerError("the training thread broke down; its error is above")
         return dict(self._states)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until all jobs have ended; false if the time ran out before."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._ended.wait(timeout_s)
 
     def cancel(self, grace_s: float = 60.0) -> None:
-        """Stop at the next step edge, however long that takes: a thread cannot be ended by force."""
+        """Stop at the next step edge, however long that takes: a thread cannot be ended by force.
+
+        Raises:
+            KeyboardInterrupt: The user asked twice more; the program then ends at once.
+        """
         del grace_s
         self._asked_to_stop.set()
-        self.wait()
+        try:
+            self.wait()
+        except KeyboardInterrupt:
+            sys.stderr.write("still stopping: the step that runs is ended first; Ctrl-C again ends at once\n")
+            self.wait()
+
+    def _end_at_once(self) -> None:
+        """End the process while a thread trains: Python would unwind it within C++, which aborts with a core dump."""
+        if not self._ended.is_set():
+            sys.stdout.flush()
+            sys.stderr.write("ended while a cell trained; the same command goes on from its newest checkpoint\n")
+            sys.stderr.flush()
+            os._exit(ENDED_BY_USER)
 
     def _work(self, jobs: list[CellJob], owner: Mapping[str, Any], train: Trainer) -> None:
+        try:
+            self._work_through(jobs, owner, train)
+        finally:
+            self._ended.set()
+
+    def _work_through(self, jobs: list[CellJob], owner: Mapping[str, Any], train: Trainer) -> None:
         for job in jobs:
             if self._asked_to_stop.is_set():
                 self._states[job.name] = JobState.STOPPED

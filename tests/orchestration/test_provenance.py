@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from hashlib import sha256
@@ -9,6 +10,7 @@ import pytest
 from shell_programs import FOREIGN_GIT, programs
 
 from orchestration import provenance
+from orchestration.checkout import Checkout
 from rankmatch.config import TrainConfig
 from rankmatch.execution import ExecutionConfig, TrainerExecution
 
@@ -136,3 +138,15 @@ def test_no_git_no_repository_and_no_commit_are_told_apart(checkout: Path, tmp_p
     assert "commit_unknown" not in provenance.collect(checkout)
     monkeypatch.setenv("PATH", str(empty))
     assert provenance.collect(checkout)["commit_unknown"] == "git is not installed"
+
+
+def test_what_mends_a_refusing_checkout_can_be_pasted_where_its_path_has_a_space() -> None:
+    mend = Checkout(Path("/home/me/my code"), unknown="git refuses: ... safe.directory ...").mend
+    assert shlex.split(mend.split("`")[1]) == [
+        "git",
+        "config",
+        "--global",
+        "--add",
+        "safe.directory",
+        "/home/me/my code",
+    ]

@@ -1,3 +1,6 @@
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from orchestration.mirror.figures import curves
 
 
@@ -24,3 +27,22 @@ def test_each_cell_is_a_line_in_its_panel_and_colour():
 def test_nothing_trained_makes_an_empty_figure(tmp_path):
     curves([]).savefig(tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "labels", [["a", "b"], [f"rankmatch, method.num_agents={n}" for n in range(6)], ["long " * 30], ["x" * 60, "y"]]
+)
+def test_legend_lies_within_the_figure_with_a_margin_whatever_its_labels_are(labels):
+    rows = [{"panel": "p", "label": label, "cell": label, "epoch": 1, "miou": 0.1, "loss": 1.0} for label in labels]
+    figure = curves(rows)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box, whole = figure.legends[0].get_window_extent(canvas.get_renderer()), figure.bbox
+    assert min(box.x0 - whole.x0, whole.x1 - box.x1, box.y0 - whole.y0) >= 4
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
+
+
+def test_a_single_epoch_has_whole_numbers_below_it():
+    figure = curves([{"panel": "p", "label": "a", "cell": "1", "epoch": 1, "miou": 0.1, "loss": 1.0}])
+    FigureCanvasAgg(figure).draw()
+    assert all(float(tick).is_integer() for tick in figure.axes[-1].get_xticks())

@@ -1,4 +1,5 @@
 import json
+import shlex
 import threading
 
 import pytest
@@ -6,7 +7,7 @@ from rich.console import Console
 
 from orchestration import control, files
 from orchestration.mirror import mirror_thread
-from orchestration.mirror.grid_mirror import last_tracking_uri, tracking_uri
+from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, tracking_uri
 from orchestration.mirror.mirror_thread import MirrorThread
 from orchestration.mirror.mlflow_store import Store, StoreError
 from orchestration.mirror.tracking import LAUNCH, MIRROR, SIGNATURE
@@ -118,3 +119,9 @@ def test_store_that_hangs_is_waited_for_only_so_long():
     assert thread.finish(0.1) == "the store did not answer within 0 s"
     released.set()
     thread.join(30)
+
+
+def test_the_command_that_opens_the_store_can_be_pasted_where_the_path_has_a_space(tmp_path):
+    uri = f"sqlite:///{tmp_path}/my runs/it's/mlflow.db"
+    shown = GridMirror(uri, tmp_path / "my runs" / "small", []).where()
+    assert shlex.split(shown) == ["mlflow", "ui", "--backend-store-uri", uri]
