@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestration import files, system_metrics
 from orchestration.damage import DamagedFileError, tell
+from orchestration.epoch_lines import epoch_line
 from orchestration.failures import AttemptEnd, FailureClass, known_class
 from orchestration.fields import COUNT, DATE, NUMBER, TEXT, Fields
 from orchestration.recorder import EPOCH_FIELDS, EPOCHS, SCHEMA, STEPS, Recorder, Row, read_steps
@@ -77,6 +78,16 @@ class Attempt:
     def event(self, kind: str, /, **fields: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
         """Write down that something happened: `started`, `stopped`, `failed`, ..."""
         files.append_row(self.path / EVENTS, {"event": kind, "time": time.time(), **fields})
+
+    def say(self, text: str) -> None:
+        """Add a line to its log, to which the training process prints, too."""
+        line = f"{datetime.now():%H:%M:%S}  {text}\n".encode()
+        with suppress(OSError):  # the log informs; what counts stands in files whose writers raise
+            handle = os.open(self.path / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(handle, line)
+            finally:
+                os.close(handle)
 
     def events(self) -> list[Row]:
         """Return what happened, in order."""
@@ -162,7 +173,7 @@ class Attempt:
 
     def recorder(self) -> Recorder:
         """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
-        return Recorder(self.path, self.superseded)
+        return Recorder(self.path, self.superseded, lambda row: self.say(epoch_line(row)))
 
     def superseded(self) -> bool:
         """Tell whether an attempt with a higher number exists."""

@@ -1,6 +1,5 @@
 """Look after a grid that was launched: how it stands, what it prints, and what shall be done about it."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import grid, index, launch, search
-from orchestration.attempt import LOG, RESULT
+from orchestration import cell_log, grid, index, launch, search, waiting
+from orchestration.attempt import RESULT
 from orchestration.failures import FailureClass
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
@@ -58,7 +57,11 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
         notes, is_due = _go_on(grid_dir, console)
         slurm, silence = _ask(grid_dir)
         found = folders(grid_dir)
-        rows = [judge(cell, _folder(cell, found, grid_dir), slurm) for cell in index.read(grid_dir)]
+        waits = waiting.cells(grid_dir)
+        rows = [
+            judge(cell, _folder(cell, found, grid_dir), slurm, waits.get(cell.signature, ""))
+            for cell in index.read(grid_dir)
+        ]
         console.out("\n".join([*to_lines(rows), *totals(rows), *notes, *silence]), highlight=False)
         if not watch or not (is_due or any(row.standing.is_open for row in rows)):
             return
@@ -70,46 +73,15 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
 
 
 def logs(grid_dir: Path, cell: str, *, follow: bool = False) -> None:
-    """Print the log of a cell's newest attempt, or what its newest job printed; following, until it is done.
+    """Print what a cell printed, and what is the case where that is nothing; following, until it is done.
 
     Raises:
-        ValueError: No cell, or several, are meant, or nothing was printed yet.
+        ValueError: No cell, or several, are meant.
     """
     (folder,) = _chosen(grid_dir, [cell], only_one=True)
-    path = _log(grid_dir, folder)
-    if path is None:
-        raise ValueError(f"{folder.path.name} has printed nothing yet")
-    while path is not None:
-        path = _print_log(path, grid_dir, folder, follow=follow)
-
-
-def _log(grid_dir: Path, folder: RunFolder) -> Path | None:
-    """Return the log of the newest attempt, or of the newest job where that has made none."""
-    attempts, name = folder.attempts(), folder.path.name
-    launch_dir = submissions.newest_launches(grid_dir).get(name)  # in others, the number may be another job's
-    found = [attempts[-1].path / LOG] if attempts else []
-    if launch_dir is not None:
-        job, owner = submissions.newest_jobs(grid_dir)[name], attempts[-1].owner() if attempts else {}
-        known = owner.get("slurm", {})
-        is_its = known.get("job") == job.number and known.get("name", job.name) == job.name
-        is_its = is_its or owner.get("launch") == launch_dir.name
-        found.insert(len(found) if is_its else 0, launch_dir / "jobs" / f"{job}_0_log.out")
-    return next((path for path in found if path.is_file()), None)
-
-
-def _print_log(path: Path, grid_dir: Path, folder: RunFolder, *, follow: bool) -> Path | None:
-    """Print a log and what is added to it; return the next attempt's once that has one."""
-    sys.stdout.write(f"{path}\n")
-    with path.open(encoding="utf-8", errors="replace") as file:
-        sys.stdout.write(file.read())
-        while follow and not folder.has_result():
-            sys.stdout.flush()
-            time.sleep(1.0)
-            following = _log(grid_dir, folder)
-            sys.stdout.write(file.read())
-            if following not in (None, path):
-                return following
-    return None
+    cell_log.print_log(
+        grid_dir, folder, follow=follow, waits=waiting.cells(grid_dir).get(folder.path.name.partition("-")[0], "")
+    )
 
 
 def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration import costs, grid, preflight, provenance
+from orchestration import announce, costs, grid, preflight, provenance, waiting
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
@@ -36,6 +36,8 @@ def launch(options: Options, console: Console) -> int:
     Raises:
         ValueError: Something the user can mend, before any training.
     """
+    if not options.dry_run:
+        announce.begin(console, f"composing the cells of {options.grid}")
     loaded = grid.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
     planned = make_plan(loaded, grid_dir, options)
@@ -105,7 +107,7 @@ def begin_mirror(
     uri = tracking_uri(options.tracking_uri, options.runs)
     cells_of_grid = mirrored_cells(loaded, run_folders(loaded, grid_dir)) if added is None else added
     mirror = GridMirror(uri, grid_dir, cells_of_grid, begun)
-    with console.status("opening MLflow"):
+    with announce.doing(console, "opening MLflow"):
         mark = mirror.begin({item.cell.signature for item in planned.jobs}, writes_all=added is not None)
     if mirror.warning:
         say_outdated(f"it did not answer: {mirror.warning}", console)
@@ -131,7 +133,7 @@ def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, console: 
 
 def end_mirror(loaded: Grid, grid_dir: Path, mirror: GridMirror, written: Sequence[Path], console: Console) -> None:
     """Bring MLflow up to date, with files of which the first is the report, and say where all that is."""
-    with console.status("writing the last rows to MLflow"):
+    with announce.doing(console, "writing the last rows to MLflow"):
         warning = mirror.finish_launch(loaded, run_folders(loaded, grid_dir), written)
     _say_where(grid_dir, written[0], mirror.where(), console)
     if warning:
@@ -146,11 +148,11 @@ def say_outdated(why: str, console: Console) -> None:
 
 def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[str, preflight.DataIdentity]:
     """Look once at all that the cells open; see `preflight.check`."""
-    with console.status("checking the data") as status:
+    with announce.doing(console, "checking the data") as update:
         identities = preflight.check(
             loaded.cells,
             options.runs.resolve() / "checked",
-            lambda name, done, total: status.update(f"checking the data: {name}, {done} of {total} images"),
+            lambda name, done, total: update(f"checking the data: {name}, {done} of {total} images"),
         )
     for note in dict.fromkeys(note for identity in identities.values() for note in identity.notes):
         console.print(f"data: {note}", highlight=False, markup=False, soft_wrap=True)
@@ -182,7 +184,9 @@ def work(
     if software["dirty"]:
         software |= keep_difference(launch_dir, provenance.difference())
     owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software, **mark}
-    with _stoppable():
+    signatures = [item.cell.signature for item in items()]
+    with _stoppable(), waiting.noted(launch_dir, signatures):
+        announce.begin(console, _begins(len(signatures), num_concurrent, launch_dir))
         handle = begin(owner)
         try:
             follow(handle, items, num_concurrent, launch_dir.parents[1], console)
@@ -197,6 +201,11 @@ def work(
             handle.cancel()
             raise
     return False
+
+
+def _begins(num_cells: int, num_concurrent: int, launch_dir: Path) -> str:
+    what = f"starting {num_cells} {'cell' if num_cells == 1 else 'cells'}, " if num_cells else "starting, "
+    return f"{what}{num_concurrent} at a time; what the launch notes is in {launch_dir}"
 
 
 def follow(

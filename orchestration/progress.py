@@ -1,4 +1,4 @@
-"""How a launch goes on, while it does: on a terminal a table that is redrawn, elsewhere a line for each epoch."""
+"""How a launch goes on, while it does: on a terminal a table that is redrawn, elsewhere a line a minute for a cell."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from orchestration.announce import LINE_S
 from orchestration.plan import Item, format_duration, makespan
 from orchestration.run_folder import FolderState
 from orchestration.schedulers import JobState
+
+_ALL = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console, self._pace = console, Pace()
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._epochs: dict[str, int] = {}
+        self._said = {_ALL: 0.0}
+        """When the last line about a cell was printed, and one about all, in seconds since the launch began."""
         self._told: dict[str, JobState] = {}
         self._attempts: dict[str, int] = {}
         """How many each cell had when the launch began, or when it was last told of one that failed."""
@@ -102,11 +106,9 @@ class Progress:
     def _print_news(self, snapshot: Snapshot) -> None:
         for item in snapshot.items:
             state, job = snapshot.folders.get(item.cell.signature), snapshot.job(item)
-            epoch = state.epoch if state else 0
             known = self._attempts.setdefault(item.cell.signature, state.num_attempts if state else 0)
-            if state and epoch > self._epochs.get(item.cell.signature, 0) and not self._live:
-                self._print(snapshot, item, f"{_epoch(state)}  {_miou(state)}{self._left(snapshot)}")
-            self._epochs[item.cell.signature] = epoch
+            if job is JobState.RUNNING and not self._live and self._is_due(item.cell.signature, snapshot):
+                self._print(snapshot, item, self._how_it_goes(item, state, snapshot))
             if job.has_ended and self._told.get(item.cell.signature) is not job:
                 self._told[item.cell.signature] = job
                 self._print(snapshot, item, _ending(job, state))
@@ -114,10 +116,28 @@ class Progress:
                 self._attempts[item.cell.signature] = state.num_attempts
                 self._print(snapshot, item, f"is tried again: {state.failure}")
 
+        if not self._live and self._is_due(_ALL, snapshot):
+            running = sum(snapshot.job(item) is JobState.RUNNING for item in snapshot.items)
+            self._say(snapshot, "all cells", f"{running or 'none'} running now{self._left(snapshot)}")
+
+    def _is_due(self, key: str, snapshot: Snapshot) -> bool:
+        """Tell whether nothing was printed for a while, of a cell or at all."""
+        return key not in self._said or snapshot.elapsed_s - self._said[key] >= LINE_S
+
+    def _how_it_goes(self, item: Item, state: FolderState | None, snapshot: Snapshot) -> str:
+        if state and state.epoch:
+            return f"{_epoch(state)}  {_miou(state)}{self._left(snapshot)}"
+        return "trains, and has finished no epoch yet" if item.cell.signature in self._said else "begins"
+
     def _print(self, snapshot: Snapshot, item: Item, text: str) -> None:
+        self._said[item.cell.signature] = snapshot.elapsed_s
+        self._say(snapshot, item.cell.slug, text)
+
+    def _say(self, snapshot: Snapshot, what: str, text: str) -> None:
+        self._said[_ALL] = snapshot.elapsed_s
         clock = time.strftime("%M:%S", time.gmtime(snapshot.elapsed_s % 3600))
         hours = f"{int(snapshot.elapsed_s // 3600)}:" if snapshot.elapsed_s >= 3600 else ""
-        line = f"{hours}{clock}  {item.cell.slug:<28} {text}"
+        line = f"{hours}{clock}  {what:<28} {text}"
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, snapshot: Snapshot) -> str:

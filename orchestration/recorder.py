@@ -40,8 +40,10 @@ class Recorder:
     Raises `FencedError` instead of writing once the attempt is superseded.
     """
 
-    def __init__(self, path: Path, superseded: Callable[[], bool] = bool) -> None:
-        self._path, self._superseded = path, superseded
+    def __init__(
+        self, path: Path, superseded: Callable[[], bool] = bool, tell_epoch: Callable[[Row], object] = bool
+    ) -> None:
+        self._path, self._superseded, self._tell_epoch = path, superseded, tell_epoch
         self._columns: list[str] = []
         self._rows: list[Row] = []
         self._written = time.monotonic()
@@ -55,7 +57,9 @@ class Recorder:
         if "epoch" in row:
             self.flush()
             self._refuse_when_superseded()
-            files.append_row(self._path / EPOCHS, {"step": step, "time": time.time(), **row})
+            whole = {"step": step, "time": time.time(), **row}
+            files.append_row(self._path / EPOCHS, whole)
+            self._tell_epoch(whole)
             return
         self._columns = self._columns or list(row)
         for name in row:

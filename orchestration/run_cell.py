@@ -182,6 +182,9 @@ class _Body:
         begins = begin_of(resume_from)
         step = begins["step"]
         self.attempt.event("started", **begins, **software(), **scheduler_node())
+        self.attempt.say(
+            f"attempt {self.attempt.number} begins at step {step}, process {os.getpid()} on {socket.gethostname()}"
+        )
         if self.stop():
             return self._stopped(step)
         result = self.train(config, self.attempt, resume_from, self.stop)

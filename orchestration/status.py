@@ -73,11 +73,14 @@ class CellStatus:
     """GPU-seconds that its attempts took."""
 
 
-def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm) -> CellStatus:
-    """Judge a cell by its folder and by what Slurm says."""
+def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm, waits: str = "") -> CellStatus:
+    """Judge a cell by its folder, by what Slurm says, and by what it waits for in a launch that is at work."""
     state = folder.state()
     job = (slurm.queued or {}).get(folder.path.name)
     standing, note = _standing(state, job, slurm, folder.path.name)
+    if waits and job is None and state.status in ("missing", "interrupted", "failed"):
+        after = "" if state.status == "missing" else f", after {state.failure or state.status}"
+        standing, note = Standing.WAITING, f"{waits}{after}"
     busy_s = state.duration_s if state.status == "done" else folder.busy_s() if cell.num_gpus else 0.0
     node = (job.node if job else "") or state.host
     return CellStatus(cell, standing, state, str(job.job) if job else "", node, note, cell.num_gpus * busy_s)
@@ -128,7 +131,7 @@ def _row(row: CellStatus, now: float) -> tuple[str, ...]:
         row.cell.signature,
         row.cell.slug,
         row.standing,
-        f"{state.step}/{state.num_steps or '?'}" if state.num_attempts else "",
+        f"{state.step}/{state.num_steps or row.cell.num_steps or '?'}" if state.num_attempts else "",
         f"{100 * state.best_miou:.1f}" if state.best_miou is not None else "",
         str(state.num_attempts or ""),
         row.job,

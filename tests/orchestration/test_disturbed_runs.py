@@ -119,7 +119,7 @@ def content(folder: RunFolder) -> dict[str, Any]:
 
 def test_undisturbed_run_keeps_rows_samples_and_best_weights_only(undisturbed: tuple[RunFolder, int]) -> None:
     found = content(undisturbed[0])
-    assert found["files"] == {"best.pt", "events.jsonl", "owner.json", "samples.png"}
+    assert found["files"] == {"best.pt", "events.jsonl", "log", "owner.json", "samples.png"}
     assert [row["step"] for row in found["steps.arrow"]] == list(range(6))
     assert [row["epoch"] for row in found["epochs.jsonl"]] == [1, 2, 3]
 

@@ -319,8 +319,9 @@ def test_grid_that_was_never_launched_is_refused(tmp_path):
 def test_log_is_that_of_the_newest_attempt_or_else_of_the_job(options, slurm, console, capsys):
     launch_on_slurm(options, console)
     grid_dir = options.runs / "small"
-    with pytest.raises(ValueError, match="has printed nothing yet"):
-        control.logs(grid_dir, "rankmatch-4-s0")
+    control.logs(grid_dir, "rankmatch-4-s0")
+    number = submissions.newest_jobs(grid_dir)[cell_of(options, "rankmatch-4-s0").path.name]
+    assert f"has printed nothing yet: it was submitted as job {number}\n" in capsys.readouterr().out
     with pytest.raises(ValueError, match="CELL must mean one cell; 'rankmatch' means 2"):
         control.logs(grid_dir, "rankmatch")
     with pytest.raises(ValueError, match="CELL must be a signature or a part of a cell's name"):
