@@ -23,6 +23,7 @@ NAMES = ("dataset", "backbone", "method", "split", "seed")
 SETTINGS = {
     "crop_size": ("augment", "crop_size"),
     "batch_size": ("trainer", "labeled_batch_size"),
+    "unlabeled_batch_size": ("trainer", "unlabeled_batch_size"),
     "learning_rate": ("trainer", "learning_rate"),
 }
 """Numbers that a methods section names, by their columns in results."""

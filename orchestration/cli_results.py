@@ -1,4 +1,4 @@
-"""The commands that read what was trained: results, table, compare, verify."""
+"""The commands that read what was trained: results, table, describe, compare, verify."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +7,8 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from orchestration.grid import Grid
 
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Where run folders are.")]
 Filters = Annotated[
@@ -57,9 +59,7 @@ def table(
     if metric not in ("best", "last"):
         raise ValueError(f"--metric must be best or last; got {metric!r}")
     loaded = load(grid, overrides or (), runs, launched_first=True)
-    grid_dir = runs.resolve() / loaded.name
-    if not grid_dir.is_dir():
-        raise ValueError(f"--runs must hold the folder of grid {loaded.name}; there is no {grid_dir}")
+    grid_dir = _folder_of(loaded, runs)
     browse.show_table(
         loaded,
         grid_dir,
@@ -73,6 +73,18 @@ def table(
     if not kind:
         for path in write(loaded, grid_dir):
             typer.echo(path)
+
+
+def describe(
+    grid: Annotated[str, typer.Argument(metavar="GRID", help="A grid by name, as it was launched, or a YAML file.")],
+    runs: RunsFolder = DEFAULT_RUNS,
+) -> None:
+    """Print the methods paragraph of a paper from a grid's finished runs, with what they took."""
+    from orchestration.grid import load
+    from orchestration.results import browse
+
+    loaded = load(grid, (), runs, launched_first=True)
+    browse.show_description(loaded, _folder_of(loaded, runs))
 
 
 def compare(
@@ -111,8 +123,15 @@ def verify(
 
 def add_to(app: typer.Typer) -> None:
     """Make these commands of the program."""
-    for command in (results, table, compare, verify):
+    for command in (results, table, describe, compare, verify):
         app.command()(command)
+
+
+def _folder_of(loaded: "Grid", runs: Path) -> Path:
+    grid_dir = runs.resolve() / loaded.name
+    if not grid_dir.is_dir():
+        raise ValueError(f"--runs must hold the folder of grid {loaded.name}; there is no {grid_dir}")
+    return grid_dir
 
 
 def _console() -> "Console":

@@ -57,6 +57,7 @@ def test_every_other_command_is_known():
         "rankmatch results grid=pascal_classic --epochs --format parquet -o epochs.parquet",
         "rankmatch table --grid demo --metric last --statistics",
         "rankmatch table --grid demo --format latex -o table.tex",
+        "rankmatch describe demo",  # test_describe.py
         "rankmatch compare rankmatch-8-s0 unimatch-8-s0",
         "rankmatch compare pascal_classic pascal_paper --metric miou",
         "rankmatch verify --count 2",

@@ -1,8 +1,9 @@
 """What the commands `results` and `table` print and write."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from rich import box
@@ -13,10 +14,11 @@ from rich.text import Text
 from orchestration import files
 from orchestration.cells import NAMES
 from orchestration.grid import Grid
-from orchestration.results import report, run_table
+from orchestration.results import facts, paragraph, report, run_table
 from orchestration.tables import formats, layouts
 from orchestration.tables.differences import sections
 from orchestration.tables.table import DASH, Table
+from rankmatch.traits import TRAITS
 
 MAX_SHOWN = 200
 _NAMED = ("grid", *NAMES)
@@ -84,6 +86,26 @@ def show_table(
     _say(console, str(output))
 
 
+def show_description(loaded: Grid, grid_dir: Path) -> None:
+    """Print the methods paragraph of a grid's finished runs, and on stderr what it leaves out.
+
+    Raises:
+        ValueError: No run is finished.
+    """
+    runs = facts.finished_runs(grid_dir, loaded.cells)
+    num = len(loaded.cells)
+    if not runs:
+        raise ValueError(
+            f"a finished run is needed to describe a grid; of the {num} cells of {loaded.name} none is done"
+        )
+    print(paragraph.methods_paragraph(runs))  # noqa: T201 (a line of its own, however long)
+    if len(runs) < num:
+        sys.stderr.write(f"{len(runs)} of {num} cells are done; the paragraph describes these\n")
+    sys.stderr.writelines(
+        f"not in the paragraph, since the runs do not tell it: {line}\n" for line in paragraph.missing(runs)
+    )
+
+
 def show_statistics(table: Table, console: Console) -> None:
     """Print intervals, paired comparisons and what sums up each row."""
     for title, rows in sections(table):
@@ -103,17 +125,36 @@ def _print_runs(runs: pa.Table, console: Console) -> None:
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("signature", *varied, "status"):
         drawn.add_column(Text(name))
-    for name in ("best", "last", "epoch", "hours"):
+    for name in ("best", "last", "epoch", "hours", "GPU-hours", "learning rate", "crop", "batch"):
         drawn.add_column(name, justify="right")
     for row in runs.slice(0, MAX_SHOWN).to_pylist():
         numbers = [_number(row["best_miou"], 100), _number(row["last_miou"], 100)]
         epochs = f"{row['epoch']}/{row['num_epochs'] or '?'}"
         names = [Text(row[name] or DASH) for name in ("signature", *varied, "status")]
-        drawn.add_row(*names, *numbers, epochs, _number(row["duration_s"], 1 / 3600))
+        drawn.add_row(
+            *names, *numbers, epochs, *map(_hours, (row["duration_s"], row["gpu_duration_s"])), *_settings(row)
+        )
     console.print(drawn)
     fixed = [f"{name}={runs[name][0].as_py()}" for name in _NAMED if name not in varied and runs.num_rows]
     more = f", the first {MAX_SHOWN} are shown; --format csv -o FILE writes all" if runs.num_rows > MAX_SHOWN else ""
     _say(console, f"{runs.num_rows} runs{more}; mIoU in %, best and last epoch; all: {' '.join(fixed)}")
+
+
+def _hours(seconds: float | None) -> str:
+    return DASH if seconds is None else facts.hours(seconds)
+
+
+def _settings(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Show learning rate, crop and images a step; a damaged run has none."""
+    if row["learning_rate"] is None:
+        return DASH, DASH, DASH
+    labeled, unlabeled = row["batch_size"], row["unlabeled_batch_size"]
+    sees_unlabeled = row["method"] not in TRAITS or TRAITS[row["method"]].sees_unlabeled
+    return (
+        f"{row['learning_rate']:g}",
+        str(row["crop_size"]),
+        f"{labeled}+{unlabeled}" if sees_unlabeled else str(labeled),
+    )
 
 
 def _number(value: float | None, factor: float) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-VERSION = 3
+VERSION = 4
 MAX_PARTS = 16
 RUN = "run"
 """The column that says to which run a row belongs: its folder, relative to the root."""

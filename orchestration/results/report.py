@@ -7,9 +7,9 @@ from typing import Any
 from orchestration import files, made_with
 from orchestration.cells import Cell
 from orchestration.grid import Grid
-from orchestration.results import settings
+from orchestration.results import facts, paragraph, settings
 from orchestration.results.run_table import collect
-from orchestration.run_folder import folders
+from orchestration.run_folder import RunFolder, folders
 from orchestration.tables import formats, published
 from orchestration.tables.consistency import BETWEEN
 from orchestration.tables.differences import sections
@@ -23,6 +23,11 @@ _NOTE = (
     "*Best epoch*: the highest of the values after each epoch, so chosen on the validation list itself. *Last epoch*: "
     f"the value after the last one. `{DASH}`: no cell is done."
 )
+
+
+_NOTHING = "Nothing is trained yet.\n"
+_EXPECTED = ("commit", "lock_sha256", "device", "split_sha256", "data_fingerprint")
+"""What a run is expected to tell of how it was made."""
 
 
 def build_table(
@@ -69,6 +74,7 @@ def write_report(
         *map(_table_section, built),
         f"## Statistics of the {METRICS[built[0].metric]}\n\n{_statistics(built[0])}",
         f"## Cells\n\n{_cell_table(records, axes)}",
+        f"## Settings and totals\n\n{_settings_and_totals(grid_dir, cells)}",
         f"## Provenance\n\n{_provenance(grid_dir, records)}",
     ]
     files.replace(grid_dir / CSV, formats.to_csv(*built))
@@ -83,7 +89,7 @@ def _table_section(table: Table) -> str:
 
 def _statistics(table: Table) -> str:
     parts = [f"{title}:\n\n{_markdown_rows(rows)}" for title, rows in sections(table)]
-    return "\n".join(parts) or "Nothing is trained yet.\n"
+    return "\n".join(parts) or _NOTHING
 
 
 def _markdown_rows(rows: Sequence[Sequence[str]]) -> str:
@@ -128,6 +134,16 @@ def _text(value: float | None, factor: float) -> str:
     return DASH if value is None else f"{factor * value:.1f}"
 
 
+def _settings_and_totals(grid_dir: Path, cells: Sequence[Cell]) -> str:
+    """List what the finished runs were trained with and took, and the methods paragraph that says so."""
+    runs = facts.finished_runs(grid_dir, cells)
+    if not runs:
+        return _NOTHING
+    told = facts.settings(runs) | facts.totals(runs)
+    lines = "".join(f"- {name}: {text}\n" for name, text in told.items())
+    return f"{lines}\n{paragraph.methods_paragraph(runs)}\n"
+
+
 def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
     """List every value that a thing had among the cells, with the number of cells: more than one stands out."""
     known = folders(grid_dir)
@@ -139,8 +155,20 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
                 continue
             values = found.setdefault(name, {})
             values[text] = values.get(text, 0) + 1
+    _count_unknown(found, [record["signature"] for record in records if record["status"] == "done"], known)
     lines = [
         f"- {name}: " + "; ".join(f"{text} ({count})" for text, count in sorted(found[name].items()))
         for name in sorted(found)
     ]
-    return "".join(line + "\n" for line in lines) or "Nothing is trained yet.\n"
+    return "".join(line + "\n" for line in lines) or _NOTHING
+
+
+def _count_unknown(found: dict[str, dict[str, int]], finished: Sequence[str], known: Mapping[str, RunFolder]) -> None:
+    """Add of how many finished runs a thing that each should tell is not known, and of the commit why."""
+    for signature in finished:
+        provenance = known[signature].state().provenance
+        for name in _EXPECTED:
+            if not any(made_with.values(provenance, name)):
+                why = provenance.get("commit_unknown") if name == made_with.COMMIT else ""
+                text = f"not known: {why}" if why else "not known"
+                found.setdefault(name, {})[text] = found.get(name, {}).get(text, 0) + 1

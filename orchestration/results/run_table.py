@@ -43,6 +43,7 @@ FIELDS = {
     "num_present_classes": pa.int64(),
     "num_attempts": pa.int64(),
     "duration_s": pa.float64(),
+    "gpu_duration_s": pa.float64(),
     "commit": pa.string(),
     "code": pa.string(),
     "numerics": pa.string(),
@@ -54,6 +55,7 @@ FIELDS = {
     "folder": pa.string(),
     "crop_size": pa.int64(),
     "batch_size": pa.int64(),
+    "unlabeled_batch_size": pa.int64(),
     "learning_rate": pa.float64(),
 }
 """Columns after the names and the axes; what only a finished training has is null before. Where attempts differ in
@@ -70,6 +72,7 @@ _OF_RESULT = (
     "last_class_iou",
     "num_present_classes",
     "duration_s",
+    "gpu_duration_s",
 )
 _OF_STATE = ("status", "epoch", "num_epochs", "step", "num_steps", "num_attempts", "failure")
 _OF_ATTEMPTS = ("commit", "numerics", "device", "host")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,17 @@ def test_report_shows_tables_cells_and_provenance(grid_dir: Path) -> None:
     )
     assert line in text
     assert f"| {CELLS[3].signature} | rankmatch | 1_16 | 1 | missing | — | — | — | — | 0 | — | — |" in text
-    assert f"- commit: {'c0ffee' * 7} (3)\n- torch: 2.14 (3)\n" in text
+    assert f"- commit: {'c0ffee' * 7} (3)\n- data_fingerprint: not known (3)\n- device: not known (3)\n" in text
+    assert "- lock_sha256: not known (3)\n" in text and "- torch: 2.14 (3)\n" in text
+
+
+def test_report_says_why_no_commit_is_known(grid_dir: Path) -> None:
+    [folder] = [RunFolder(path) for path in (grid_dir / "cells").iterdir() if path.name.startswith(CELLS[0].signature)]
+    result = json.loads((folder.path / "result.json").read_text())
+    result["provenance"] = {"commit": "", "commit_unknown": "gone"}
+    (folder.path / "result.json").write_text(json.dumps(result) + "\n")
+    text = write_report(grid_dir, CELLS, LAYOUT).read_text()
+    assert f"- commit: {'c0ffee' * 7} (2); not known: gone (1)\n- commit_unknown: gone (1)\n" in text
 
 
 def test_report_of_the_same_folders_is_the_same_to_the_byte(grid_dir: Path) -> None:

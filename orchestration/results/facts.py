@@ -1,0 +1,171 @@
+"""What finished runs were trained with and what they took: the facts of a methods section, each in words."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestration import made_with
+from orchestration.cells import Cell
+from orchestration.results.run_table import collect
+from orchestration.results.wording import BACKBONES, MAX_VALUES, METHODS, counted, listed, worded
+from orchestration.run_folder import folders
+from orchestration.tables.consistency import BETWEEN
+from rankmatch.config import NumericsConfig
+from rankmatch.traits import TRAITS
+
+UNKNOWN = "not known"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run."""
+
+    axes: Mapping[str, str]
+    numerics: NumericsConfig
+    record: Mapping[str, Any]
+    """Its row of `run_table`."""
+    provenance: Mapping[str, Any]
+
+
+def finished_runs(grid_dir: Path, cells: Sequence[Cell]) -> list[Run]:
+    """Return the finished runs among the cells of a grid, in its order."""
+    found, records = folders(grid_dir), collect(grid_dir, cells).to_pylist()
+    return [
+        Run(cell.axes, cell.config.numerics, record, found[cell.signature].state().provenance)
+        for cell, record in zip(cells, records, strict=True)
+        if record["status"] == "done"
+    ]
+
+
+def settings(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the settings of the runs by name, each with the rows that have it where rows differ."""
+    told: dict[str, tuple[Callable[[NumericsConfig], str], str]] = {
+        "network": (lambda one: f"DeepLabV3+ on {backbone(one)}", "backbone"),
+        "backbone starts from": (_start, ""),
+        "data set": (lambda one: f"{one.dataset.name} ({one.dataset.num_classes} classes)", "dataset"),
+        "split": (lambda one: one.split, "split"),
+        "method": (lambda one: METHODS[one.method.name], "method"),
+        "optimizer": (optimizer, ""),
+        "schedule": (lambda one: f"polynomial, power {one.trainer.poly_power:g}", ""),
+        "learning rate of the backbone": (lambda one: rate(one), "trainer.learning_rate"),
+        "learning rate of other layers": (lambda one: rate(one, one.trainer.head_lr_multiplier), ""),
+        "crop": (crop, "augment.crop_size"),
+        "images a step": (batch, ""),
+        "epochs": (lambda one: str(one.trainer.epochs), "trainer.epochs"),
+    }
+    found = {name: by_rows(runs, of, own) for name, (of, own) in told.items()}
+    return found | {"steps": steps(runs), "seeds": seeds(runs)}
+
+
+def totals(runs: Sequence[Run]) -> dict[str, str]:
+    """Return what the runs took, by name."""
+    gpu, wall = summed(runs, "gpu_duration_s"), summed(runs, "duration_s")
+    return {
+        "runs": str(len(runs)),
+        "hours": UNKNOWN if wall is None else hours(wall),
+        "GPU-hours": UNKNOWN if gpu is None else hours(gpu),
+        "hardware": by_records(runs, hardware_of) or UNKNOWN,
+    }
+
+
+def by_rows(runs: Sequence[Run], of: Callable[[NumericsConfig], str], own: str = "") -> str:
+    """Say a setting of the runs; see `wording.worded`."""
+    return worded([run.axes for run in runs], [of(run.numerics) for run in runs], own)
+
+
+def by_records(runs: Sequence[Run], of: Callable[[Run], str]) -> str:
+    """Say what the files of the runs tell; see `wording.worded`."""
+    return worded([run.axes for run in runs], [of(run) for run in runs])
+
+
+def backbone(numerics: NumericsConfig) -> str:
+    """Name the backbone, with its width where that is another one, and its output stride."""
+    chosen = numerics.backbone
+    width = "" if chosen.width == 1 else f"width {chosen.width:g}, "
+    return f"{BACKBONES[chosen.name]} ({width}output stride {chosen.output_stride})"
+
+
+def optimizer(numerics: NumericsConfig) -> str:
+    """Name the optimizer and what it is set to."""
+    return f"SGD with momentum {numerics.trainer.momentum:g} and weight decay {numerics.trainer.weight_decay:g}"
+
+
+def rate(numerics: NumericsConfig, factor: float = 1.0) -> str:
+    """Return the learning rate at the begin, as it is after the scaling to the batch."""
+    trainer = numerics.trainer
+    return f"{factor * trainer.learning_rate * trainer.labeled_batch_size / trainer.reference_batch_size:.6g}"
+
+
+def crop(numerics: NumericsConfig) -> str:
+    """Return the size of a crop."""
+    return f"{numerics.augment.crop_size} × {numerics.augment.crop_size} pixels"
+
+
+def batch(numerics: NumericsConfig) -> str:
+    """Return the images of a step."""
+    labeled, unlabeled = numerics.trainer.labeled_batch_size, numerics.trainer.unlabeled_batch_size
+    if not TRAITS[numerics.method.name].sees_unlabeled:
+        return counted(labeled, "labeled image")
+    return f"{labeled} labeled and {counted(unlabeled, 'unlabeled image')}"
+
+
+def steps(runs: Sequence[Run]) -> str:
+    """Return the steps of a run."""
+    return by_records(runs, lambda run: counted(run.record["num_steps"], "step"))
+
+
+def seeds(runs: Sequence[Run]) -> str:
+    """Return the seeds that each setting was trained with."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for run in runs:
+        point = tuple((axis, value) for axis, value in run.axes.items() if axis != "seed")
+        groups.setdefault(point, []).append(str(run.numerics.seed))
+    return worded([dict(point) for point in groups], [_random_seeds(found) for found in groups.values()])
+
+
+def hardware_of(run: Run) -> str:
+    """Name the devices of a run; empty where its files do not tell."""
+    devices = listed(made_with.values(run.provenance, "device"), "and then")
+    number = run.provenance.get("num_gpus")
+    if not devices or number is None:
+        return devices
+    return f"{devices}, {counted(number, 'GPU')} a run" if number else f"{devices}, without a GPU"
+
+
+def code_of(run: Run) -> str:
+    """Name the commit of a run, and that there were changes to it; empty where no commit is known."""
+    commits = [code for code in (run.record["code"] or "").split(BETWEEN) if code]
+    changed = [f"{one.partition('+')[0][:12]}{' with uncommitted changes' if '+' in one else ''}" for one in commits]
+    return listed(list(dict.fromkeys(changed)), "and then")
+
+
+def hours(seconds: float) -> str:
+    """Write a duration in hours, with two digits that count or more."""
+    value = seconds / 3600
+    if 0 < value < 0.001:
+        return "<0.001"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration in the unit that suits it."""
+    if seconds >= 7200:
+        return f"{hours(seconds)} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
+def _random_seeds(found: Sequence[str]) -> str:
+    if len(found) > MAX_VALUES:
+        return f"{len(found)} random seeds"
+    return f"the random seed{'s' if len(found) > 1 else ''} {listed(found)}"
+
+
+def _start(numerics: NumericsConfig) -> str:
+    return "pretrained weights" if numerics.backbone.pretrained else "random weights"
+
+
+def summed(runs: Sequence[Run], name: str) -> float | None:
+    """Add up a field of the records; None where one does not know it."""
+    values = [run.record[name] for run in runs]
+    return None if any(value is None for value in values) else sum(values)
