@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from orchestration import files
+from orchestration import costs, files
 from orchestration.cells import compose_untrained, experiments_folder
 from orchestration.values import read_settings
 from rankmatch.checks import one_of
@@ -18,6 +18,11 @@ from rankmatch.config import TrainConfig
 
 if TYPE_CHECKING:
     from rankmatch.data.catalog import Sample
+
+
+_GIVE_BATCH = (
+    "the files are good; a smaller batch belongs into the data set's file, or is given here as it is in the grid"
+)
 
 
 def configuration(name: str, settings: Sequence[str]) -> TrainConfig:
@@ -55,6 +60,7 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         num = len(report.faults)
         head = f"{num} fault{'s' if num > 1 else ''} in {report.num_images} samples:"
         raise ValueError("\n".join([head, *report.faults]))
+    batches = [batch_fault(config, name) for name in names]
     classes = config.execution.class_names or [str(number) for number in range(config.numerics.dataset.num_classes)]
     table = Table("class", "labeled pixels", "val pixels")
     for row in zip(classes, report.labeled_class_counts, report.val_class_counts, strict=True):
@@ -64,6 +70,18 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         f"{report.num_images} images of split {', '.join(names)} are good; "
         f"{len(report.present_classes)} of {len(classes)} classes occur in the val labels"
     )
+    if faults := list(dict.fromkeys(filter(None, batches))):
+        raise ValueError("\n".join([*faults, _GIVE_BATCH]))
+
+
+def batch_fault(config: TrainConfig, split: str) -> str:
+    """Say, as the plan would, that a batch is larger than what an epoch of a split goes through; else nothing."""
+    numerics = replace(config.numerics, split=split)
+    try:
+        costs.num_steps(replace(config, numerics=numerics))
+    except ValueError as error:
+        return f"no run can go through split {split}: {error}"
+    return ""
 
 
 def _sayer(console: Console) -> Callable[[str], None]:

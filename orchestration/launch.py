@@ -15,7 +15,15 @@ from orchestration import announce, costs, grid, preflight, provenance, waiting
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
-from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
+from orchestration.launch_plan import (
+    Options,
+    make_plan,
+    refuse_budget,
+    refuse_conflicts,
+    refuse_full_disk,
+    say_missing_inputs,
+    show_plan,
+)
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
 from orchestration.patience import patiently, say_once
@@ -44,6 +52,7 @@ def launch(options: Options, console: Console) -> int:
     show_plan(planned, console)
     if options.dry_run:
         say_missing_inputs(loaded, console)
+        refuse_full_disk(planned, options, console)
         refuse_budget(planned, options)
         return 0
     grid_dir.mkdir(parents=True, exist_ok=True)
@@ -64,6 +73,7 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     planned = make_plan(loaded, grid_dir, options, identities)
     refuse_conflicts(planned)
     refuse_budget(planned, options)
+    refuse_full_disk(planned, options, console)
     jobs, scheduler = cell_jobs(planned, loaded, grid_dir, identities, options), _scheduler(options)
     scheduler.check(jobs)
     launch_dir = make_folders(loaded, grid_dir, planned)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import cells, costs, grid, plan, preflight, provenance, simulate
+from orchestration import announce, cells, costs, disk_space, grid, paces, plan, preflight, provenance, simulate
 from orchestration.grid import Grid
 from orchestration.plan import Plan
-from orchestration.run_folder import FolderState, folders
+from orchestration.run_folder import folders
 
 LOCAL_CLUSTERS = ("local", "inline")
 FOLLOWED_CLUSTERS = (*LOCAL_CLUSTERS, "ray")
@@ -72,8 +72,8 @@ def make_plan(
     """Compare a grid with its run folders; touches nothing."""
     found = folders(grid_dir)
     states = {signature: folder.state() for signature, folder in found.items()}
-    measured = _measured_pace(loaded, states)
     device = _device(loaded, options)
+    measured = paces.measured(loaded.cells, states, found, device)
     return plan.make_plan(
         loaded.cells,
         states,
@@ -94,6 +94,18 @@ def make_plan(
 def show_plan(planned: Plan, console: Console) -> None:
     """Print a plan."""
     console.print("\n".join(plan.summary(planned)), highlight=False, markup=False, soft_wrap=True)
+
+
+def refuse_full_disk(planned: Plan, options: Options, console: Console) -> None:
+    """Refuse cells that cannot all be kept, and warn where their checkpoints may not find room.
+
+    Raises:
+        ValueError: With what is needed and what there is.
+    """
+    if refusal := disk_space.refusal(planned, options.runs):
+        raise ValueError(refusal)
+    if warning := disk_space.warning(planned, options.runs):
+        announce.say(console, warning)
 
 
 def say_missing_inputs(loaded: Grid, console: Console) -> None:
@@ -121,9 +133,14 @@ def refuse_budget(planned: Plan, options: Options) -> None:
         ValueError: With both figures.
     """
     hours = planned.gpu_hours
+    if options.budget_gpu_hours is not None and planned.num_unknown and planned.uses_gpus:
+        raise ValueError(
+            f"--budget-gpu-hours={options.budget_gpu_hours:g} cannot be held: {planned.num_unknown} cells cannot be "
+            "estimated, as their split lists are not here"
+        )
     if options.budget_gpu_hours is not None and hours > options.budget_gpu_hours:
         raise ValueError(
-            f"--budget-gpu-hours must be at least {hours:.1f}, the estimate of what is left; "
+            f"--budget-gpu-hours must be at least {plan.format_amount(hours)}, the estimate of what is left; "
             f"got {options.budget_gpu_hours:g}"
         )
 
@@ -138,17 +155,6 @@ def simulate_launch(options: Options, pool: simulate.Pool, checkpoint_min: float
     planned = make_plan(loaded, options.runs.resolve() / loaded.name, options)
     text = simulate.lines(simulate.tasks(planned, checkpoint_min), pool)
     console.print("\n".join(text), highlight=False, markup=False, soft_wrap=True)
-
-
-def _measured_pace(loaded: Grid, states: Mapping[str, FolderState]) -> dict[str, float]:
-    """Return seconds a step by method, from the finished cells of the grid."""
-    pace: dict[str, list[float]] = {}
-    for cell in loaded.cells:
-        state = states.get(cell.signature)
-        if state is None or state.status != "done" or not state.num_steps:
-            continue
-        pace.setdefault(cell.config.numerics.method.name, []).append(state.duration_s / state.num_steps)
-    return {method: sum(values) / len(values) for method, values in pace.items()}
 
 
 def _num_concurrent(loaded: Grid, options: Options) -> int:

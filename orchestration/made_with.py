@@ -70,6 +70,12 @@ def flat(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
+def device_kind(provenance: Mapping[str, Any]) -> str:
+    """Return `cuda` or `cpu` where all attempts of a cell had such devices; empty where they differ or nobody knows."""
+    kinds = {"cuda" if float(count) else "cpu" for count in values(provenance, "num_gpus") if count}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
 def _known(attempt: Attempt) -> Row:
     owner = attempt.known_owner()
     started: Row = next((event for event in attempt.events() if event["event"] == "started"), {})

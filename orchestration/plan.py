@@ -82,6 +82,11 @@ class Plan:
         return sum(item.gpu_hours for item in self.items) if self.uses_gpus else 0.0
 
     @property
+    def num_unknown(self) -> int:
+        """How many cells are left of which nobody can tell how long they take."""
+        return sum(item.estimate_s is None for item in self.items)
+
+    @property
     def makespan_s(self) -> float:
         """Roughly the seconds until the last cell ends, `max_concurrent` at a time, longest first."""
         return makespan([item.estimate_s or 0.0 for item in self.items], self.max_concurrent)
@@ -198,21 +203,30 @@ def summary(plan: Plan) -> list[str]:
     counts = Counter(item.action for item in plan.items)
     shares = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
     lines.append(f"{len(plan.items)} cells: {shares or 'none'}")
-    num_unknown = sum(item.estimate_s is None for item in plan.items)
-    unknown = f", without {num_unknown} cells that cannot be estimated" if num_unknown else ""
-    lines.append(
-        f"rough estimate: {format_duration(plan.total_s)} in total, "
-        f"{format_duration(plan.makespan_s)} with {plan.max_concurrent} at a time, longest first{unknown}"
-    )
-    if plan.gpu_hours:
-        longest = max(item.gpu_hours for item in plan.items)
-        lines.append(f"GPU-hours: {plan.gpu_hours:.1f} in all, {longest:.1f} for the longest cell")
-    in_the_end, at_most = (count / 1e9 for count in disk_bytes(plan))
-    lines.append(f"disk: about {in_the_end:.1f} GB when all is done, at most {at_most:.1f} GB while cells train")
+    lines += _estimates(plan)
+    in_the_end, at_most = (format_amount(count / 1e9) for count in disk_bytes(plan))
+    lines.append(f"disk: about {in_the_end} GB when all is done, at most {at_most} GB while cells train")
     idle = [f"note: {text}" for text in alike.notes([item.cell for item in plan.items])]
     return (
         lines + _supervised_apart(plan) + _scaled_rates(plan) + idle + [f"conflict: {text}" for text in plan.conflicts]
     )
+
+
+def _estimates(plan: Plan) -> list[str]:
+    """Say how long it takes, and of which cells nobody knows: none that is left out counts as nothing."""
+    num = plan.num_unknown
+    cells = f"{num} cell{'s' if num > 1 else ''} that cannot be estimated, as the split lists are not here"
+    if num and not plan.total_s:
+        return [f"rough estimate: not known, for {cells}"]
+    unknown = f", without {cells}" if num else ""
+    lines = [
+        f"rough estimate: {format_duration(plan.total_s)} in total, "
+        f"{format_duration(plan.makespan_s)} with {plan.max_concurrent} at a time, longest first{unknown}"
+    ]
+    if plan.gpu_hours:
+        longest = format_amount(max(item.gpu_hours for item in plan.items))
+        lines.append(f"GPU-hours: {format_amount(plan.gpu_hours)} in all, {longest} for the longest cell{unknown}")
+    return lines
 
 
 def disk_bytes(plan: Plan) -> tuple[float, float]:
@@ -253,7 +267,7 @@ def _line(item: Item, width: int, *, uses_gpus: bool) -> str:
     steps = "? steps" if item.num_steps is None else f"{item.num_steps} steps"
     rough = "?" if item.estimate_s is None else f"~{format_duration(item.estimate_s)}"
     time = "" if item.action is Action.KEEP else f"  {rough}"
-    hours = f"{item.gpu_hours:.1f} GPU-h" if uses_gpus and item.gpu_hours else ""
+    hours = f"{format_amount(item.gpu_hours)} GPU-h" if uses_gpus and item.gpu_hours else ""
     return (
         f"{item.action:<7}  {item.cell.signature}  {item.cell.slug:<{width}}  {steps:>12}{time:>9}"
         f"{hours:>{13 if uses_gpus else 0}}  {item.reason}"
@@ -261,7 +275,12 @@ def _line(item: Item, width: int, *, uses_gpus: bool) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration in the unit that suits it: `45 s`, `12 min`, `3.5 h`."""
+    """Write a duration in the unit that suits it: `45 s`, `12 min`, `3.5 h`; what takes time is never `0 s`."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{max(1.0, seconds) if seconds > 0 else 0.0:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def format_amount(amount: float) -> str:
+    """Write hours or gigabytes with one decimal, a small amount with as many as it takes: never 0.0 for some."""
+    return f"{amount:.1f}" if amount >= 0.095 or amount <= 0 else f"{float(f'{amount:.1g}'):f}".rstrip("0")

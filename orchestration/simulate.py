@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from orchestration import costs
 from orchestration.failures import AttemptEnd, FailureClass, decide
-from orchestration.plan import Plan, format_duration
+from orchestration.plan import Plan, format_amount, format_duration
 from rankmatch.checks import in_range
 
 _CLOSE = 1.1
@@ -248,7 +248,7 @@ def lines(cells: Sequence[Task], pool: Pool) -> list[str]:
         raise ValueError("--simulate must be given a grid with cells to train whose time can be estimated; got none")
     outcome = replay(cells, pool)
     busy, wasted, writing = (
-        value / 3600 for value in (outcome.busy_gpu_s, outcome.wasted_gpu_s, outcome.writing_gpu_s)
+        format_amount(value / 3600) for value in (outcome.busy_gpu_s, outcome.wasted_gpu_s, outcome.writing_gpu_s)
     )
     over = 100 * (outcome.makespan_s / outcome.bound_s - 1)
     ends = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.ends.items())) or "none"
@@ -257,7 +257,7 @@ def lines(cells: Sequence[Task], pool: Pool) -> list[str]:
         f"makespan: {format_duration(outcome.makespan_s)}, {over:.1f} % above the lower bound of "
         f"{format_duration(outcome.bound_s)}",
         f"attempts that ended early: {ends}",
-        f"wasted: {wasted:.1f} of {busy:.1f} GPU-hours, {writing:.1f} of them writing checkpoints",
+        f"wasted: {wasted} of {busy} GPU-hours, {writing} of them writing checkpoints",
         *(f"given up: {count} cells ({why})" for why, count in sorted(outcome.given_up.items())),
     ]
     return [*text, _advice(cells, pool)]
@@ -270,7 +270,8 @@ def _advice(cells: Sequence[Task], pool: Pool) -> str:
     expected = expected_waste_s(Counter(cells), pool, best_s) / 3600
     epoch_s = max(task.duration_s / task.num_epochs for task in cells)
     ends = ", the ends of epochs are enough" if best_s >= epoch_s else ""
-    return f"checkpoint interval: {format_duration(best_s)} wastes least, {expected:.1f} GPU-hours expected{ends}"
+    waste = f"{format_amount(expected)} GPU-hours expected{ends}"
+    return f"checkpoint interval: {format_duration(best_s)} wastes least, {waste}"
 
 
 def _bound_s(cells: Sequence[Task], pool: Pool) -> float:

@@ -9,7 +9,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from orchestration.failures import is_tried_again
-from orchestration.plan import format_duration, makespan
+from orchestration.paces import of_finished
+from orchestration.plan import format_amount, format_duration, makespan
 
 if TYPE_CHECKING:
     from orchestration.index import IndexedCell
@@ -149,7 +150,7 @@ def totals(rows: Sequence[CellStatus]) -> list[str]:
     spent_h = sum(row.gpu_s for row in rows) / 3600
     left_h = sum(row.cell.num_gpus * left_s for row, left_s in zip(rows, left, strict=True)) / 3600
     if spent_h or left_h:
-        lines.append(f"GPU-hours: {spent_h:.1f} spent, about {left_h:.1f} left")
+        lines.append(f"GPU-hours: {format_amount(spent_h)} spent, about {format_amount(left_h)} left")
     if any(row.standing.is_open for row in rows):
         at_once = max(1, counts[Standing.RUNNING])
         left_s = makespan(left, at_once)
@@ -162,8 +163,8 @@ def _left_s(rows: Sequence[CellStatus]) -> list[float]:
     """Return roughly the seconds that each cell still needs, at the pace of those that are done where some are."""
     paces: dict[str, list[float]] = {}
     for row in rows:
-        if row.state.duration_s and row.state.num_steps:
-            paces.setdefault(row.cell.method, []).append(row.state.duration_s / row.state.num_steps)
+        if pace := of_finished(row.state, "cuda" if row.cell.num_gpus else "cpu"):
+            paces.setdefault(row.cell.method, []).append(pace)
     measured = {method: sum(found) / len(found) for method, found in paces.items()}
     return [_left_of(row, measured) for row in rows]
 

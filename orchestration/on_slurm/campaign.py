@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestration import grid, launch, snapshot
+from orchestration import announce, grid, launch, snapshot
 from orchestration.grid import Grid
 from orchestration.launch_folder import keep_difference, make_folders, only_launch_of
-from orchestration.launch_plan import Options, make_plan, refuse_budget, refuse_conflicts, say_missing_inputs, show_plan
+from orchestration.launch_plan import (
+    Options,
+    make_plan,
+    refuse_budget,
+    refuse_conflicts,
+    refuse_full_disk,
+    say_missing_inputs,
+    show_plan,
+)
 from orchestration.mirror.grid_mirror import last_tracking_uri
 from orchestration.on_slurm import cluster, commands, controller, shell_defaults, step, submissions
 from orchestration.on_slurm.campaign_file import ORDER, Campaign, launches_of, newest_readable, open_campaigns
@@ -32,6 +40,8 @@ def launch_on_slurm(options: Options, console: Console) -> int:
         ValueError: Something the user can mend, before any job.
         SchedulerError: sbatch refused, or Slurm does not answer.
     """
+    if not options.dry_run:
+        announce.begin(console, f"composing the cells of {options.grid}")
     loaded = grid.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
     site = shell_defaults.with_defaults(cluster.load(options.cluster, options.cluster_settings))
@@ -130,6 +140,7 @@ def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterCon
     show_plan(planned, console)
     refuse_conflicts(planned)
     refuse_budget(planned, options)
+    refuse_full_disk(planned, options, console)
     taken = snapshot.take(grid_dir, allow_dirty=options.allow_dirty)
     jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
     scheduler_of(site, taken.path, options).check(jobs)
@@ -207,6 +218,7 @@ def _dry_run(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig
     show_plan(planned, console)
     say_missing_inputs(loaded, console)
     refuse_budget(planned, options)
+    refuse_full_disk(planned, options, console)
     if not options.scripts:
         return 0
     jobs = launch.cell_jobs(planned, loaded, grid_dir, {}, options)

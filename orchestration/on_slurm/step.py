@@ -19,7 +19,7 @@ from orchestration.on_slurm.hand_in import Submitted, options_of, queued_jobs, s
 from orchestration.on_slurm.lanes import lanes
 from orchestration.on_slurm.notices import Notifier, harmless
 from orchestration.on_slurm.queue_state import Lost
-from orchestration.plan import Action, Plan
+from orchestration.plan import Action, Plan, format_amount
 from orchestration.retries import decision_of
 from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import SchedulerError
@@ -167,7 +167,7 @@ def _refused(
     hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + left.gpu_hours
     if not left.uses_gpus or not left.jobs or hours <= campaign.budget_gpu_hours:
         return refused
-    why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {hours:.1f}"
+    why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {format_amount(hours)}"
     text = f"{campaign.grid_name}: {len(left.jobs)} cells are not tried again: {why}"
     Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True)
     return refused | {item.cell.signature: why for item in left.jobs}

@@ -124,7 +124,7 @@ def _cell_line(record: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
         DASH if record["best_epoch"] is None else str(record["best_epoch"]),
         f"{record['epoch']} of {record['num_epochs']}" if record["num_epochs"] else DASH,
         str(record["num_attempts"]),
-        _text(record["duration_s"], 1 / 3600),
+        DASH if record["duration_s"] is None else facts.hours(record["duration_s"]),
         BETWEEN.join(commit[:12] for commit in (record["commit"] or "").split(BETWEEN)) or DASH,
     ]
     return [record["signature"], *(record[axis] for axis in axes), *fields]

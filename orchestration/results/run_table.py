@@ -57,6 +57,7 @@ FIELDS = {
     "batch_size": pa.int64(),
     "unlabeled_batch_size": pa.int64(),
     "learning_rate": pa.float64(),
+    "transductive": pa.int64(),
 }
 """Columns after the names and the axes; what only a finished training has is null before. Where attempts differ in
 commit, code, numerics, device or host, their values stand side by side."""
@@ -256,7 +257,7 @@ def _fields(folder: RunFolder) -> dict[str, Any]:
     return {
         **{name: getattr(state, name) for name in _OF_STATE},
         **{name: (result or {}).get(name) for name in _OF_RESULT},
-        **{name: state.provenance.get(name) for name in ("split_sha256", "data_fingerprint")},
+        **{name: state.provenance.get(name) for name in ("split_sha256", "data_fingerprint", "transductive")},
         **{name: _side_by_side(made_with.values(state.provenance, name)) for name in _OF_ATTEMPTS},
         "code": _side_by_side(made_with.code(state.provenance)),
         "folder": folder.path.name,

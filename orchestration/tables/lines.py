@@ -43,6 +43,7 @@ def lines(table: Table, columns: Sequence[Key], *, with_n: bool) -> list[Line]:
     for row in table.rows:
         entries = [table.entries.get((row, column)) for column in columns]
         titles = [table.name(axis, value) for axis, value in zip(table.row_axes, row, strict=True)] or [""]
+        titles[0] += f" {marks}" if (marks := table.row_marks.get(row)) else ""
         found.append(Line("ours", titles, [_shown(entry, with_n) for entry in entries]))
         if any(entry and entry.pairs is not None for entry in entries):
             texts = [_gain(entry) for entry in entries]
@@ -73,8 +74,8 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
         n = "of one cell each, without a spread"
     said = [f"mIoU in %, {METRICS[table.metric]}: mean ± standard deviation {n}"]
     entries = table.entries.values()
-    if any(entry.estimate and not entry.is_complete for entry in entries):
-        said.append("(1/2): one of two cells is done; such an entry does not compete for the best of its column")
+    if part := next((entry for entry in entries if entry.estimate and not entry.is_complete), None):
+        said.append(_note_on_incomplete(len(part.values), part.expected))
     if any(entry.is_best for entry in entries):
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):
@@ -90,7 +91,15 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     if any(entry.odd for entry in entries):
         what = ", ".join(sorted(frozenset().union(*(entry.odd for entry in entries))))
         said.append(f"{odd} not made as the rest of its row ({what}); `rankmatch verify` tells more")
-    return said + ([table.settings] if table.settings else [])
+    return said + [*table.row_notes] + ([table.settings] if table.settings else [])
+
+
+def _note_on_incomplete(done: int, expected: int) -> str:
+    are = "is" if done == 1 else "are"
+    return (
+        f"({done}/{expected}): {done} of {expected} cells {are} done; such an entry does not compete for the best of "
+        "its column"
+    )
 
 
 def _notes_on_crops(table: Table) -> list[str]:

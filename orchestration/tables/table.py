@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from orchestration.tables import comparisons
+from orchestration.tables import comparisons, row_marks
 from orchestration.tables.comparisons import Comparison
 from orchestration.tables.consistency import odd_ones
 from orchestration.tables.estimates import Estimate, estimate, interquartile_mean, probability_of_improvement
@@ -126,6 +126,10 @@ class Table:
     """Of all cells; None where they differ in it."""
     settings: str = ""
     """What the cells were trained with, in words."""
+    row_marks: Mapping[Key, str] = field(default_factory=dict)
+    """Of the rows that are not what the others are."""
+    row_notes: Sequence[str] = ()
+    """What these marks mean."""
 
     def is_other_crop(self, figure: Figure) -> bool:
         """Tell whether a published figure is of another crop than ours."""
@@ -213,6 +217,7 @@ def build(
     for place, rank in _ranked(entries).items():
         entries[place] = replace(entries[place], rank=rank)
     entries = _compared(entries, [*layout.rows, *column_axes], baseline or {}, metric)
+    marked, row_notes = row_marks.marks(records, layout.rows, column_axes)
     rows, columns = (list(dict.fromkeys(place[i] for place in entries)) for i in (0, 1))
     others = [row for row, column in published if layout.others and row not in rows and column in columns]
     return Table(
@@ -229,6 +234,8 @@ def build(
         names=layout.names,
         crop=crops.pop() if len(crops := {record.get("crop_size") for record in records}) == 1 else None,
         settings=settings,
+        row_marks=marked,
+        row_notes=row_notes,
     )
 
 

@@ -137,7 +137,9 @@ def test_supervised_cells_of_another_number_of_steps_are_summed_apart() -> None:
 def test_summary_says_what_it_cannot_estimate() -> None:
     lines = summary(plan_of(None, None, num_steps={CELLS[0].signature: 10}))
     assert "? steps" in lines[1]
-    assert lines[-2].endswith("20 s with 1 at a time, longest first, without 1 cells that cannot be estimated")
+    assert lines[-2].endswith(
+        "20 s with 1 at a time, longest first, without 1 cell that cannot be estimated, as the split lists are not here"
+    )
 
 
 def test_duration_has_a_fitting_unit() -> None:

@@ -20,9 +20,7 @@ def cell(method: str, seed: int) -> Cell:
 CELLS = [cell(method, seed) for method in ("supervised", "rankmatch") for seed in (0, 1)]
 BEST = {"supervised": (0.650, 0.660), "rankmatch": (0.709, 0.715)}
 
-NOTE = (
-    "mean ± standard deviation (cells); (1/2): one of two cells is done; such an entry does not compete for the best "
-)
+NOTE = "mean ± standard deviation (cells); (1/2): 1 of 2 cells is done; such an entry does not compete for the best "
 NOTE += (
     "of its column; bold: best of a column; difference (1): the mean over the cell that both entries have, which is "
 )

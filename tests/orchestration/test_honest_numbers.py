@@ -1,0 +1,186 @@
+"""Numbers of plans, status, tables and data checks do not mislead."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from launcher import Launcher
+from typer.testing import CliRunner
+
+from orchestration import costs, disk_space, grid
+from orchestration.cli import app
+from orchestration.launch_plan import Options, make_plan
+from orchestration.plan import Plan, format_amount, format_duration
+from orchestration.run_folder import folders
+from orchestration.tables.formats import to_markdown, to_rich
+from orchestration.tables.layouts import Layout
+from orchestration.tables.lines import notes
+from orchestration.tables.table import Table, build
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def run(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    return f"{done.output}{done.exception or ''}"
+
+
+def test_plan_without_data_says_that_it_does_not_know(tmp_path: Path) -> None:
+    printed = run("plan", "--grid", "camvid", "--runs", tmp_path)
+    assert "rough estimate: not known, for 9 cells that cannot be estimated, as the split lists are not here" in printed
+    assert "0 s" not in printed
+
+
+def test_plan_with_some_data_says_what_it_leaves_out(tmp_path: Path) -> None:
+    printed = run("plan", "--grid", "demo", "--runs", tmp_path, "dataset=[synthetic,camvid]", "split=4", "seed=0")
+    assert "in total, " in printed and "without 3 cells that cannot be estimated" in printed
+
+
+def test_budget_of_cells_that_nobody_can_estimate_is_refused(tmp_path: Path) -> None:
+    words = ("--grid", "camvid", "--cluster", "slurm", "--budget-gpu-hours", 1, "--runs", tmp_path)
+    assert "--budget-gpu-hours=1 cannot be held: 9 cells cannot be estimated" in run("plan", *words)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0, "0.0"), (12.34, "12.3"), (0.1, "0.1"), (0.096, "0.1"), (0.094, "0.09"), (0.05, "0.05"), (0.00042, "0.0004")],
+)
+def test_small_amount_is_never_written_as_nothing(amount: float, text: str) -> None:
+    assert format_amount(amount) == text
+
+
+def test_what_takes_time_never_takes_0_s() -> None:
+    assert [format_duration(seconds) for seconds in (0, 0.2, 1.4, 45)] == ["0 s", "1 s", "1 s", "45 s"]
+
+
+def test_hours_of_short_cells_are_not_0(launched: Launcher) -> None:
+    report = (launched.runs / "small" / "report.md").read_text()
+    hours = [line.split("|")[-3].strip() for line in report.splitlines() if "| done |" in line]
+    assert len(hours) == 4 and all(float(text.strip("<")) > 0 for text in hours)
+    rows = [line.partition("1/1")[2].split() for line in run("results", "--runs", launched.runs).splitlines()]
+    assert [float(row[0].strip("<")) > 0 for row in rows if row] == [True] * 4
+
+
+def plan_of(runs: Path, **options: str) -> Plan:
+    loaded = grid.load(str(runs / "small" / "grid.yaml"))
+    return make_plan(loaded, runs / "small", Options(runs=runs, **{"cluster": "inline"} | options))
+
+
+@pytest.fixture
+def copied(launched: Launcher, tmp_path: Path) -> Path:
+    shutil.copytree(launched.runs, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_interrupted_attempt_says_how_fast_its_method_is(copied: Path) -> None:
+    for folder in folders(copied / "small").values():
+        (folder.path / "result.json").unlink()
+        (path := folder.path / "attempts" / "1" / "epochs.jsonl").write_text(
+            json.dumps(json.loads(path.read_text()) | {"duration_s": 30.0, "evaluation_s": 10.0}) + "\n"
+        )
+    assert [item.seconds_per_step for item in plan_of(copied).items] == [20.0] * 4
+
+
+def test_pace_of_a_cpu_plans_no_gpu_and_the_other_way_round(copied: Path) -> None:
+    result = next(iter(folders(copied / "small").values())).result()
+    assert result is not None and result["provenance"]["num_gpus"] == 0
+    for item in plan_of(copied, cluster="slurm").items:
+        assert item.seconds_per_step == costs.seconds_per_step(item.cell.config, "cuda")
+    for item in plan_of(copied).items:
+        assert item.seconds_per_step != costs.seconds_per_step(item.cell.config, "cpu")
+    for folder in folders(copied / "small").values():
+        path = folder.path / "result.json"
+        content = json.loads(path.read_text())
+        for made in (content["provenance"], *content["provenance"]["attempts"]):
+            made["num_gpus"] = 1
+        path.write_text(json.dumps(content))
+    for item in plan_of(copied).items:
+        assert item.seconds_per_step == costs.seconds_per_step(item.cell.config, "cpu")
+
+
+def test_launch_that_the_disk_cannot_hold_is_refused_before_anything_is_made(
+    fresh: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, 1000))
+    for options in ({"dry_run": True}, {}):
+        with pytest.raises(
+            ValueError, match=r"--runs must be on a disk with 0.00\d+ GB of room, .* has 0.000001 GB left"
+        ):
+            fresh(**options)
+    assert not (fresh.runs / "small" / "cells").exists()
+
+
+def test_disk_that_checkpoints_may_fill_is_warned_of(fresh: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = grid.load(str(fresh.file)).cells[0].config
+    free = int(4 * costs.finished_bytes(config)) + 1000
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, free))
+    assert fresh(dry_run=True) == 0
+    assert "warning: the cells may take up to " in fresh.printed and "if all of them are interrupted" in fresh.printed
+
+
+LAYOUT = Layout(["method"], ["split"], ["seed"])
+
+
+def record(method: str, seed: int, best: float | None, **more: object) -> dict[str, object]:
+    return {"method": method, "split": "4", "seed": str(seed), "best_miou": best, "last_miou": best, **more}
+
+
+def said(table: Table) -> list[str]:
+    return notes(table, best="¹", second="²", significant="*", odd="!", with_n=False)
+
+
+def test_legend_of_incomplete_entries_has_the_numbers_of_the_table() -> None:
+    table = build([record("a", 0, 0.5), record("a", 1, 0.6), record("a", 2, None)], LAYOUT)
+    assert "55.0 ± 7.1 (2/3)" in to_markdown(table)
+    assert "(2/3): 2 of 3 cells are done; such an entry does not compete for the best of its column" in said(table)
+
+
+def test_row_of_fewer_steps_is_marked() -> None:
+    records = [record("supervised", 0, 0.5, num_steps=440), record("rankmatch", 0, 0.6, num_steps=2200)]
+    table = build(records, LAYOUT)
+    assert "| supervised ‡ | 50.0 (1) |" in to_markdown(table) and "| rankmatch | " in to_markdown(table)
+    assert "‡ takes fewer steps than another row of its column: 440 against 2,200" in said(table)
+    ((_, drawn),) = to_rich(table)
+    assert [str(text) for text in drawn.columns[0].cells] == ["supervised ‡", "rankmatch"]
+    equal = build([records[0] | {"num_steps": 2200}, records[1]], LAYOUT)
+    assert "‡" not in to_markdown(equal) + "".join(said(equal))
+
+
+def test_row_that_was_trained_on_validation_images_is_marked() -> None:
+    table = build([record("supervised", 0, 0.5), record("rankmatch", 0, 0.6, transductive=24)], LAYOUT)
+    assert "| rankmatch § |" in to_markdown(table) and "| supervised |" in to_markdown(table)
+    assert (
+        "§ trained without their labels on what it is scored on: 24 validation images are in the unlabeled list"
+        in said(table)
+    )
+
+
+def test_unequal_steps_are_marked_in_the_table_of_a_launch(launched: Launcher, copied: Path) -> None:
+    for folder in folders(copied / "small").values():
+        if "supervised" in folder.path.name:
+            path = folder.path / "result.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"num_steps": 1}))
+    printed = run("table", "--grid", "small", "--runs", copied)
+    assert "supervised ‡" in printed and "1 against 2" in printed
+
+
+def test_data_check_refuses_the_batch_that_the_plan_refuses(tiny_root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"numerics: {{split: '2', dataset: {{name: mine, num_classes: 3}}, trainer: {{unlabeled_batch_size: 11}}}}\n"
+        f"execution: {{data_root: {tiny_root}}}\n"
+    )
+    fault = "trainer.unlabeled_batch_size must be at most 10, the unlabeled images of split 2; got 11"
+    words = (
+        f"dataset={file}",
+        "split=2",
+        "method=rankmatch",
+        "backbone.pretrained=false",
+        "method.num_agents=8",
+        "seed=0",
+    )
+    assert fault in run("plan", "--grid", "demo", *words)
+    assert f"no run can go through split 2: {fault}" in run("data", "check", file)
+    assert "no run" not in run("data", "check", file, "trainer.unlabeled_batch_size=10")
