@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration import announce, costs, grid, preflight, provenance, waiting
+from orchestration import announce, costs, grid, made_with, preflight, provenance, waiting
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
@@ -191,7 +191,7 @@ def work(
     if (why := software.get("commit_unknown", NO_REPOSITORY)) != NO_REPOSITORY and not software["commit"]:
         text = f"no table will say what code trained these cells, as its commit is not known: {why}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-    if software["dirty"]:
+    if software["dirty"] and made_with.CHANGE not in software:  # of installed code the build knows it, and it is gone
         software |= keep_difference(launch_dir, provenance.difference())
     owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software, **mark}
     signatures = [item.cell.signature for item in items()]

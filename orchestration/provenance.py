@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestration import checkout
+from orchestration import built_from, checkout
 
 if TYPE_CHECKING:  # torch takes seconds to import
     import torch
@@ -17,25 +17,20 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from rankmatch.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("rankmatch", "orchestration", "experiments")
+SOURCES = built_from.SOURCES
 PACKAGES = ("rankmatch", "torch", "torchvision", "numpy", "pillow", "pyarrow", "ray", "mlflow", "hydra-core")
-LOCK = "requirements.lock"
 DIFFERENCE = "uncommitted.diff"
 """Where a launch keeps what was not committed, in its own folder."""
 
 
 def collect(root: Path = ROOT) -> dict[str, Any]:
     """Describe the software and the machine of this process."""
-    found = checkout.look(root, SOURCES)
     return {
-        "commit": found.commit,
-        "dirty": found.is_dirty if found.commit else None,
-        **({"commit_unknown": found.unknown} if found.unknown else {}),
+        **_code(root),
         "python": platform.python_version(),
         "packages": versions(),
         "host": socket.gethostname(),
         "device": device(),
-        "lock_sha256": _sha256(root / LOCK),
     }
 
 
@@ -60,9 +55,24 @@ def training(config: "TrainConfig", device: "torch.device") -> dict[str, Any]:
     }
 
 
+def _code(root: Path) -> dict[str, Any]:
+    """Describe the code by its checkout; where it is installed, by what its build wrote down."""
+    found, lock = checkout.look(root, SOURCES), _sha256(root / built_from.LOCK)
+    built = built_from.read(root) if found.unknown == checkout.NO_REPOSITORY else {}
+    if built.get("commit"):
+        return {"dirty": False, "lock_sha256": lock, **built}
+    return {
+        "commit": found.commit,
+        "dirty": found.is_dirty if found.commit else None,
+        **({"commit_unknown": found.unknown} if found.unknown else {}),
+        "lock_sha256": lock or built.get("lock_sha256", ""),
+    }
+
+
 def commit(root: Path = ROOT) -> str:
-    """Return the commit that is checked out at `root`; empty where that is no checkout or has no commit."""
-    return checkout.look(root, SOURCES).commit
+    """Return the commit that is checked out at `root`, or that it was built from; empty where none is known."""
+    known: str = _code(root)["commit"]
+    return known
 
 
 def is_dirty(root: Path = ROOT) -> bool:

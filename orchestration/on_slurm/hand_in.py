@@ -68,8 +68,10 @@ def submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_di
     """
     if not jobs:
         return Submitted(planned, launch_dir)
-    software = provenance.collect() | campaign.code()
-    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "provenance": software,
+    software = provenance.collect()
+    if campaign.commit or not software["commit"]:  # else the code is installed, and its build tells the commit
+        software |= campaign.code()
+    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": software["commit"], "provenance": software,
              **campaign.mark}  # fmt: skip
     grid_dir = launch_dir.parents[1]
     busy = [*queued_jobs(grid_dir).values()]
