@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import filelock
@@ -18,7 +19,7 @@ from orchestration.fields import ANYTHING, TEXT, Fields
 from orchestration.grid import Grid
 from orchestration.mirror import figures
 from orchestration.mirror.mirror_thread import MirrorThread
-from orchestration.mirror.mlflow_store import Store, StoreError
+from orchestration.mirror.mlflow_store import Point, Store, StoreError, metric_name
 from orchestration.mirror.ownership import own_experiment, owner_of
 from orchestration.mirror.store_uri import (
     SECRET_VARIABLES,
@@ -172,6 +173,7 @@ class GridMirror:
             launch_id=self._launch.id,
             status=STATUSES[worst],
             files=[*written, picture],
+            summary=_summary(loaded, found),
             note=written[0].read_text(encoding="utf-8").partition("## Cells")[0],
         )
         return self._thread.finish(FINISH_TIMEOUT_S, self._in_turn(end))
@@ -212,6 +214,21 @@ class GridMirror:
 def mirrored_cells(loaded: Grid, found: Mapping[str, RunFolder]) -> list[MirroredCell]:
     """Return what MLflow shows of a grid."""
     return [MirroredCell(found[cell.signature], cell.axes, cell.signature) for cell in loaded.cells]
+
+
+def _summary(loaded: Grid, found: Mapping[str, RunFolder]) -> list[Point]:
+    """Return what the page shows beside a launch: how many cells are done, and the mean of each place of the table."""
+    states = {cell.signature: found[cell.signature].state() for cell in loaded.cells}
+    done = [state for state in states.values() if state.status == "done"]
+    numbers: dict[str, float] = {"cells": len(states), "cells_done": len(done)}
+    places: dict[str, list[float]] = {}
+    for cell in loaded.cells:
+        if (best := states[cell.signature].best_miou) is not None and states[cell.signature].status == "done":
+            name = " ".join(filter(None, (_label(cell, axes) for axes in (loaded.table.rows, loaded.table.columns))))
+            places.setdefault(f"mean_best_miou/{metric_name(name)}", []).append(best)
+    numbers |= {name: fmean(values) for name, values in places.items()}
+    when = max((state.updated for state in done), default=0.0)  # the same for whoever repeats it
+    return [Point(name, value, when, 0) for name, value in numbers.items()]
 
 
 def curve_rows(loaded: Grid, found: Mapping[str, RunFolder]) -> list[dict[str, object]]:

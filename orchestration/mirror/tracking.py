@@ -5,7 +5,6 @@ say, and a point that is logged twice with the same time is one point: so whoeve
 server that died in the middle.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestration import yaml_text
 from orchestration.attempt import CONFIG, RESULT
-from orchestration.cells import from_yaml, short_names_once
+from orchestration.cells import from_yaml
 from orchestration.costs import num_steps
 from orchestration.damage import tell
 from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, metric_name
 from orchestration.mirror.ownership import FOLDER, LAUNCH, Owner, own_model
+from orchestration.mirror.parameters import parameters
 from orchestration.recorder import Row
 from orchestration.run_folder import FolderState, RunFolder
-from orchestration.values import flatten
 from rankmatch.config import TrainConfig
 
 SIGNATURE, STATUS, LAUNCHES, FAILURE = (f"rankmatch.{name}" for name in ("signature", "status", "launches", "failure"))
@@ -110,7 +108,7 @@ class Mirror:
         if run.tags.get(STATUS) == "done":
             return
         if known.seen is None:
-            self._store.log_params(run, _params(folder.config()))
+            self._store.log_params(run, parameters(known.config))
         for kind, rows in _new_rows(folder, known).items():
             self._store.log_rows(run, rows)
             known.last[kind] = rows[-1][0].step
@@ -151,9 +149,12 @@ class Mirror:
         for path in launch.files:
             self._store.log_file(run, path)
 
-    def end_launch(self, launch_id: str, status: str, files: Sequence[Path], note: str) -> None:
-        """Attach the tables and figures to the run of a launch, and show a text above all runs."""
+    def end_launch(
+        self, launch_id: str, status: str, files: Sequence[Path], note: str, summary: Sequence[Point] = ()
+    ) -> None:
+        """Attach tables, figures and numbers to the run of a launch, and show a text above all runs."""
         run = self._launch(launch_id)
+        self._store.log_rows(run, [summary] if summary else [])
         for path in files:
             self._store.log_file(run, path)
         self._store.set_tags(run, {NOTE: note})
@@ -372,15 +373,4 @@ def _launch_time(launch_id: str) -> float | None:
 
 def _launch_name(launch_id: str) -> str:
     begun = _launch_time(launch_id)
-    return f"launch {datetime.fromtimestamp(begun, UTC):%Y-%m-%d %H:%M:%S}" if begun else f"launch {launch_id}"
-
-
-def _params(config_yaml: str) -> dict[str, str]:
-    """Flatten a configuration into parameters, by the names that a user types."""
-    tree = yaml_text.parse(config_yaml)  # text only, so 1_16 stays 1_16
-    shorts = {full: short for short, full in short_names_once().items()}
-    return {shorts.get(key, key): _as_text(value) for key, value in flatten(tree).items()}
-
-
-def _as_text(value: Any) -> str:  # noqa: ANN401 (a YAML value)
-    return value if isinstance(value, str) else json.dumps(value)
+    return f"launch {datetime.fromtimestamp(begun, UTC):%m-%d %H:%M:%S}" if begun else f"launch {launch_id}"

@@ -54,6 +54,24 @@ def test_mlflow_holds_a_run_for_each_cell_and_the_launch(launched):
     cells = [run for run in runs if "rankmatch.signature" in run.data.tags]
     assert sorted(run.data.tags["rankmatch.signature"] for run in cells) == sorted(folders(launched.runs / "small"))
     assert {run.info.status for run in cells} == {"FINISHED"}
+    begun, *_ = [run for run in runs if "rankmatch.signature" not in run.data.tags]
+    assert len(begun.data.tags["mlflow.runName"]) <= 21  # what the page shows of a name
+    means = {method: [folder.result()["best_miou"] for folder in folders(launched.runs / "small").values()
+                      if method in folder.path.name] for method in ("supervised", "rankmatch")}  # fmt: skip
+    shown = {f"mean_best_miou/{method} split_4": sum(values) / 2 for method, values in means.items()}
+    assert begun.data.metrics == pytest.approx({"cells": 4, "cells_done": 4, **shown})
+
+
+def test_mlflow_shows_the_parameters_that_a_run_uses(launched):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{launched.runs / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    of = {run.data.params["method.name"]: run.data.params for run in runs if run.data.params}
+    assert of["rankmatch"]["method.num_agents"] == "4" and of["rankmatch"]["dataset.scenes.size"] == "48"
+    assert of["supervised"].keys() < of["rankmatch"].keys()
+    assert {"method.num_agents", "augment.cutmix_probability"} <= of["rankmatch"].keys() - of["supervised"].keys()
+    assert "data_root" not in of["rankmatch"] and "" not in of["rankmatch"].values()
 
 
 def test_table_is_printed_from_the_run_folders_alone(launched, capsys):
