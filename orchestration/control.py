@@ -17,7 +17,7 @@ from orchestration.index import IndexedCell
 from orchestration.launch_folder import only_launch_of
 from orchestration.mirror import registry
 from orchestration.mirror.mlflow_store import StoreError
-from orchestration.on_slurm import campaign, commands, controller, submissions
+from orchestration.on_slurm import campaign, commands, controller, standing_still, submissions
 from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import harmless
@@ -62,7 +62,7 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
             judge(cell, _folder(cell, found, grid_dir), slurm, waits.get(cell.signature, ""))
             for cell in index.read(grid_dir)
         ]
-        console.out("\n".join([*to_lines(rows), *totals(rows), *notes, *silence]), highlight=False)
+        console.out("\n".join([*to_lines(rows), *totals(rows), *_still(slurm), *notes, *silence]), highlight=False)
         if not watch or not (is_due or any(row.standing.is_open for row in rows)):
             return
         try:
@@ -255,6 +255,11 @@ def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
         if name not in queued and not (grid_dir / "cells" / name / RESULT).exists()
     ]
     return Slurm(submitted, queued, commands.ended(unclear)), []
+
+
+def _still(slurm: Slurm) -> list[str]:
+    """Say which cells wait for what does not come by itself, and what helps."""
+    return standing_still.of_cells((slurm.queued or {}).values())
 
 
 def _go_on(grid_dir: Path, console: Console) -> tuple[list[str], bool]:

@@ -32,6 +32,8 @@ class FakeSlurm:
         """Names of jobs that have a number of one of ours."""
         self.reasons: dict[str, str] = {}
         """Why jobs wait."""
+        self.held: set[str] = set()
+        """The jobs that have no priority."""
         self.users: dict[str, int] = {}
         """Whose jobs are not this user's."""
         self.controllers: dict[str, dict[str, str]] = {}
@@ -95,7 +97,7 @@ class FakeSlurm:
             and self.name_of(job) in options.get("name", self.name_of(job)).split(",")
         }
         return "".join(
-            f"{job}|{state}|{node}|{self.reasons.get(job, 'None')}|{self.name_of(job)}\n"
+            f"{job}|{state}|{node}|{self.reasons.get(job, 'None')}|{0 if job in self.held else 1}|{self.name_of(job)}\n"
             for job, (state, node) in jobs.items()
         )
 

@@ -125,8 +125,8 @@ def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
         return
     numbers = controller.begin(campaign, launch_dir.parents[1], now=True)
     with commands.answers():
-        held = controller.held(campaign, commands.queue())
-    words = held or f"jobs {', '.join(numbers)} go on with launch {campaign.name}"
+        why = controller.stands_still(campaign, commands.queue())
+    words = why or f"jobs {', '.join(numbers)} go on with launch {campaign.name}"
     console.print(words, highlight=False, soft_wrap=True)
 
 

@@ -25,7 +25,7 @@ _PASSES = re.compile(
     re.IGNORECASE,
 )
 """Reasons of sbatch that have nothing to do with what it was asked for."""
-_QUEUE_FORMAT = "--format=%i|%T|%N|%r|%j"
+_QUEUE_FORMAT = "--format=%i|%T|%N|%r|%Q|%j"
 _NOT_ENDED = ("", "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
 _KEPT_STATES = re.compile(r"[A-Z_]+")
 
@@ -76,6 +76,8 @@ class QueuedJob:
     node: str
     reason: str
     """Why it waits."""
+    has_no_priority: bool = False
+    """Nobody lets it begin, whatever else it waits for."""
 
     @property
     def is_waiting(self) -> bool:
@@ -85,7 +87,8 @@ class QueuedJob:
     @property
     def is_held(self) -> bool:
         """Tell whether it waits until somebody releases it."""
-        return self.is_waiting and any(word in self.reason.lower() for word in ("held", "hold"))
+        says_so = any(word in self.reason.lower() for word in ("held", "hold"))
+        return self.is_waiting and (says_so or self.has_no_priority)  # what also waits for another job may not say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +120,11 @@ def queue(users: Collection[int] = ()) -> dict[Job, QueuedJob]:
 def _queued(text: str) -> dict[Job, QueuedJob]:
     found = {}
     for line in text.splitlines():
-        words = line.split("|", 4)  # the name comes last, as other people's may hold anything
-        if len(words) == 5:  # not what follows a line end in somebody's name
-            number, state, node, reason, name = words
+        words = line.split("|", 5)  # the name comes last, as other people's may hold anything
+        if len(words) == 6:  # not what follows a line end in somebody's name
+            number, state, node, reason, priority, name = words
             job = Job(number, name)
-            found[job] = QueuedJob(job, state, node, reason)
+            found[job] = QueuedJob(job, state, node, reason, priority == "0")
     return found
 
 

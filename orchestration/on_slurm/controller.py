@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -34,6 +34,7 @@ from orchestration.on_slurm.controller_script import (
 )
 from orchestration.on_slurm.hand_in import scheduler_of
 from orchestration.on_slurm.notices import Notifier, harmless
+from orchestration.on_slurm.standing_still import is_standing_still, remedy
 from orchestration.on_slurm.step import Step, take_step
 from orchestration.schedulers import SchedulerError
 
@@ -41,6 +42,8 @@ STATE = "state.json"
 _OF_STATE = Fields({}, {"job": TEXT, "time": NUMBER, "error": TEXT, "since": NUMBER, "told": FLAG, "num_quiet": COUNT})
 KEPT_LOGS = 50
 NUM_LOOKS, LOOK_AGAIN_S = 6, 10.0
+OVERDUE_S = LONGEST_S + 2 * 3600.0
+"""So long after one was at work the next one should have been, whatever their pace."""
 RESERVE_S = 150.0
 """Of a controller's time, for what comes before and behind its tries."""
 
@@ -228,9 +231,8 @@ class Controller:
             self.state.write(self.folder)
         return REPORTED
 
-    def _tell_of_held(self, jobs: tuple[str, ...]) -> None:
-        numbers = ",".join(jobs[:20])
-        text = f"{self.campaign.grid_name}: all that is left is held: scontrol release {numbers}"
+    def _tell_of_held(self, why: str) -> None:
+        text = f"{self.campaign.grid_name}: all that is left stands still, {why}"
         self._notifier.tell(f"held {self.campaign.name}", text, once=True)
 
     @property
@@ -260,7 +262,7 @@ def standing(campaign: Campaign, launch_dir: Path, queue: Mapping[Job, QueuedJob
     if not mine:
         last = f", the last one, job {state.job}, {why or _word_of(state.job, campaign)}" if state.job else ""
         return [f"no controller goes on with launch {campaign.name}{last}; {mend(grid_dir)}"]
-    if words := held(campaign, queue):
+    if words := stands_still(campaign, queue) or _overdue(campaign, state, campaign.controllers(grid_dir), mine):
         return [words]
     if why:
         numbers = ", ".join(str(job.job) for job in mine)
@@ -279,17 +281,31 @@ def _num_failed(folder: Path) -> int:
     return 0
 
 
-def held(campaign: Campaign, queue: Mapping[Job, QueuedJob]) -> str:
-    """Return that a campaign's controllers are held, and what releases them; nothing where one of them will begin.
+def stands_still(campaign: Campaign, queue: Mapping[Job, QueuedJob]) -> str:
+    """Return why none of a campaign's controllers will begin, and what helps; nothing where one of them will.
 
-    Those that wait for another controller begin after that one, so they do not count.
+    Those that wait for another controller begin after that one, so they do not count, unless they are held themselves.
     """
     mine = [job for job in queue.values() if job.job.name == campaign.controllers_name]
-    first = [job for job in mine if not (job.is_waiting and job.reason == "Dependency")]
-    if not first or not all(job.is_held for job in first):
+    first = [job for job in mine if job.is_held or not (job.is_waiting and job.reason == "Dependency")]
+    if not first or not all(map(is_standing_still, first)):
         return ""
-    numbers = ",".join(str(job.job) for job in first)
-    return f"the controllers of launch {campaign.name} are held: scontrol release {numbers}"
+    return f"the controllers of launch {campaign.name} stand still, {remedy(first)}"
+
+
+def _overdue(campaign: Campaign, state: State, folder: Path, mine: Sequence[QueuedJob]) -> str:
+    """Return that controllers have not begun for long, for want of room mostly; nothing where one is at work."""
+    last = state.time or _written(folder / SCRIPT)
+    if last is None or not all(job.is_waiting for job in mine) or time.time() - last < OVERDUE_S:
+        return ""
+    waiting = ", ".join(f"job {job.job} waits: {job.reason}" for job in mine)
+    return f"no controller of launch {campaign.name} was at work since {_moment(last)}; {waiting}; see squeue --start"
+
+
+def _written(path: Path) -> float | None:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return None
 
 
 def _is_due(launch_dir: Path, queue: Mapping[Job, QueuedJob]) -> bool:

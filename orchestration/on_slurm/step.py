@@ -19,6 +19,7 @@ from orchestration.on_slurm.hand_in import Submitted, options_of, queued_jobs, s
 from orchestration.on_slurm.lanes import lanes
 from orchestration.on_slurm.notices import Notifier, harmless
 from orchestration.on_slurm.queue_state import Lost
+from orchestration.on_slurm.standing_still import is_standing_still, remedy
 from orchestration.plan import Action, Plan, format_amount
 from orchestration.retries import decision_of
 from orchestration.run_folder import RunFolder, folders
@@ -38,8 +39,8 @@ class Step:
     """The seconds until the first cell is tried again that waits for that."""
     is_quiet: bool = False
     """No job runs, so none can fail."""
-    held: tuple[str, ...] = ()
-    """The jobs that wait until somebody releases them, where all others have ended."""
+    held: str = ""
+    """Why all jobs that are left wait for what does not come by itself, and what helps."""
 
 
 def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0, begins: str = "") -> Step:
@@ -248,11 +249,11 @@ def _share_lanes(campaign: Campaign, queued: Mapping[str, QueuedJob]) -> None:
 def _waits(jobs: Mapping[str, QueuedJob], grid_dir: Path) -> Step:
     made = {folder.path.name: folder for folder in folders(grid_dir).values()}
     busy = {name: job for name, job in jobs.items() if not job.is_waiting}
-    held = [job for job in jobs.values() if job.is_held]
+    still = [job for job in jobs.values() if is_standing_still(job)]
     return Step(
         presses=any(name in made and _is_ending(made[name], job) for name, job in busy.items()),
         is_quiet=not busy,
-        held=tuple(str(job.job) for job in held) if len(held) == len(jobs) else (),
+        held=remedy(still) if still and len(still) == len(jobs) else "",
     )
 
 

@@ -351,14 +351,14 @@ def test_controller_of_an_earlier_version_is_one(life, slurm):
 
 def test_somebody_is_told_of_jobs_that_are_held(life, slurm, monkeypatch):
     life.launch()
-    monkeypatch.setattr(commands.QueuedJob, "is_held", property(lambda job: job.job.number in ("1_1", "1_2")))
+    slurm.reasons = dict.fromkeys(("1_1", "1_2"), "JobHeldUser")
     slurm.queued = life.jobs("PENDING")
     life.controller()
     assert not life.said()
     life.done(life.cell("rankmatch-4-s0"), life.cell("supervised-4-s1"))
     for _ in range(2):
         life.controller()
-    assert life.said() == ["small: all that is left is held: scontrol release 1_1,1_2"]
+    assert life.said() == ["small: all that is left stands still, JobHeldUser: held: scontrol release 1_1,1_2"]
 
 
 def test_cell_whose_job_is_just_ending_is_looked_at_again_in_a_minute(life, slurm):
@@ -572,7 +572,7 @@ def test_controllers_whose_first_is_held_are_held(life, slurm, monkeypatch):
     monkeypatch.setattr(control, "sync", lambda *_: None)
     life.launch()
     slurm.reasons = {"9001": "JobHeldUser", "9002": "Dependency"}
-    words = f"the controllers of launch {life.campaign.name} are held: scontrol release 9001"
+    words = f"controllers of launch {life.campaign.name} stand still, JobHeldUser: held: scontrol release 9001"
     life.console.export_text()
     for look in (control.status, control.reconcile):
         look(life.grid_dir, life.console)
@@ -581,6 +581,51 @@ def test_controllers_whose_first_is_held_are_held(life, slurm, monkeypatch):
     slurm.reasons = {"9001": "BeginTime", "9002": "Dependency"}
     control.status(life.grid_dir, life.console)
     assert "held" not in life.console.export_text()
+    slurm.held, slurm.reasons = {"9001", "9002"}, dict.fromkeys(("9001", "9002"), "Dependency")
+    control.status(life.grid_dir, life.console)  # what is held may show what else it waits for
+    assert "stand still, Dependency: held: scontrol release 9001,9002" in life.console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("JobHeldAdmin", "held by an administrator, who alone can release them; or end them: scancel 9001"),
+        ("BadConstraints", "they never begin: scontrol update JobId=9001 Partition=NAME"),
+        ("PartitionDown", "or go elsewhere: scontrol update JobId=9001 Partition=NAME"),
+        ("AssocMaxJobsLimit", "they wait until other jobs of this user or account have ended: squeue --me"),
+        ("QOSMaxWallDurationPerJobLimit", "they never begin: scontrol update JobId=9001"),
+        ("InvalidAccount", "scontrol update JobId=9001 Account=NAME"),
+        ("InvalidQOS", "scontrol update JobId=9001 QOS=NAME"),
+        ("DependencyNeverSatisfied", "scancel 9001"),
+        ("SomethingNew", "scontrol show job 9001 says more"),
+    ],
+)
+def test_status_says_why_controllers_and_cells_stand_still_and_what_helps(reason, words, life, slurm):
+    life.launch()
+    life.console.export_text()
+    slurm.reasons = {"9001": reason, "9002": "Dependency", "1_1": reason, "1_2": reason, "1_3": "Priority"}
+    slurm.queued = life.jobs("PENDING")
+    control.status(life.grid_dir, life.console)
+    said = life.console.export_text()
+    assert f"the controllers of launch {life.campaign.name} stand still, {reason}: " in said and words in said
+    assert f"2 cells stand still, {reason}: " in said
+    slurm.reasons = {"9001": "BeginTime", "9002": "Dependency", "1_1": "Resources"}
+    control.status(life.grid_dir, life.console)
+    assert "still" not in life.console.export_text()
+
+
+def test_status_says_since_when_no_controller_was_at_work_where_all_wait_for_long(life, slurm, monkeypatch):
+    life.launch()
+    slurm.reasons = {"9001": "Priority", "9002": "Dependency"}
+    now = time.time()
+    for hours, is_said in ((5, False), (7, True)):
+        life.console.export_text()
+        with monkeypatch.context() as changed:
+            changed.setattr(time, "time", lambda: now + 3600 * hours)  # noqa: B023
+            control.status(life.grid_dir, life.console)
+        said = life.console.export_text()
+        assert (f"no controller of launch {life.campaign.name} was at work since 20" in said) is is_said
+        assert ("job 9001 waits: Priority" in said) is is_said
 
 
 def test_launch_whose_campaign_cannot_be_read_is_named_and_passed_over(life, slurm, monkeypatch):

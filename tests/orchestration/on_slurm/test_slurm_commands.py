@@ -32,14 +32,15 @@ def says(monkeypatch):
 
 
 def test_queue_has_each_element_of_an_array(says):
-    says["squeue"] = "12_0|RUNNING|n1|None|rm-a\n12_3|PENDING||Priority|rm-a\n14|COMPLETING|n2|None|my|th\nesis\n"
+    says["squeue"] = "12_0|RUNNING|n1|None|1|rm-a\n12_3|PENDING||Priority|0|rm-a\n14|COMPLETING|n2|None|7|my|th\nesis\n"
     one, two, three = Job("12_0", "rm-a"), Job("12_3", "rm-a"), Job("14", "my|th")
     assert commands.queue() == {
         one: QueuedJob(one, "RUNNING", "n1", "None"),
-        two: QueuedJob(two, "PENDING", "", "Priority"),
+        two: QueuedJob(two, "PENDING", "", "Priority", True),
         three: QueuedJob(three, "COMPLETING", "n2", "None"),
     }
     assert [job.is_waiting for job in commands.queue().values()] == [False, True, False]
+    assert [job.is_held for job in commands.queue().values()] == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -96,13 +97,13 @@ def test_end_of_a_job_is_read_from_scontrols_text(says):
 
 
 def test_many_jobs_are_cancelled_in_parts(says):
-    says["scancel"], says["squeue"] = "", "".join(f"{number}|PENDING||None|rm-a\n" for number in range(1001))
+    says["scancel"], says["squeue"] = "", "".join(f"{number}|PENDING||None|1|rm-a\n" for number in range(1001))
     commands.cancel([Job(str(number), "rm-a") for number in range(1001)])
     assert [len(command) - 2 for command in says["asked"][1:]] == [500, 500, 1]
 
 
 def test_nothing_is_cancelled_by_its_number_alone(says):
-    says["scancel"], says["squeue"] = "", "12_3|PENDING||None|rm-a\n14|RUNNING|n1|None|my-thesis\n"
+    says["scancel"], says["squeue"] = "", "12_3|PENDING||None|1|rm-a\n14|RUNNING|n1|None|1|my-thesis\n"
     commands.cancel([Job("12", "rm-a"), Job("12_3", "rm-a"), Job("14", "rm-b"), Job("15", "rm-a")])
     assert says["asked"][-1] == ["scancel", "--quiet", "12", "12_3"]
     says["squeue"] = ""
@@ -146,7 +147,7 @@ def test_shell_of_a_user_does_not_filter_what_slurm_says(tmp_path, monkeypatch):
 
 
 def test_answers_are_read_whatever_bytes_others_put_into_names(tmp_path, monkeypatch):
-    programs(tmp_path, monkeypatch, squeue=r"printf '7|RUNNING|n1|None|caf\351\n8|RUNNING|n1|None|rm-a\n'")
+    programs(tmp_path, monkeypatch, squeue=r"printf '7|RUNNING|n1|None|1|caf\351\n8|RUNNING|n1|None|1|rm-a\n'")
     assert [job.number for job in commands.queue()] == ["7", "8"]
     assert Job("8", "rm-a") in commands.queue()
 
