@@ -168,7 +168,7 @@ def retry(
     left = {
         folder.path.name: _end_of(folder, folder.path.name in submitted)
         for folder in _chosen(grid_dir, cells)
-        if folder.path.name not in active and folder.state().status not in ("done", "running")
+        if folder.path.name not in active and folder.state().status not in ("done", "running", "unreadable")
     }
     names = [name for name, kind in left.items() if not kinds or kind in kinds]
     if not names:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration import announce, costs, grid, made_with, preflight, provenance, waiting
+from orchestration import announce, costs, folder_states, grid, made_with, preflight, provenance, waiting
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
@@ -26,7 +26,7 @@ from orchestration.launch_plan import (
 )
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
-from orchestration.patience import patiently, say_once
+from orchestration.patience import WAITS_S, patiently, say_once
 from orchestration.plan import Item, Plan
 from orchestration.progress import Progress, Snapshot
 from orchestration.results import report, run_table
@@ -62,6 +62,7 @@ def launch(options: Options, console: Console) -> int:
 
 def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
     """Collect the results, print the table and write the report; return the files that were written."""
+    folder_states.states(run_folders(loaded, grid_dir), WAITS_S)  # a table must not lack a cell for a moment's error
     records = patiently(lambda: run_table.collect(grid_dir, loaded.cells)).to_pylist()
     console.print()
     formats.show(report.build_table(records, loaded.cells, loaded.table, baseline=loaded.baseline), console)
@@ -93,7 +94,7 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     if stopped:
         console.print("Stopped. The same command goes on from the newest checkpoints.")
         return 130
-    ended = [folder.state().status for folder in run_folders(loaded, grid_dir).values()]
+    ended = [state.status for state in folder_states.states(run_folders(loaded, grid_dir)).values()]
     return 0 if all(status == "done" for status in ended) else 1
 
 

@@ -7,7 +7,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import announce, cells, costs, disk_space, grid, paces, plan, preflight, provenance, simulate
+from orchestration import (
+    announce,
+    cells,
+    costs,
+    disk_space,
+    folder_states,
+    grid,
+    paces,
+    plan,
+    preflight,
+    provenance,
+    simulate,
+)
 from orchestration.grid import Grid
 from orchestration.plan import Plan
 from orchestration.run_folder import folders
@@ -71,7 +83,7 @@ def make_plan(
 ) -> Plan:
     """Compare a grid with its run folders; touches nothing."""
     found = folders(grid_dir)
-    states = {signature: folder.state() for signature, folder in found.items()}
+    states = folder_states.states(found)
     device = _device(loaded, options)
     measured = paces.measured(loaded.cells, states, found, device)
     return plan.make_plan(

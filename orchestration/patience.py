@@ -1,5 +1,6 @@
 """Waiting for a file server that is away: what must be written is written when it is back."""
 
+import errno
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -12,6 +13,8 @@ from orchestration.failure_signs import class_of
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0)
 """Four minutes; a server that is away for longer is for the next try."""
 _PASSING = (FailureClass.FILE_SYSTEM, FailureClass.NETWORK)
+_STAYING = (errno.EACCES, errno.EROFS)
+"""A ticket that expired passes too, but who reads without waiting takes them for what they mostly are."""
 _said: set[str] = set()
 
 T = TypeVar("T")
@@ -31,6 +34,11 @@ def patiently(act: Callable[[], T], also: Collection[FailureClass] = ()) -> T:
                 raise
             time.sleep(wait_s)
     return act()
+
+
+def passes(error: OSError) -> bool:
+    """Tell whether an error in reading a file is one of its server's, and not of the file."""
+    return class_of(error, "") in _PASSING and error.errno not in _STAYING
 
 
 def say_once(what: str, error: BaseException) -> None:

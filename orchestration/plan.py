@@ -28,6 +28,8 @@ class Action(StrEnum):
     """Failed in a way that the same code would repeat."""
     DAMAGED = "damaged"
     """A file of it cannot be read; nothing is done until it can be."""
+    UNREADABLE = "unreadable"
+    """A file server does not answer for it; so it is left to the next look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def make_plan(
             action, reason = Action.GIVE_UP, refused[key]
         data = (provenance or {}).get(key, {})
         items.append(_item(cell, action, reason, state, num_steps.get(key), seconds_per_step.get(key), data))
-    order = {Action.RUNNING: 1, Action.KEEP: 2, Action.GIVE_UP: 3, Action.DAMAGED: 4}
+    order = {Action.RUNNING: 1, Action.KEEP: 2, Action.GIVE_UP: 3, Action.DAMAGED: 4, Action.UNREADABLE: 5}
     items.sort(key=lambda item: (order.get(item.action, 0), -_length(item)))
     conflicts = [f"cell {item.cell.folder_name}: {text}" for item in items for text in item.conflicts]
     return Plan(items, max_concurrent, conflicts, uses_gpus)
@@ -147,7 +149,7 @@ def _item(
     provenance: Mapping[str, str],
 ) -> Item:
     estimate = None
-    if action in (Action.KEEP, Action.GIVE_UP, Action.DAMAGED):
+    if action in (Action.KEEP, Action.GIVE_UP, Action.DAMAGED, Action.UNREADABLE):
         estimate = 0.0
     elif num_steps is not None and pace is not None:
         done = state.step if state and action is not Action.SUBMIT else 0
@@ -161,6 +163,8 @@ def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = Fals
         return Action.SUBMIT, "new"
     if state.status == "damaged":
         return Action.DAMAGED, state.damage
+    if state.status == "unreadable":
+        return Action.UNREADABLE, state.damage
     if state.status == "done":
         others = state.commits if commit and any(made != commit for made in state.commits) else []
         return Action.KEEP, f"done, trained by commit {', '.join(made[:12] for made in others)}" if others else "done"

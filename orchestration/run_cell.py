@@ -278,7 +278,7 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False) -
         known_dead: The caller knows that it has not ended by itself; else it must look as if it ran.
     """
     folder = RunFolder(cell_dir)
-    if not known_dead and folder.state().status != "running":
+    if not known_dead and folder.look().status != "running":
         return
     attempt = folder.attempts()[-1]
     if failure.kind is FailureClass.CANCELLED:

@@ -14,10 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestration import checkpoints, files, made_with
+from orchestration import checkpoints, description, files, made_with
 from orchestration.attempt import (
-    AXES,
-    CONFIG,
     OF_RESULTS_PROVENANCE,
     OWNER,
     RESULT,
@@ -29,7 +27,8 @@ from orchestration.attempt import (
 )
 from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import AttemptEnd, FailureClass, known_class
-from orchestration.fields import COUNT, NUMBER, TEXTS, Fields
+from orchestration.fields import COUNT, NUMBER, Fields
+from orchestration.patience import passes
 from orchestration.processes import lives, process_start, this_process
 from orchestration.recorder import EPOCH_FIELDS, EPOCHS, SCHEMA, STEPS, Row, read_steps
 from rankmatch.durable import sync_folder
@@ -42,7 +41,7 @@ LEASE_S = 600.0
 CELLS = "cells"
 ATTEMPTS = "attempts"
 
-Status = Literal["missing", "running", "interrupted", "failed", "done", "damaged"]
+Status = Literal["missing", "running", "interrupted", "failed", "done", "damaged", "unreadable"]
 _FRACTION = NUMBER.or_null()
 _OF_RESULT = Fields(
     {"attempt": COUNT, "step": COUNT, "num_steps": COUNT, "epoch": COUNT, "best_miou": _FRACTION,
@@ -51,9 +50,7 @@ _OF_RESULT = Fields(
      "duration_s": NUMBER, "gpu_duration_s": NUMBER, "best_class_iou": _FRACTION.listed().or_null(),
      "last_class_iou": _FRACTION.listed().or_null()},
 )  # fmt: skip
-_OF_AXES = Fields({"axes": TEXTS})
 _WITHOUT_RESULT = "restore it, or remove it to have the cell trained again"
-_WITHOUT_CONFIG = "launch the grid again, which writes it anew"
 _UNREADABLE = "nothing is done with the cell until it can be read"
 
 _CELL_NAME = re.compile(r"[0-9a-f]{12}-")
@@ -108,11 +105,7 @@ class RunFolder:
 
     def create(self, config_yaml: str, axes: Mapping[str, str]) -> None:
         """Make the folder with its configuration; in one that is there, replace what differs."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name, text in ((CONFIG, config_yaml), (AXES, files.to_text({"schema": SCHEMA, "axes": dict(axes)}))):
-            path = self.path / name
-            if not path.exists() or path.read_bytes() != text.encode():
-                files.replace(path, text, sync=False)  # thousands at once; each launch makes what is missing
+        description.write(self.path, config_yaml, axes)
 
     def is_described(self) -> bool:
         """Tell whether configuration and axes can be read."""
@@ -125,15 +118,9 @@ class RunFolder:
         """Return the configuration as YAML.
 
         Raises:
-            DamagedFileError: It is torn, or no text.
+            DamagedFileError: It is torn, no text, or not what was written.
         """
-        try:
-            text = (self.path / CONFIG).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise DamagedFileError(self.path / CONFIG, f"it is no text ({error})", _WITHOUT_CONFIG) from None
-        if not text.endswith("\n") or "\0" in text:
-            raise DamagedFileError(self.path / CONFIG, "it breaks off" if text else "it is empty", _WITHOUT_CONFIG)
-        return text
+        return description.config(self.path)
 
     def axes(self) -> dict[str, str]:
         """Return the varied keys with their values as text.
@@ -141,8 +128,7 @@ class RunFolder:
         Raises:
             DamagedFileError: They cannot be read.
         """
-        axes: dict[str, str] = files.read_json(self.path / AXES, _OF_AXES, _WITHOUT_CONFIG)["axes"]
-        return axes
+        return description.axes(self.path)
 
     def result(self) -> Row | None:
         """Return the published result, if there is one.
@@ -266,7 +252,20 @@ class RunFolder:
     def state(self) -> FolderState:
         """Tell how the cell stands; opens the result or, without one, the last attempt only.
 
-        Where that cannot be told, the cell is `damaged`: whatever is wrong with one cell keeps nobody from the others.
+        Where that cannot be told, the cell is `damaged`, or `unreadable` where that may pass, as when a file server is
+        away: whatever is wrong with one cell keeps nobody from the others.
+        """
+        try:
+            return self.look()
+        except OSError as error:
+            why = f"{error.filename or self.path} cannot be read for now: {error.strerror}"
+            return FolderState("unreadable", failure=why, damage=why)
+
+    def look(self) -> FolderState:
+        """Tell how the cell stands, as `state` does.
+
+        Raises:
+            OSError: A file cannot be read, which may pass.
         """
         try:
             if (result := self.result()) is not None:
@@ -276,6 +275,8 @@ class RunFolder:
         except DamagedFileError as error:
             return self._damaged(str(error))
         except OSError as error:
+            if passes(error):
+                raise
             return self._damaged(f"{error.filename or self.path} cannot be read: {error.strerror}; {_UNREADABLE}")
 
     def _damaged(self, damage: str) -> FolderState:

@@ -13,6 +13,7 @@ from orchestration.attempt import CONFIG
 from orchestration.cells import Cell, compose, short_names_once
 from orchestration.damage import DamagedFileError, tell
 from orchestration.grid import SEARCH, Grid
+from orchestration.patience import patiently
 from orchestration.run_folder import RunFolder, folders
 from orchestration.tables.layouts import Layout
 from orchestration.tables.search_table import OUTPERFORMED, Point
@@ -311,7 +312,7 @@ def _axes_by_configuration(search: Search, folder: RunFolder) -> dict[str, str]:
 
 def point_of(cell: Cell, folder: RunFolder) -> Point:
     """Return what a point's run folder says."""
-    state = folder.state()
+    state = patiently(folder.look)  # the sampler must not learn of a failure that was none
     status = "failed" if state.status == "damaged" else state.status
     return Point(
         cell=folder.path.name,

@@ -33,7 +33,7 @@ class Standing(StrEnum):
     """A file of it cannot be read."""
     NEW = "not submitted"
     UNKNOWN = "unknown"
-    """It was submitted, and Slurm says nothing."""
+    """It was submitted, and Slurm says nothing; or its folder cannot be read for now."""
 
     @property
     def is_open(self) -> bool:
@@ -82,12 +82,15 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm, waits: str = "
     if waits and job is None and state.status in ("missing", "interrupted", "failed"):
         after = "" if state.status == "missing" else f", after {state.failure or state.status}"
         standing, note = Standing.WAITING, f"{waits}{after}"
-    busy_s = state.duration_s if state.status == "done" else folder.busy_s() if cell.num_gpus else 0.0
+    is_known = cell.num_gpus and state.status != "unreadable"
+    busy_s = state.duration_s if state.status == "done" else folder.busy_s() if is_known else 0.0
     node = (job.node if job else "") or state.host
     return CellStatus(cell, standing, state, str(job.job) if job else "", node, note, cell.num_gpus * busy_s)
 
 
 def _standing(state: "FolderState", job: "QueuedJob | None", slurm: Slurm, name: str) -> tuple[Standing, str]:
+    if state.status == "unreadable" and job is None:
+        return Standing.UNKNOWN, state.damage
     if state.damage and not (job or state.status == "running"):
         return Standing.DAMAGED, state.damage
     if state.status == "done":

@@ -90,7 +90,7 @@ def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
 
     def sync(mirror: Mirror) -> None:
         state = folder.state()
-        if state.status != "damaged" and not attempt.superseded():
+        if state.status not in ("damaged", "unreadable") and not attempt.superseded():
             mirror.sync_cell(cell, state)
 
     thread = MirrorThread(connect, sync, every_s=JOB_EVERY_S)

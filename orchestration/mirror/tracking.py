@@ -94,7 +94,7 @@ class Mirror:
         for cell in cells:
             state, known = cell.folder.state(), self._progress.get(cell.signature)
             is_known = known is not None and known.seen == (state.status, state.updated)
-            if state.status in ("missing", "damaged") or is_known or _mirrors_itself(cell.folder, state):
+            if state.status in ("missing", "damaged", "unreadable") or is_known or _mirrors_itself(cell.folder, state):
                 continue
             try:
                 self.sync_cell(cell, state)

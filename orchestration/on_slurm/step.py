@@ -268,7 +268,9 @@ def _is_ending(folder: RunFolder, job: QueuedJob) -> bool:
 
 
 def _runs(planned: Plan, others: set[str]) -> bool:
-    return any(item.action is Action.RUNNING and item.cell.signature not in others for item in planned.items)
+    """Tell whether a cell may yet be done without anything being submitted, one that cannot be read for now too."""
+    goes_on = (Action.RUNNING, Action.UNREADABLE)
+    return any(item.action in goes_on and item.cell.signature not in others for item in planned.items)
 
 
 def _print(line: str, console: Console) -> None:

@@ -149,7 +149,7 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
     known = folders(grid_dir)
     found: dict[str, dict[str, int]] = {}
     for record in records:
-        state = known[record["signature"]].state() if record["signature"] in known else None
+        state = known[record["signature"]].look() if record["signature"] in known else None
         for name, text in made_with.flat(state.provenance if state else {}):
             if not text:
                 continue

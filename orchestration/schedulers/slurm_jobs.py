@@ -58,4 +58,4 @@ def _state(folder: RunFolder, queued: commands.QueuedJob | None) -> JobState:
         return JobState.DONE
     if queued is not None:
         return JobState.PENDING if queued.is_waiting else JobState.RUNNING
-    return {"failed": JobState.FAILED, "running": JobState.FAILED}.get(folder.state().status, JobState.STOPPED)
+    return {"failed": JobState.FAILED, "running": JobState.FAILED}.get(folder.look().status, JobState.STOPPED)

@@ -29,6 +29,7 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
     "torn": lambda whole: whole[: len(whole) // 2],
     "zeros": lambda whole: bytes(len(whole)),
     "other JSON": lambda whole: b"[1]\n",
+    "cut at a line": lambda whole: b"".join(whole.splitlines(keepends=True)[:-2]),
 }
 WRONG_KIND = {"other kinds": lambda whole: re.sub(rb'": ("[^"]*"|\[[^\]]*\])', rb'": 7', whole)}
 DONE, STOPPED = "supervised-4-s0", "supervised-4-s1"
@@ -236,6 +237,9 @@ def test_launch_writes_the_description_of_a_finished_cell_anew(fresh, monkeypatc
     config, axes = folder.config(), folder.axes()
     (folder.path / "config.yaml").write_text("")
     (folder.path / "axes.json").write_text("{")
+    assert fresh() == 0
+    assert (folder.config(), folder.axes()) == (config, axes)
+    (folder.path / "config.yaml").write_text("".join(config.splitlines(keepends=True)[:-1]))  # at the end of a line
     assert fresh() == 0
     assert (folder.config(), folder.axes()) == (config, axes)
     assert len(folder.attempts()) == 1

@@ -6,13 +6,15 @@ import os
 import pytest
 
 from orchestration import attempt as attempts
-from orchestration import files, patience, run_folder
+from orchestration import files, folder_states, patience, run_folder
+from orchestration.damage import DamageWarning
 from orchestration.run_cell import launcher, run_cell
 from orchestration.run_folder import RunFolder
 from orchestration.schedulers import JobState
 from rankmatch import checkpoint
 from rankmatch.trainer import FitResult
 
+RESULT = {"step": 2, "num_steps": 2, "epoch": 1, "num_epochs": 1, "best_miou": 0.5, "last_miou": 0.5}
 DONE = FitResult(finished=True, step=6, num_steps=6, epoch=2, num_epochs=2, best_miou=0.5, best_epoch=2, last_miou=0.4)
 
 
@@ -57,6 +59,54 @@ def test_checkpoint_that_cannot_be_read_for_a_moment_is_no_damaged_one(make_cell
     assert run_cell(cell_dir, train=train, owner=launcher()) is JobState.STOPPED
     assert begun == [cell_dir / "attempts" / "2" / "checkpoints" / "step_100"]
     assert len(waits) == 2
+
+
+def unreadable(monkeypatch, number, times, name="result.json"):
+    """Have the files of a name answer with an error some times."""
+    read, left = files.read_bytes, [times]
+
+    def wrapped(path):
+        if path.endswith(name) and left[0] > 0:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number), path)
+        return read(path)
+
+    monkeypatch.setattr(files, "read_bytes", wrapped)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_cell_whose_file_server_is_away_is_not_damaged(number, make_cell, monkeypatch, waits, recwarn):
+    folder = RunFolder(make_cell())
+    folder.claim({"commit": "abc"}).publish(RESULT)
+    unreadable(monkeypatch, number, 2)
+    state = folder.state()
+    assert state.status == "unreadable"
+    assert state.damage == f"{folder.path / 'result.json'} cannot be read for now: {os.strerror(number)}"
+    with pytest.raises(OSError, match=os.strerror(number)):
+        folder.look()
+    assert folder.state().status == folder.look().status == "done" and not recwarn.list
+
+
+def test_cell_that_nobody_may_read_is_damaged(make_cell, monkeypatch):
+    folder = RunFolder(make_cell())
+    folder.claim({"commit": "abc"}).publish(RESULT)
+    unreadable(monkeypatch, errno.EACCES, 1)
+    with pytest.warns(DamageWarning, match="cannot be read: Permission denied; nothing is done with the cell until"):
+        assert folder.state().status == "damaged"
+
+
+def test_cells_that_cannot_be_read_for_a_moment_are_looked_at_again_together(make_cell, monkeypatch, waits):
+    found = {seed: RunFolder(make_cell(seed=seed)) for seed in range(3)}
+    for folder in found.values():
+        folder.claim({"commit": "abc"}).publish(RESULT)
+    with monkeypatch.context() as patch:
+        unreadable(patch, errno.EIO, 5)
+        assert {state.status for state in folder_states.states(found).values()} == {"done"} and waits == [1.0, 2.0]
+    waits.clear()
+    unreadable(monkeypatch, errno.EIO, 10**6, name=str(found[1].path / "result.json"))
+    states = folder_states.states(found)  # one stays so: it keeps nobody from the others
+    assert [state.status for state in states.values()] == ["done", "unreadable", "done"]
+    assert sum(waits) == 15.0
 
 
 def test_checkpoint_that_stays_unreadable_fails_the_attempt_and_is_kept(make_cell, monkeypatch, waits):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orchestration import files, processes, recorder, run_folder
+from orchestration import description, files, processes, recorder, run_folder
 from orchestration.attempt import AlreadyPublished, Attempt
+from orchestration.damage import DamagedFileError
 from orchestration.run_folder import AttemptTaken, RunFolder, folders
 
 EPOCH = {"num_epochs": 3, "num_steps": 30}
@@ -75,6 +76,36 @@ def test_folder_keeps_configuration_and_axes_as_text(folder: RunFolder) -> None:
     assert folder.config() == "numerics: {}\n"
     assert json.loads((folder.path / "axes.json").read_text())["axes"] == {"method": "rankmatch", "split": "1_16"}
     assert list(folders(folder.path.parents[1])) == ["0123456789ab"]
+
+
+TEXT = "numerics:\n  seed: 0\nexecution:\n  trainer: {}\n"
+
+
+def test_configuration_that_lacks_lines_is_noticed_and_one_of_an_earlier_version_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(description, "_LOOKS_S", ())
+    folder = RunFolder(tmp_path / "0123456789ab-x")
+    folder.create(TEXT, {"seed": "0"})
+    path, axes = folder.path / "config.yaml", folder.path / "axes.json"
+    lines = TEXT.splitlines(keepends=True)
+    for count in range(1, len(lines)):
+        path.write_text("".join(lines[:count]))  # each ends with a line, and is YAML
+        with pytest.raises(DamagedFileError, match=f"{path} is damaged: it is not what was written, by the config_sha"):
+            folder.config()
+        assert not folder.is_described()
+    folder.create(TEXT, {"seed": "0"})
+    assert folder.config() == TEXT
+    axes.write_text(json.dumps({"schema": 1, "axes": {"seed": "0"}}))
+    path.write_text(lines[0])
+    assert folder.config() == lines[0] and folder.axes() == {"seed": "0"}
+
+
+def test_configuration_that_a_launch_is_just_writing_anew_is_no_damaged_one(tmp_path, monkeypatch) -> None:
+    folder = RunFolder(tmp_path / "0123456789ab-x")
+    folder.create(TEXT, {"seed": "0"})
+    changed = TEXT.replace("{}", "{num_workers: 2}")
+    (folder.path / "config.yaml").write_text(changed)  # axes.json comes after it
+    monkeypatch.setattr(description.time, "sleep", lambda _: folder.create(changed, {"seed": "0"}))
+    assert folder.config() == changed
 
 
 def test_folder_without_an_attempt_is_missing(folder: RunFolder, tmp_path: Path) -> None:

@@ -1,22 +1,22 @@
 """What controllers and jobs ask of Slurm is what an ordinary user may do: neither root nor an operator asks here."""
 
-import json
 import os
 import pwd
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from slurm.real_cluster import ROOT, Cluster, start, wait_until
+from slurm.real_cluster import Cluster, start, wait_until
 
-from orchestration.on_slurm import controller_script
+from orchestration.on_slurm import commands, controller_script
+from orchestration.on_slurm.commands import Job
 
 pytestmark = pytest.mark.slurm
 NAME = "rankmatch-controller-1"
-CALL = "import json, sys; from orchestration.on_slurm import commands as c; from pathlib import Path; "
 
 
 class User:
@@ -27,18 +27,17 @@ class User:
         folder.mkdir()
         os.chown(folder, self.known.pw_uid, self.known.pw_gid)
 
+    @property
+    def rights(self) -> dict[str, object]:
+        return {"user": self.known.pw_uid, "group": self.known.pw_gid, "extra_groups": []}
+
     def __call__(self, *words: str, code: int = 0, **environment: str) -> str:
         done = subprocess.run(
-            words, user=self.known.pw_uid, group=self.known.pw_gid, extra_groups=[], cwd=self.folder, check=False,
-            timeout=120, capture_output=True, text=True,
-            env={**self.cluster.environment, "PYTHONPATH": str(ROOT), "HOME": str(self.folder), **environment},
+            words, cwd=self.folder, check=False, timeout=120, capture_output=True, text=True, **self.rights,
+            env={**self.cluster.environment, "HOME": str(self.folder), **environment},
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
-
-    def calls(self, code: str) -> object:
-        """Call a function of `commands`, and return what it returns."""
-        return json.loads(self(sys.executable, "-c", f"{CALL}json.dump({code}, sys.stdout)").splitlines()[-1])
 
     def submits(self, *words: str) -> str:
         return self("sbatch", "--parsable", f"--output={self.folder}/%j.out", *words).strip()
@@ -46,49 +45,57 @@ class User:
     def reason(self, number: str) -> str:
         return self("squeue", "--noheader", "--array", f"--jobs={number}", "--format=%T %r").strip()
 
+    def held(self) -> dict[str, bool]:
+        return {job.job.number: job.is_held for job in commands.queue().values()}
+
+    def controllers(self, count: int) -> list[str]:
+        """Submit controllers as a launch does, each behind the one before."""
+        script, numbers = self.folder / "controller.sh", []
+        script.write_text(f"#!/bin/bash\n#SBATCH --job-name={NAME}\n#SBATCH --output={self.folder}/%j.log\necho here\n")
+        for place in range(count):
+            begin_s = 600 * (place + 1)
+            numbers.append(commands.submit_script(script, begin_s=begin_s, after="".join(numbers[-1:])))
+        return numbers
+
 
 @pytest.fixture
-def user() -> Iterator[User]:
+def user(monkeypatch) -> Iterator[User]:
+    """Have what `commands` asks of Slurm be asked by an ordinary user."""
     if os.getuid():
         pytest.skip("only root can be somebody else, and without root the tests beside these are an ordinary user's")
     with tempfile.TemporaryDirectory(prefix="user-", dir="/tmp") as folder:  # pytest's own is closed to others
         Path(folder).chmod(0o755)
         for cluster in start(Path(folder) / "cluster", "none"):
             found = User(cluster, Path(folder) / "home")
-            try:
-                found(sys.executable, "-c", CALL)
-            except (AssertionError, OSError):
-                pytest.skip(f"{ROOT} or its Python cannot be read by {found.known.pw_name}")
-            yield found
+            with monkeypatch.context() as changed:
+                for name in ("PATH", "SLURM_CONF"):
+                    changed.setenv(name, cluster.environment[name])
+                changed.setattr(commands, "subprocess", SimpleNamespace(
+                    run=partial(subprocess.run, **found.rights), TimeoutExpired=subprocess.TimeoutExpired
+                ))  # fmt: skip
+                changed.setattr(commands.os, "getuid", lambda: pwd.getpwnam("nobody").pw_uid)
+                yield found
 
 
-def test_controllers_are_called_moved_and_followed_by_an_ordinary_user(user):
-    script = user.folder / "controller.sh"
-    script.write_text(f"#!/bin/bash\n#SBATCH --job-name={NAME}\n#SBATCH --output={user.folder}/%j.log\necho at work\n")
-    first = user.calls(f"c.submit_script(Path('{script}'), begin_s=600)")
-    second = user.calls(f"c.submit_script(Path('{script}'), begin_s=1200, after='{first}')")
-    third = user.calls(f"c.submit_script(Path('{script}'), begin_s=1800, after='{second}')")
-    assert user.calls(f"c.waiting_numbers('{NAME}')") == [first, second, third]
+def test_controllers_are_called_moved_and_ended_by_an_ordinary_user(user):
+    first, second, third = user.controllers(3)
+    assert {job.job.number for job in commands.queue().values()} == {first, second, third}
     lines = ["code=1", *controller_script.wake(NAME, user.folder, user.folder / "over")]
     user("bash", "-c", "\n".join(lines), SLURM_JOB_NAME="cells", SLURM_JOB_ID="999")
     wait_until((user.folder / f"{first}.log").exists, 60)
     wait_until(lambda: user.reason(second) == "PENDING BeginTime", 60)
-    user.calls(f"c.begin_in('{second}', 1)")
+    commands.begin_in(second, 1)
     wait_until((user.folder / f"{second}.log").exists, 60)
-    user.calls(f"c.cancel_waiting('{NAME}')")
-    assert user.calls(f"c.waiting_numbers('{NAME}')") == []
+    commands.cancel_waiting(NAME)
+    wait_until(lambda: not commands.queue(), 60)
 
 
 def test_what_is_held_is_told_by_whom_and_what_is_advised_is_allowed(user):
-    script = user.folder / "controller.sh"
-    script.write_text(f"#!/bin/bash\n#SBATCH --job-name={NAME}\n#SBATCH --output={user.folder}/%j.log\necho at work\n")
-    first = user.calls(f"c.submit_script(Path('{script}'), begin_s=600)")
-    second = user.calls(f"c.submit_script(Path('{script}'), begin_s=1200, after='{first}')")
+    first, second = user.controllers(2)
     user("scontrol", "hold", first, second)
-    held = "[[job.job.number, job.is_held] for job in c.queue().values()]"
-    assert user.calls(held) == [[first, True], [second, True]]
+    assert user.held() == {first: True, second: True}
     user("scontrol", "release", first, second)
-    wait_until(lambda: user.calls(held) == [[first, False], [second, False]], 60)
+    wait_until(lambda: user.held() == {first: False, second: False}, 60)
     user.cluster.slurm("scontrol", "hold", first)
     wait_until(lambda: "JobHeldAdmin" in user.reason(first), 60)
     assert "denied" in user("scontrol", "release", first, code=1)
@@ -102,10 +109,13 @@ def test_what_is_held_is_told_by_whom_and_what_is_advised_is_allowed(user):
 
 def test_arrays_are_throttled_requeued_and_cancelled_by_an_ordinary_user(user):
     array = user.submits("--array=0-3%4", "--hold", "--job-name=cells", "--wrap=sleep 60")
-    user.calls(f"c.throttle(c.Job('{array}', 'cells'), 2)")
+    commands.throttle(Job(array, "cells"), 2)
     assert "ArrayTaskThrottle=2" in user("scontrol", "--oneliner", "show", "job", array)
-    user.calls(f"c.cancel([c.Job('{array}_{{}}'.format(place), 'cells') for place in range(4)])")
-    assert user.calls("len(c.queue())") == 0
+    commands.cancel([Job(f"{array}_{place}", "cells") for place in range(4)])
+    assert commands.queue() == {}
     again = f'[ "$SLURM_RESTART_COUNT" ] || {{ scontrol requeue $SLURM_JOB_ID; sleep 60; }}; touch {user.folder}/again'
-    user.submits("--requeue", f"--wrap={again}")
+    number = user.submits("--requeue", "--job-name=cells", f"--wrap={again}")
     wait_until((user.folder / "again").exists, 120)
+    wait_until(lambda: not commands.queue(), 60)
+    (end,) = commands.ended_lately(Job(number, "cells")).values()  # without accounting
+    assert (end.state, end.exit_code) == ("COMPLETED", "0:0") and end.node

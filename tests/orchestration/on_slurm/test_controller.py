@@ -1,5 +1,6 @@
 """Controllers, one after the other, against a Slurm that is not there; tests/slurm has the real one."""
 
+import errno
 import itertools
 import json
 import pickle
@@ -14,7 +15,7 @@ import pytest
 from orchestration_fakes import FakeSlurm, flags
 from rich.console import Console
 
-from orchestration import control, damage, launch, snapshot
+from orchestration import control, damage, files, folder_states, launch, snapshot
 from orchestration.failures import FailureClass
 from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
@@ -126,6 +127,7 @@ def life(slurm, tmp_path, monkeypatch) -> Life:
     monkeypatch.setattr(launch, "begin_mirror", lambda *_: (None, {}))  # MLflow takes seconds, and stops nothing here
     monkeypatch.setattr(launch, "mirror_of", lambda *_, **__: oh())
     monkeypatch.setattr(controller.time, "sleep", lambda _: None)
+    monkeypatch.setattr(folder_states, "WAITS_S", ())
     monkeypatch.setattr(Controller, "_left_s", lambda _: 0.2)
     return Life(slurm, tmp_path, monkeypatch)
 
@@ -837,6 +839,26 @@ def test_cell_that_is_cancelled_while_a_controller_submits_it_is_known_as_such_t
     control.retry(life.grid_dir, ["rankmatch-4-s0"], [], [], life.console)
     again = replace(task, owner={**task.owner, "campaign": max((life.grid_dir / "launches").iterdir()).name})
     assert job_of_cell._Head(again, life.grid_dir).run() == 0 and trained  # somebody wants it again
+
+
+def test_campaign_does_not_end_without_a_cell_that_cannot_be_read_for_now(life, slurm, monkeypatch):
+    life.launch()
+    life.done()
+    path, read = str(life.cell("rankmatch-4-s0").path / "result.json"), files.read_bytes
+    with monkeypatch.context() as changed:
+        changed.setattr(files, "read_bytes", lambda name: stale(name) if name == path else read(name))
+        for _ in range(2):
+            assert life.controller() == 0
+        assert not life.campaign.over(life.grid_dir).exists() and not life.said() and slurm.controllers
+        control.status(life.grid_dir, life.console)
+        said = life.console.export_text()
+        assert "4 cells: 3 done, 1 unknown" in said and f"{path} cannot be read for now: Stale file handle" in said
+    assert life.controller() == 0
+    assert life.said() == ["small: 4 of 4 cells are done"]
+
+
+def stale(name: str) -> bytes:
+    raise OSError(errno.ESTALE, "Stale file handle", name)
 
 
 def test_controllers_that_sbatch_refuses_for_days_leave_no_folders(life, slurm):
