@@ -70,9 +70,8 @@ def user(monkeypatch) -> Iterator[User]:
             with monkeypatch.context() as changed:
                 for name in ("PATH", "SLURM_CONF"):
                     changed.setenv(name, cluster.environment[name])
-                changed.setattr(commands, "subprocess", SimpleNamespace(
-                    run=partial(subprocess.run, **found.rights), TimeoutExpired=subprocess.TimeoutExpired
-                ))  # fmt: skip
+                asked = SimpleNamespace(**{**vars(subprocess), "run": partial(subprocess.run, **found.rights)})
+                changed.setattr(commands, "subprocess", asked)
                 changed.setattr(commands.os, "getuid", lambda: pwd.getpwnam("nobody").pw_uid)
                 yield found
 
