@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestration.cells import experiments_folder
 from rankmatch.config import NumericsConfig, TrainConfig
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS
 from rankmatch.unused import counts_unlabeled
 
 ANCHOR_CROP = 321
@@ -181,14 +181,14 @@ def _val_pixels_per_step(config: TrainConfig) -> float:
 
 
 def _images_per_step(numerics: NumericsConfig) -> float:
-    sees_unlabeled = TRAITS[numerics.method.name].sees_unlabeled
+    sees_unlabeled = METHODS[numerics.method.name].sees_unlabeled
     partners = FORWARD * numerics.trainer.unlabeled_batch_size if sees_unlabeled else 0
     return _images_with_gradient(numerics) + partners
 
 
 def _images_with_gradient(numerics: NumericsConfig) -> int:
-    traits = TRAITS[numerics.method.name]
-    num_views = traits.num_strong_views + traits.sees_unlabeled
+    method = METHODS[numerics.method.name]
+    num_views = method.num_strong_views + method.sees_unlabeled
     return numerics.trainer.labeled_batch_size + num_views * numerics.trainer.unlabeled_batch_size
 
 

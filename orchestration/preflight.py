@@ -10,7 +10,7 @@ from orchestration import files
 from orchestration.cells import Cell, missing_inputs
 from orchestration.damage import DamagedFileError, tell
 from orchestration.fields import COUNT, TEXT, Fields
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS
 from rankmatch.unused import counts_unlabeled
 
 MAX_FAULTS_SHOWN = 20
@@ -88,8 +88,8 @@ def notes_of_lists(cells: Sequence[Cell]) -> list[str]:
 
 def _of_cell(cell: Cell, identity: DataIdentity) -> DataIdentity:
     """Leave out what the method of a cell does not look at."""
-    traits = TRAITS[cell.config.numerics.method.name]
-    return identity if traits.sees_unlabeled else replace(identity, transductive=0)
+    method = METHODS[cell.config.numerics.method.name]
+    return identity if method.sees_unlabeled else replace(identity, transductive=0)
 
 
 def _name(cell: Cell) -> str:

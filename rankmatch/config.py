@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 
 from rankmatch.checks import in_range, one_of
 from rankmatch.execution import ExecutionConfig
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS, Kind
 
 BACKBONES = ("resnet50", "resnet101", "xception", "mobilenet_v2")
-METHODS = tuple(TRAITS)
 SELECTIONS = ("orthogonal", "random", "top_n", "all")
 CONSISTENCIES = ("rank", "l2", "ce", "kl")
 HELD_OUT_FROM = ("unlabeled", "labeled")
@@ -156,7 +155,7 @@ class MethodConfig:
     """How many workers divide or choose on their own: `trainer.num_workers` where something is `worker`, else 1."""
 
     def __post_init__(self) -> None:
-        one_of("method.name", self.name, METHODS)
+        one_of("method.name", self.name, tuple(METHODS))
         one_of("method.selection", self.selection, SELECTIONS)
         one_of("method.consistency", self.consistency, CONSISTENCIES)
         one_of("method.supervised_steps", self.supervised_steps, ("equal", "authors"))
@@ -310,7 +309,7 @@ class NumericsConfig:
 
     def _check_agents(self) -> None:
         num_pixels = self.feature_size**2
-        if self.method.name == "rankmatch" and self.method.num_agents > num_pixels:
+        if METHODS[self.method.name].has(Kind.RANK) and self.method.num_agents > num_pixels:
             raise ValueError(
                 f"method.num_agents must be at most {num_pixels}, the pixels of the {self.feature_size}x"
                 f"{self.feature_size} feature grid of crop {self.augment.crop_size}; got {self.method.num_agents}"
@@ -319,10 +318,11 @@ class NumericsConfig:
     def _check_batches(self) -> None:
         """Refuse steps that would show a batch norm one value: the pooled branch of the head has one per image."""
         name, sizes = self.method.name, self.trainer
-        if name == "supervised":
-            in_range("trainer.labeled_batch_size (method supervised)", sizes.labeled_batch_size, 2)
-        if name == "fixmatch":
-            in_range("trainer.unlabeled_batch_size (method fixmatch)", sizes.unlabeled_batch_size, 2)
+        num_views = METHODS[name].num_strong_views  # which pass the network together; the weak one with the labeled
+        if num_views == 0:
+            in_range(f"trainer.labeled_batch_size (method {name})", sizes.labeled_batch_size, 2)
+        if num_views == 1:
+            in_range(f"trainer.unlabeled_batch_size (method {name})", sizes.unlabeled_batch_size, 2)
 
 
 @dataclass(kw_only=True, slots=True)

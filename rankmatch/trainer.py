@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +14,20 @@ from rankmatch import NUMERICS, checkpoint, samples
 from rankmatch.checks import MissingFileError, MissingGpuError
 from rankmatch.config import TrainConfig
 from rankmatch.data.catalog import open_dataset
-from rankmatch.data.loaders import TrainLoader, val_loader
+from rankmatch.data.loaders import Batch, TrainLoader, val_loader
 from rankmatch.data.splits import read_splits
 from rankmatch.data.views import ViewMaker
-from rankmatch.diagnostics import RATIOS, dead_rank_term
+from rankmatch.diagnostics import RATIOS, Ratio, dead_rank_term
 from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
 from rankmatch.evaluation import Evaluation, EvaluationStopped, evaluate
 from rankmatch.hashing import sha256_of
 from rankmatch.memory import keep_freed_memory
-from rankmatch.methods import Losses, step_losses
+from rankmatch.methods import METHODS
 from rankmatch.models import DeepLabV3Plus, build_model
 from rankmatch.models.weights import load_backbone
 from rankmatch.optimisation import autocast, backward, make_optimizer, set_learning_rate
 from rankmatch.resume import best_with, check_same_run
+from rankmatch.step import passes
 
 Report = Callable[[int, Mapping[str, float | None]], None]
 """Takes the index of the last step done (from 0) and a row of numbers; a row with `epoch` sums up that epoch."""
@@ -217,22 +217,29 @@ class _Run:
                 self._report_step(figures, rate)
         return not batches.stopped
 
-    def _step(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a Batch)
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step; return its figures over all workers, [sum, count] by name, which count for the epoch too."""
         views = self.views.make(batch, self.result.epoch)
         self.optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, Tensor] = {}
+        ratios: dict[str, Ratio] = {}
         with autocast(self.numerics, self.device):
-            losses = step_losses(self.model, self.network, views, self.numerics, backward=backward)
+            for part in passes(self.model, self.network, views, self.numerics):
+                backward(part.loss)
+                losses |= part.losses
+                ratios |= part.ratios
         self.optimizer.step()
-        figures = self._over_workers(losses)
+        total = METHODS[self.numerics.method.name].total(losses, self.numerics.method)
+        figures = self._over_workers({"loss": total, **losses}, ratios)
         for name, figure in figures.items():
             self.totals[name] = self.totals.get(name, torch.zeros_like(figure)) + figure
         return figures
 
-    def _over_workers(self, losses: Losses) -> dict[str, Tensor]:
-        """Add up sums and counts, [sum, count] by name; each worker's losses count once."""
-        once = torch.ones_like(losses.total)
-        pairs = {name: (term, once) for name, term in {"loss": losses.total, **losses.terms}.items()}
-        pairs |= losses.ratios
+    @staticmethod
+    def _over_workers(losses: Mapping[str, Tensor], ratios: Mapping[str, Ratio]) -> dict[str, Tensor]:
+        """Add up sums and counts; each worker's losses count once."""
+        once = torch.ones_like(losses["loss"])
+        pairs = {name: (loss, once) for name, loss in losses.items()} | dict(ratios)
         figures = sum_over_workers(
             torch.stack([torch.stack([part.double() for part in pair]) for pair in pairs.values()])
         )

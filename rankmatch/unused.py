@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from rankmatch.config import NumericsConfig, SceneConfig
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS
 
 _OF_STRONG_VIEWS = (
     "jitter_probability", "brightness", "contrast", "saturation", "hue", "gray_probability", "blur_probability",
@@ -20,12 +20,12 @@ def unused_settings(numerics: NumericsConfig) -> frozenset[str]:
 
 
 def _unused(numerics: NumericsConfig) -> Iterator[str]:
-    method, traits = numerics.method, TRAITS[numerics.method.name]
-    of_others = {name for other in TRAITS.values() for name in other.settings} - set(traits.settings)
+    settings, method = numerics.method, METHODS[numerics.method.name]
+    of_others = {name for other in METHODS.values() for name in other.settings} - method.settings
     yield from (f"method.{name}" for name in of_others)
-    if not method.ohem:
+    if not settings.ohem:
         yield from (f"method.{name}" for name in _OF_OHEM)
-    if not traits.sees_unlabeled:
+    if not method.sees_unlabeled:
         yield from (f"augment.{name}" for name in _OF_STRONG_VIEWS)
     if not counts_unlabeled(numerics):
         yield "trainer.unlabeled_batch_size"
@@ -39,4 +39,4 @@ def _unused(numerics: NumericsConfig) -> Iterator[str]:
 
 def counts_unlabeled(numerics: NumericsConfig) -> bool:
     """Tell whether a run reads the unlabeled list, or goes by its length."""
-    return TRAITS[numerics.method.name].sees_unlabeled or numerics.method.supervised_steps == "equal"
+    return METHODS[numerics.method.name].sees_unlabeled or numerics.method.supervised_steps == "equal"

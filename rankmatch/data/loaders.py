@@ -20,7 +20,7 @@ from rankmatch.data.transforms import crop_view, eval_view
 from rankmatch.data.workers import Batches, Sent, options, sent
 from rankmatch.distributed import Purpose, generator
 from rankmatch.execution import TrainerExecution
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS
 from rankmatch.unused import counts_unlabeled
 
 Crop = tuple[Tensor, Tensor, Tensor]
@@ -180,7 +180,7 @@ class _StepKeys:
         return [index for order in passes for index in order]
 
     def _unlabeled_orders(self, epoch: int) -> tuple[list[int], list[int]]:
-        if not TRAITS[self._numerics.method.name].sees_unlabeled:
+        if not METHODS[self._numerics.method.name].sees_unlabeled:
             return [], []
         order = self._order(self._num_unlabeled, epoch, 0, Purpose.UNLABELED_ORDER)
         if self._numerics.augment.cutmix_partner == "same_image":

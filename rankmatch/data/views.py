@@ -12,13 +12,13 @@ from rankmatch.data.loaders import Batch
 from rankmatch.data.strong import Window, distort, draw_view
 from rankmatch.data.transforms import draw_box, normalise_
 from rankmatch.distributed import Purpose, generator, to_device
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS
+from rankmatch.models.deeplabv3plus import DROP_PROBABILITY
 
 _VIEW = (Purpose.VIEW_1, Purpose.VIEW_2)
 _PARTNER_VIEW = (Purpose.PARTNER_VIEW_1, Purpose.PARTNER_VIEW_2)
 _BOX = (Purpose.BOX_1, Purpose.BOX_2)
 _AGENT = (Purpose.AGENT_1, Purpose.AGENT_2)
-_KEEP_PROBABILITY = 0.5
 
 Images = Float[Tensor, "batch 3 height width"]
 Maps = Bool[Tensor, "batch height width"]
@@ -70,11 +70,11 @@ class ViewMaker:
 
     def make(self, batch: Batch, epoch: int) -> Views:
         """Turn a batch of uint8 crops into the views of its step."""
-        traits = TRAITS[self.numerics.method.name]
+        method = METHODS[self.numerics.method.name]
         views = Views(labeled=self._normalised(batch.labeled), labels=self._move(batch.labels))
-        if traits.sees_unlabeled:
-            views.unlabeled = self._unlabeled(batch, epoch, traits.num_strong_views)
-        if traits.is_perturbed:
+        if method.sees_unlabeled:
+            views.unlabeled = self._unlabeled(batch, epoch, method.num_strong_views)
+        if method.perturbs_features:
             views.keep = self._keep(batch, epoch)
         return views
 
@@ -154,7 +154,7 @@ class ViewMaker:
             *self._generators(epoch, batch.positions, purposes[1]),
         ]
         draws = torch.stack([torch.rand(channels, generator=draw) for draw in generators])
-        return self._move(draws < _KEEP_PROBABILITY)
+        return self._move(draws < 1 - DROP_PROBABILITY)
 
     def _generators(self, epoch: int, positions: Sequence[int], purpose: Purpose) -> list[torch.Generator]:
         return [generator(self.numerics.seed, epoch, position, purpose) for position in positions]

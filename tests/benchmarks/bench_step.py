@@ -19,9 +19,10 @@ from rankmatch.config import (
     TrainConfig,
 )
 from rankmatch.data.views import StrongView, UnlabeledViews, Views
-from rankmatch.methods import step_losses
+from rankmatch.methods import METHODS
 from rankmatch.models import DeepLabV3Plus
 from rankmatch.optimisation import autocast, backward, make_optimizer
+from rankmatch.step import passes
 from rankmatch.trainer import choose_device, make_network
 
 NUM_CLASSES, BATCH = 21, 2
@@ -157,10 +158,14 @@ def ours(wanted: NumericsConfig, views: Views) -> Callable[[], dict[str, float]]
     def step() -> dict[str, float]:
         _same_draws(views)
         optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, Tensor] = {}
         with autocast(wanted, device):
-            losses = step_losses(network, network, views, wanted, backward=backward)
+            for part in passes(network, network, views, wanted):
+                backward(part.loss)
+                losses |= part.losses
         optimizer.step()
-        return {name: term.item() for name, term in (losses.terms | {"total": losses.total}).items()}
+        losses["total"] = METHODS[wanted.method.name].total(losses, wanted.method)
+        return {name: loss.item() for name, loss in losses.items()}
 
     return step
 

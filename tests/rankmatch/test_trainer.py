@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import rankmatch
-from rankmatch import checkpoint, diagnostics, methods
+from rankmatch import checkpoint, diagnostics
 from rankmatch.data.loaders import TrainLoader
 from rankmatch.diagnostics import RATIOS
+from rankmatch.methods import METHODS
 from rankmatch.models import build_model
 from rankmatch.models.weights import load_checkpoint
 from rankmatch.optimisation import make_optimizer, set_learning_rate
 from rankmatch.trainer import NonFiniteLossError
 
-METHODS = ("supervised", "fixmatch", "unimatch", "rankmatch")
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 
 
@@ -115,7 +115,7 @@ def test_accuracy_of_an_epoch_is_over_its_pixels_not_its_steps(tiny_config, tmp_
         parts.append(diagnostics.pseudo_label_ratios(*arguments))
         return parts[-1]
 
-    monkeypatch.setattr(methods, "pseudo_label_ratios", watched)
+    monkeypatch.setattr("rankmatch.step.pseudo_label_ratios", watched)
     rankmatch.fit(config, tmp_path, rows)
     sums, counts = zip(*(part["pseudo_label_accuracy"] for part in parts), strict=True)
     assert len({int(count) for count in counts}) > 1

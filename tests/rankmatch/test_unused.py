@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rankmatch
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS
 from rankmatch.unused import unused_settings
 
 OTHERS = {
@@ -34,7 +34,7 @@ def with_all_unused_changed(config):
     return replace(config, numerics=numerics)
 
 
-@pytest.mark.parametrize("method", TRAITS)
+@pytest.mark.parametrize("method", METHODS)
 def test_settings_that_are_called_unused_change_no_loss(method, tiny_config, tmp_path):
     torch.set_num_threads(1)
     config = tiny_config(method, epochs=1)
@@ -48,11 +48,11 @@ def test_settings_that_are_called_unused_change_no_loss(method, tiny_config, tmp
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("method", TRAITS)
+@pytest.mark.parametrize("method", METHODS)
 def test_each_own_setting_of_a_method_is_read_by_it(method, tiny_config):
     numerics = tiny_config(method).numerics
     unused = unused_settings(numerics)
-    assert not {f"method.{name}" for name in TRAITS[method].settings} & unused
+    assert not {f"method.{name}" for name in METHODS[method].settings} & unused
     assert {name.partition(".")[2] for name in unused if name.startswith("method.")} <= {
         part.name for part in fields(numerics.method)
     }
