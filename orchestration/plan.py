@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orchestration import alike, costs
 from orchestration.cells import Cell
 from orchestration.failures import is_tried_again
+from rankmatch.methods import METHODS
 
 if TYPE_CHECKING:
     from orchestration.run_folder import FolderState
@@ -247,8 +248,9 @@ def disk_bytes(plan: Plan) -> tuple[float, float]:
 def _supervised_apart(plan: Plan) -> list[str]:
     """Say what the supervised cells take of the total where they take another number of steps than the others."""
     due = [item for item in plan.items if item.action is not Action.KEEP]
-    apart = [item for item in due if item.cell.config.numerics.method.name == "supervised"]
-    others = {item.num_steps for item in due if item.cell.config.numerics.method.name != "supervised"}
+    sees_unlabeled = [METHODS[item.cell.config.numerics.method.name].sees_unlabeled for item in due]
+    apart = [item for item, sees in zip(due, sees_unlabeled, strict=True) if not sees]
+    others = {item.num_steps for item, sees in zip(due, sees_unlabeled, strict=True) if sees}
     if not apart or not others or {item.num_steps for item in apart} & others:
         return []
     total = sum(item.estimate_s or 0.0 for item in apart)

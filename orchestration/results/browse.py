@@ -18,7 +18,7 @@ from orchestration.results import facts, paragraph, report, run_table
 from orchestration.tables import formats, layouts
 from orchestration.tables.differences import sections
 from orchestration.tables.table import DASH, Table
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS
 
 MAX_SHOWN = 200
 _NAMED = ("grid", *NAMES)
@@ -149,7 +149,7 @@ def _settings(row: Mapping[str, Any]) -> tuple[str, str, str]:
     if row["learning_rate"] is None:
         return DASH, DASH, DASH
     labeled, unlabeled = row["batch_size"], row["unlabeled_batch_size"]
-    sees_unlabeled = row["method"] not in TRAITS or TRAITS[row["method"]].sees_unlabeled
+    sees_unlabeled = row["method"] not in METHODS or METHODS[row["method"]].sees_unlabeled
     return (
         f"{row['learning_rate']:g}",
         str(row["crop_size"]),

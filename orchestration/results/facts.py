@@ -8,11 +8,11 @@ from typing import Any
 from orchestration import made_with
 from orchestration.cells import Cell
 from orchestration.results.run_table import collect
-from orchestration.results.wording import BACKBONES, MAX_VALUES, METHODS, counted, listed, worded
+from orchestration.results.wording import BACKBONES, MAX_VALUES, TITLES, counted, listed, worded
 from orchestration.run_folder import folders
 from orchestration.tables.consistency import BETWEEN
 from rankmatch.config import NumericsConfig
-from rankmatch.traits import TRAITS
+from rankmatch.methods import METHODS
 
 UNKNOWN = "not known"
 
@@ -45,7 +45,7 @@ def settings(runs: Sequence[Run]) -> dict[str, str]:
         "backbone starts from": (_start, ""),
         "data set": (lambda one: f"{one.dataset.name} ({one.dataset.num_classes} classes)", "dataset"),
         "split": (lambda one: one.split, "split"),
-        "method": (lambda one: METHODS[one.method.name], "method"),
+        "method": (lambda one: TITLES[one.method.name], "method"),
         "optimizer": (optimizer, ""),
         "schedule": (lambda one: f"polynomial, power {one.trainer.poly_power:g}", ""),
         "learning rate of the backbone": (lambda one: rate(one), "trainer.learning_rate"),
@@ -105,7 +105,7 @@ def crop(numerics: NumericsConfig) -> str:
 def batch(numerics: NumericsConfig) -> str:
     """Return the images of a step."""
     labeled, unlabeled = numerics.trainer.labeled_batch_size, numerics.trainer.unlabeled_batch_size
-    if not TRAITS[numerics.method.name].sees_unlabeled:
+    if not METHODS[numerics.method.name].sees_unlabeled:
         return counted(labeled, "labeled image")
     return f"{labeled} labeled and {counted(unlabeled, 'unlabeled image')}"
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from orchestration.results import facts
 from orchestration.results.facts import Run, by_records, by_rows
-from orchestration.results.wording import METHODS, counted, listed
-from rankmatch.traits import TRAITS
+from orchestration.results.wording import TITLES, counted, listed
+from rankmatch.methods import METHODS, Kind
 
 _MODES = {"whole": "on whole images", "sliding": "by sliding windows of the size of a crop"}
 
@@ -62,13 +62,13 @@ def _splits(runs: Sequence[Run]) -> str:
 
 def _methods(runs: Sequence[Run]) -> Iterator[str]:
     names = list(dict.fromkeys(run.numerics.method.name for run in runs))
-    words = [METHODS[name] for name in names]
+    words = [TITLES[name] for name in names]
     yield f"We compare {listed(words)}." if len(words) > 1 else f"The method is {words[0]}."
-    looking = [run for run in runs if TRAITS[run.numerics.method.name].sees_unlabeled]
+    looking = [run for run in runs if METHODS[run.numerics.method.name].sees_unlabeled]
     if looking:
         threshold = by_rows(looking, lambda one: f"{one.method.confidence_threshold:g}", "method.confidence_threshold")
         yield f"Pseudo-labels count where their confidence is at least {threshold}."
-    ranking = [run for run in runs if run.numerics.method.name == "rankmatch"]
+    ranking = [run for run in runs if METHODS[run.numerics.method.name].has(Kind.RANK)]
     if ranking:
         agents = by_rows(ranking, lambda one: str(one.method.num_agents), "method.num_agents")
         kind = by_rows(ranking, lambda one: one.method.selection.replace("_", " "), "method.selection")

@@ -7,6 +7,7 @@ from typing import Any
 from orchestration import alike, yaml_text
 from orchestration.cells import Cell, experiments_folder
 from rankmatch.config import NumericsConfig
+from rankmatch.methods import METHODS, Kind
 
 
 def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str:
@@ -19,7 +20,7 @@ def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str
         records: A row for each, with `num_steps` where it has begun.
     """
     numerics = [cell.config.numerics for cell in cells]
-    agents = [each.method.num_agents for each in numerics if each.method.name == "rankmatch"]
+    agents = [each.method.num_agents for each in numerics if METHODS[each.method.name].has(Kind.RANK)]
     parts = [
         _values(numerics, lambda each: each.backbone.name),
         f"crop {_values(numerics, lambda each: each.augment.crop_size)}",
@@ -71,7 +72,7 @@ def _agrees(numerics: NumericsConfig, section: str, name: str, text: str) -> boo
 
 def _batch(numerics: NumericsConfig) -> str:
     trainer = numerics.trainer
-    if numerics.method.name == "supervised":
+    if not METHODS[numerics.method.name].sees_unlabeled:
         return str(trainer.labeled_batch_size)
     return f"{trainer.labeled_batch_size} + {trainer.unlabeled_batch_size}"
 
@@ -82,10 +83,10 @@ def _steps(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> list[
     taken: dict[bool, list[int]] = {True: [], False: []}
     for cell in cells:
         if steps := known.get(cell.signature):
-            taken[cell.config.numerics.method.name == "supervised"].append(steps)
+            taken[METHODS[cell.config.numerics.method.name].sees_unlabeled].append(steps)
     if not taken[True] or not taken[False] or set(taken[True]) == set(taken[False]):
         return []
-    return [f"supervised takes {_span(taken[True])} steps and the other methods {_span(taken[False])}"]
+    return [f"supervised takes {_span(taken[False])} steps and the other methods {_span(taken[True])}"]
 
 
 def _count_of_epochs(numerics: Sequence[NumericsConfig]) -> str:

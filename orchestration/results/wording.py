@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-METHODS = {"supervised": "supervised training", "fixmatch": "FixMatch", "unimatch": "UniMatch",
+TITLES = {"supervised": "supervised training", "fixmatch": "FixMatch", "unimatch": "UniMatch",
            "rankmatch": "RankMatch"}  # fmt: skip
 BACKBONES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101", "xception": "Xception-65",
              "mobilenet_v2": "MobileNetV2"}  # fmt: skip
-_NAMES = {"method": METHODS, "backbone": BACKBONES}
+_NAMES = {"method": TITLES, "backbone": BACKBONES}
 _BARE = ("method", "backbone", "dataset", "preset")
 """Axes whose values say by themselves what they are."""
 _FIRST, _LAST = ("method", "dataset", "backbone", "split"), ("seed",)
