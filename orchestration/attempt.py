@@ -3,14 +3,14 @@
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from orchestration import files, system_metrics
+from orchestration import files, system_metrics, unpredicted
 from orchestration.damage import DamagedFileError, tell
 from orchestration.epoch_lines import epoch_line
 from orchestration.failures import AttemptEnd, FailureClass, known_class
@@ -171,9 +171,23 @@ class Attempt:
         started = self.known_owner().get("started")
         return None if started is None else datetime.fromisoformat(started).timestamp()
 
-    def recorder(self) -> Recorder:
+    def recorder(self, class_names: Sequence[str] = ()) -> Recorder:
         """Open what `rankmatch.fit` reports to; to be closed, or used in a `with`, for the last step rows."""
-        return Recorder(self.path, self.superseded, lambda row: self.say(epoch_line(row)))
+        return Recorder(self.path, self.superseded, self._teller(class_names))
+
+    def _teller(self, class_names: Sequence[str]) -> Callable[[Row], None]:
+        """Return what writes an epoch into the log; the first that lacks a class says what to look at, too."""
+        has_advised = False
+
+        def tell_epoch(row: Row) -> None:
+            nonlocal has_advised
+            self.say(epoch_line(row))
+            if classes := unpredicted.of_row(row):
+                advice = "" if has_advised else f"; {unpredicted.ADVICE}"
+                self.say(f"warning: it {unpredicted.in_words(classes, class_names)}{advice}")
+                has_advised = True
+
+        return tell_epoch
 
     def superseded(self) -> bool:
         """Tell whether an attempt with a higher number exists."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from orchestration import unpredicted
 from orchestration.announce import LINE_S
 from orchestration.plan import Item, format_duration, makespan
 from orchestration.run_folder import FolderState
@@ -81,6 +82,7 @@ class Progress:
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._said = {_ALL: 0.0}
         """When the last line about a cell was printed, and one about all, in seconds since the launch began."""
+        self._warned: set[str] = set()
         self._told: dict[str, JobState] = {}
         self._attempts: dict[str, int] = {}
         """How many each cell had when the launch began, or when it was last told of one that failed."""
@@ -109,6 +111,8 @@ class Progress:
             known = self._attempts.setdefault(item.cell.signature, state.num_attempts if state else 0)
             if job is JobState.RUNNING and not self._live and self._is_due(item.cell.signature, snapshot):
                 self._print(snapshot, item, self._how_it_goes(item, state, snapshot))
+            if state and state.unpredicted and item.cell.signature not in self._warned:
+                self._warn(snapshot, item, state)
             if job.has_ended and self._told.get(item.cell.signature) is not job:
                 self._told[item.cell.signature] = job
                 self._print(snapshot, item, _ending(job, state))
@@ -119,6 +123,13 @@ class Progress:
         if not self._live and self._is_due(_ALL, snapshot):
             running = sum(snapshot.job(item) is JobState.RUNNING for item in snapshot.items)
             self._say(snapshot, "all cells", f"{running or 'none'} running now{self._left(snapshot)}")
+
+    def _warn(self, snapshot: Snapshot, item: Item, state: FolderState) -> None:
+        """Warn once of a cell whose classes are not all predicted; what to look at is said with the first one."""
+        words = unpredicted.in_words(state.unpredicted, item.cell.config.execution.class_names)
+        advice = "" if self._warned else f"; {unpredicted.ADVICE}"
+        self._warned.add(item.cell.signature)
+        self._say(snapshot, item.cell.slug, f"warning: at epoch {state.epoch}/{state.num_epochs} it {words}{advice}")
 
     def _is_due(self, key: str, snapshot: Snapshot) -> bool:
         """Tell whether nothing was printed for a while, of a cell or at all."""

@@ -101,7 +101,7 @@ def train_here(
     path = attempt.path / system_metrics.file_name(worker)
     with (
         system_metrics.SystemSampler(path, config.execution.tracking.system_every_s, device, attempt.superseded),
-        attempt.recorder() as report,
+        attempt.recorder(config.execution.class_names) as report,
     ):
         return fit(
             config,

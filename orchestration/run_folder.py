@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestration import checkpoints, description, files, made_with
+from orchestration import checkpoints, description, files, made_with, unpredicted
 from orchestration.attempt import (
     OF_RESULTS_PROVENANCE,
     OWNER,
@@ -89,6 +89,9 @@ class FolderState:
     provenance: dict[str, Any] = field(default_factory=dict)
     damage: str = ""
     """What cannot be read, and what to do; with any other status than `damaged` the cell can be resumed."""
+
+    unpredicted: tuple[int, ...] = ()
+    """Classes that are almost never predicted after a third of the epochs and later."""
 
     @property
     def commits(self) -> list[str]:
@@ -308,6 +311,7 @@ class RunFolder:
             updated=updated,
             provenance=owner.get("provenance", {}),
             damage=damage,
+            unpredicted=unpredicted.of_row(row),
         )
 
     def _owner_or_damage(self, attempt: Attempt) -> tuple[Row, str]:
@@ -351,6 +355,7 @@ def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
         updated=updated,
         host=result["provenance"].get("host", ""),
         provenance=result["provenance"],
+        unpredicted=unpredicted.of_result(result),
     )
 
 

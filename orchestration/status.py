@@ -8,6 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from orchestration import unpredicted
+from orchestration.cells import from_yaml
+from orchestration.damage import DamagedFileError
 from orchestration.failures import is_tried_again
 from orchestration.paces import of_finished
 from orchestration.plan import format_amount, format_duration, makespan
@@ -82,10 +85,19 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm, waits: str = "
     if waits and job is None and state.status in ("missing", "interrupted", "failed"):
         after = "" if state.status == "missing" else f", after {state.failure or state.status}"
         standing, note = Standing.WAITING, f"{waits}{after}"
+    if state.unpredicted:
+        note = "; ".join(filter(None, (note, unpredicted.in_words(state.unpredicted, _class_names(folder)))))
     is_known = cell.num_gpus and state.status != "unreadable"
     busy_s = state.duration_s if state.status == "done" else folder.busy_s() if is_known else 0.0
     node = (job.node if job else "") or state.host
     return CellStatus(cell, standing, state, str(job.job) if job else "", node, note, cell.num_gpus * busy_s)
+
+
+def _class_names(folder: "RunFolder") -> list[str]:
+    try:
+        return from_yaml(folder.config()).execution.class_names
+    except (DamagedFileError, OSError, ValueError):
+        return []  # their numbers do
 
 
 def _standing(state: "FolderState", job: "QueuedJob | None", slurm: Slurm, name: str) -> tuple[Standing, str]:
@@ -154,6 +166,8 @@ def totals(rows: Sequence[CellStatus]) -> list[str]:
     left_h = sum(row.cell.num_gpus * left_s for row, left_s in zip(rows, left, strict=True)) / 3600
     if spent_h or left_h:
         lines.append(f"GPU-hours: {format_amount(spent_h)} spent, about {format_amount(left_h)} left")
+    if any(row.state.unpredicted for row in rows):
+        lines.append(f"where a class is almost never predicted, {unpredicted.ADVICE}")
     if any(row.standing.is_open for row in rows):
         at_once = max(1, counts[Standing.RUNNING])
         left_s = makespan(left, at_once)

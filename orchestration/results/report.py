@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestration import files, made_with
+from orchestration import files, made_with, unpredicted
 from orchestration.cells import Cell
 from orchestration.grid import Grid
 from orchestration.results import facts, paragraph, settings
@@ -74,6 +74,7 @@ def write_report(
         *map(_table_section, built),
         f"## Statistics of the {METRICS[built[0].metric]}\n\n{_statistics(built[0])}",
         f"## Cells\n\n{_cell_table(records, axes)}",
+        *_warnings(grid_dir, cells),
         f"## Settings and totals\n\n{_settings_and_totals(grid_dir, cells)}",
         f"## Provenance\n\n{_provenance(grid_dir, records)}",
     ]
@@ -142,6 +143,17 @@ def _settings_and_totals(grid_dir: Path, cells: Sequence[Cell]) -> str:
     told = facts.settings(runs) | facts.totals(runs)
     lines = "".join(f"- {name}: {text}\n" for name, text in told.items())
     return f"{lines}\n{paragraph.methods_paragraph(runs)}\n"
+
+
+def _warnings(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:
+    """Name the cells that almost never predict a class, and what to look at; no section where there are none."""
+    known = folders(grid_dir)
+    lines = [
+        f"- {cell.signature} ({cell.slug}) {unpredicted.in_words(classes, cell.config.execution.class_names)}\n"
+        for cell in cells
+        if cell.signature in known and (classes := known[cell.signature].state().unpredicted)
+    ]
+    return [f"## Warnings\n\n{''.join(lines)}\nWhere that is not meant, {unpredicted.ADVICE}.\n"] if lines else []
 
 
 def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
