@@ -65,21 +65,52 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     """Submit some cells of a grid again with the settings of its newest launch, changed by `key=value` words.
 
     Raises:
-        ValueError: It was not launched on Slurm, or a setting is not allowed.
+        ValueError: It was not launched on Slurm, or a setting is not allowed: one that would make other cells of them.
         SchedulerError: sbatch refused, or Slurm does not answer.
     """
     before = newest(grid_dir)
     of_site = [setting for setting in settings if setting.startswith(cluster.PREFIX)]
     others = [setting for setting in settings if setting not in of_site]
     site = cluster.from_values(before.cluster, of_site)
-    loaded = replace(grid.load(str(grid_dir / "grid.yaml"), others), name=grid_dir.name)
+    loaded = _composed(grid_dir, others)
+    retried = _of_grid(loaded, signatures, console)
     options = Options(runs=grid_dir.parent, cluster="slurm", max_concurrent=before.max_concurrent,
                       num_nodes=before.num_nodes, num_gpus_per_worker=before.num_gpus_per_worker,
-                      allow_dirty=before.dirty or not before.commit, retried=signatures,
+                      allow_dirty=before.dirty or not before.commit, retried=retried,
                       budget_gpu_hours=before.budget_gpu_hours,
                       tracking_uri=last_tracking_uri("", grid_dir))  # fmt: skip
     with only_launch_of(grid_dir):
         _submit_new(loaded, grid_dir, options, site, console)
+
+
+def _composed(grid_dir: Path, settings: Sequence[str]) -> Grid:
+    """Compose a grid as it was launched last, with settings that leave its cells what they are."""
+    path = str(grid_dir / grid.FILE)
+    loaded = grid.load(path, settings)
+    if settings and _points(loaded) != _points(grid.load(path)):
+        raise ValueError(
+            "retry --set must have settings that leave cells what they are: cluster.field=value, and of the execution "
+            f"such as trainer.device and trainer.num_workers; got {' '.join(settings)}, which makes another grid: "
+            "launch that one"
+        )
+    return replace(loaded, name=grid_dir.name)
+
+
+def _points(loaded: Grid) -> dict[str, dict[str, str]]:
+    return {cell.signature: dict(cell.axes) for cell in loaded.cells}
+
+
+def _of_grid(loaded: Grid, signatures: Sequence[str], console: Console) -> list[str]:
+    """Return those of some cells that a grid has; a folder may hold cells of what was launched there earlier."""
+    known = {cell.signature for cell in loaded.cells}
+    found, foreign = ([key for key in signatures if (key in known) is of_grid] for of_grid in (True, False))
+    if not foreign:
+        return found
+    what = f"not of the grid {loaded.name} as it was launched last and as this code composes it: {', '.join(foreign)}"
+    if not found:
+        raise ValueError(f"there must be a cell to submit again; all that were chosen are {what}")
+    console.print(f"{len(foreign)} cells are passed over, {what}", highlight=False, markup=False, soft_wrap=True)
+    return found
 
 
 def newest(grid_dir: Path) -> Campaign:

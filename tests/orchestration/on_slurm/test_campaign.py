@@ -283,6 +283,33 @@ def test_retry_submits_what_failed_however_it_failed_and_nothing_else(options, s
     assert "not asked for" in console.export_text()
 
 
+def test_retry_refuses_a_setting_that_makes_another_grid_before_anything_is_written(options, slurm, console):
+    launch_on_slurm(options, console)
+    attempt_of(options, "supervised-4-s0", "1_2").event("failed", kind="out of GPU memory", message="8 GB")
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (0, 1, 3)}
+    before = {path: path.read_bytes() for path in options.runs.rglob("*") if path.is_file()}
+    for setting in ("trainer.epochs=50", "trainer.labeled_batch_size=4", "seed=0", "method.top_k=3"):
+        with pytest.raises(ValueError, match=f"--set must have settings that leave cells .*; got {setting}, which"):
+            control.retry(options.runs / "small", [], ["out of GPU memory"], [setting], console)
+    assert {path: path.read_bytes() for path in options.runs.rglob("*") if path.is_file()} == before
+    control.retry(options.runs / "small", [], ["out of GPU memory"], ["trainer.num_workers=2"], console)
+    assert len(slurm.scripts) == 2 and "trainer.num_workers: 2" in (newest_launch(options) / "grid.yaml").read_text()
+
+
+def test_retry_passes_over_cells_of_an_earlier_grid_in_the_same_folder(options, slurm, console):
+    launch_on_slurm(options, console)
+    grid_dir, names = options.runs / "small", cell_names(options)
+    launch_on_slurm(Options(**as_dict(options) | {"overrides": (*CPU, "seed=0")}), console)
+    for number, name in enumerate(names):
+        attempt_of(options, name, f"1_{number}").event("failed", kind="code error", message="boom")
+    earlier = [name[:12] for name in names if name.endswith("s1")]
+    with pytest.raises(ValueError, match=f"all that were chosen are not of the grid small .*: {earlier[0]}"):
+        control.retry(grid_dir, [earlier[0]], [], [], console)
+    control.retry(grid_dir, [], [], [], console)
+    assert "2 cells are passed over, not of the grid small as it was launched last" in console.export_text()
+    assert {*Campaign.read(newest_launch(options)).retried} == {name[:12] for name in names} - {*earlier}
+
+
 def test_jobs_of_a_killed_launch_are_found_by_their_name(options, slurm, console):
     launch_on_slurm(options, console)
     ((launch_dir, submission),) = submissions.read(options.runs / "small")
