@@ -195,6 +195,23 @@ def check_data(name: NameArgument, settings: SettingsArgument = None) -> None:
     datasets.check(name, settings or (), Console())
 
 
+@data.command("show")
+def show_data(
+    name: NameArgument,
+    settings: SettingsArgument = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The PNG; default: <data set>-<split>.png.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many images of each list at most.")] = 4,
+) -> None:
+    """Draw crops, labels, weak and strong views and CutMix as a first step is trained on them, to look before it is."""
+    from rich.console import Console
+
+    from orchestration import datasets
+
+    datasets.show(name, settings or (), output, count, Console())
+
+
 @data.command("pack")
 def pack_data(
     name: NameArgument,

@@ -89,6 +89,20 @@ def _sayer(console: Console) -> Callable[[str], None]:
     return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
+def show(name: str, settings: Sequence[str], output: Path | None, num_rows: int, console: Console) -> None:
+    """Draw what a first step would be trained on, by UniMatch unless the settings name another method.
+
+    Raises:
+        ValueError: Bad data or settings.
+    """
+    from rankmatch import preview
+
+    config = compose_untrained(name, {"method": "unimatch", **read_settings(settings)})
+    path = output or Path(f"{config.numerics.dataset.name}-{config.numerics.split}.png")
+    num = preview.draw(config, path, num_rows)
+    _sayer(console)(f"{path}: crops and views of {num} images, as the first step is trained on them")
+
+
 def pack(name: str, settings: Sequence[str], to: Path | None, kind: str, console: Console) -> None:
     """Pack the files of one split (`split=`), else of all that there are, into a data store.
 

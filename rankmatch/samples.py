@@ -1,26 +1,26 @@
-"""A few validation images with their labels and what the trained network says, in one picture."""
+"""A few validation images with their labels and what the network of the best epoch says, in one picture."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import nn
 
-from rankmatch.config import TrainConfig
+from rankmatch import sheet
+from rankmatch.config import IGNORE_INDEX, TrainConfig
 from rankmatch.data.catalog import Dataset, labeled_pair
 from rankmatch.data.splits import Splits
 from rankmatch.data.transforms import eval_image
 from rankmatch.distributed import Purpose, generator
 from rankmatch.durable import sync_file, sync_folder
 from rankmatch.evaluation import predict
-from rankmatch.predict import in_palette, save_png
+from rankmatch.predict import colour_map, in_palette, save_png
 
 FILE = "samples.png"
-MAX_SIDE = 256
-"""Pixels; larger images are drawn smaller."""
-GAP = 4
-WHITE = (255, 255, 255)
+TITLES = ("image", "label", "prediction")
+Labels = npt.NDArray[np.uint8]
 
 
 def choose(num_val: int, num_samples: int, seed: int) -> list[int]:
@@ -30,42 +30,51 @@ def choose(num_val: int, num_samples: int, seed: int) -> list[int]:
 
 
 def draw(
-    path: Path, config: TrainConfig, network: nn.Module, splits: Splits, dataset: Dataset, device: torch.device
+    path: Path,
+    config: TrainConfig,
+    network: nn.Module,
+    splits: Splits,
+    dataset: Dataset,
+    device: torch.device,
+    best: Path | None = None,
 ) -> None:
     """Write image, label and prediction of some validation images side by side, a row each; none if none are wanted.
 
-    The network is left in evaluation mode.
+    The network is left in evaluation mode, with the weights of `best` (a run's `best.pt`) where that is there.
     """
     numerics, num = config.numerics, config.execution.tracking.num_samples
+    places = choose(len(splits.val), num, numerics.seed)
+    if not places:
+        return
+    heading = _take(network, best) if best and best.exists() else "after the last epoch"
     network.eval()
-    rows = []
-    for place in choose(len(splits.val), num, numerics.seed):
+    rows, shown = [], set[int]()
+    for place in places:
         image, label = labeled_pair(dataset, splits.val[place])
         images = eval_image(image)[None].to(device)
         found = predict(network, images, mode=numerics.evaluation.mode, crop_size=numerics.augment.crop_size)
-        prediction = found[0].to(torch.uint8).cpu().numpy()
-        rows.append(_side_by_side([image, in_palette(np.asarray(label)), in_palette(prediction)]))
-    if rows:
-        save_png(_stacked(rows), path)
-        sync_file(path)  # nobody can draw it again once the checkpoints are gone
-        sync_folder(path.parent)
+        maps = [np.asarray(label), found[0].to(torch.uint8).cpu().numpy()]
+        shown |= {int(value) for part in maps for value in np.unique(part)}
+        rows.append(sheet.Row(splits.val[place].image, [image, *map(in_palette, maps)]))
+    save_png(sheet.draw(heading, TITLES, rows, legend(shown, config.execution.class_names)).image, path)
+    sync_file(path)  # nobody can draw it again once the checkpoints are gone
+    sync_folder(path.parent)
 
 
-def _side_by_side(parts: list[Image.Image]) -> Image.Image:
-    factor = min(1.0, MAX_SIDE / max(parts[0].size))
-    width, height = (max(1, round(side * factor)) for side in parts[0].size)
-    row = Image.new("RGB", (3 * width + 2 * GAP, height), WHITE)
-    for place, part in enumerate(parts):
-        small = part.resize((width, height), Image.Resampling.BILINEAR if part.mode == "RGB" else None)
-        row.paste(small.convert("RGB"), (place * (width + GAP), 0))
-    return row
+def legend(values: Iterable[int], names: Sequence[str]) -> list[tuple[str, sheet.Colour]]:
+    """Name the classes that a picture shows, with their colours."""
+    colours = colour_map()
+    return [(_name(value, names), tuple(map(int, colours[value]))) for value in sorted(values)]  # type: ignore[misc]
 
 
-def _stacked(rows: list[Image.Image]) -> Image.Image:
-    height = sum(row.height for row in rows) + GAP * (len(rows) - 1)
-    picture = Image.new("RGB", (max(row.width for row in rows), height), WHITE)
-    top = 0
-    for row in rows:
-        picture.paste(row, (0, top))
-        top += row.height + GAP
-    return picture
+def _name(value: int, names: Sequence[str]) -> str:
+    if value == IGNORE_INDEX:
+        return "ignored"
+    return names[value] if value < len(names) else f"class {value}"
+
+
+def _take(network: nn.Module, best: Path) -> str:
+    """Fill a network with the weights of the best epoch; return what the picture is called."""
+    content = torch.load(best, map_location="cpu", weights_only=True)
+    network.load_state_dict(content["model"])
+    return f"best epoch: {content['epoch']}, mIoU {100 * content['miou']:.1f} %"

@@ -321,7 +321,13 @@ class _Run:
         if self.world.rank == 0:
             with autocast(self.numerics, self.device):
                 samples.draw(
-                    self.run_dir / samples.FILE, self.config, self.network, self.splits, self.dataset, self.device
+                    self.run_dir / samples.FILE,
+                    self.config,
+                    self.network,
+                    self.splits,
+                    self.dataset,
+                    self.device,
+                    self.run_dir / checkpoint.BEST,
                 )
 
     def _note(self, evaluation: Evaluation) -> bool:

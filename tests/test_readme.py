@@ -67,6 +67,7 @@ def test_every_other_command_is_known():
         # test_ray_existing.py
         "python orchestration/launch_grid.py --cluster ray --address head:6379 --grid camvid --runs /shared/runs",
         "rankmatch data check camvid data_root=camvid",  # test_datasets.py, as the next four
+        "rankmatch data show camvid data_root=camvid -o views.png",  # test_data_show.py
         "rankmatch data pack camvid data_root=camvid",
         "rankmatch data convert cityscapes cityscapes/gtFine",
         "rankmatch splits download pascal --to splits/pascal",

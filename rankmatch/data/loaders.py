@@ -92,6 +92,15 @@ class TrainLoader:
             **options(config.execution.trainer.num_data_workers),
         )
         self._wait_min = config.execution.trainer.data_wait_min
+        self._splits = splits
+
+    def names(self, epoch: int) -> tuple[list[str], list[str]]:
+        """Return the names of the labeled and of the unlabeled images of this worker's first step of an epoch."""
+        self._keys.epoch, self._keys.first_step = epoch, 0
+        keys = next(iter(self._keys))
+        labeled = [self._splits.labeled[key.place].image for key in keys if key.purpose is Purpose.LABELED_GEOMETRY]
+        unlabeled = [self._splits.unlabeled[key.place].image for key in keys if key.purpose is Purpose.GEOMETRY]
+        return labeled, unlabeled
 
     def epoch(self, epoch: int, first_step: int = 0, should_stop: Callable[[], bool] = lambda: False) -> Batches[Batch]:
         """Go through the batches of an epoch from a step on; ends an earlier iterator that is still open.

@@ -1,13 +1,15 @@
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from rankmatch import samples
-from rankmatch.config import AugmentConfig, DatasetConfig, MethodConfig, NumericsConfig, TrainConfig
+from rankmatch import samples, sheet
+from rankmatch.config import AugmentConfig, BackboneConfig, DatasetConfig, MethodConfig, NumericsConfig, TrainConfig
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.splits import read_splits
 from rankmatch.execution import ExecutionConfig, TrackingExecution
+from rankmatch.models import build_model
 from rankmatch.predict import colour_map
 
 
@@ -18,34 +20,73 @@ class SaysTwo(nn.Module):
         return logits, None
 
 
-def drawn(tiny_root, path, num_samples):
-    config = TrainConfig(
+def tiny(tiny_root, num_samples=2):
+    return TrainConfig(
         numerics=NumericsConfig(
             split="2",
             dataset=DatasetConfig(name="tiny", num_classes=3),
             augment=AugmentConfig(crop_size=33),
             method=MethodConfig(num_agents=4),
         ),
-        execution=ExecutionConfig(data_root=str(tiny_root), tracking=TrackingExecution(num_samples=num_samples)),
+        execution=ExecutionConfig(
+            data_root=str(tiny_root),
+            class_names=["sky", "road", "tree"],
+            tracking=TrackingExecution(num_samples=num_samples),
+        ),
     )
-    samples.draw(path, config, SaysTwo(), read_splits(config), open_dataset(config), torch.device("cpu"))
-    return config
 
 
-def test_picture_shows_image_label_and_prediction(tiny_root, tmp_path):
+def drawn(path, config, network=None, best=None):
+    device = torch.device("cpu")
+    samples.draw(path, config, network or SaysTwo(), read_splits(config), open_dataset(config), device, best)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What goes into the picture, and where: its text cannot be read back."""
+    calls = []
+
+    def draw(*arguments):
+        calls.append((*arguments, made(*arguments)))
+        return calls[-1][-1]
+
+    made = sheet.draw
+    monkeypatch.setattr(samples.sheet, "draw", draw)
+    return calls
+
+
+def test_picture_shows_image_label_and_prediction(tiny_root, tmp_path, told):
     path = tmp_path / samples.FILE
-    drawn(tiny_root, path, 2)
-    picture = np.asarray(Image.open(path))
-    height, width, gap = 40, 48, samples.GAP
-    assert picture.shape == (2 * height + gap, 3 * width + 2 * gap, 3)
-    places = samples.choose(3, 2, seed=0)
-    for row, place in enumerate(places):
-        top = row * (height + gap)
-        label = np.asarray(Image.open(tiny_root / f"{12 + place}_label.png"))
-        image = np.asarray(Image.open(tiny_root / f"{12 + place}.png"))
-        assert np.array_equal(picture[top : top + height, :width], image)
-        assert np.array_equal(picture[top : top + height, width + gap : 2 * width + gap], colour_map()[label])
-        assert (picture[top : top + height, 2 * (width + gap) :] == colour_map()[2]).all()
+    drawn(path, tiny(tiny_root))
+    picture, [(heading, titles, rows, legend, whole)] = np.asarray(Image.open(path)), told
+    assert (heading, titles) == ("after the last epoch", ("image", "label", "prediction"))
+    names = [f"{12 + place}.png" for place in samples.choose(3, 2, seed=0)]
+    assert [row.caption for row in rows] == names
+    assert legend == [(name, tuple(colour_map()[value])) for value, name in enumerate(["sky", "road", "tree"])]
+    for name, places in zip(names, whole.places, strict=True):
+        label = colour_map()[np.asarray(Image.open(tiny_root / name.replace(".png", "_label.png")))]
+        expected = [np.asarray(Image.open(tiny_root / name)), label, np.broadcast_to(colour_map()[2], label.shape)]
+        for (left, top), pixels in zip(places, expected, strict=True):
+            larger = pixels.repeat(3, 0).repeat(3, 1)  # so that small images can be seen
+            assert np.array_equal(picture[top : top + 120, left : left + 144], larger)
+
+
+def test_picture_is_of_the_best_epoch(tiny_root, tmp_path, told):
+    config = tiny(tiny_root, 1)
+    config.numerics.backbone = BackboneConfig(name="mobilenet_v2", width=0.25, pretrained=False)
+    networks = [build_model(config.numerics.model, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    best = tmp_path / "best.pt"
+    torch.save({"model": networks[0].state_dict(), "epoch": 3, "step": 9, "miou": 0.4567}, best)
+    drawn(tmp_path / "best.png", config, networks[1], best)
+    drawn(tmp_path / "same.png", config, networks[0])
+    assert told[0][0] == "best epoch: 3, mIoU 45.7 %"
+    for ours, theirs in zip(told[0][2][0].pictures, told[1][2][0].pictures, strict=True):
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_legend_names_what_is_ignored_and_classes_without_a_name():
+    legend = samples.legend({0, 255, 7}, ["sky"])
+    assert legend == [("sky", (0, 0, 0)), ("class 7", (128, 128, 128)), ("ignored", (224, 224, 192))]
 
 
 def test_choice_is_counted_and_takes_all_of_a_short_list():
@@ -55,7 +96,7 @@ def test_choice_is_counted_and_takes_all_of_a_short_list():
 
 
 def test_no_picture_where_none_is_wanted(tiny_root, tmp_path):
-    drawn(tiny_root, tmp_path / samples.FILE, 0)
+    drawn(tmp_path / samples.FILE, tiny(tiny_root, 0))
     assert list(tmp_path.iterdir()) == []
 
 
