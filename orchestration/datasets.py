@@ -15,6 +15,7 @@ from orchestration.cells import compose_untrained, experiments_folder
 from orchestration.values import read_settings
 from rankmatch.checks import one_of
 from rankmatch.config import TrainConfig
+from rankmatch.unused import counts_unlabeled
 
 if TYPE_CHECKING:
     from rankmatch.data.catalog import Sample
@@ -60,7 +61,8 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         num = len(report.faults)
         head = f"{num} fault{'s' if num > 1 else ''} in {report.num_images} samples:"
         raise ValueError("\n".join([head, *report.faults]))
-    batches = [batch_fault(config, name) for name in names]
+    for note in filter(None, [_batch_fault(config, name, "supervised") for name in names]):
+        _sayer(console)(f"{note}; with method.supervised_steps=equal it can")
     classes = config.execution.class_names or [str(number) for number in range(config.numerics.dataset.num_classes)]
     table = Table("class", "labeled pixels", "val pixels")
     for row in zip(classes, report.labeled_class_counts, report.val_class_counts, strict=True):
@@ -70,17 +72,20 @@ def check(name: str, settings: Sequence[str], console: Console) -> None:
         f"{report.num_images} images of split {', '.join(names)} are good; "
         f"{len(report.present_classes)} of {len(classes)} classes occur in the val labels"
     )
-    if faults := list(dict.fromkeys(filter(None, batches))):
+    if faults := list(filter(None, [_batch_fault(config, name, config.numerics.method.name) for name in names])):
         raise ValueError("\n".join([*faults, _GIVE_BATCH]))
 
 
-def batch_fault(config: TrainConfig, split: str) -> str:
+def _batch_fault(config: TrainConfig, split: str, method: str) -> str:
     """Say, as the plan would, that a batch is larger than what an epoch of a split goes through; else nothing."""
-    numerics = replace(config.numerics, split=split)
+    numerics = replace(config.numerics, split=split, method=replace(config.numerics.method, name=method))
+    if method == "supervised" and counts_unlabeled(numerics):
+        return ""  # as all other methods
     try:
         costs.num_steps(replace(config, numerics=numerics))
     except ValueError as error:
-        return f"no run can go through split {split}: {error}"
+        who = "method supervised" if method == "supervised" else "a method that sees unlabeled images"
+        return f"{who} cannot go through split {split}: {error}"
     return ""
 
 

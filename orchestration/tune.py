@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import files, grid, index, launch, plan, search, study
+from orchestration import announce, files, grid, index, launch, plan, search, study
 from orchestration.cells import Cell
 from orchestration.launch_folder import make_folders, only_launch_of, run_folders
 from orchestration.launch_plan import Options, make_plan, refuse_conflicts, say_missing_inputs
@@ -36,6 +36,8 @@ def tune(options: Options, console: Console) -> int:
     """
     if options.cluster not in CLUSTERS:
         raise ValueError(f"--cluster must be {' or '.join(CLUSTERS)} for a search; got {options.cluster!r}")
+    if not options.dry_run:
+        announce.begin(console, f"reading the search {options.grid}")
     loaded = search.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
     if options.dry_run:
@@ -89,11 +91,19 @@ def _show(loaded: Search, known: _Plan, grid_dir: Path, console: Console) -> Non
         f"scored on {100 * settings.held_out:g} % of the {settings.held_out_from} images, which are not trained on",
         f"ASHA: every point is trained {settings.grace_epochs} of {loaded.epochs} epochs, one in "
         f"{settings.reduction_factor:g} goes on past each rung",
-        f"rough estimate: at most {plan.format_duration((left_s + num_new * whole_s) / at_once)} with {at_once} at a "
-        f"time, {plan.format_duration(whole_s)} for a point that is not stopped",
+        _estimate((left_s + num_new * whole_s) / at_once, at_once, whole_s, is_known=known.base.num_steps is not None),
         *(f"conflict: {text}" for text in known.planned.conflicts),
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _estimate(at_most_s: float, at_once: int, whole_s: float, *, is_known: bool) -> str:
+    if not is_known:
+        return "rough estimate: not known, as the split lists are not here"
+    return (
+        f"rough estimate: at most {plan.format_duration(at_most_s)} with {at_once} at a time, "
+        f"{plan.format_duration(whole_s)} for a point that is not stopped"
+    )
 
 
 def _space(space: search.Space) -> str:

@@ -38,7 +38,7 @@ def test_data_check_counts_what_the_lists_share(tmp_path):
         val=["8.png", "9.png", "./8.png"],
     )
     (tmp_path / "linked.png").symlink_to("8.png")
-    said = command("data", "check", file, "trainer.unlabeled_batch_size=2")
+    said = command("data", "check", file, "trainer.unlabeled_batch_size=2", "trainer.labeled_batch_size=2")
     assert said.exit_code == 0, said.exception
     where, ends = f"{tmp_path}/splits/2/unlabeled.txt", "each is trained on as often as it is listed"
     assert [line for line in said.stdout.splitlines() if "split 2: " in line] == [

@@ -182,5 +182,15 @@ def test_data_check_refuses_the_batch_that_the_plan_refuses(tiny_root: Path, tmp
         "seed=0",
     )
     assert fault in run("plan", "--grid", "demo", *words)
-    assert f"no run can go through split 2: {fault}" in run("data", "check", file)
-    assert "no run" not in run("data", "check", file, "trainer.unlabeled_batch_size=10")
+    assert f"a method that sees unlabeled images cannot go through split 2: {fault}" in run("data", "check", file)
+    said = run("data", "check", file, "trainer.unlabeled_batch_size=10", "trainer.labeled_batch_size=3")
+    assert "unlabeled images cannot" not in said
+    assert (
+        "method supervised cannot go through split 2: trainer.labeled_batch_size must be at most 2, the labeled images "
+        "of split 2; got 3; with method.supervised_steps=equal it can"
+    ) in said
+
+
+def test_search_without_data_says_that_it_does_not_know(tmp_path: Path) -> None:
+    printed = run("tune", Path(__file__).with_name("search.yaml"), "--dry-run", "--runs", tmp_path, "dataset=camvid")
+    assert "rough estimate: not known, as the split lists are not here" in printed
