@@ -314,7 +314,9 @@ def evaluate(
 def predict(
     checkpoint: CheckpointOption,
     images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Gets labels/ and overlays/.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Gets labels/, overlays/ and, if asked for, probabilities/.")
+    ],
     dataset: DatasetOption = "",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="backbone=resnet101 evaluation.mode=sliding")
@@ -323,6 +325,12 @@ def predict(
     device: DeviceOption = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images of one size that go through the network together.")] = 8,
     overlay: Annotated[bool, typer.Option(help="Also blend each image with its labels.")] = True,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write [classes, height, width] as float16, <name>.npy.")
+    ] = False,
+    original_values: Annotated[
+        bool, typer.Option("--original-values", help="Write labels as the data set has them, before its label_map.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")] = False,
 ) -> None:
     """Write the labels that a trained model gives to images of any size, as palette PNGs."""
@@ -331,7 +339,17 @@ def predict(
     from orchestration import trained
 
     source = trained.Source(checkpoint, dataset, settings or (), device, nest)
-    trained.predict(source, images, out, Console(), batch_size=batch, overlays=overlay, overwrite=overwrite)
+    trained.predict(
+        source,
+        images,
+        out,
+        Console(),
+        batch_size=batch,
+        overlays=overlay,
+        overwrite=overwrite,
+        probabilities=probabilities,
+        original_values=original_values,
+    )
 
 
 def guarded(command: Callable[[], object]) -> None:

@@ -114,22 +114,30 @@ def predict(
     batch_size: int,
     overlays: bool,
     overwrite: bool,
+    probabilities: bool = False,
+    original_values: bool = False,
 ) -> None:
-    """Write label PNGs and overlays of images.
+    """Write label PNGs, overlays and probabilities of images; labels by the data set's own values if asked.
 
     Raises:
         ValueError: Bad settings or inputs; an image that cannot be read, after all others were done.
     """
+    from rankmatch.data import catalog
     from rankmatch.predict import find_jobs, predict_files
 
     config = configuration(source)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     jobs = find_jobs(
         images,
         out,
         overlays=overlays,
+        probabilities=probabilities,
         overwrite=overwrite,
-        say=partial(console.print, highlight=False, markup=False, soft_wrap=True),
+        say=say,
     )
+    written_as, notes = catalog.original_values(config.numerics.dataset) if original_values else (None, [])
+    for note in notes:
+        say(note)
     model, device = _load(source, config)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("images", total=len(jobs))
@@ -141,6 +149,7 @@ def predict(
             mode=config.numerics.evaluation.mode,
             crop_size=config.numerics.augment.crop_size,
             batch_size=batch_size,
+            written_as=written_as,
             done=lambda _: progress.advance(task),
         )
     console.print(f"{len(jobs) - len(faults)} of {len(jobs)} images: {out / 'labels'}", soft_wrap=True)

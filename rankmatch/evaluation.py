@@ -186,6 +186,28 @@ def predict(
 
 
 @torch.no_grad()
+def predict_with_probabilities(
+    model: nn.Module,
+    images: Float[Tensor, "batch 3 height width"],
+    *,
+    mode: str = "whole",
+    crop_size: int | None = None,
+) -> tuple[Int64[Tensor, "batch height width"], Float[Tensor, "batch classes height width"]]:
+    """Return what `predict` does, and the probability of each class; of windows the mean over those that see a pixel.
+
+    Raises:
+        ValueError: As `predict` does.
+    """
+    _check(mode, crop_size)
+    if mode == "whole":
+        logits = _logits(model, images)
+        return logits.argmax(dim=1), widen(logits).softmax(dim=1)
+    assert crop_size is not None, "checked above"
+    total = sliding_window_probabilities(model, images, crop_size)
+    return total.argmax(dim=1), total / total.sum(dim=1, keepdim=True)
+
+
+@torch.no_grad()
 def sliding_window_probabilities(
     model: nn.Module, images: Float[Tensor, "batch 3 height width"], crop_size: int
 ) -> Float[Tensor, "batch classes height width"]:

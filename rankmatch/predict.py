@@ -1,9 +1,10 @@
-"""A trained model on images of any size: label PNGs in a palette, and overlays."""
+"""A trained model on images of any size: label PNGs, overlays, and probabilities."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,12 @@ from torch import nn
 from rankmatch.data.folders import find_files
 from rankmatch.data.pixels import read_image
 from rankmatch.data.transforms import eval_image
-from rankmatch.evaluation import predict
+from rankmatch.evaluation import predict, predict_with_probabilities
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-LABELS, OVERLAYS = "labels", "overlays"
+LABELS, OVERLAYS, PROBABILITIES = "labels", "overlays", "probabilities"
 OVERLAY_OPACITY = 0.5
 NUM_SHOWN = 5
 
@@ -31,6 +32,7 @@ class Job:
     image: Path
     label: Path
     overlay: Path | None
+    probabilities: Path | None = None
 
 
 def find_jobs(
@@ -38,6 +40,7 @@ def find_jobs(
     out: Path,
     *,
     overlays: bool = True,
+    probabilities: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Job]:
@@ -47,6 +50,7 @@ def find_jobs(
         sources: Images, and folders that are searched for them with everything below; a name is relative to its folder.
         out: Where the outputs go.
         overlays: Whether overlays are wanted.
+        probabilities: Whether `out/probabilities/<name>.npy` is wanted.
         overwrite: Whether outputs may be there already.
         say: Told what was passed over.
 
@@ -59,7 +63,8 @@ def find_jobs(
         if other := jobs.get(label):
             raise ValueError(f"images must have names of their own; {other.image} and {image} would both be {label}")
         overlay = out / OVERLAYS / name.with_suffix(".png") if overlays else None
-        jobs[label] = Job(image, label, overlay)
+        array = out / PROBABILITIES / name.with_suffix(".npy") if probabilities else None
+        jobs[label] = Job(image, label, overlay, array)
     there = [str(label) for label in jobs if label.exists()]
     if there and not overwrite:
         more = f" and {len(there) - NUM_SHOWN} more" if len(there) > NUM_SHOWN else ""
@@ -76,6 +81,7 @@ def predict_files(
     mode: str = "whole",
     crop_size: int | None = None,
     batch_size: int = 8,
+    written_as: npt.NDArray[np.uint8] | None = None,
     done: Callable[[Job], None] = lambda job: None,
 ) -> list[str]:
     """Write the outputs of every job; return what could not be read, a line each.
@@ -88,15 +94,22 @@ def predict_files(
         mode: As in `evaluation.predict`.
         crop_size: As in `evaluation.predict`.
         batch_size: How many images go together at most.
+        written_as: For each class the value, or the colour [classes, 3], that labels are written in; None: its number.
         done: Called after each job.
     """
     model.eval()
     faults: list[str] = []
     for batch in _batches(jobs, batch_size, image_bits, faults, done):
         images = torch.stack([eval_image(image) for _, image in batch]).to(device)
-        labels = predict(model, images, mode=mode, crop_size=crop_size).to(torch.uint8).cpu().numpy()
-        for (job, image), label in zip(batch, labels, strict=True):
-            _write(job, image, label)
+        if batch[0][0].probabilities is None:
+            classes, shares = predict(model, images, mode=mode, crop_size=crop_size), None
+        else:
+            classes, shares = predict_with_probabilities(model, images, mode=mode, crop_size=crop_size)
+        labels = classes.to(torch.uint8).cpu().numpy()
+        for place, (job, image) in enumerate(batch):
+            if shares is not None and job.probabilities is not None:
+                save_array(shares[place].half().cpu().numpy(), job.probabilities)
+            _write(job, image, labels[place], written_as)
             done(job)
     return faults
 
@@ -130,7 +143,11 @@ def _images_below(source: Path, out: Path, say: Callable[[str], None]) -> list[P
     if skipped := listed.skipped():
         say(skipped)
     images = [path for path in listed.files if path.suffix.lower() in SUFFIXES]
-    written = [folder for name in (LABELS, OVERLAYS) if source.resolve() in (folder := (out / name).resolve()).parents]
+    written = [
+        folder
+        for name in (LABELS, OVERLAYS, PROBABILITIES)
+        if source.resolve() in (folder := (out / name).resolve()).parents
+    ]
     found = [path for path in images if not any(path.resolve().is_relative_to(folder) for folder in written)]
     if len(found) < len(images):
         say(f"passed over: {len(images) - len(found)} images that lie where outputs go, below {out}")
@@ -157,10 +174,15 @@ def _batches(
         yield batch
 
 
-def _write(job: Job, image: Image.Image, label: npt.NDArray[np.uint8]) -> None:
+def _write(
+    job: Job, image: Image.Image, label: npt.NDArray[np.uint8], written_as: npt.NDArray[np.uint8] | None
+) -> None:
     coloured = in_palette(label)
     if job.overlay is not None:
         save_png(Image.blend(image, coloured.convert("RGB"), OVERLAY_OPACITY), job.overlay)
+    if written_as is not None:
+        values = written_as[label]
+        coloured = Image.fromarray(values) if values.ndim == 3 else in_palette(values)
     save_png(coloured, job.label)  # last, so that it says that the image is done
 
 
@@ -169,6 +191,15 @@ def in_palette(label: npt.NDArray[np.uint8]) -> Image.Image:
     image = Image.fromarray(label)
     image.putpalette(colour_map().tobytes())
     return image
+
+
+def save_array(values: npt.NDArray[Any], path: Path) -> None:
+    """Write an array beside its place and rename it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:  # a name would get another suffix
+        np.save(file, values)
+    draft.replace(path)
 
 
 def save_png(image: Image.Image, path: Path) -> None:

@@ -54,6 +54,22 @@ class Dataset(Protocol):
         """Return the label with `label_map` applied, in mode L: classes and 255."""
 
 
+def original_values(meaning: DatasetConfig) -> tuple[Array, list[str]]:
+    """Return how each class stands in a data set's own labels, its value or its colour, and what is ambiguous in that.
+
+    Of several values of a class the one that `label_map` names first is taken: a class that it names is written so.
+    """
+    values, notes = np.arange(meaning.num_classes, dtype=np.uint8), []
+    for number in range(meaning.num_classes):
+        given = [value for value, target in meaning.label_map.items() if target == number]
+        also = [*given[1:], *([number] if number not in meaning.label_map else [])]
+        if given:
+            values[number] = given[0]
+        if given and also:
+            notes.append(f"class {number} is written as {given[0]}; {', '.join(map(str, also))} would mean it too")
+    return (np.array(meaning.colours, dtype=np.uint8)[values] if meaning.colours else values), notes
+
+
 @dataclass(frozen=True, slots=True)
 class LabelTable:
     """A lookup table from label values to classes.

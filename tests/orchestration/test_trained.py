@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -103,6 +104,45 @@ def test_binary_data_set_reports_the_jaccard_index_of_the_foreground():
     config = compose({"dataset": "lucchi", "backbone.pretrained": False})
     numbers = _numbers(config, Evaluation(torch.tensor([[6, 2], [1, 3]])), 1)
     assert numbers["jaccard"] == pytest.approx(3 / 6) and numbers["miou"] == pytest.approx((6 / 9 + 3 / 6) / 2)
+
+
+@pytest.mark.parametrize("mode", ["whole", "sliding"])
+def test_predict_writes_probabilities_whose_largest_is_the_label(run, tmp_path, mode):
+    (tmp_path / "in").mkdir()
+    draws = np.random.default_rng(0)
+    for name, size in (("a", (50, 40, 3)), ("b", (40, 50, 3)), ("c", (40, 50, 3))):
+        Image.fromarray(draws.integers(0, 255, size, dtype=np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    words = ["--checkpoint", run[0] / "best.pt", tmp_path / "in", "--set", f"evaluation.mode={mode}"]
+    assert command("predict", *words, "-o", tmp_path / "plain").exit_code == 0
+    done = command("predict", *words, "-o", tmp_path / "out", "--probabilities")
+    assert done.exit_code == 0, done.exception
+    for name in "abc":
+        label, plain = (np.asarray(Image.open(tmp_path / out / f"labels/{name}.png")) for out in ("out", "plain"))
+        shares = np.load(tmp_path / f"out/probabilities/{name}.npy")
+        assert shares.shape == (6, *label.shape) and shares.dtype == np.float16
+        assert np.abs(shares.astype(float).sum(0) - 1).max() < 0.005
+        assert (np.take_along_axis(shares, label[None].astype(int), 0)[0] == shares.max(0)).all()
+        assert np.array_equal(label, plain)
+    assert not (tmp_path / "plain" / "probabilities").exists()
+
+
+def test_predict_writes_labels_as_the_data_set_has_them(run, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    words = ["--checkpoint", run[0] / "best.pt", tmp_path / "a.png"]
+    assert command("predict", *words, "-o", tmp_path / "classes").exit_code == 0
+    label_map = "dataset.label_map={" + ",".join(f"{200 + number}:{number}" for number in (0, 1, 2, 3, 5)) + ",50:3}"
+    mapped = ["--original-values", "--set", label_map]
+    done = command("predict", *words, "-o", tmp_path / "values", *mapped)
+    assert done.exit_code == 0, done.exception
+    assert "class 3 is written as 203; 50, 3 would mean it too" in done.stdout
+    classes, values = (np.asarray(Image.open(tmp_path / out / "labels/a.png")) for out in ("classes", "values"))
+    assert np.array_equal(values, np.array([200, 201, 202, 203, 4, 205])[classes])
+    colours = "dataset.colours=[" + ",".join(f"[{number},9,9]" for number in range(206)) + "]"
+    assert command("predict", *words, "-o", tmp_path / "colours", *mapped, "--set", colours).exit_code == 0
+    coloured = np.asarray(Image.open(tmp_path / "colours/labels/a.png"))
+    assert np.array_equal(coloured, np.stack([values, 0 * values + 9, 0 * values + 9], axis=2))
+    overlays = [(tmp_path / out / "overlays/a.png").read_bytes() for out in ("classes", "values", "colours")]
+    assert overlays[0] == overlays[1] == overlays[2]
 
 
 def test_predict_writes_labels_and_overlays(run, tmp_path):
