@@ -33,7 +33,8 @@ def for_git() -> dict[str, str]:
 
 def for_slurm() -> dict[str, str]:
     """Return the environment in which Slurm's commands say all that they are asked, and no more."""
-    return for_sbatch() | _PLAIN | {"SLURM_TIME_FORMAT": "standard"}
+    # SLURM_BITSTR_LEN: all elements of an array that are written together, not the first 64 characters of them
+    return for_sbatch() | _PLAIN | {"SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
 
 
 def for_sbatch() -> dict[str, str]:

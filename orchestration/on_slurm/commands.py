@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from orchestration import tool_environment
+from orchestration.on_slurm.array_elements import spelt_out
 from orchestration.schedulers import SchedulerError
 
 TIMEOUT_S = 30.0
@@ -172,21 +173,29 @@ def ended(jobs: Iterable[Job]) -> Mapping[Job, tuple[EndedJob, ...]] | None:
     """Return how each start of jobs ended, as far as it has; None where there is no accounting.
 
     A job that was requeued has several, by its restarts. Of one that is not named here nothing is known, which says
-    nothing of how it went.
+    nothing of how it went. Elements that were cancelled before they began have one row together, which is found by the
+    number of their array alone.
     """
     wanted = sorted(set(jobs))
+    arrays = sorted({job.array.number for job in wanted}, key=lambda number: (len(number), number))
     rows: dict[Job, tuple[EndedJob, ...]] = {}
-    for first in range(0, len(wanted), 1000):  # one word of a command has at most 128 KiB
-        numbers = ",".join(job.number for job in wanted[first : first + 1000])
+    together: dict[Job, tuple[EndedJob, ...]] = {}
+    for first in range(0, len(arrays), 1000):  # one word of a command has at most 128 KiB
+        numbers = ",".join(arrays[first : first + 1000])
         text = _accounting([f"--jobs={numbers}", "--format=JobID,State,ExitCode,NodeList,JobName"])
         if text is None:
             return None
         for line in text.splitlines():
             words = line.split("|", 4)
             if len(words) == 5 and (state := _state(words[1])) not in ("RUNNING", "PENDING"):
-                job = Job(words[0], words[4])
-                rows[job] = (*rows.get(job, ()), EndedJob(state, words[2], words[3]))
-    return {job: rows[job] for job in wanted if job in rows}
+                end = EndedJob(state, words[2], words[3])
+                if "[" in words[0]:
+                    together |= {Job(number, words[4]): (end,) for number in spelt_out(words[0])}
+                else:
+                    job = Job(words[0], words[4])
+                    rows[job] = (*rows.get(job, ()), end)
+    known = together | rows
+    return {job: known[job] for job in wanted if job in known}
 
 
 def ended_lately(array: Job) -> dict[Job, EndedJob]:
@@ -195,13 +204,14 @@ def ended_lately(array: Job) -> dict[Job, EndedJob]:
         text = output(["scontrol", "--oneliner", "show", "job", array.number])
     except SlurmError:
         return {}
-    found = {}
+    found: dict[Job, EndedJob] = {}
     for line in text.splitlines():
         fields = _fields_of(line)
-        element = f"_{fields['ArrayTaskId']}" if "ArrayTaskId" in fields else ""
         if fields.get("JobName") == array.name and fields.get("JobState", "") not in _NOT_ENDED:
-            job = Job(f"{fields.get('ArrayJobId', array.number)}{element}", array.name)
-            found[job] = EndedJob(fields["JobState"], fields.get("ExitCode", ""), fields.get("NodeList", ""))
+            end = EndedJob(fields["JobState"], fields.get("ExitCode", ""), fields.get("NodeList", ""))
+            number = fields.get("ArrayJobId", array.number)
+            numbers = spelt_out(f"{number}_{fields.get('ArrayTaskId', '')}") or [number]
+            found |= {Job(number, array.name): end for number in numbers}
     return found
 
 

@@ -1,10 +1,10 @@
 """How attempts ended that could not write it down themselves, as their followers and controllers find it out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestration.attempt import Attempt, node_of
-from orchestration.failures import Failure, FailureClass
+from orchestration.failures import Failure, FailureClass, known_class
 from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.commands import EndedJob, Job
 from orchestration.run_cell import record_failure
@@ -20,11 +20,34 @@ BY_STATE = {
     "REQUEUED": FailureClass.REQUEUED,
     "CANCELLED": FailureClass.CANCELLED,
 }
+_KNOWS_BETTER = {
+    FailureClass.LOST: (FailureClass.HOST_MEMORY, FailureClass.NODE_FAILURE, FailureClass.CANCELLED),
+    FailureClass.PREEMPTED: (FailureClass.NODE_FAILURE, FailureClass.CANCELLED),
+}
+"""What accounting may say of a job whose attempt could write no more than the key."""
+_GUESSED = (f"Slurm says {signals.NOTHING}", "Slurm says PENDING")
+"""How the words of a stop end that is taken for a preemption: in a container without Slurm's commands it may have been
+a cancel, and a job that was put back into the queue may have lost its node."""
 
 
 def last_event(attempt: Attempt) -> dict[str, Any]:
     """Return what an attempt wrote at its end; nothing where it did not."""
     return next((event for event in attempt.events()[-1:] if event["event"] in ("stopped", "failed")), {})
+
+
+def is_unclear(event: Mapping[str, Any]) -> bool:
+    """Tell whether accounting may know better than the last event of an attempt why it ended."""
+    if not event:
+        return True
+    kind = event.get("kind")
+    if kind == FailureClass.LOST:
+        return "slurm_state" not in event
+    return kind == FailureClass.PREEMPTED and str(event.get("message", "")).endswith(_GUESSED)
+
+
+def says_more(event: Mapping[str, Any], failure: Failure) -> bool:
+    """Tell whether what was found out of an end says more than its last event."""
+    return not event or failure.kind in _KNOWS_BETTER.get(known_class(event.get("kind", "")), ())
 
 
 def failure_of(attempt: Attempt, job: Job, ends: Sequence[EndedJob], *, is_requeued: bool = False) -> Failure:
@@ -54,10 +77,13 @@ def _end(attempt: Attempt, ends: Sequence[EndedJob]) -> EndedJob | None:
 def record_earlier_starts(folder: RunFolder) -> None:
     """Write down how the attempts of earlier starts of this job ended, where they could not: nobody else looks."""
     own = signals.own_job()
-    silent = [attempt for attempt in folder.attempts() if _is_earlier_start(attempt, own) and not last_event(attempt)]
-    ends = (commands.ended([own]) or {}).get(own, ()) if silent else ()
-    for attempt in silent:
-        record_failure(attempt, failure_of(attempt, own, ends, is_requeued=True))
+    earlier = [attempt for attempt in folder.attempts() if _is_earlier_start(attempt, own)]
+    unclear = [attempt for attempt in earlier if is_unclear(last_event(attempt))]
+    ends = (commands.ended([own]) or {}).get(own, ()) if unclear else ()
+    for attempt in unclear:
+        failure = failure_of(attempt, own, ends, is_requeued=True)
+        if says_more(last_event(attempt), failure):
+            record_failure(attempt, failure)
 
 
 def _is_earlier_start(attempt: Attempt, own: Job) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestration.failures import Failure, FailureClass
+from orchestration.failures import Failure
 from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.commands import Job, QueuedJob
-from orchestration.on_slurm.evidence import failure_of, last_event
+from orchestration.on_slurm.evidence import failure_of, is_unclear, last_event, says_more
 from orchestration.run_cell import record_loss
 from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import JobState, StateLog
@@ -54,7 +54,8 @@ def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) 
 def record_lost(grid_dir: Path) -> list[Lost]:
     """Write down how attempts of a grid ended whose jobs are gone and that could not do so themselves.
 
-    One that wrote down only that its process vanished ran out of memory if Slurm says so.
+    What accounting says overrules one that wrote down only that its process vanished, or that it was preempted where
+    it could not ask.
 
     Raises:
         SlurmError: squeue says nothing, and nothing was written.
@@ -69,7 +70,7 @@ def record_lost(grid_dir: Path) -> list[Lost]:
     for folder, job in gone.items():
         attempt = folder.attempts()[-1]
         failure = failure_of(attempt, job, accounted.get(job, ()), is_requeued=job in queued)
-        if not last_event(attempt) or failure.kind is FailureClass.HOST_MEMORY:
+        if says_more(last_event(attempt), failure):
             record_loss(folder.path, failure, known_dead=True)
             lost.append(Lost(folder.path.name, failure))
     return lost
@@ -80,8 +81,7 @@ def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:
     attempts = folder.attempts()
     if not attempts or folder.has_result():
         return None
-    last = last_event(attempts[-1])
-    if last and (last.get("kind") != FailureClass.LOST or "slurm_state" in last):
+    if not is_unclear(last_event(attempts[-1])):
         return None
     known = attempts[-1].known_owner().get("slurm", {})
     return submissions.job_of(grid_dir, folder.path.name, known["job"], known.get("name", "")) if known else None

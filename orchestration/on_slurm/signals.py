@@ -18,6 +18,8 @@ REQUEUE = 85
 """The exit code that the batch script answers with `scontrol requeue`: containers have no scontrol."""
 FOLLOW = 86
 """The exit code of a job that may not be requeued and whose cell shall go on: its batch script calls a controller."""
+NOTHING = "nothing"
+"""What Slurm says where its commands are not, as in a container."""
 NAME_VARIABLE = "RANKMATCH_JOB_NAME"
 """Holds the name of this job; in SLURM_JOB_NAME srun may put that of a step."""
 
@@ -40,12 +42,14 @@ class Listener:
         """Tell trainings of a signal; they write a checkpoint at the next step edge."""
         if self.heard is not None and not self.stop_file.exists():
             fields = commands.job_fields(own_job())
-            says = f"Slurm says {fields['JobState']}" if "JobState" in fields else "Slurm says nothing"
+            says = f"Slurm says {fields.get('JobState', NOTHING)}"
             meaning = self._meaning(self.heard, fields)
             files.replace(self.stop_file, f"{meaning}\n{signal.Signals(self.heard).name} came; {says}")
 
     def _meaning(self, number: int, fields: Mapping[str, str]) -> FailureClass:
         """Tell by what Slurm says what a signal is for: a job that ends and is not to begin again was cancelled."""
+        if fields.get("JobState") in ("NODE_FAIL", "BOOT_FAIL"):
+            return FailureClass.NODE_FAILURE
         if commands.is_preempted(fields):  # before its end is looked at, which is that of its grace by now
             return FailureClass.PREEMPTED
         end_time = self.end_time

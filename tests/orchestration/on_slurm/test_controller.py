@@ -494,6 +494,40 @@ def test_retry_takes_every_cell_that_is_neither_done_nor_active(life, slurm):
         control.retry(life.grid_dir, [], [], [], life.console)
 
 
+def test_elements_of_an_array_that_is_cancelled_before_they_begin_are_cancelled(life, slurm):
+    life.launch()
+    slurm.queued.clear()
+    slurm.accounted = {"1_[0-3%1]": ("CANCELLED by 0", "None assigned")}  # one row for all of them
+    life.controller()
+    assert {folder.attempts()[-1].end().kind for folder in folders(life.grid_dir).values()} == {"cancelled"}
+    assert len(slurm.scripts) == 1 and life.campaign.over(life.grid_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "kind", "num_scripts"),
+    [
+        ("nothing", "CANCELLED by 1000", "cancelled", 1),
+        ("nothing", "PREEMPTED", "preempted", 2),
+        ("nothing", "NODE_FAIL", "node failure", 2),
+        ("PENDING", "NODE_FAIL", "node failure", 2),
+        ("RUNNING", "CANCELLED by 1000", "preempted", 2),  # Slurm itself said that it went on
+    ],
+)
+def test_accounting_overrules_a_job_that_could_not_ask_why_it_was_told_to_stop(
+    word, state, kind, num_scripts, life, slurm
+):
+    life.launch(cluster_settings=("cluster.requeue=false",))
+    cell = life.cell("rankmatch-4-s0")
+    life.ends(cell, "preempted", state)
+    (attempt,) = cell.attempts()
+    event = attempt.path / "events.jsonl"
+    event.write_text(event.read_text().replace("it ended", f"SIGTERM came; Slurm says {word}"))
+    life.controller()
+    assert attempt.end().kind == kind and len(slurm.scripts) == num_scripts
+    excluded = flags(slurm.scripts[1]).get("exclude") if num_scripts > 1 else None
+    assert excluded == ("n1" if kind == "node failure" else None)
+
+
 def test_grid_that_was_not_launched_on_slurm_cannot_be_retried_so(life):
     life.grid_dir.mkdir(parents=True)
     with pytest.raises(ValueError, match="retry must be said of a grid on Slurm; small was launched here: launch it"):

@@ -68,7 +68,33 @@ def test_accounting_tells_of_ended_jobs_since_long_ago(says):
         asked[0]: (EndedJob("NODE_FAIL", "1:0", "n2"),),
     }
     command = says["asked"][-1]
-    assert "--jobs=12_0,12_1,12_2,99" in command and any(word.startswith("--starttime=20") for word in command)
+    assert "--jobs=12,99" in command and any(word.startswith("--starttime=20") for word in command)
+
+
+def test_accounting_tells_of_elements_that_were_cancelled_together_before_they_began(says):
+    says["sacct"] = (
+        "12_[1,3-5,8-12:2%2]|CANCELLED by 0|0:0|None assigned|rm-a\n12_0|COMPLETED|0:0|n1|rm-a\n"
+        "12_4|FAILED|1:0|n1|rm-a\n13_[0-1]|PENDING|0:0|None assigned|rm-a\n13_[2,...]|CANCELLED|0:0|n1|rm-a\n"
+    )
+    asked = [Job(f"12_{place}", "rm-a") for place in range(13)] + [Job(f"13_{place}", "rm-a") for place in range(3)]
+    ended = commands.ended(asked)
+    cancelled = (EndedJob("CANCELLED", "0:0", "None assigned"),)
+    assert [job.number for job in asked if ended.get(job) == cancelled] == [
+        "12_1", "12_3", "12_5", "12_8", "12_10", "12_12",
+    ]  # fmt: skip
+    assert {job.number: ends[0].state for job, ends in ended.items() if ends != cancelled} == {
+        "12_0": "COMPLETED",
+        "12_4": "FAILED",
+    }
+    says["scontrol"] = (
+        "JobId=14 ArrayJobId=12 ArrayTaskId=1-3%1 JobName=rm-a JobState=CANCELLED ExitCode=0:0 NodeList=\n"
+        "JobId=15 ArrayJobId=12 ArrayTaskId=0 JobName=rm-a JobState=FAILED ExitCode=1:0 NodeList=n1\n"
+    )
+    lately = commands.ended_lately(Job("12", "rm-a"))
+    assert {job.number: end.state for job, end in lately.items()} == {
+        "12_0": "FAILED",
+        **dict.fromkeys(("12_1", "12_2", "12_3"), "CANCELLED"),
+    }
 
 
 def test_accounting_that_is_switched_off_is_not_an_empty_answer(says):

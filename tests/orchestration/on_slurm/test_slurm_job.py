@@ -76,6 +76,7 @@ GRACE = {"JobState": "RUNNING", "StartTime": "2020-01-01T00:00:00", "EndTime": "
             {"JobState": "COMPLETING", "Restarts": "0", "EndTime": "2020-01-01T00:00:00"},
             FailureClass.CANCELLED,
         ),
+        (signal.SIGTERM, {"JobState": "NODE_FAIL", "Restarts": "0"}, FailureClass.NODE_FAILURE),
         (signal.SIGTERM, {}, FailureClass.PREEMPTED),
         (signal.SIGUSR2, {"JobState": "RUNNING"}, FailureClass.PREEMPTED),
         (signal.SIGUSR2, {"JobState": "RUNNING", "EndTime": "2020-01-01T00:00:00"}, FailureClass.TIME_LIMIT),
@@ -236,6 +237,20 @@ def test_job_says_nothing_of_attempts_of_others_or_of_those_that_said_how_they_e
     task.run()
     assert [len(attempt.events()) for attempt in task.cell.attempts()] == [1, 1, 1, 1]
     assert said.events()[-1]["event"] == "stopped"
+
+
+def test_job_that_slurm_began_again_says_that_its_node_was_lost_where_the_earlier_start_took_it_for_a_preemption(
+    head, slurm, monkeypatch
+):
+    monkeypatch.setenv(signals.NAME_VARIABLE, "rm-small")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    task, of = head(), {"job": "7", "name": "rm-small", "restart": 0}
+    earlier = task.cell.claim({"commit": "", "campaign": "l", "slurm": of})
+    earlier.event("stopped", step=5, kind="preempted", message="SIGTERM came; Slurm says PENDING")
+    slurm.starts = [("7", "NODE_FAIL", "n3")]
+    monkeypatch.setattr(slurm, "name_of", lambda number: "rm-small")
+    task.run()
+    assert earlier.end().kind is FailureClass.NODE_FAILURE
 
 
 def test_cell_that_slurm_began_again_forty_times_while_it_gets_on_is_begun_again(head, slurm, monkeypatch):
