@@ -269,13 +269,21 @@ def draw(
         bool, typer.Option("--balanced", help="Show every class in as equal numbers of images.")
     ] = False,
     val: Annotated[int, typer.Option(min=0, help="Draw a val.txt of so many images too.")] = 0,
+    contiguous: Annotated[
+        bool,
+        typer.Option("--contiguous", help="Of stacks: those of val.txt follow each other, as neighbours are alike."),
+    ] = False,
+    gap: Annotated[
+        int | None, typer.Option(min=0, help="Slices beside those of val.txt that are in no list; --contiguous: 1.")
+    ] = None,
 ) -> None:
     """Draw new lists from train.txt, or from all files of image_pattern: a larger one holds the smaller ones."""
     from rich.console import Console
 
     from orchestration import datasets
 
-    datasets.draw(name, count, settings or (), seed, balanced, val, Console())
+    wanted = datasets.ValDraw(val, contiguous, int(contiguous) if gap is None else gap)
+    datasets.draw(name, count, settings or (), seed, balanced, wanted, Console())
 
 
 CheckpointOption = Annotated[

@@ -1,7 +1,7 @@
 """What is done with a data set before it is trained on: its files looked at, its split lists brought or drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,13 +192,40 @@ def convert(name: str, root: Path, console: Console) -> None:
     console.print(f"{root}: {num_written} *{cityscapes.MADE} written", soft_wrap=True)
 
 
+@dataclass(frozen=True, slots=True)
+class ValDraw:
+    """Which validation images are drawn, and what stays away from them."""
+
+    num: int = 0
+    """How many; 0: they are in `val.txt`, or there are none yet."""
+    in_a_row: bool = False
+    """They follow each other in their stack."""
+    gap: int = 0
+    """How many slices on each side of one are in no list."""
+
+    def check(self, there: Path) -> None:
+        """Refuse what cannot be drawn.
+
+        Raises:
+            ValueError: The list is there, or it must be drawn for what else is asked.
+        """
+        if self.num and there.exists():
+            raise ValueError(f"--val must be left out where {there} is there; got {self.num}")
+        if self.in_a_row and not self.num:
+            raise ValueError("--val must say of how many slices in a row --contiguous makes val.txt; got 0")
+        if self.gap and self.num and not self.in_a_row:
+            raise ValueError(f"--gap must go with --contiguous where --val draws images; got {self.gap} without it")
+        if self.gap and not self.num and not there.exists():
+            raise ValueError(f"--gap must go with --val, or with {there}, which is not there; got {self.gap}")
+
+
 def draw(
     name: str,
     counts: Sequence[int],
     settings: Sequence[str],
     seed: int,
     balanced: bool,
-    num_val: int,
+    wanted: ValDraw,
     console: Console,
 ) -> None:
     """Draw lists from a data set's `train.txt`, or from its files, into its folder of split lists.
@@ -211,30 +238,63 @@ def draw(
 
     config = configuration(name, settings)
     train, root = read_train(config, _sayer(console)), split_root(config)
-    if num_val and (root / "val.txt").exists():
-        raise ValueError(f"--val must be left out where {root / 'val.txt'} is there; got {num_val}")
-    labeled = [sample for sample in train if sample.label is not None]
-    if not labeled:
+    wanted.check(root / "val.txt")
+    if all(sample.label is None for sample in train):
         raise ValueError(f"label_pattern must lead to the labels of images; none of the {len(train)} images has one")
-    most = min(len(labeled), len(train) - 1) - num_val
-    for count in counts:
-        if not 1 <= count <= most:
-            raise ValueError(
-                f"--count must be 1 to {most}, so that one of the {len(train)} images is left; got {count}"
-            )
+    rows, left_out = _val_in_a_row(train, wanted, seed)
+    if wanted.gap:
+        left_out |= _beside_val(config, train, rows, wanted)
+    free = [sample for sample in train if sample.image not in left_out | rows]
+    labeled = [sample for sample in free if sample.label is not None]
+    num_drawn = wanted.num if not wanted.in_a_row else 0
+    _check_counts(counts, min(len(labeled), len(free) - 1) - num_drawn, len(free) + len(rows))
     classes = _classes(config, labeled, console) if balanced else None
     order = draw_order(len(labeled), seed, classes)
-    val = {labeled[index].image for index in order[len(order) - num_val :]}
-    drawn = {root / "val.txt": list_text(sample for sample in labeled if sample.image in val)} if num_val else {}
+    val = rows | {labeled[index].image for index in order[len(order) - num_drawn :]}
+    drawn = {root / "val.txt": list_text(sample for sample in train if sample.image in val)} if wanted.num else {}
     for count in counts:
         chosen = {labeled[index].image for index in order[:count]}
         drawn[root / str(count) / "labeled.txt"] = list_text(sample for sample in labeled if sample.image in chosen)
-        rest = (sample for sample in train if sample.image not in chosen | val)
+        rest = (sample for sample in free if sample.image not in chosen | val)
         drawn[root / str(count) / "unlabeled.txt"] = list_text(rest)
     _write_new(drawn, console)
+    if left_out:
+        _sayer(console)(f"in no list, as they are too near to validation images: {len(left_out)}")
     for count in counts if classes is not None else ():
         covered = frozenset().union(*(classes[index] for index in order[:count])) if classes else frozenset()
         console.print(f"{count} labeled images show {len(covered)} of {config.numerics.dataset.num_classes} classes")
+
+
+def _val_in_a_row(train: Sequence["Sample"], wanted: ValDraw, seed: int) -> tuple[set[str], set[str]]:
+    """Return the validation images that follow each other, and the unlabeled ones between them, where any are asked."""
+    from rankmatch.data.draw import in_a_row
+
+    num_labeled = sum(sample.label is not None for sample in train)
+    if not wanted.in_a_row:
+        return set(), set()
+    if wanted.num >= num_labeled:
+        raise ValueError(
+            f"--val must be at most {num_labeled - 1} of the {num_labeled} labeled images; got {wanted.num}"
+        )
+    return in_a_row(train, wanted.num, seed)
+
+
+def _beside_val(config: TrainConfig, train: Sequence["Sample"], rows: set[str], wanted: ValDraw) -> set[str]:
+    """Return the images of the train list that are too near to a validation image."""
+    from rankmatch.data.draw import beside
+    from rankmatch.data.splits import read_val
+
+    known = [] if wanted.num else read_val(config)
+    val = rows | {sample.image for sample in known}
+    return beside([*train, *known], val, wanted.gap)
+
+
+def _check_counts(counts: Sequence[int], most: int, num_images: int) -> None:
+    for count in counts:
+        if not 1 <= count <= most:
+            raise ValueError(
+                f"--count must be 1 to {most}, so that one of the {num_images} images is left; got {count}"
+            )
 
 
 def _classes(config: TrainConfig, labeled: Sequence["Sample"], console: Console) -> list[frozenset[int]]:

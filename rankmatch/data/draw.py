@@ -1,12 +1,13 @@
-"""Draw which images of a train list are labeled."""
+"""Draw which images of a train list are labeled, and which are for validation."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 
 from rankmatch.data.catalog import Dataset, Sample
-from rankmatch.data.lists import line_of
+from rankmatch.data.lists import FRAME, file_of, frame_of, line_of
 from rankmatch.distributed import Purpose, generator
 
 
@@ -21,6 +22,50 @@ def draw_order(num: int, seed: int, classes: Sequence[frozenset[int]] | None = N
     """
     order: list[int] = torch.randperm(num, generator=generator(seed, 0, 0, Purpose.SPLIT)).tolist()
     return order if classes is None else _balanced(order, classes)
+
+
+def in_a_row(samples: Sequence[Sample], num: int, seed: int) -> tuple[set[str], set[str]]:
+    """Draw `num` labeled images that follow each other in their stacks.
+
+    Args:
+        samples: Of one stack or several, in any order.
+        num: How many.
+        seed: Of the draw.
+
+    Returns: The images, and the unlabeled ones that lie between them.
+    """
+    stack = sorted(samples, key=_place)
+    places = [place for place, sample in enumerate(stack) if sample.label is not None]
+    draws = generator(seed, 0, 1, Purpose.SPLIT)
+    first = int(torch.randint(len(places) - num + 1, (1,), generator=draws))
+    chosen = places[first : first + num]
+    block = stack[chosen[0] : chosen[-1] + 1]
+    between = {sample.image for sample in block if sample.label is None}
+    return {sample.image for sample in block} - between, between
+
+
+def beside(samples: Sequence[Sample], images: Collection[str], gap: int) -> set[str]:
+    """Return the images of which one of `images` is at most `gap` places away, in the same stack."""
+    stack = sorted(samples, key=_place)
+    near = set()
+    for place, sample in enumerate(stack):
+        around = stack[max(0, place - gap) : place + gap + 1]
+        if any(other.image in images and _stack_of(other) == _stack_of(sample) for other in around):
+            near.add(sample.image)
+    return near - set(images)
+
+
+def _place(sample: Sample) -> tuple[list[tuple[int, str]], int]:
+    """Order images as people count: slice 9 before slice 10, frames by their number."""
+    parts = re.findall(r"\d+|\D+", file_of(sample.image))
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts], frame_of(sample.image) or 0
+
+
+def _stack_of(sample: Sample) -> str:
+    """Name the stack of an image: the volume that a frame is of, or the name without its last number."""
+    if FRAME.search(sample.image):
+        return file_of(sample.image)
+    return re.sub(r"\d+(?=\D*$)", "", sample.image)
 
 
 def classes_shown(

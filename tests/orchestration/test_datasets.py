@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from orchestration import datasets
 from orchestration.cells import experiments_folder
 from orchestration.cli import app
+from rankmatch.data.catalog import Sample
 
 LISTS = {
     "pascal/92/labeled.txt": b"a.jpg a.png\n",
@@ -318,3 +319,83 @@ def test_doubled_lines_of_the_train_list_are_drawn_from_once(camvid):
     assert f"{train}: 2 lines repeat an image; each image is drawn from once" in done.stdout
     drawn = "".join((camvid / f"splits/3/{kind}.txt").read_text() for kind in ("labeled", "unlabeled"))
     assert sorted(drawn.splitlines()) == sorted(lines)
+
+
+STACK = """
+numerics:
+  dataset: {name: stack, num_classes: 2, label_map: {255: 1}}
+execution: {data_root: ., image_pattern: "slices/{}.png", label_pattern: "masks/{}.png"}
+"""
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """Two stacks of 20 slices, numbered without leading zeros; every fourth of the second one has no mask."""
+    for folder in ("slices", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(40):
+        name = f"{'ab'[number // 20]}_{number % 20}"
+        Image.new("L", (40, 40), number).save(tmp_path / f"slices/{name}.png")
+        if number < 20 or number % 4:
+            Image.fromarray(np.tile(np.uint8([0, 255]), (40, 20))).save(tmp_path / f"masks/{name}.png")
+    (tmp_path / "stack.yaml").write_text(STACK)
+    return tmp_path
+
+
+def slices(path):
+    names = [line.split()[0].removeprefix("slices/").removesuffix(".png") for line in path.read_text().splitlines()]
+    return {(name[0], int(name[2:])) for name in names}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_contiguous_validation_slices_have_no_neighbour_in_a_training_list(stack, seed):
+    words = ["splits", "draw", stack / "stack.yaml", "--count", 2, "--count", 5, "--seed", seed]
+    done = command(*words, "--val", 6, "--contiguous", "--gap", 2)
+    assert done.exit_code == 0, done.exception
+    val = slices(stack / "splits/val.txt")
+    places = sorted("ab".index(letter) * 20 + number for letter, number in val)
+    has_mask = [number for number in range(40) if number < 20 or number % 4]
+    first = has_mask.index(places[0])
+    assert places == has_mask[first : first + 6]  # in a row, as far as they have labels
+    for count in (2, 5):
+        labeled, unlabeled = (slices(stack / f"splits/{count}/{kind}.txt") for kind in ("labeled", "unlabeled"))
+        assert len(labeled) == count and not labeled & unlabeled
+        used = labeled | unlabeled
+        assert not {(letter, number + step) for letter, number in val for step in range(-2, 3)} & used
+        left_out = {(letter, number) for letter in "ab" for number in range(20)} - used - val
+        assert f"in no list, as they are too near to validation images: {len(left_out)}" in done.stdout
+        assert all(
+            any(letter == other and abs(number - near) <= 3 for other, near in val) for letter, number in left_out
+        )
+    assert slices(stack / "splits/2/labeled.txt") < slices(stack / "splits/5/labeled.txt")
+    again = command(*words[:3], "--count", 5, "--seed", seed, "--gap", 2)  # val.txt is there by now
+    assert again.exit_code == 0, again.exception
+    checked = command("data", "check", stack / "stack.yaml")
+    assert "are good" in " ".join(checked.stdout.split()), checked.exception
+
+
+def test_frames_of_volumes_are_kept_apart_too(tmp_path):
+    from rankmatch.data.draw import beside, in_a_row
+
+    samples = [
+        Sample(f"{name}.tif#{number}", f"{name}_l.tif#{number}") for name in ("v1", "v2") for number in range(12)
+    ]
+    val, between = in_a_row(samples[::-1], 4, seed=3)
+    numbers = sorted(int(name.partition("#")[2]) + 12 * (name[1] == "2") for name in val)
+    assert numbers == list(range(numbers[0], numbers[0] + 4)) and not between
+    assert beside(samples, {"v1.tif#11"}, 1) == {"v1.tif#10"}  # the first frame of the next volume is no neighbour
+    assert beside(samples, {"v1.tif#9"}, 2) == {f"v1.tif#{number}" for number in (7, 8, 10, 11)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--contiguous"], "--val must say of how many slices in a row"),
+        (["--gap", 1], "--gap must go with --val, or with"),
+        (["--gap", 1, "--val", 2], "--gap must go with --contiguous where --val draws images"),
+        (["--contiguous", "--val", 35], "--val must be at most 34 of the 35 labeled images; got 35"),
+    ],
+)
+def test_rows_of_slices_that_cannot_be_drawn_are_refused(words, message, stack):
+    done = command("splits", "draw", stack / "stack.yaml", "--count", 2, *words)
+    assert message in str(done.exception) and not (stack / "splits").exists()
