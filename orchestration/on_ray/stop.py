@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import files
+from orchestration.damage import DamagedFileError, tell
+from orchestration.fields import NUMBER, Fields
 from orchestration.on_ray.protocol import NODE, NODE_VARIABLE, NODES, STOP_FILE
 from orchestration.patience import patiently
 from orchestration.schedulers import LAUNCH_STOP, cancelled_cells
 
+_OF_NODE = Fields({"end_time": NUMBER.or_null()}, {"owner": Fields({}).kind("what owners of attempts hold")})
 RESERVE_S = 20.0
 """Kept free before the time limit beside twice the longest way between two questions."""
 
@@ -94,4 +97,8 @@ def node_folder() -> Path | None:
 def own_node() -> dict[str, Any]:
     """Return what that job says of itself: its `owner`, as attempts hold it, and its `end_time`; nothing elsewhere."""
     place = node_folder()
-    return files.read_json(place / NODE) if place else {}
+    try:
+        return files.read_json(place / NODE, _OF_NODE, "cells here know neither its job nor its end") if place else {}
+    except DamagedFileError as error:  # they train all the same
+        tell(error)
+        return {"end_time": None}

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestration import files, scratch
 from orchestration.failures import FailureClass
+from orchestration.fields import TEXT, Fields
 from orchestration.on_ray.job import JOIN_TIMEOUT_S
 from orchestration.on_ray.lend import answers, has_raylet, lend_node
 from orchestration.on_ray.protocol import ENDED, HEAD, NODE, NODE_VARIABLE, NODES, STOP_FILE, end_session, stop_kind
@@ -30,6 +31,7 @@ from orchestration.run_folder import RunFolder
 from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog, cancel_cells
 from orchestration.schedulers.ray_tune import DRIVER, ORDER, order
 
+_OF_HEAD = Fields({"address": TEXT, "token": TEXT})
 LOOK_FOR_NODES_S = 30.0
 LOOK_FOR_HEAD_S = 5.0
 MAX_MISSED = 3
@@ -195,7 +197,7 @@ class _Node(Listener):
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         while time.monotonic() < deadline and not self._has_ended() and not self.stop_file.exists():
             with suppress(FileNotFoundError):
-                head = files.read_json(self.launch_dir / HEAD)
+                head = files.read_json(self.launch_dir / HEAD, _OF_HEAD, "the next pilot has a head of its own")
                 self._look_for_head(head["address"])
                 if not self.num_missed:
                     return head

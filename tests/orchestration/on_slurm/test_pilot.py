@@ -18,7 +18,7 @@ import pytest
 from orchestration_fakes import flags
 from rich.console import Console
 
-from orchestration import control, files, scratch, snapshot
+from orchestration import control, damage, files, scratch, snapshot
 from orchestration.failures import FailureClass
 from orchestration.launch_plan import Options
 from orchestration.on_ray.stop import CellStop, own_node
@@ -388,6 +388,14 @@ def test_time_limit_of_a_node_ends_the_cells_on_it(on_node, launch_dir):
     stop = CellStop(launch_dir, "a", None)
     assert stop() and not stop.is_for_good()
     assert stop.why().startswith(f"{FailureClass.TIME_LIMIT}\n")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"end_time": "soon"}', '{"end_time": 1.0, "owner": 3}'])
+def test_cells_train_on_a_node_whose_description_is_damaged_and_name_it(text, on_node, launch_dir, monkeypatch):
+    monkeypatch.setattr(damage, "_told", set())
+    (on_node / "node.json").write_text(text)
+    with pytest.warns(damage.DamageWarning, match=f"{on_node / 'node.json'} is damaged: .*cells here know neither its"):
+        assert not CellStop(launch_dir, "a", None)()
 
 
 def test_where_the_head_is_can_be_read_by_its_user_alone(tmp_path):
