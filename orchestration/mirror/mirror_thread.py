@@ -89,8 +89,8 @@ def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
         return mirror
 
     def sync(mirror: Mirror) -> None:
-        state = folder.state()
-        if state.status not in ("damaged", "unreadable") and not attempt.superseded():
+        state = folder.look()
+        if state.status != "damaged" and not attempt.superseded():
             mirror.sync_cell(cell, state)
 
     thread = MirrorThread(connect, sync, every_s=JOB_EVERY_S)

@@ -102,5 +102,5 @@ def _finished(
         numerics, folder = cell.config.numerics, found[cell.signature]
         method, backbone = numerics.method.name, numerics.backbone.name
         is_meant = (not methods or method in methods) and (not backbones or backbone in backbones)
-        if is_meant and folder.state().status == "done":
+        if is_meant and folder.look().status == "done":
             yield f"{loaded.name}.{method}.{backbone}", MirroredCell(folder, cell.axes, cell.signature)

@@ -16,7 +16,7 @@ from orchestration.attempt import CONFIG, RESULT
 from orchestration.cells import from_yaml
 from orchestration.costs import num_steps
 from orchestration.damage import tell
-from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, metric_name
+from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, StoreError, metric_name
 from orchestration.mirror.ownership import FOLDER, LAUNCH, Owner, own_model
 from orchestration.mirror.parameters import parameters
 from orchestration.recorder import Row
@@ -89,10 +89,13 @@ class Mirror:
         Left alone are cells whose jobs mirror themselves, as long as they run.
 
         Raises:
-            StoreError: The store does not answer; what it has stays, and the next call goes on.
+            StoreError: The store does not answer, or a cell cannot be read for now; what it has stays, and the next
+                call goes on.
         """
+        away: list[str] = []
         for cell in cells:
             state, known = cell.folder.state(), self._progress.get(cell.signature)
+            away += [state.damage] if state.status == "unreadable" else []
             is_known = known is not None and known.seen == (state.status, state.updated)
             if state.status in ("missing", "damaged", "unreadable") or is_known or _mirrors_itself(cell.folder, state):
                 continue
@@ -100,6 +103,8 @@ class Mirror:
                 self.sync_cell(cell, state)
             except ValueError as error:  # a file of this cell; those of the others are written
                 tell(f"{cell.folder.path.name} is not written to MLflow: {error}")
+        if away:
+            raise StoreError("; ".join(away[:3]))
 
     def sync_cell(self, cell: MirroredCell, state: FolderState) -> None:
         """Bring one run up to date."""

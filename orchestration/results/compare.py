@@ -59,7 +59,7 @@ class Run:
     @cached_property
     def provenance(self) -> dict[str, str]:
         """What it was made with, the parts of mappings under their own names."""
-        return dict(made_with.flat(self.folder.state().provenance))
+        return dict(made_with.flat(self.folder.look().provenance))
 
     @property
     def class_names(self) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from orchestration.results import epoch_rows
 from orchestration.results.cache import RUN, ResultCache
 from orchestration.run_folder import (
     CELLS,
+    FolderState,
     RunFolder,
     cell_names,
     folders,
@@ -177,7 +179,7 @@ def _load(root: Path, found: Sequence[str], keys: Mapping[str, str], with_epochs
 
     def read_runs(runs: Sequence[str], damaged: set[str]) -> Iterator[pa.Table]:
         rows = [_row_of(root, run) for run in runs]
-        damaged.update(row[RUN] for row in rows if row["status"] == "damaged")
+        damaged.update(row[RUN] for row in rows if row["status"] in ("damaged", "unreadable"))
         yield _table(rows)
 
     with ThreadPoolExecutor(1) as pool:
@@ -249,11 +251,9 @@ def _row_of(root: Path, run: str) -> dict[str, Any]:
 
 
 def _fields(folder: RunFolder) -> dict[str, Any]:
-    try:
-        result = folder.result()
-    except (DamagedFileError, OSError):
-        result = None  # its state tells why
-    state = folder.state() if result is None else state_of_result(result)
+    state, result = _state_and_result(folder)
+    if state.status == "unreadable":
+        tell(state.damage)
     return {
         **{name: getattr(state, name) for name in _OF_STATE},
         **{name: (result or {}).get(name) for name in _OF_RESULT},
@@ -262,6 +262,18 @@ def _fields(folder: RunFolder) -> dict[str, Any]:
         "code": _side_by_side(made_with.code(state.provenance)),
         "folder": folder.path.name,
     }
+
+
+def _state_and_result(folder: RunFolder) -> tuple[FolderState, dict[str, Any] | None]:
+    """Read both from one look at the result, so that a row is whole or its state says why it is not."""
+    for _ in range(2):  # an error may pass, and a cell be done, between the result and the state
+        with suppress(DamagedFileError, OSError):  # its state tells why
+            if (result := folder.result()) is not None:
+                return state_of_result(result), result
+        if (state := folder.state()).status != "done":
+            return state, None
+    why = f"{folder.path / RESULT} cannot be read for now"
+    return FolderState("unreadable", failure=why, damage=why), None
 
 
 def _side_by_side(values: Sequence[str]) -> str | None:

@@ -60,9 +60,9 @@ def verify(
         checks.append(recompute(root, run, tolerance, device, bar))
         found = checks[-1].fault or f"as recorded (largest difference {checks[-1].largest:.2g} points)"
         _say(console, f"{'DIFFERS' if checks[-1].fault else 'ok':<8}{run}: {found}")
-    lost = [row for row in runs if row["status"] == "damaged"]
+    lost = [row for row in runs if row["status"] in ("damaged", "unreadable")]
     for row in lost:
-        _say(console, f"DAMAGED {row['run']}: {row['failure']}")
+        _say(console, f"{row['status'].upper()} {row['run']}: {row['failure']}")
     grid_dirs = sorted({(root / row["run"]).parents[1] for row in runs})
     num_odd = _report_odd(grid_dirs, console)
     num_bad = sum(bool(check.fault) for check in checks)

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from orchestration import files
 from orchestration.attempt import Attempt
 from orchestration.cells import to_yaml
 from orchestration.mirror import tracking
-from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun
+from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, StoreError
 from orchestration.mirror.tracking import Launch, Mirror, MirroredCell
 from orchestration.run_folder import RunFolder
 from rankmatch.config import DatasetConfig, NumericsConfig, TrainConfig
@@ -244,6 +245,27 @@ def test_each_worker_shows_what_it_takes(open_mirror: Callable[[], Mirror], fold
 def test_cell_that_never_began_gets_no_run(mirror: Mirror, folder: RunFolder) -> None:
     mirror.sync([cell_of(folder)])
     assert runs_of(mirror) == []
+
+
+def test_cell_that_cannot_be_read_for_now_keeps_the_others_from_nothing_and_is_said(
+    mirror: Mirror, folder: RunFolder, monkeypatch
+) -> None:
+    train(folder.claim({}), 0, 10)
+    away = RunFolder(folder.path.with_name("ffffffffffff-away"))
+    away.create("numerics: {}\n", {})
+    away.claim({})
+    read = files.read_bytes
+
+    def stale(path: str) -> bytes:
+        if "away" in path:
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+        return read(path)
+
+    monkeypatch.setattr(files, "read_bytes", stale)
+    with pytest.raises(StoreError, match="away/.* cannot be read for now: Stale file handle"):
+        mirror.sync([MirroredCell(away, {}, "f" * 12), cell_of(folder)])
+    (run,) = runs_of(mirror)
+    assert history(mirror, run) == [(9, 0.1)]
 
 
 def test_run_that_was_made_before_its_job_is_found_by_it(open_mirror: Callable[[], Mirror], folder: RunFolder) -> None:

@@ -1,8 +1,10 @@
 """All runs below a root as one table: what is in it, and that its cache is never trusted blindly."""
 
 import csv
+import errno
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from benchmarks.bench_results import make_runs
 from typer.testing import CliRunner
 
+from orchestration import damage, files
 from orchestration.cells import NAMES, Cell, names_in, to_yaml
 from orchestration.cli import app
 from orchestration.damage import DamageWarning
@@ -47,6 +50,29 @@ def root(tmp_path: Path) -> Path:
     make(tmp_path, "deeper/pascal", "rankmatch", 1, best=0.75)
     (tmp_path / "camvid" / "snapshots" / "cells" / "0123456789ab-x").mkdir(parents=True)
     return tmp_path
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 9])
+def test_row_of_a_run_that_a_file_server_fails_is_whole_or_unreadable_and_never_kept_half(times, root, monkeypatch):
+    monkeypatch.setattr(damage, "_told", set())
+    read, left = files.read_bytes, [times]
+
+    def failing(path: str) -> bytes:
+        if path.endswith("result.json") and "camvid" in path and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "Input/output error", path)
+        return read(path)
+
+    monkeypatch.setattr(files, "read_bytes", failing)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        first = run_table.load(root).runs.to_pylist()
+    hit = next(row for row in first if row["grid"] == "camvid" and row["method"] == "rankmatch")
+    is_whole = hit["status"] == "done" and hit["duration_s"] == 60.0 and hit["best_miou"] == 0.5
+    assert is_whole or (hit["status"] == "unreadable" and "cannot be read for now" in str(caught[0].message))
+    left[0] = 0
+    hit = next(row for row in run_table.load(root).runs.to_pylist() if row["run"] == hit["run"])
+    assert (hit["status"], hit["duration_s"], hit["best_miou"]) == ("done", 60.0, 0.5)
 
 
 def command(*words: object) -> Any:
