@@ -124,7 +124,7 @@ def _print_runs(runs: pa.Table, console: Console) -> None:
     varied = [name for name in (*_NAMED, *axes) if len(runs[name].unique()) > 1] or ["grid"]
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("signature", *varied, "status"):
-        drawn.add_column(Text(name))
+        drawn.add_column(Text(name), no_wrap=name in ("signature", "status"))  # what is narrow takes from the others
     for name in ("best", "last", "epoch", "hours", "GPU-hours", "learning rate", "crop", "batch"):
         drawn.add_column(name, justify="right")
     for row in runs.slice(0, MAX_SHOWN).to_pylist():
