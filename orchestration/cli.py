@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration import cli_bench, cli_results, cli_slurm, cli_tune, damage, terminal
+from orchestration import cli_bench, cli_new, cli_results, cli_slurm, cli_tune, damage, terminal
 from orchestration.schedulers import SchedulerError, SchedulerRefusal
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a 
 splits = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring or draw split lists.")
 app.add_typer(data, name="data")
 app.add_typer(splits, name="splits")
+cli_new.add_to(app, data)
 cli_results.add_to(app)
 cli_slurm.add_to(app)
 cli_tune.add_to(app)

@@ -133,9 +133,18 @@ def find(name_or_file: str, *, searches: bool = False, runs: Path | None = None,
         kind, known = "search" if searches else "grid", ", ".join(available(searches=searches))
         also = f", or one that was launched into {runs} ({launched_names(runs)})" if runs else ""
         raise ValueError(f"{kind} must be a YAML file or one of {known}{also}; got {name_or_file!r}")
+    check_name(path)
+    return path
+
+
+def check_name(path: Path) -> None:
+    """Refuse a grid file whose name cannot be a folder's.
+
+    Raises:
+        ValueError: Naming what it may consist of.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name_of(path)):
         raise ValueError(f"the name of a grid file must consist of letters, digits and . _ -; got {name_of(path)!r}")
-    return path
 
 
 def is_path(name_or_file: str) -> bool:
