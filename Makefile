@@ -5,7 +5,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --durations=10 $(PYTEST_ARGS)
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help venv demo check unit test test-ray test-slurm test-services format lock clean
+.PHONY: help venv demo check unit test test-ray test-slurm test-services test-browser format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,7 +30,7 @@ check: venv ## format, lint, types, import rules
 	$(BIN)/lint-imports
 
 unit: venv ## unit tests and one real Ray and Tune run, in two processes
-	$(PYTEST) -m "not (ray or services or slurm) or smoke"
+	$(PYTEST) -m "not (ray or services or slurm or browser) or smoke"
 
 test: venv ## the whole check: style, types and import rules beside the unit tests
 	$(MAKE) --no-print-directory --jobs=2 check unit
@@ -43,6 +43,9 @@ test-slurm: venv ## the suite that submits to a real Slurm; needs apt-get instal
 
 test-services: venv ## the suite that starts MLflow servers and PostgreSQL; needs apt-get install postgresql
 	$(PYTEST) -m services
+
+test-browser: venv ## the suite that opens pages in a real Chromium; needs apt-get install chromium
+	$(PYTEST) -m browser
 
 format: venv ## rewrite the code in the project's format
 	$(BIN)/ruff format .

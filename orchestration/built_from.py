@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestration import checkout
 
-SOURCES = ("rankmatch", "orchestration", "experiments")
+SOURCES = ("rankmatch", "orchestration", "dashboards", "experiments")
 LOCK = "requirements.lock"
 FILE = Path("orchestration") / "built_from.json"
 VARIABLE = "RANKMATCH_COMMIT"

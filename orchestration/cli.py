@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration import cli_bench, cli_new, cli_results, cli_slurm, cli_tune, damage, terminal
+from orchestration import cli_bench, cli_new, cli_results, cli_slurm, cli_tune, damage, page, terminal
 from orchestration.schedulers import SchedulerError, SchedulerRefusal
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ cli_results.add_to(app)
 cli_slurm.add_to(app)
 cli_tune.add_to(app)
 cli_bench.add_to(app)
+page.add_commands(app)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration import announce, costs, folder_states, grid, made_with, preflight, provenance, waiting
+from orchestration import announce, costs, folder_states, grid, made_with, page, preflight, provenance, waiting
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
@@ -61,12 +61,12 @@ def launch(options: Options, console: Console) -> int:
 
 
 def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
-    """Collect the results, print the table and write the report; return the files that were written."""
+    """Collect the results, print the table, write the report and the page; return the files that were written."""
     folder_states.states(run_folders(loaded, grid_dir), WAITS_S)  # a table must not lack a cell for a moment's error
     records = patiently(lambda: run_table.collect(grid_dir, loaded.cells)).to_pylist()
     console.print()
     formats.show(report.build_table(records, loaded.cells, loaded.table, baseline=loaded.baseline), console)
-    return patiently(lambda: report.write(loaded, grid_dir))
+    return [*patiently(lambda: report.write(loaded, grid_dir)), *page.write(loaded, grid_dir, console)]
 
 
 def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:
@@ -146,7 +146,7 @@ def end_mirror(loaded: Grid, grid_dir: Path, mirror: GridMirror, written: Sequen
     """Bring MLflow up to date, with files of which the first is the report, and say where all that is."""
     with announce.doing(console, "writing the last rows to MLflow"):
         warning = mirror.finish_launch(loaded, run_folders(loaded, grid_dir), written)
-    _say_where(grid_dir, written[0], mirror.where(), console)
+    _say_where(grid_dir, written, mirror.where(), console)
     if warning:
         say_outdated(warning, console)
 
@@ -299,9 +299,10 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say_where(grid_dir: Path, report_path: Path, place: str, console: Console) -> None:
+def _say_where(grid_dir: Path, written: Sequence[Path], place: str, console: Console) -> None:
     lines = {
-        "report": str(report_path),
+        "report": str(written[0]),
+        **({"page": str(written[-1])} if written[-1].suffix == ".html" else {}),
         "run folders": str(grid_dir / "cells"),
         "MLflow UI": place,
     }

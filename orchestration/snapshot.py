@@ -173,7 +173,8 @@ def _files(path: Path) -> list[Path]:
 
 
 def _committed(root: Path, commit: str) -> dict[str, bytes]:
-    content = checkout.archive(root, commit, provenance.SOURCES)
+    known = checkout.git(root, "ls-tree", "--name-only", commit).splitlines()  # an earlier version had fewer
+    content = checkout.archive(root, commit, [name for name in provenance.SOURCES if name in known])
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = ((member.name, archive.extractfile(member)) for member in archive if member.isfile())
         return {name: file.read() for name, file in members if file}

@@ -30,7 +30,7 @@ def ran(*words, **options):
 def source(tmp_path_factory):
     """The sources as a repository of their own: a build leaves files beside them."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("rankmatch", "orchestration", "experiments"):
+    for name in ("rankmatch", "orchestration", "dashboards", "experiments"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "setup.py", "requirements.lock", ".gitignore"):
         shutil.copy(ROOT / name, source)
@@ -66,6 +66,7 @@ def installed(built, tmp_path_factory):
 def test_wheel_carries_every_module_and_all_experiments(built):
     names = set(zipfile.ZipFile(built[0]).namelist())
     assert files("rankmatch", "*.py") | files("orchestration", "*.py") <= names
+    assert files("dashboards", "*.py") | files("dashboards/templates", "*.*") <= names
     data = files("experiments", "*.yaml") | files("experiments", "*.csv")
     assert {f"orchestration/{name}" for name in data} <= names
 
@@ -82,6 +83,7 @@ def test_runs_of_an_installed_wheel_keep_commit_and_lock_file(built, installed, 
     report = (tmp_path / "runs/small/report.md").read_text()
     assert f"- commit: {built[1]} (1)\n" in report and f"- lock_sha256: {LOCK} (1)\n" in report
     assert f"The code is that of commit {built[1][:12]}." in report
+    assert "1 of 1 cells are done." in (tmp_path / "runs/small/report.html").read_text()
     where = "from orchestration import provenance; print(provenance.__file__)"
     assert str(installed.parent) in ran(installed / "python", "-c", where, cwd=tmp_path)
 

@@ -14,7 +14,15 @@ PAGES = [
     "CONTRIBUTING.md",
     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
-RUN_BY_CI = {"make demo", "make test", "make test-ray", "make test-services", "make test-slurm", ".ci/run"}
+RUN_BY_CI = {
+    "make demo",
+    "make test",
+    "make test-ray",
+    "make test-services",
+    "make test-slurm",
+    "make test-browser",
+    ".ci/run",
+}
 BIN = Path(sys.executable).parent
 
 
@@ -50,6 +58,8 @@ def test_every_other_command_is_known():
     real = [line for line in others if "../shared/data" in line]  # test_real_data.py runs them, shortened
     assert set(others) - set(real) == {
         "rankmatch table --grid demo",  # test_launch.py
+        "rankmatch report demo",  # tests/dashboards/test_report.py, as the next
+        "rankmatch figure labels --grid demo -o labels.pdf",
         "rankmatch bench loss --json rows.json",  # test_benchmarks.py
         # test_results_load.py, test_compare_verify.py
         "rankmatch results split=8 --format csv -o runs.csv",

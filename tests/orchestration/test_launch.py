@@ -21,6 +21,19 @@ def test_launch_ends_with_the_table_the_report_and_where_things_are(launched):
         assert expected in launched.printed
     report = (launched.runs / "small" / "report.md").read_text()
     assert "4 of 4 cells are done" in report
+    page = launched.runs / "small" / "report.html"
+    assert f"page:        {page}" in launched.printed and "no page" not in launched.printed
+    assert "4 of 4 cells are done." in page.read_text()
+
+
+def test_launch_ends_as_well_where_its_page_cannot_be_made(launched, monkeypatch):
+    monkeypatch.setattr("dashboards.report.gather", lambda *_: 1 / 0)
+    (launched.runs / "small" / "report.html").unlink()
+    assert launched() == 0
+    assert "no page for a browser: ZeroDivisionError: division by zero; `rankmatch report small`" in launched.printed
+    assert "page:  " not in launched.printed and "report.md" in launched.printed
+    monkeypatch.undo()
+    launched()
 
 
 def test_every_cell_has_its_data_and_code_in_its_result(launched):

@@ -1,0 +1,84 @@
+"""A grid's run folders, read once for its figures and its page."""
+
+from collections.abc import Sequence
+from csv import DictReader
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from orchestration.cells import experiments_folder
+from orchestration.grid import Grid
+from orchestration.results import epoch_rows, run_table
+from orchestration.results.report import build_table
+from orchestration.run_folder import CELLS
+
+if TYPE_CHECKING:
+    from orchestration.tables.table import Table
+
+SPLITS = "splits_manifest.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What the run folders of a grid say."""
+
+    loaded: Grid
+    grid_dir: Path
+    runs: pa.Table
+    """A row for each cell, as `run_table.collect` gives it."""
+    points: pa.Table
+    """The same for each point of the grid: a cell may stand for several."""
+    epochs: pa.Table
+    """A row for each epoch of each run, with `run`, the name of its folder."""
+    damaged_rows: frozenset[str]
+    """The folders whose epoch rows are not all readable."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the classes are called; nothing where they have numbers only."""
+        names = [list(cell.config.execution.class_names) for cell in self.loaded.cells]
+        return names[0] if names and all(one == names[0] for one in names) else []
+
+    def table(self, metric: str) -> "Table":
+        """Return the grid's table, as the terminal and the report have it."""
+        return build_table(self.runs.to_pylist(), self.loaded.cells, self.loaded.table, metric, self.loaded.baseline)
+
+
+def gather(loaded: Grid, grid_dir: Path) -> Gathered:
+    """Read the cells of a grid: what is missing or damaged is a row, too."""
+    runs = run_table.collect(grid_dir, loaded.cells)
+    damaged: set[str] = set()
+    epochs = _epochs(grid_dir, runs, damaged)
+    return Gathered(loaded, grid_dir, runs, _at_all_points(loaded, runs), epochs, frozenset(damaged))
+
+
+def num_labeled(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return the number of labels of the published splits of the records' data set, by the name of the split."""
+    datasets = {record["dataset"] for record in records}
+    path = experiments_folder() / "paper" / SPLITS
+    if len(datasets) != 1 or not path.is_file():
+        return {}
+    dataset = datasets.pop()
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [(row["path"].split("/"), int(row["num_samples"])) for row in DictReader(file)]
+    return {parts[1]: count for parts, count in rows if parts[0] == dataset and parts[-1] == "labeled.txt"}
+
+
+def _epochs(grid_dir: Path, runs: pa.Table, damaged: set[str]) -> pa.Table:
+    begun = [(row["folder"], row["status"] == "done") for row in runs.select(["folder", "status"]).to_pylist()
+             if row["status"] not in ("missing", "damaged")]  # fmt: skip
+    tables = list(epoch_rows.read(str(grid_dir / CELLS), begun, damaged)) if begun else []
+    if not any(table.num_rows for table in tables):
+        return pa.table({"run": pa.array([], pa.string()), "epoch": pa.array([], pa.int64())})
+    plain = [table.set_column(0, "run", table["run"].cast(pa.string())) for table in tables if table.num_rows]
+    return pa.concat_tables(plain, promote_options="permissive")
+
+
+def _at_all_points(loaded: Grid, runs: pa.Table) -> pa.Table:
+    also = {cell.signature: cell.also for cell in loaded.cells}
+    if not any(also.values()):
+        return runs
+    rows = [{**row, **point} for row in runs.to_pylist() for point in ({}, *also.get(row["signature"], ()))]
+    return pa.Table.from_pylist(rows, schema=runs.schema)

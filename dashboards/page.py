@@ -1,0 +1,333 @@
+"""What the page of a grid says, section by section, as plain data for its template."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dashboards import attempts, drawing, figures, palette, svg
+from dashboards.attempts import Story
+from dashboards.gathered import Gathered, num_labeled
+from dashboards.panels import DASH, Lines, Panel
+from orchestration.tables.consistency import BETWEEN
+from orchestration.tables.differences import sections
+from orchestration.tables.lines import lines, notes
+from orchestration.tables.table import METRICS, Key, Table
+
+MOST_EPOCHS = 12
+MAX_PICTURES, MAX_TOLD = 8, 3
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is drawn; tables are always whole."""
+
+    panels: int = 12
+    pictures: int = MAX_PICTURES
+    metrics: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table: the first column names the rows."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure with the table of its numbers."""
+
+    svg: str
+    title: str
+    table: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Figures that share a legend."""
+
+    title: str
+    drawn: list[Drawn]
+    left_out: int = 0
+
+
+@dataclass(slots=True)
+class Page:
+    """All that the template shows."""
+
+    name: str
+    summary: str
+    counts: list[tuple[str, int, str]]
+    """State, number of cells, letter."""
+    legend: list[tuple[str, int, bool]]
+    """Name of a line, its style, whether it is published."""
+    states: Figures
+    tables: list[dict[str, Any]]
+    statistics: list[Rows]
+    labels: Figures
+    curves: list[Figures]
+    classes: Figures
+    pictures: list[dict[str, str]]
+    costs: Rows
+    failures: list[dict[str, Any]]
+    retries: list[dict[str, Any]]
+    damaged: list[dict[str, str]]
+    groups: list[dict[str, Any]]
+    axes: list[str]
+    total: list[tuple[str, str]] = field(default_factory=list)
+
+
+def build(gathered: Gathered, limits: Limits | None = None) -> Page:
+    """Put together the page of a grid."""
+    limits = limits or Limits()
+    records = gathered.runs.to_pylist()
+    stories = {record["signature"]: attempts.story(gathered.grid_dir, record) for record in records}
+    best = gathered.table("best_miou")
+    axes, layout = list(gathered.loaded.axes), gathered.loaded.table
+    curves = [(metric, figures.curves(gathered.points, gathered.epochs, layout, metric))
+              for metric in _metrics(gathered)[: limits.metrics]]  # fmt: skip
+    labels = figures.labels(best, num_labeled(records))
+    statuses = [record["status"] for record in records]
+    return Page(
+        name=gathered.loaded.name,
+        summary=_summary(statuses),
+        counts=[(name, statuses.count(name), palette.STATES[name][2]) for name in palette.STATES if name in statuses],
+        legend=_legend([*labels, *(panel for _, panels in curves for panel in panels)]),
+        states=_figures("State of every cell", figures.states(gathered.points, layout, axes), limits),
+        tables=[_table(table) for table in (best, gathered.table("last_miou"))],
+        statistics=[Rows(title, rows[0], rows[1:]) for title, rows in sections(best)],
+        labels=_figures(
+            "mIoU against the number of labels", labels if any(one.lines for one in labels) else [], limits
+        ),
+        curves=[_figures(figures.title_of(metric)[0], panels, limits) for metric, panels in curves if panels],
+        classes=_figures("IoU of each class", figures.classes(gathered.points, layout, gathered.class_names), limits),
+        pictures=_pictures(gathered, records, limits.pictures),
+        costs=_costs(best, gathered.points.to_pylist(), stories),
+        failures=_failures(records, stories, axes),
+        retries=_retries(records, stories, axes),
+        damaged=_damaged(gathered, records, axes),
+        groups=_groups(gathered, best, stories, axes),
+        axes=axes,
+        total=_total(stories),
+    )
+
+
+def entry_id(row: int, column: int) -> str:
+    """Return the place in the page that lists the runs of an entry."""
+    return f"runs-{row}-{column}"
+
+
+def _metrics(gathered: Gathered) -> list[str]:
+    """Return what makes a curve: a single epoch does not."""
+    if gathered.epochs.num_rows == 0 or max(gathered.epochs["epoch"].to_pylist()) < 2:
+        return []
+    return figures.metrics_of(gathered.epochs)
+
+
+def _summary(statuses: Sequence[str]) -> str:
+    return f"{statuses.count('done')} of {len(statuses)} cells are done."
+
+
+def _legend(panels: Sequence[Lines]) -> list[tuple[str, int, bool]]:
+    found = {line.label: line for panel in panels for line in panel.lines}
+    return [(line.label, line.style % len(palette.SERIES), line.is_published) for line in found.values()]
+
+
+def _figures(title: str, panels: Sequence[Panel], limits: Limits) -> Figures:
+    shown = panels[: limits.panels]
+    return Figures(title, [_drawn(title, panel) for panel in shown], len(panels) - len(shown))
+
+
+def _drawn(title: str, panel: Panel) -> Drawn:
+    text = drawing.to_svg_text(drawing.figure_of([panel], has_legend=False))
+    name = f"{title}: {panel.title}"
+    inline = svg.for_page(text, panel.key, name, panel.description)
+    return Drawn(inline, panel.title, Rows(name, panel.header, panel.rows(_most(panel))))
+
+
+def _most(panel: Panel) -> int | None:
+    return MOST_EPOCHS if isinstance(panel, Lines) and not panel.has_bars else None
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """Dress a table as `formats` does, with a link from each entry to its runs."""
+    with_n = table.repeats is None
+    said = notes(table, best="bold:", second="underlined:", significant="*:", odd="!:", with_n=with_n)
+    columns = [column for _, block in table.blocks for column in block]
+    width = len(table.row_axes or [""])
+    rows, number = [], -1
+    for line in lines(table, columns, with_n=with_n):
+        number += line.kind == "ours"
+        links = [_link(table, number, column) if line.kind == "ours" else "" for column in columns]
+        rows.append({"kind": line.kind, "titles": line.titles, "places": list(zip(line.places, links, strict=True))})
+    return {
+        "title": METRICS[table.metric].capitalize(),
+        "blocks": [(table.block_title(block), len(inside)) for block, inside in table.blocks if block],
+        "names": table.titles(columns)[:width],
+        "columns": table.titles(columns)[width:],
+        "rows": rows,
+        "notes": said,
+    }
+
+
+def _link(table: Table, row: int, column: Key) -> str:
+    place = table.rows[row], column
+    return entry_id(row, table.columns.index(column)) if place in table.entries else ""
+
+
+def _pictures(gathered: Gathered, records: Sequence[Record], most: int) -> list[dict[str, str]]:
+    best: dict[str, Record] = {}
+    for record in records:
+        known = best.get(record["method"])
+        if record["best_miou"] is not None and (known is None or record["best_miou"] > known["best_miou"]):
+            best[record["method"]] = record
+    found = []
+    for method, record in list(best.items())[:most]:
+        if uri := attempts.picture_of(gathered.grid_dir, record):
+            where = _axes_text(record, list(gathered.loaded.axes))
+            found.append({"method": method, "uri": uri, "where": where, "signature": record["signature"],
+                          "miou": f"{100 * record['best_miou']:.1f}"})  # fmt: skip
+    return found
+
+
+def _costs(table: Table, points: Sequence[Record], stories: Mapping[str, Story]) -> Rows:
+    """Sum up the time of each row of the table and of each of its columns."""
+    columns = table.columns
+    names = [text or "all" for text in table.titles(columns)[len(table.row_axes or [""]) :]]
+    taken: dict[tuple[Key, Key], dict[str, Story]] = {}
+    for point in points:
+        place = _of(point, table.row_axes), _of(point, table.column_axes)
+        taken.setdefault(place, {})[point["signature"]] = stories[point["signature"]]
+    blocks = [table.block_title(column[: table.num_block_axes]) for column in columns]
+    header = [*(table.row_axes or ["grid"])[:1], *(f"{block} {name}".strip() for block, name in
+              zip(blocks, names, strict=True)), "all", "GPU-hours"]  # fmt: skip
+    rows = []
+    for row in table.rows:
+        of_row: dict[str, Story] = {}
+        for column in columns:
+            of_row |= taken.get((row, column), {})
+        name = ", ".join(table.name(axis, value) for axis, value in zip(table.row_axes, row, strict=True)) or "all"
+        walls = [_wall(taken.get((row, column), {}).values()) for column in columns]
+        rows.append([name, *map(_hours, walls), _hours(_wall(of_row.values())), _hours(_gpu(of_row.values()))])
+    return Rows("Hours of wall time by row and column, and GPU-hours of each row", header, rows)
+
+
+def _total(stories: Mapping[str, Story]) -> list[tuple[str, str]]:
+    return [("wall time of all cells, h", _hours(_wall(stories.values()))),
+            ("GPU-hours of finished cells", _hours(_gpu(stories.values())))]  # fmt: skip
+
+
+def _wall(stories: Any) -> float | None:  # noqa: ANN401 (any iterable of stories)
+    known = [story.wall_s for story in stories if story.wall_s is not None]
+    return sum(known) if known else None
+
+
+def _gpu(stories: Any) -> float | None:  # noqa: ANN401
+    known = [story.gpu_s for story in stories if story.gpu_s is not None]
+    return sum(known) if known else None
+
+
+def _hours(seconds: float | None) -> str:
+    return DASH if seconds is None else f"{seconds / 3600:.3f}"
+
+
+def _failures(records: Sequence[Record], stories: Mapping[str, Story], axes: Sequence[str]) -> list[dict[str, Any]]:
+    """Group the cells that have failed by class, the most frequent first, with the logs of some."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for record in records:
+        if record["status"] != "failed":
+            continue
+        ends = stories[record["signature"]].ends
+        last = ends[-1] if ends else None
+        kind = last.kind if last and last.kind else "unknown"
+        groups.setdefault(kind, []).append(
+            {"signature": record["signature"], "where": _axes_text(record, axes), "folder": record["folder"],
+             "message": (last.message if last else "") or record["failure"] or "", "tail": last.tail if last else "",
+             "attempt": str(last.number) if last else ""}
+        )  # fmt: skip
+    ordered = sorted(groups.items(), key=lambda pair: -len(pair[1]))
+    return [{"kind": kind, "cells": cells, "told": cells[:MAX_TOLD]} for kind, cells in ordered]
+
+
+def _retries(records: Sequence[Record], stories: Mapping[str, Story], axes: Sequence[str]) -> list[dict[str, Any]]:
+    found = []
+    for record in records:
+        if record["num_attempts"] > 1:
+            ends = stories[record["signature"]].ends
+            words = [f"{end.number}: {end.kind or 'no word of its end'}" + (f" on {end.node}" if end.node else "")
+                     for end in ends[:-1]]  # fmt: skip
+            found.append({"signature": record["signature"], "where": _axes_text(record, axes),
+                          "attempts": str(record["num_attempts"]), "ends": "; ".join(words),
+                          "status": record["status"]})  # fmt: skip
+    return found
+
+
+def _damaged(gathered: Gathered, records: Sequence[Record], axes: Sequence[str]) -> list[dict[str, str]]:
+    return [
+        {"signature": record["signature"], "where": _axes_text(record, axes), "folder": record["folder"],
+         "why": record["failure"] if record["status"] == "damaged" and record["failure"] else
+         "lines of its epochs are no rows and are left out"}
+        for record in records
+        if record["status"] == "damaged" or record["folder"] in gathered.damaged_rows
+    ]  # fmt: skip
+
+
+def _groups(
+    gathered: Gathered, table: Table, stories: Mapping[str, Story], axes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """List the runs by the entry of the table that they belong to; each run once, its other entries refer to it."""
+    rows, columns = table.rows, table.columns
+    groups: dict[tuple[Key, Key], list[Record]] = {}
+    for point in gathered.points.to_pylist():
+        groups.setdefault((_of(point, table.row_axes), _of(point, table.column_axes)), []).append(point)
+    found, seen = [], set()
+    for (row, column), points in groups.items():
+        titles = [*zip(table.row_axes, row, strict=True), *zip(table.column_axes, column, strict=True)]
+        own = [point for point in points if point["signature"] not in seen]
+        others = [point["signature"] for point in points if point["signature"] in seen]
+        seen |= {point["signature"] for point in own}
+        found.append(
+            {
+                "id": entry_id(rows.index(row), columns.index(column)),
+                "title": ", ".join(f"{axis}={value}" for axis, value in titles) or "all cells",
+                "runs": [_run(gathered, point, stories[point["signature"]], axes) for point in own],
+                "others": others,
+            }
+        )
+    return found
+
+
+def _run(gathered: Gathered, record: Record, story: Story, axes: Sequence[str]) -> dict[str, Any]:
+    words = [f"{axis}={record[axis]}" for axis in axes]
+    begun = record["status"] != "missing"
+    return {
+        "signature": record["signature"],
+        "folder": record["folder"] if begun else "",
+        "axes": [record[axis] for axis in axes],
+        "status": record["status"],
+        "letter": palette.STATES[record["status"]][2],
+        "best": _percent(record["best_miou"]),
+        "last": _percent(record["last_miou"]),
+        "epochs": f"{record['epoch']}/{record['num_epochs']}" if record["num_epochs"] else DASH,
+        "attempts": str(record["num_attempts"]),
+        "wall": _hours(story.wall_s),
+        "gpu": _hours(story.gpu_s),
+        "commit": BETWEEN.join(word[:12] for word in (record["commit"] or "").split(BETWEEN)) or DASH,
+        "command": shlex.join(["rankmatch", "launch", "--grid", gathered.loaded.name, *words]),
+    }
+
+
+def _percent(fraction: float | None) -> str:
+    return DASH if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _axes_text(record: Record, axes: Sequence[str]) -> str:
+    return " ".join(f"{axis}={record[axis]}" for axis in axes) or "the one cell"
+
+
+def _of(record: Record, axes: Sequence[str]) -> Key:
+    return tuple(str(record[axis]) for axis in axes)

@@ -1,0 +1,37 @@
+"""A grid's page, made by what stands above this package and imports it: found by name, and missed by nobody."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from orchestration.grid import Grid
+from orchestration.patience import patiently
+
+if TYPE_CHECKING:
+    import typer
+
+COMMANDS, WRITER = ("dashboards.cli", "add_to"), ("dashboards.report", "write")
+
+
+def write(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
+    """Write the page of a grid; where that fails, say why and return nothing: cells, table and report are unharmed."""
+    try:
+        writer: Callable[[Grid, Path], Path] = _named(*WRITER)
+        return [patiently(lambda: writer(loaded, grid_dir))]
+    except Exception as error:  # whatever it is, it must not cost a launch its end
+        text = f"no page for a browser: {type(error).__name__}: {error}; `rankmatch report {loaded.name}` tries again"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        return []
+
+
+def add_commands(app: "typer.Typer") -> None:
+    """Give the program the commands that make something to look at."""
+    _named(*COMMANDS)(app)
+
+
+def _named(module: str, name: str) -> Callable[..., Path]:
+    found: Callable[..., Path] = getattr(importlib.import_module(module), name)
+    return found
