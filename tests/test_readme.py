@@ -27,8 +27,9 @@ BIN = Path(sys.executable).parent
 
 
 def commands(page):
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
-    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
+    shell = [block for language, block in blocks if not language]
+    lines = [line.partition("  #")[0].strip() for block in shell for line in block.splitlines()]
     return [line for line in lines if re.match(r"(python |make |rankmatch [a-z]+( |$)|mlflow |\.ci/run$)", line)]
 
 
@@ -80,6 +81,11 @@ def test_every_other_command_is_known():
         "rankmatch data show camvid data_root=camvid -o views.png",  # test_data_show.py
         "rankmatch data pack camvid data_root=camvid",
         "rankmatch data convert cityscapes cityscapes/gtFine",
+        "rankmatch data new mitochondria",  # test_new_files.py, as the next four
+        "rankmatch splits draw mitochondria.yaml --count 20 --val 50",
+        "rankmatch data check mitochondria.yaml",
+        "rankmatch data show mitochondria.yaml",
+        "rankmatch grid new first --dataset mitochondria.yaml",
         "rankmatch splits download pascal --to splits/pascal",
         "rankmatch splits draw camvid --count 20 --seed 0 --balanced data_root=camvid",
         "rankmatch evaluate --checkpoint best.pt --dataset pascal data_root=VOC2012",  # test_trained.py, as the next
