@@ -225,7 +225,8 @@ def _summary(loaded: Grid, found: Mapping[str, RunFolder]) -> list[Point]:
     for cell in loaded.cells:
         if (best := states[cell.signature].best_miou) is not None and states[cell.signature].status == "done":
             name = " ".join(filter(None, (_label(cell, axes) for axes in (loaded.table.rows, loaded.table.columns))))
-            places.setdefault(f"mean_best_miou/{metric_name(name)}", []).append(best)
+            place = f"mean_best_miou/{metric_name(name)}" if name else "mean_best_miou"  # seeds alone, or a search
+            places.setdefault(place, []).append(best)
     numbers |= {name: fmean(values) for name, values in places.items()}
     when = max((state.updated for state in done), default=0.0)  # the same for whoever repeats it
     return [Point(name, value, when, 0) for name, value in numbers.items()]

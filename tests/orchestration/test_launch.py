@@ -247,3 +247,19 @@ def test_grid_files_are_kept_with_each_launch(launched):
     assert all((folder / "plan.txt").exists() for folder in launch_dirs)
     assert json.dumps("rankmatch")[1:-1] in (grid_dir / "grid.yaml").read_text()
     assert Path(grid_dir / "table.csv").exists()
+
+
+def test_grid_whose_only_axis_is_the_seed_has_its_mean_in_mlflow(fresh):
+    from mlflow.tracking import MlflowClient
+
+    text = fresh.file.read_text().partition("axes:")[0]
+    fresh.file.write_text(
+        text.replace("set:\n", "set:\n  method: supervised\n  split: '4'\n") + "axes: {seed: [0, 1]}\n"
+    )
+    assert fresh() == 0 and "MLflow is not up to date" not in fresh.printed
+    client = MlflowClient(f"sqlite:///{fresh.runs / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    (launch,) = [run for run in runs if "rankmatch.launch" in run.data.tags]
+    mious = [folder.result()["best_miou"] for folder in folders(fresh.runs / "small").values()]
+    assert launch.info.status == "FINISHED"
+    assert launch.data.metrics["mean_best_miou"] == pytest.approx(sum(mious) / 2)
