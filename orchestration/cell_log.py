@@ -38,10 +38,10 @@ def _log(grid_dir: Path, folder: RunFolder) -> Path | None:
     launch_dir = submissions.newest_launches(grid_dir).get(name)  # in others, the number may be another job's
     found = [attempts[-1].path / LOG] if attempts else []
     if launch_dir is not None:
-        job, owner = submissions.newest_jobs(grid_dir)[name], attempts[-1].owner() if attempts else {}
+        job, owner = submissions.newest_jobs(grid_dir)[name], attempts[-1].known_owner() if attempts else {}
         known = owner.get("slurm", {})
         is_its = known.get("job") == job.number and known.get("name", job.name) == job.name
-        is_its = is_its or owner.get("launch") == launch_dir.name
+        is_its = is_its or owner.get("launch") == launch_dir.name or bool(attempts and not owner)
         found.insert(len(found) if is_its else 0, launch_dir / "jobs" / f"{job}_0_log.out")
     return next((path for path in found if path.is_file()), None)
 

@@ -7,15 +7,14 @@ as every other failure is.
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from orchestration import files
-from orchestration.attempt import LOG
+from orchestration.attempt import LOG, Attempt, last_write
 from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import Failure, FailureClass
 from orchestration.on_ray.protocol import NODE, NODES
 from orchestration.on_slurm import commands, site_nodes, submissions
-from orchestration.on_slurm.campaign_file import Campaign
+from orchestration.on_slurm.campaign_file import ORDER, Campaign
 from orchestration.on_slurm.commands import EndedJob, Job, SlurmError
 from orchestration.on_slurm.evidence import BY_STATE
 from orchestration.on_slurm.queue_state import Lost
@@ -92,12 +91,15 @@ def _cancelled_or_begun(grid_dir: Path) -> set[str]:
 def _is_silent(folder: RunFolder, job: Job, launch_dir: Path) -> bool:
     if folder.has_result():
         return False
-    owners = [attempt.owner() for attempt in folder.attempts()]
-    return not any(_job_number(owner) == job.number or owner.get("launch") == launch_dir.name for owner in owners)
+    return not any(_is_of(attempt, job, launch_dir) for attempt in folder.attempts())
 
 
-def _job_number(owner: dict[str, Any]) -> str:
-    return str(owner.get("slurm", {}).get("job", ""))
+def _is_of(attempt: Attempt, job: Job, launch_dir: Path) -> bool:
+    """Tell whether an attempt is one of a job or its launch; may be, where its owner cannot be read."""
+    owner = attempt.known_owner()
+    if not owner:
+        return last_write(attempt.path) >= (launch_dir / ORDER).stat().st_mtime
+    return str(owner.get("slurm", {}).get("job", "")) == job.number or owner.get("launch") == launch_dir.name
 
 
 def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Path) -> list[Lost]:
@@ -146,4 +148,6 @@ def _tail(path: Path) -> str:
 
 
 def _kinds(folder: RunFolder, launch_dir: Path) -> list[FailureClass]:
-    return [attempt.end().kind for attempt in folder.attempts() if attempt.owner().get("launch") == launch_dir.name]
+    return [
+        attempt.end().kind for attempt in folder.attempts() if attempt.known_owner().get("launch") == launch_dir.name
+    ]

@@ -77,7 +77,7 @@ def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
         workers[key] * attempt.busy_s() / 3600
         for key, folder in found.items()
         for attempt in folder.attempts()
-        if attempt.owner().get("campaign") == campaign
+        if attempt.known_owner().get("campaign") == campaign
     )
 
 

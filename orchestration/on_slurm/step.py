@@ -262,7 +262,7 @@ def _is_ending(folder: RunFolder, job: QueuedJob) -> bool:
     if job.state == "COMPLETING":
         return True
     attempts = folder.attempts()
-    if not attempts or attempts[-1].owner().get("slurm", {}).get("job") != job.job.number:
+    if not attempts or attempts[-1].known_owner().get("slurm", {}).get("job") != job.job.number:
         return False
     return any(event["event"] in ("stopped", "failed") for event in attempts[-1].events()[-1:])
 

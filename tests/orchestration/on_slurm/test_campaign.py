@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from mlflow import MlflowClient
 from orchestration_fakes import flags
 from rich.console import Console
 
-from orchestration import control, snapshot
+from orchestration import control, launch, snapshot
 from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
 from orchestration.mirror import grid_mirror
@@ -283,6 +284,7 @@ def test_retry_submits_what_failed_however_it_failed_and_nothing_else(options, s
     assert "not asked for" in console.export_text()
 
 
+@pytest.mark.usefixtures("no_mlflow")
 def test_retry_refuses_a_setting_that_makes_another_grid_before_anything_is_written(options, slurm, console):
     launch_on_slurm(options, console)
     attempt_of(options, "supervised-4-s0", "1_2").event("failed", kind="out of GPU memory", message="8 GB")
@@ -296,6 +298,7 @@ def test_retry_refuses_a_setting_that_makes_another_grid_before_anything_is_writ
     assert len(slurm.scripts) == 2 and "trainer.num_workers: 2" in (newest_launch(options) / "grid.yaml").read_text()
 
 
+@pytest.mark.usefixtures("no_mlflow")
 def test_retry_passes_over_cells_of_an_earlier_grid_in_the_same_folder(options, slurm, console):
     launch_on_slurm(options, console)
     grid_dir, names = options.runs / "small", cell_names(options)
@@ -668,3 +671,52 @@ def test_lost_node_is_avoided_where_slurm_counts_neither_gpus_nor_memory(options
     take_step(newest_launch(options), console)
     script = next(script for script in slurm.scripts[1:] if "srun" in script)
     assert "#SBATCH --exclude=n7" in script and "--mem" not in script and "--gres" not in script
+
+
+def aged(folder: Path, hours: float) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+
+
+@pytest.fixture
+def no_mlflow(monkeypatch) -> None:
+    monkeypatch.setattr(launch, "begin_mirror", lambda *_: (None, {}))  # it takes seconds, and decides nothing here
+
+
+@pytest.mark.usefixtures("no_mlflow")
+@pytest.mark.filterwarnings("ignore::orchestration.damage.DamageWarning")
+def test_damaged_file_of_a_silent_attempt_keeps_no_command_and_no_cell_from_going_on(options, slurm, console, capsys):
+    launch_on_slurm(Options(**as_dict(options) | {"budget_gpu_hours": 100.0}), console)
+    grid_dir, launched, (name, at_work, *_) = options.runs / "small", newest_launch(options), cell_names(options)
+    attempt_of(options, at_work, "1_1").event("started", step=0)
+    attempt = attempt_of(options, name, "1_0")
+    attempt.event("started", step=0, host="n1")
+    for file in ("epochs.jsonl", "steps.arrow", "log", "checkpoints/step_1/manifest.json"):
+        (attempt.path / file).parent.mkdir(parents=True, exist_ok=True)
+        (attempt.path / file).write_text('{"step": 0}\n')
+    aged(launched, 2)
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 3)}
+    slurm.accounted = {"1_0": ("NODE_FAIL", "n1"), "1_2": ("FAILED", "n1")}  # that one before it began
+    backup = options.runs.with_name("backup")
+    shutil.copytree(options.runs, backup)
+    for file in (path.relative_to(attempt.path) for path in attempt.path.rglob("*") if path.is_file()):
+        for content in (b"", b"[1]\n"):
+            shutil.rmtree(options.runs)
+            shutil.copytree(backup, options.runs)
+            (attempt.path / file).write_bytes(content)
+            if (running := cell_of(options, at_work).attempts()[0].path / file).exists():
+                running.write_bytes(content)
+            aged(attempt.path, 1)
+            tidy(grid_dir, console)
+            control.logs(grid_dir, name)
+            control.status(grid_dir, console)
+            take_step(launched, console)
+            assert cell_names(options) == [name]  # it is tried again, and the next one first waits
+            assert len(cell_of(options, name).attempts()) == 1  # its job is not taken for one that never began
+            last = attempt.events()[-1].get("kind")
+            assert last == (None if file.name == "owner.json" else "node failure")
+            new = submissions.newest_jobs(grid_dir)[name].number
+            slurm.queued[new] = ("PENDING", "")
+            assert take_step(newest_launch(options), console).submitted is None
+            del slurm.queued[new]
+    capsys.readouterr()
