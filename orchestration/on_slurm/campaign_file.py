@@ -61,6 +61,7 @@ class Campaign:
         """
         path = launch_dir / ORDER
         known = files.read_json(path, _OF_CAMPAIGN, _NEW_LAUNCH)
+        known["cluster"] = _of_this_version(path, known["cluster"])
         try:
             from_values(known["cluster"])
         except ValueError as error:
@@ -97,6 +98,14 @@ class Campaign:
     def config(self) -> ClusterConfig:
         """Return the site."""
         return ClusterConfig(**self.cluster)
+
+
+def _of_this_version(path: Path, site: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a site that this version has; those of a newer one are named."""
+    unknown = site.keys() - {part.name for part in fields(ClusterConfig)}
+    if unknown:
+        tell(f"{path}: cluster.{', cluster.'.join(sorted(unknown))} are of a newer version and do nothing here")
+    return {name: value for name, value in site.items() if name not in unknown}
 
 
 def newest_readable(launches: Sequence[Path]) -> Campaign | None:

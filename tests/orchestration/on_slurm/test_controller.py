@@ -719,6 +719,42 @@ def test_retry_passes_over_a_damaged_campaign_file_to_the_next_newest_and_names_
     assert len(slurm.scripts) == 3 and "--partition=big" in slurm.scripts[-1]
 
 
+def as_a_newer_version(path: Path) -> None:
+    """Give each row of a file a field that this version does not know, a site one too."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else None
+    for row in [json.loads(path.read_text())] if rows is None else rows:
+        row["priority"] = {"of": ["a", "newer", "version"]}
+        if "cluster" in row:
+            row["cluster"]["priority"] = "high"
+        path.write_text(json.dumps(row) + "\n") if rows is None else None
+    if rows is not None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_files_of_a_newer_version_are_read_by_what_this_one_knows(life, slurm, monkeypatch):
+    monkeypatch.setattr(damage, "_told", set())
+    monkeypatch.setattr(control, "sync", lambda *_: None)
+    life.launch(cluster_settings=("cluster.partition=big",))
+    assert life.controller() == 0
+    lost, failed = life.cell("rankmatch-4-s0"), life.cell("rankmatch-4-s1")
+    life.ends(lost, "lost")
+    life.ends(failed, "code error")
+    for path in (path for path in life.grid_dir.rglob("*") if path.suffix in (".json", ".jsonl")):
+        as_a_newer_version(path)
+    named = "campaign.json: cluster.priority are of a newer version and do nothing here"
+    with pytest.warns(damage.DamageWarning, match=named) as caught:
+        assert life.controller() == 0
+        slurm.queued |= life.jobs("RUNNING")
+        control.retry(life.grid_dir, [failed.path.name], [], [], life.console)
+        slurm.queued |= life.jobs("RUNNING")
+        control.status(life.grid_dir, life.console)
+        control.reconcile(life.grid_dir, life.console)
+        control.cancel(life.grid_dir, [], life.console)
+    assert [str(one.message) for one in caught if named not in str(one.message)] == []
+    assert len(slurm.scripts) == 3 and all("--partition=big" in script for script in slurm.scripts)
+    assert not open_campaigns(life.grid_dir)
+
+
 def test_retry_of_a_grid_none_of_whose_campaign_files_can_be_read_is_refused(life, monkeypatch):
     monkeypatch.setattr(damage, "_told", set())
     life.launch()
