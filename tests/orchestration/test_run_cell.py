@@ -129,7 +129,12 @@ def test_configuration_that_is_not_that_of_the_signature_trains_nothing(make_cel
     path = cell_dir / "config.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     assert run_cell(cell_dir, train=finishes, owner=launcher()) is JobState.FAILED
-    message = events(cell_dir)[-1]["message"]
+    assert "it is not what was written, by the config_sha256 in axes.json" in events(cell_dir)[-1]["message"]
+    axes = json.loads((cell_dir / "axes.json").read_text())
+    del axes["config_sha256"]  # as earlier versions wrote it
+    (cell_dir / "axes.json").write_text(json.dumps(axes) + "\n")
+    assert run_cell(cell_dir, train=finishes, owner=launcher()) is JobState.FAILED
+    message = events(cell_dir, 2)[-1]["message"]
     assert message == f"{path} is damaged: its settings have another signature; launch the grid again"
 
 
