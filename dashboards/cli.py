@@ -50,13 +50,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _launched(grid: str, runs: Path) -> "tuple[Grid, Path]":
-    from orchestration.grid import load
+    from orchestration.launched import load, whole
 
     loaded = load(grid, (), runs, launched_first=True)
     grid_dir = runs.resolve() / loaded.name
     if not grid_dir.is_dir():
         raise ValueError(f"--runs must hold the folder of grid {loaded.name}; there is no {grid_dir}")
-    return loaded, grid_dir
+    return whole(loaded, grid_dir), grid_dir
 
 
 def _panels(kind: str, gathered: "Gathered", metric: str) -> "list[Panel]":

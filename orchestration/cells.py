@@ -1,6 +1,5 @@
 """One point of a grid: its settings composed by Hydra into a checked configuration, its signature and its names."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from copy import copy
@@ -11,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from orchestration import yaml_text
+from orchestration import own_dataset, yaml_text
 from orchestration.identity import identity, signature
-from orchestration.values import GROUPS, PATH_KEYS, Node, check_key, flatten, near_matches, read_value
+from orchestration.own_dataset import OwnDataset, is_own
+from orchestration.values import GROUPS, Node, check_key, flatten, near_matches, read_value
 from rankmatch.config import NumericsConfig, TrainConfig, short_names
 from rankmatch.hashing import sha256_of
 
@@ -30,7 +30,6 @@ SETTINGS = {
 _SETTING_LINES = {name: f"\n    {field}: " for name, (_, field) in SETTINGS.items()}
 _NAME_LINES = [f"\n  {key}: " if key in ("split", "seed") else f"\n  {key}:\n    name: " for key in NAMES]
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C it is ten times as fast
-_OWN = "own_"
 CLASS_NAMES = "execution.class_names"
 WEIGHTS, WEIGHTS_SHA256 = "execution.backbone.weights", "numerics.backbone.weights_sha256"
 
@@ -90,7 +89,7 @@ def compose(settings: Mapping[str, Any]) -> TrainConfig:
     """
     for key in settings:
         check_key(key)
-    choices = tuple((group, settings[group]) for group in GROUPS if group in settings)
+    choices = tuple((group, _choice(group, settings[group])) for group in GROUPS if group in settings)
     names = short_names_once()
     chosen = {names[key]: value for key, value in settings.items() if key not in GROUPS}
     flat = _composed(experiments_folder() / "conf", choices) | chosen
@@ -142,26 +141,22 @@ def choices_of(group: str) -> list[str]:
     return sorted(path.stem for path in (experiments_folder() / "conf" / group).glob("*.yaml"))
 
 
-def is_own_dataset(group: str, choice: str) -> bool:
-    """Return whether a choice is the file of a data set that experiments/conf does not have."""
-    return group == "dataset" and choice.endswith((".yaml", ".yml"))
-
-
-def check_choice(group: str, choice: str) -> None:
+def check_choice(group: str, choice: object) -> None:
     """Refuse a choice that a group does not have; a data set can be a YAML file of one's own too.
 
     Raises:
         ValueError: Naming the choices that there are.
     """
-    if is_own_dataset(group, choice):
-        if not Path(choice).is_file():
-            raise ValueError(f"dataset must be a YAML file or one of {', '.join(choices_of(group))}; got {choice!r}")
-    elif choice not in choices_of(group):
+    if not is_own(group, choice) and choice not in choices_of(group):
         raise ValueError(f"{group} must be one of {', '.join(choices_of(group))}; got {choice!r}")
 
 
+def _choice(group: str, choice: Any) -> Any:  # noqa: ANN401 (a name, or what it stands for)
+    return own_dataset.read(choice) if is_own(group, choice) and isinstance(choice, str) else choice
+
+
 @lru_cache(maxsize=256)
-def _composed(conf: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _composed(conf: Path, choices: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     from hydra import compose as hydra_compose  # Hydra takes a third of a second to import
     from hydra import initialize
     from hydra.core.config_store import ConfigStore
@@ -174,56 +169,62 @@ def _composed(conf: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any
     store, root = ConfigStore.instance(), yaml_text.read(conf / "config.yaml")
     store.store(name="schema", node=TrainConfig)
     store.store(name="config", node=root)
-    for group, name, path in _files_of(conf, root["defaults"], dict(choices)):
+    for group, name, values in _values_of(conf, root["defaults"], dict(choices)):
         tree = OmegaConf.create()
-        for full, value in _read_choice(path, is_own=name.startswith(_OWN)).items():
+        for full, value in values.items():
             OmegaConf.update(tree, full, value, force_add=True)
         store.store(group=group, name=name, node=tree, package="_global_")
     try:
         with initialize(config_path=None, version_base="1.3"):  # all files are in the store
-            composed = hydra_compose("config", [f"{group}={_hydras_name(group, choice)}" for group, choice in choices])
+            composed = hydra_compose("config", [f"{group}={_hydras_name(choice)}" for group, choice in choices])
             return flatten(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(f"{conf}: {' '.join(str(error).split())}") from error
 
 
-def _files_of(conf: Path, defaults: list[Any], choices: dict[str, str]) -> Iterator[tuple[str, str, Path]]:
-    """Return the files behind the choices, and behind the defaults of what is not chosen, with group and name."""
+def _values_of(conf: Path, defaults: list[Any], choices: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Return what the choices set, and the defaults of what is not chosen, with group and name."""
     chosen = {group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()}
     chosen |= choices
     for key, choice in chosen.items():
         group = key.removeprefix("optional ")
+        if isinstance(choice, OwnDataset):
+            yield group, choice.hydras_name, _values_of_own(choice)
+            continue
         name = re.sub(r"\$\{(\w+)\}", lambda found: str(chosen[found[1]]), choice)
-        path = Path(choice) if is_own_dataset(group, choice) else conf / group / f"{name}.yaml"
+        path = conf / group / f"{name}.yaml"
         if path.is_file():
-            yield group, _hydras_name(group, name), path
+            yield group, name, _read_choice(path)
 
 
-def _hydras_name(group: str, choice: str) -> str:
-    """Return what Hydra calls a choice; a data set of one's own has a path for a name."""
-    if not is_own_dataset(group, choice):
-        return choice
-    return f"{_OWN}{hashlib.sha256(choice.encode()).hexdigest()[:12]}"
+def _hydras_name(choice: Any) -> str:  # noqa: ANN401 (a name, or what it stands for)
+    return choice.hydras_name if isinstance(choice, OwnDataset) else str(choice)
 
 
-def _read_choice(path: Path, *, is_own: bool) -> dict[str, Any]:
-    """Read the file of a choice to values by the full names of their fields; its paths are relative to it."""
-    tree = yaml_text.read(path)
+def _values_of_own(own: OwnDataset) -> dict[str, Any]:
     try:
-        given = _given_fields(tree)
+        given = _given_fields(own.fields)
         name = given.get("numerics.dataset.name")
-        if is_own and name in (None, "", "synthetic"):
+        if name in (None, "", "synthetic"):
             raise ValueError(f"numerics.dataset.name must be a name of the data set's own; got {name!r}")
-        return {full: _read_relative(_short_of_full()[full], node, path) for full, node in given.items()}
+        return {full: _read_checked(_short_of_full()[full], node) for full, node in given.items()}
+    except ValueError as error:
+        raise ValueError(f"{own.place or own.name}: {error}") from error
+
+
+def _read_choice(path: Path) -> dict[str, Any]:
+    """Read the file of a choice to values by the full names of their fields; its paths are relative to it."""
+    try:
+        given = _given_fields(yaml_text.read(path))
+        folder = path.resolve().parent
+        return {full: _read_checked(_short_of_full()[full], node, folder) for full, node in given.items()}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_relative(short: str, node: Node, path: Path) -> Any:  # noqa: ANN401
+def _read_checked(short: str, node: Node, folder: Path | None = None) -> Any:  # noqa: ANN401
     check_key(short)
-    if short in PATH_KEYS and isinstance(node, str) and node:
-        node = str(path.resolve().parent / Path(node).expanduser())
-    return read_value(short, node)
+    return read_value(short, node, folder)
 
 
 def _config(flat: Mapping[str, Any]) -> TrainConfig:

@@ -52,7 +52,7 @@ def table(
     ] = False,
 ) -> None:
     """Print the table of a grid from its run folders and write its report anew, or write the table alone."""
-    from orchestration.grid import load
+    from orchestration.launched import load, whole
     from orchestration.results import browse
     from orchestration.results.report import write
 
@@ -60,8 +60,9 @@ def table(
         raise ValueError(f"--metric must be best or last; got {metric!r}")
     loaded = load(grid, overrides or (), runs, launched_first=True)
     grid_dir = _folder_of(loaded, runs)
+    every = whole(load(grid, (), runs, launched_first=True) if overrides else loaded, grid_dir)
     browse.show_table(
-        loaded,
+        loaded if overrides else every,
         grid_dir,
         _console(),
         metric=f"{metric}_miou",
@@ -71,7 +72,7 @@ def table(
         statistics=statistics,
     )
     if not kind:
-        for path in write(loaded, grid_dir):
+        for path in write(every, grid_dir):
             typer.echo(path)
 
 
@@ -80,11 +81,12 @@ def describe(
     runs: RunsFolder = DEFAULT_RUNS,
 ) -> None:
     """Print the methods paragraph of a paper from a grid's finished runs, with what they took."""
-    from orchestration.grid import load
+    from orchestration.launched import load, whole
     from orchestration.results import browse
 
     loaded = load(grid, (), runs, launched_first=True)
-    browse.show_description(loaded, _folder_of(loaded, runs))
+    grid_dir = _folder_of(loaded, runs)
+    browse.show_description(whole(loaded, grid_dir), grid_dir)
 
 
 def compare(

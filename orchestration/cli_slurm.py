@@ -1,4 +1,4 @@
-"""The commands that look after a grid on Slurm: status, logs, cancel, retry, reconcile, sync, register."""
+"""The commands that look after a grid that was launched: status, logs, cancel, retry, drop and more."""
 
 from pathlib import Path
 from typing import Annotated
@@ -65,12 +65,26 @@ def retry(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="cluster.partition=big trainer.num_workers=2")
     ] = None,
 ) -> None:
-    """Submit cells again that are neither done nor active, however they ended, with their launch's settings."""
+    """Launch cells again that are neither done nor active, however they ended, with their launch's settings."""
     from rich.console import Console
 
     from orchestration import control
 
-    control.retry(control.grid_folder(runs, grid), cells or (), kind or (), settings or (), Console())
+    code = control.retry(control.grid_folder(runs, grid), cells or (), kind or (), settings or (), Console())
+    raise typer.Exit(code)
+
+
+def drop(
+    cells: Annotated[list[str], typer.Argument(metavar="CELL...", help="Signatures or parts of names.")],
+    grid: GridName,
+    runs: RunsFolder = DEFAULT_RUNS,
+) -> None:
+    """Move the folders of cells to a trash below the runs folder, so that the next launch trains them anew."""
+    from rich.console import Console
+
+    from orchestration import control
+
+    control.drop(control.grid_folder(runs, grid), cells, Console())
 
 
 def reconcile(grid: GridName, runs: RunsFolder = DEFAULT_RUNS) -> None:
@@ -113,5 +127,5 @@ def register(
 
 def add_to(app: typer.Typer) -> None:
     """Make these commands of the program."""
-    for command in (status, logs, cancel, retry, reconcile, sync, register):
+    for command in (status, logs, cancel, retry, drop, reconcile, sync, register):
         app.command()(command)

@@ -9,16 +9,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import cell_log, grid, index, launch, search, waiting
+from orchestration import cell_log, grid, hints, index, launch, launch_order, launched, search, trash, waiting
 from orchestration.attempt import RESULT
 from orchestration.failures import FailureClass
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
 from orchestration.launch_folder import only_launch_of
 from orchestration.mirror import registry
+from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri
 from orchestration.mirror.mlflow_store import StoreError
 from orchestration.on_slurm import campaign, commands, controller, standing_still, submissions
-from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
+from orchestration.on_slurm.campaign_file import ORDER, Campaign, open_campaigns
+from orchestration.on_slurm.cluster import PREFIX
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import harmless
 from orchestration.on_slurm.queue_state import queued_cells
@@ -92,6 +94,9 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
         SchedulerError: Slurm does not answer.
     """
     chosen = {folder.path.name for folder in _chosen(grid_dir, cells)}
+    if not _is_on_slurm(grid_dir):
+        console.print(launch_order.stop(grid_dir, cells), highlight=False, markup=False, soft_wrap=True)
+        return
     try:
         commands.queue()  # before anything is written: what cannot be cancelled goes on as if nobody had asked
     except SlurmError as error:
@@ -152,18 +157,20 @@ def _complete(grid_dir: Path) -> None:
 
 def retry(
     grid_dir: Path, cells: Sequence[str], kinds: Collection[str], settings: Sequence[str], console: Console
-) -> None:
-    """Submit cells again that are neither done nor active, however they ended.
+) -> int:
+    """Launch cells again that are neither done nor active, however they ended, as their newest launch was.
 
     Raises:
         ValueError: None of them has ended so.
         SchedulerError: Slurm does not answer.
     """
-    campaign.newest(grid_dir)
-    with only_launch_of(grid_dir, LOOK_S):
-        tidy(grid_dir, console)
-    with commands.answers():
-        active = queued_cells(grid_dir)
+    _refuse_search(grid_dir)
+    on_slurm = _is_on_slurm(grid_dir)
+    if on_slurm:
+        campaign.newest(grid_dir)
+        with only_launch_of(grid_dir, LOOK_S):
+            tidy(grid_dir, console)
+    active = _queued(grid_dir)
     submitted = submissions.newest_jobs(grid_dir)
     left = {
         folder.path.name: _end_of(folder, folder.path.name in submitted)
@@ -175,7 +182,75 @@ def retry(
         known = ", ".join(f"{count} {kind}" for kind, count in Counter(left.values()).items()) or "none"
         of_class = f" of class {' or '.join(kinds)}" if kinds else ""
         raise ValueError(f"there must be a cell{of_class} that is neither done nor active; there are {known}")
-    campaign.launch_again(grid_dir, [name.partition("-")[0] for name in names], settings, console)
+    signatures = [name.partition("-")[0] for name in names]
+    if not on_slurm:
+        _refuse_others(grid_dir, signatures, settings)
+        return launch.launch(launch_order.again(grid_dir, settings, signatures), console)
+    campaign.launch_again(grid_dir, signatures, settings, console)
+    return 0
+
+
+def _is_on_slurm(grid_dir: Path) -> bool:
+    """Tell whether the newest launch of a grid was one on Slurm."""
+    newest = sorted(grid_dir.glob("launches/*"))[-1:]
+    return any((folder / ORDER).exists() or (folder / submissions.FOLDER).exists() for folder in newest)
+
+
+def _queued(grid_dir: Path) -> Mapping[str, commands.QueuedJob]:
+    """Return the jobs that Slurm has of a grid; a grid that it never had needs no Slurm."""
+    if not submissions.newest_jobs(grid_dir):
+        return {}
+    with commands.answers():
+        return queued_cells(grid_dir)
+
+
+def _refuse_search(grid_dir: Path) -> None:
+    if grid.is_search(grid_dir / grid.FILE):
+        words = hints.shell("rankmatch", "tune", grid_dir.name, "--runs", str(grid_dir.parent))
+        raise ValueError(f"retry is for the cells of a grid; {grid_dir.name} is a search, with which {words} goes on")
+
+
+def _refuse_others(grid_dir: Path, signatures: Sequence[str], settings: Sequence[str]) -> None:
+    """Refuse settings with which cells would be others: these are new ones, of a launch."""
+    of_grid = [word for word in settings if not word.startswith(PREFIX)]
+    known = {cell.signature for cell in launched.load_folder(grid_dir, of_grid).cells} if of_grid else {*signatures}
+    if others := [name for name in signatures if name not in known]:
+        raise ValueError(
+            f"--set must change how cells are carried out, not what they are; with {' '.join(of_grid)} "
+            f"{len(others)} of them would be others, which are launched as new ones, first {others[0]}"
+        )
+
+
+def drop(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
+    """Move the folders of some cells to a trash below the runs folder, and say how each is brought back.
+
+    Raises:
+        ValueError: No cell is meant, one of them is at work, or another launch is.
+        SchedulerError: Slurm does not answer.
+    """
+    if not cells:
+        raise ValueError("CELL must be a signature or a part of a cell's name; got none")
+    with only_launch_of(grid_dir):
+        active, chosen = _queued(grid_dir), _chosen(grid_dir, cells)
+        busy = [one.path.name for one in chosen if one.path.name in active or one.state().status == "running"]
+        if busy:
+            words = hints.command("cancel", grid_dir, *busy)
+            raise ValueError(f"a cell that is dropped must not be at work; {', '.join(busy)} may be ended by {words}")
+        place = trash.folder(grid_dir)
+        for one in chosen:
+            moved = trash.move(one.path, place)
+            text = f"{one.path.name} lies in {moved}; {trash.way_back(moved, one.path)} brings it back"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+        _forget(grid_dir, [one.path.name.partition("-")[0] for one in chosen], console)
+
+
+def _forget(grid_dir: Path, signatures: Sequence[str], console: Console) -> None:
+    """Have MLflow show the runs of dropped cells no more: those of cells that are trained anew are others."""
+    try:
+        GridMirror(last_tracking_uri("", grid_dir), grid_dir, []).forget(signatures)
+    except (StoreError, ValueError) as error:
+        text = f"MLflow still shows the runs of these cells, so delete them there before they are trained anew: {error}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _end_of(folder: RunFolder, was_submitted: bool) -> str:
@@ -233,7 +308,11 @@ def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "", wait_s: float | 
 
 def _load(grid_dir: Path) -> Grid:
     path = grid_dir / search.FILE
-    return replace(search.load_folder(grid_dir) if grid.is_search(path) else grid.load(str(path)), name=grid_dir.name)
+    return (
+        replace(search.load_folder(grid_dir), name=grid_dir.name)
+        if grid.is_search(path)
+        else launched.load_folder(grid_dir)
+    )
 
 
 def _folder(cell: IndexedCell, found: Mapping[str, RunFolder], grid_dir: Path) -> RunFolder:

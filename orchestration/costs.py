@@ -85,7 +85,7 @@ def _whole_split_size(config: TrainConfig) -> SplitSize | None:
     numerics = config.numerics
     if numerics.dataset.name == "synthetic":
         return _scene_split_size(numerics)
-    for root in _split_roots(config):
+    for root in split_roots(config):
         if (root / numerics.split / "labeled.txt").is_file():
             return _read_split_size(root / numerics.split)
     return _published_split_sizes(experiments_folder() / "paper").get(f"{numerics.dataset.name}/{numerics.split}")
@@ -198,7 +198,8 @@ def _scene_split_size(numerics: NumericsConfig) -> SplitSize:
     return SplitSize(num_labeled, scenes.num_train - num_labeled, scenes.num_val)
 
 
-def _split_roots(config: TrainConfig) -> list[Path]:
+def split_roots(config: TrainConfig) -> list[Path]:
+    """Return the folders that the split lists of a cell may be in; none where it needs none."""
     execution = config.execution
     if execution.split_root:
         return [Path(execution.split_root)]

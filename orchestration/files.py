@@ -24,7 +24,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 _PUT_S = 60.0
 
 
-def replace(path: Path, text: str, *, sync: bool = True, mode: int = 0o666) -> None:
+def replace(path: Path, text: str | bytes, *, sync: bool = True, mode: int = 0o666) -> None:
     """Write a file beside its place and rename it there; one that can be made again need not wait for the disk."""
     with _draft(path, text, sync=sync, mode=mode) as draft:
         draft.replace(path)
@@ -181,12 +181,12 @@ def read_last_line(path: Path, needed: Sequence[str] | Fields = ()) -> dict[str,
 
 
 @contextmanager
-def _draft(path: Path, text: str, *, sync: bool = True, mode: int = 0o666) -> Iterator[Path]:
+def _draft(path: Path, text: str | bytes, *, sync: bool = True, mode: int = 0o666) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 (a handle)
-            file.write(text)
+        with open(handle, "wb") as file:  # noqa: PTH123 (a handle)
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             if sync:
                 os.fsync(file.fileno())

@@ -3,36 +3,18 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from orchestration import alike, yaml_text
-from orchestration.cells import Cell, check_choice, compose, experiments_folder
-from orchestration.tables import layouts
+from orchestration import alike, grid_spec, yaml_text
+from orchestration.cells import Cell, compose, experiments_folder
+from orchestration.grid_spec import KEYS, SAME, SEARCH, Spec
 from orchestration.tables.layouts import Layout
-from orchestration.values import (
-    GROUPS,
-    PATH_KEYS,
-    Node,
-    Value,
-    check_key,
-    comma_hint,
-    format_value,
-    is_axis,
-    parse,
-    read_axis,
-    read_value,
-)
+from orchestration.values import Value, format_value
 
-KEYS = ("set", "axes", "exclude", "baseline", "table")
 FILE, LAUNCHES = "grid.yaml", "launches"
 """Of a folder of runs: the grid as it was resolved, and the folder of its launches."""
-_SAME = "are the same run"
-SEARCH = "search"
-"""The section that a file of `rankmatch tune` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +30,10 @@ class Grid:
     table: Layout
     text: str
     """The grid as resolved; loading it gives the same cells."""
-
-
-@dataclass(slots=True)
-class _Spec:
-    """A grid file with values read, changed by the command line before it is expanded."""
-
-    fixed: dict[str, Value] = field(default_factory=dict)
-    axes: dict[str, list[Value]] = field(default_factory=dict)
-    exclude: list[dict[str, list[Value]]] = field(default_factory=list)
-    baseline: dict[str, Value] = field(default_factory=dict)
-    table: dict[str, Any] = field(default_factory=dict)
-    """Fields of a `Layout`, as far as the file gives them."""
+    spec: Spec | None = None
+    """What it was composed of; a search has none."""
+    earlier: tuple[str, ...] = ()
+    """Signatures of the cells of earlier launches that this does not give."""
 
 
 def load(
@@ -76,22 +50,29 @@ def load(
     Raises:
         ValueError: If the file, a key, a value, a choice or a cell is not allowed, or two cells are the same.
     """
-    path = find(name_or_file, runs=runs, launched_first=launched_first)
+    return load_file(find(name_or_file, runs=runs, launched_first=launched_first), overrides, runs)
+
+
+def load_file(path: Path, overrides: Sequence[str] = (), runs: Path | None = None) -> Grid:
+    """Read the file of a grid; see `load`.
+
+    Raises:
+        ValueError: As `load` does.
+    """
     content = read_yaml(path)
     try:
-        spec = _read_spec(content)
+        spec = grid_spec.Reader(path, content, is_stored=is_stored(path)).read()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     try:
-        _apply(spec, overrides)
+        grid_spec.apply(spec, overrides)
         cells = alike.adopt(alike.once(_compose_all(spec)), _folder_of_runs(path, runs))
     except ValueError as error:
-        raise ValueError(f"{error}{_hint_of_commas(overrides, str(error))}") from error
+        raise ValueError(f"{error}{grid_spec.hint_of_commas(overrides, str(error))}") from error
     axes = {key: [format_value(value) for value in values] for key, values in spec.axes.items()}
-    baseline = {key: format_value(value) for key, value in _baseline_within(spec).items()}
-    layout = _layout(spec)
-    name = name_of(path)
-    return Grid(name, cells, axes, baseline, layout, _resolved_text(name, spec, layout))
+    baseline = {key: format_value(value) for key, value in grid_spec.baseline_within(spec).items()}
+    layout, name = grid_spec.layout_of(spec), name_of(path)
+    return Grid(name, cells, axes, baseline, layout, grid_spec.resolved_text(name, spec, layout), spec)
 
 
 def is_search(path: Path) -> bool:
@@ -129,6 +110,9 @@ def find(name_or_file: str, *, searches: bool = False, runs: Path | None = None,
         launched = [runs.resolve() / name_or_file / FILE] if runs else []
         places = [*launched, shipped] if launched_first else [shipped, *launched]
         path = next((place for place in places if place.is_file()), shipped)
+    if is_path(name_or_file) and not path.is_file():
+        what = "a search" if searches else "a grid"
+        raise ValueError(f"{what} must be a file that is there, or a name; there is no {path.absolute()}")
     if not path.is_file():
         kind, known = "search" if searches else "grid", ", ".join(available(searches=searches))
         also = f", or one that was launched into {runs} ({launched_names(runs)})" if runs else ""
@@ -170,6 +154,12 @@ def _folder_of_runs(path: Path, runs: Path | None) -> Path:
     return runs.resolve() / name_of(path) if runs else path.resolve() / "none"
 
 
+def is_stored(path: Path) -> bool:
+    """Tell whether a file was written by a launch: that of a grid's folder, or of the folder of one of its launches."""
+    folder = path.resolve().parent
+    return path.name == FILE and (folder.parent.name == LAUNCHES or (folder / LAUNCHES).is_dir())
+
+
 def launched_names(runs: Path) -> str:
     """Return the names of the grids and searches that were launched into a folder, as text."""
     return ", ".join(sorted(path.parent.name for path in runs.resolve().glob(f"*/{FILE}"))) or "none"
@@ -187,130 +177,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_spec(content: Mapping[str, Any]) -> _Spec:
-    if SEARCH in content:
-        raise ValueError("a file with the section search is for `rankmatch tune`; its figures belong in no table")
-    for key in content:
-        if key not in KEYS:
-            raise ValueError(f"a grid may have the keys {', '.join(KEYS)}; got {key!r}")
-    spec = _Spec()
-    spec.fixed = read_set(content)
-    for key, nodes in mapping_at("axes", content).items():
-        check_key(key)
-        if not isinstance(nodes, list):
-            raise ValueError(f"axes: {key} must be a list of values; got {nodes!r}")
-        if key in spec.fixed:
-            raise ValueError(f"{key} must stand in set or in axes; it stands in both")
-        spec.axes[key] = read_axis(key, nodes)
-    spec.exclude = [_read_point("exclude", spec, point) for point in _list("exclude", content)]
-    spec.baseline = {key: values[0] for key, values in _read_point("baseline", spec, content.get("baseline")).items()}
-    spec.table = layouts.read(mapping_at("table", content), spec.axes)
-    return spec
-
-
-def read_set(content: Mapping[str, Any]) -> dict[str, Value]:
-    """Read the section `set` of a grid file: one value for each key.
-
-    Raises:
-        ValueError: A key or a value is not allowed.
-    """
-    return {key: _read_fixed(key, node) for key, node in mapping_at("set", content).items()}
-
-
-def mapping_at(key: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section of a grid file; an empty one where there is none.
-
-    Raises:
-        ValueError: It is no mapping.
-    """
-    value = content.get(key) or {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{key} must be a mapping; got {value!r}")
-    return value
-
-
-def _list(key: str, content: Mapping[str, Any]) -> list[Any]:
-    value = content.get(key) or []
-    if not isinstance(value, list):
-        raise ValueError(f"{key} must be a list; got {value!r}")
-    return value
-
-
-def _read_fixed(key: str, node: Node) -> Value:
-    check_key(key)
-    if isinstance(node, list) and is_axis(key, node):
-        raise ValueError(f"set: {key} must be one value; got {node!r} (several values stand in axes)")
-    return read_value(key, node)
-
-
-def _read_point(name: str, spec: _Spec, point: Any) -> dict[str, list[Value]]:  # noqa: ANN401
-    if point is not None and not isinstance(point, dict):
-        raise ValueError(f"{name} must map axes to values; got {point!r}")
-    values: dict[str, list[Value]] = {}
-    for key, node in (point or {}).items():
-        if key not in spec.axes:
-            raise ValueError(f"{name} may name the axes {', '.join(spec.axes) or '(none)'}; got {key!r}")
-        several = name == "exclude" and is_axis(key, node)
-        values[key] = read_axis(key, node) if several else [read_value(key, node)]
-        for value in values[key]:
-            if value not in spec.axes[key]:
-                allowed = ", ".join(map(format_value, spec.axes[key]))
-                raise ValueError(f"{name}: {key} must be one of {allowed}; got {format_value(value)}")
-    return values
-
-
-def _apply(spec: _Spec, overrides: Sequence[str]) -> None:
-    for key, text in divide(overrides).items():
-        check_key(key)
-        _apply_one(spec, key, parse(key, text))
-
-
-def divide(overrides: Sequence[str]) -> dict[str, str]:
-    """Divide the `key=value` words of a command line.
-
-    Raises:
-        ValueError: A word has another form, or a key is given twice.
-    """
-    given: dict[str, str] = {}
-    for override in overrides:
-        key, mark, text = override.partition("=")
-        if not mark:
-            raise ValueError(f"an override must be key=value; got {override!r}")
-        if key in given:
-            raise ValueError(f"{key} must be given once; it is given twice")
-        given[key] = text
-    return given
-
-
-def _hint_of_commas(overrides: Sequence[str], fault: str) -> str:
-    """Say of a path in a fault how it is given as one value, where a comma in it has made it an axis."""
-    texts = [word.partition("=")[::2] for word in overrides]
-    paths = [(key, text) for key, text in texts if key in PATH_KEYS or (key == "dataset" and ".y" in text)]
-    meant = [pair for pair in paths if f"{pair[0]} must" in fault or _SAME in fault]
-    return "".join(comma_hint(key, text) for key, text in meant)
-
-
-def _apply_one(spec: _Spec, key: str, node: Node) -> None:
-    if isinstance(node, list) and is_axis(key, node):
-        spec.fixed.pop(key, None)
-        spec.axes[key] = read_axis(key, node)
-    elif key in spec.axes:
-        spec.axes[key] = [read_value(key, node)]
-    else:
-        spec.fixed[key] = read_value(key, node)
-
-
-def _compose_all(spec: _Spec) -> list[Cell]:
-    _check_choices(spec)
+def _compose_all(spec: Spec) -> list[Cell]:
+    grid_spec.check_choices(spec)
     cells: dict[str, Cell] = {}
     for values in itertools.product(*spec.axes.values()):
         point = dict(zip(spec.axes, values, strict=True))
-        if any(all(point[key] in dropped for key, dropped in rule.items()) for rule in spec.exclude):
+        if spec.is_excluded(point):
             continue
         cell = _compose_one(spec, point)
         if other := cells.get(cell.signature):
             raise ValueError(
-                f"cells {_describe(other.axes)} and {_describe(cell.axes)} {_SAME}: "
+                f"cells {_describe(other.axes)} and {_describe(cell.axes)} {SAME}: "
                 "an axis has no effect on what is trained"
             )
         cells[cell.signature] = cell
@@ -319,16 +196,10 @@ def _compose_all(spec: _Spec) -> list[Cell]:
     return list(cells.values())
 
 
-def _check_choices(spec: _Spec) -> None:
-    for group in GROUPS:
-        for choice in spec.axes.get(group, [spec.fixed[group]] if group in spec.fixed else []):
-            check_choice(group, choice)
-
-
-def _compose_one(spec: _Spec, point: dict[str, Value]) -> Cell:
+def _compose_one(spec: Spec, point: dict[str, Value]) -> Cell:
     text = {key: format_value(value) for key, value in point.items()}
     try:
-        cell = Cell(compose(spec.fixed | point), text)
+        cell = Cell(compose(spec.settings(point)), text)
     except ValueError as error:
         raise ValueError(f"cell {_describe(text)}: {error}" if text else str(error)) from error
     if held_out := cell.config.numerics.evaluation.held_out:
@@ -341,44 +212,3 @@ def _compose_one(spec: _Spec, point: dict[str, Value]) -> Cell:
 
 def _describe(axes: Mapping[str, str]) -> str:
     return " ".join(f"{key}={text}" for key, text in axes.items())
-
-
-def _layout(spec: _Spec) -> Layout:
-    said = {place: spec.table.get(place, []) for place in layouts.PLACES}
-    over = spec.table.get("over", [key for key in ("seed",) if key in spec.axes and not _is_named(key, said)])
-    named = {*over, *said["rows"], *said["columns"], *said["blocks"]}
-    free = [key for key in spec.axes if key not in named]
-    rows = spec.table.get("rows", [key for key in free if key == "method"] or free[:1])
-    columns = spec.table.get("columns", [key for key in free if key not in rows])
-    # An axis that the command line adds has no place in the file: it gets rows of its own.
-    rows = [*rows, *(key for key in free if key not in rows and key not in columns)]
-    return Layout(**spec.table | {"rows": rows, "columns": columns, "over": over})
-
-
-def _is_named(key: str, table: Mapping[str, list[str]]) -> bool:
-    return any(key in names for names in table.values())
-
-
-def _resolved_text(name: str, spec: _Spec, layout: Layout) -> str:
-    content = {
-        "set": spec.fixed,
-        "axes": spec.axes,
-        "exclude": _rules_within(spec),
-        "baseline": _baseline_within(spec),
-        "table": layouts.to_tree(layout),
-    }
-    body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    return f"# Grid {name} as it was launched, command line included.\n{body}"
-
-
-def _baseline_within(spec: _Spec) -> dict[str, Value]:
-    is_there = all(value in spec.axes[key] for key, value in spec.baseline.items())
-    return spec.baseline if is_there else {}  # the command line has taken it out
-
-
-def _rules_within(spec: _Spec) -> list[dict[str, list[Value]]]:
-    kept = []
-    for rule in spec.exclude:
-        within = {key: [value for value in values if value in spec.axes[key]] for key, values in rule.items()}
-        kept += [within] if all(within.values()) else []
-    return kept

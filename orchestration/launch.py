@@ -11,17 +11,31 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration import announce, costs, folder_states, grid, made_with, page, preflight, provenance, waiting
+from orchestration import (
+    announce,
+    costs,
+    folder_states,
+    hints,
+    launch_order,
+    launched,
+    made_with,
+    page,
+    preflight,
+    provenance,
+    waiting,
+)
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
 from orchestration.launch_plan import (
     Options,
     make_plan,
+    not_asked_for,
     refuse_budget,
     refuse_conflicts,
     refuse_full_disk,
     say_missing_inputs,
+    say_part,
     show_plan,
 )
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, tracking_uri
@@ -46,10 +60,11 @@ def launch(options: Options, console: Console) -> int:
     """
     if not options.dry_run:
         announce.begin(console, f"composing the cells of {options.grid}")
-    loaded = grid.load(options.grid, options.overrides, options.runs)
+    loaded = launched.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
-    planned = make_plan(loaded, grid_dir, options)
+    planned = make_plan(loaded, grid_dir, options, refused=not_asked_for(loaded, options))
     show_plan(planned, console)
+    say_part(loaded, grid_dir, planned, console)
     if options.dry_run:
         say_missing_inputs(loaded, console)
         refuse_full_disk(planned, options, console)
@@ -61,23 +76,25 @@ def launch(options: Options, console: Console) -> int:
 
 
 def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
-    """Collect the results, print the table, write the report and the page; return the files that were written."""
-    folder_states.states(run_folders(loaded, grid_dir), WAITS_S)  # a table must not lack a cell for a moment's error
-    records = patiently(lambda: run_table.collect(grid_dir, loaded.cells)).to_pylist()
+    """Collect the results of all launches, print the table, write the report and the page; return what was written."""
+    every = launched.whole(loaded, grid_dir)
+    folder_states.states(run_folders(every, grid_dir), WAITS_S)  # a table must not lack a cell for a moment's error
+    records = patiently(lambda: run_table.collect(grid_dir, every.cells)).to_pylist()
     console.print()
-    formats.show(report.build_table(records, loaded.cells, loaded.table, baseline=loaded.baseline), console)
-    return [*patiently(lambda: report.write(loaded, grid_dir)), *page.write(loaded, grid_dir, console)]
+    formats.show(report.build_table(records, every.cells, every.table, baseline=every.baseline), console)
+    return [*patiently(lambda: report.write(every, grid_dir)), *page.write(every, grid_dir, console)]
 
 
 def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:
     identities = look_at_data(loaded, options, console)
-    planned = make_plan(loaded, grid_dir, options, identities)
+    planned = make_plan(loaded, grid_dir, options, identities, refused=not_asked_for(loaded, options))
     refuse_conflicts(planned)
     refuse_budget(planned, options)
     refuse_full_disk(planned, options, console)
     jobs, scheduler = cell_jobs(planned, loaded, grid_dir, identities, options), _scheduler(options)
     scheduler.check(jobs)
     launch_dir = make_folders(loaded, grid_dir, planned)
+    launch_order.keep(launch_dir, options)
     mirror, mark = begin_mirror(loaded, grid_dir, planned, launch_dir, options, console)
     mirror.start()
     try:
@@ -121,7 +138,7 @@ def begin_mirror(
     with announce.doing(console, "opening MLflow"):
         mark = mirror.begin({item.cell.signature for item in planned.jobs}, writes_all=added is not None)
     if mirror.warning:
-        say_outdated(f"it did not answer: {mirror.warning}", console)
+        say_outdated(f"it did not answer: {mirror.warning}", grid_dir, console)
     return mirror, mark
 
 
@@ -145,16 +162,18 @@ def end_with_results(loaded: Grid, grid_dir: Path, mirror: GridMirror, console: 
 def end_mirror(loaded: Grid, grid_dir: Path, mirror: GridMirror, written: Sequence[Path], console: Console) -> None:
     """Bring MLflow up to date, with files of which the first is the report, and say where all that is."""
     with announce.doing(console, "writing the last rows to MLflow"):
-        warning = mirror.finish_launch(loaded, run_folders(loaded, grid_dir), written)
+        every = launched.whole(loaded, grid_dir)
+        mine = run_folders(loaded, grid_dir)
+        warning = mirror.finish_launch(every, run_folders(every, grid_dir) | mine, written, [*mine])
     _say_where(grid_dir, written, mirror.where(), console)
     if warning:
-        say_outdated(warning, console)
+        say_outdated(warning, grid_dir, console)
 
 
-def say_outdated(why: str, console: Console) -> None:
+def say_outdated(why: str, grid_dir: Path, console: Console) -> None:
     """Tell that MLflow lacks something, and how it gets that."""
-    console.print(f"MLflow is not up to date, `rankmatch sync` writes what it lacks: {why}", highlight=False,
-                  markup=False, soft_wrap=True)  # fmt: skip
+    words = f"MLflow is not up to date, {hints.command('sync', grid_dir)} writes what it lacks: {why}"
+    console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
 def look_at_data(loaded: Grid, options: Options, console: Console) -> Mapping[str, preflight.DataIdentity]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import filelock
 
-from orchestration import cells, files, finished, index, plan, provenance
+from orchestration import cells, costs, files, finished, index, kept_lists, launched, plan, provenance
 from orchestration.grid import Grid
 from orchestration.index import IndexedCell
 from orchestration.plan import Plan
@@ -49,11 +49,13 @@ def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
 
 def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     """Make the folder of this launch, which is returned, and those of the cells that it starts."""
-    files.replace(grid_dir / "grid.yaml", loaded.text)
-    index.write(grid_dir, _indexed(loaded, planned))
+    every = launched.whole(loaded, grid_dir)
+    files.replace(grid_dir / "grid.yaml", launched.text_of(every))
+    index.write(grid_dir, _indexed(every, grid_dir, planned))
+    kept_lists.keep(loaded.cells, grid_dir)
     launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     launch_dir.mkdir(parents=True)
-    files.replace(launch_dir / "grid.yaml", loaded.text)
+    files.replace(launch_dir / "grid.yaml", launched.text_of(loaded, of_launch=True))
     files.replace(launch_dir / PLAN, "\n".join(plan.summary(planned)) + "\n")
     made = run_folders(loaded, grid_dir)
     for item in planned.items:
@@ -72,17 +74,24 @@ def keep_difference(launch_dir: Path, difference: str) -> dict[str, str]:
     return {"difference": str(place), "difference_sha256": hashlib.sha256(difference.encode()).hexdigest()}
 
 
-def _indexed(loaded: Grid, planned: Plan) -> list[IndexedCell]:
-    """Return what is kept of each cell, in the grid's order."""
+def _indexed(every: Grid, grid_dir: Path, planned: Plan) -> list[IndexedCell]:
+    """Return what is kept of each cell, in the grid's order; of cells of other launches what they kept."""
     items = {item.cell.signature: item for item in planned.items}
-    return [
-        IndexedCell(
-            cell.signature,
-            cell.slug,
-            cell.config.numerics.method.name,
-            items[cell.signature].num_steps,
-            items[cell.signature].seconds_per_step,
-            cell.config.execution.trainer.num_workers if planned.uses_gpus else 0,
+    known = {cell.signature: cell for cell in index.read(grid_dir)} if (grid_dir / index.INDEX).exists() else {}
+    rows = []
+    for cell in every.cells:
+        if cell.signature in known and cell.signature not in items:
+            rows.append(known[cell.signature])
+            continue
+        item = items.get(cell.signature)
+        rows.append(
+            IndexedCell(
+                cell.signature,
+                cell.slug,
+                cell.config.numerics.method.name,
+                item.num_steps if item else costs.num_steps(cell.config),
+                item.seconds_per_step if item else None,
+                cell.config.execution.trainer.num_workers if planned.uses_gpus else 0,
+            )
         )
-        for cell in loaded.cells
-    ]
+    return rows

@@ -13,7 +13,8 @@ from orchestration import (
     costs,
     disk_space,
     folder_states,
-    grid,
+    hints,
+    launched,
     paces,
     plan,
     preflight,
@@ -120,6 +121,23 @@ def refuse_full_disk(planned: Plan, options: Options, console: Console) -> None:
         announce.say(console, warning)
 
 
+def say_part(loaded: Grid, grid_dir: Path, planned: Plan, console: Console) -> None:
+    """Print which part of a grid a launch is of, where it is not of the whole, and how failed cells are retried."""
+    num_failed = sum(item.reason.startswith("failed") and not item.to_do for item in planned.items)
+    known = [
+        launched.part_in_words(loaded, launched.whole(loaded, grid_dir)),
+        f"failed cells are retried by {hints.command('retry', grid_dir)}" if num_failed else "",
+    ]
+    for words in filter(None, known):
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
+
+
+def not_asked_for(loaded: Grid, options: Options) -> dict[str, str]:
+    """Return the cells that a retry of some cells is not of, with that as the reason; none of another launch."""
+    others = {cell.signature for cell in loaded.cells} - {*options.retried} if options.retried else set()
+    return dict.fromkeys(others, "not asked for")
+
+
 def say_missing_inputs(loaded: Grid, console: Console) -> None:
     """Print what a launch would refuse to begin without, and what the split lists have in common."""
     for line in dict.fromkeys(line for cell in loaded.cells for line in cells.missing_inputs(cell)):
@@ -163,7 +181,7 @@ def simulate_launch(options: Options, pool: simulate.Pool, checkpoint_min: float
     Raises:
         ValueError: Something the user can mend.
     """
-    loaded = grid.load(options.grid, options.overrides, options.runs)
+    loaded = launched.load(options.grid, options.overrides, options.runs)
     planned = make_plan(loaded, options.runs.resolve() / loaded.name, options)
     text = simulate.lines(simulate.tasks(planned, checkpoint_min), pool)
     console.print("\n".join(text), highlight=False, markup=False, soft_wrap=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 from string import Template
 
 from orchestration import files, grid
-from orchestration.cells import compose_untrained, experiments_folder, is_own_dataset
+from orchestration.cells import compose_untrained, experiments_folder
+from orchestration.own_dataset import is_own
 from orchestration.values import format_value
 
 TEMPLATES = "templates"
@@ -24,7 +25,7 @@ def new_grid(place: Path, dataset: str) -> Path:
     """
     path = _yaml(place)
     grid.check_name(path)
-    choice = os.path.relpath(dataset, path.parent) if is_own_dataset("dataset", dataset) else dataset
+    choice = os.path.relpath(dataset, path.parent) if is_own("dataset", dataset) else dataset
     splits = ", ".join(f"'{name}'" for name in _splits(dataset))
     return _write(path, "grid.yaml", {"file": path.name, "dataset": format_value(choice), "splits": f"[{splits}]"})
 

@@ -172,7 +172,7 @@ def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = Fals
     if state.status == "running":
         return Action.RUNNING, f"attempt {state.num_attempts} at step {state.step}"
     if state.status == "failed" and not is_retried and not is_tried_again(state.failure_class):
-        return Action.GIVE_UP, f"failed: {state.failure}; change a setting, or say `rankmatch retry` to try again"
+        return Action.GIVE_UP, f"failed: {state.failure}; the same would fail again: change a setting, or retry it"
     why = f"failed: {state.failure}" if state.status == "failed" and state.failure else state.status
     why = f"{why} ({state.damage})" if state.damage else why
     if state.step > 0:

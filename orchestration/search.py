@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-import yaml
-
-from orchestration import grid, index, yaml_text
+from orchestration import grid, grid_spec, index, yaml_text
 from orchestration.attempt import CONFIG
 from orchestration.cells import Cell, compose, short_names_once
 from orchestration.damage import DamagedFileError, tell
-from orchestration.grid import SEARCH, Grid
+from orchestration.grid import Grid
+from orchestration.grid_spec import DATASETS, SEARCH, mapping_at
 from orchestration.patience import patiently
 from orchestration.run_folder import RunFolder, folders
 from orchestration.tables.layouts import Layout
@@ -139,8 +138,9 @@ class Search:
         asha = {name: settings.pop(name) for name in _ASHA}
         spaces = {key: space.to_tree() for key, space in self.spaces.items()}
         content = {"set": self.fixed, SEARCH: {"spaces": spaces, **settings, "asha": asha}}
-        body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-        return f"# Search {self.name} as it was started, command line included.\n{body}"
+        if own := grid_spec.datasets_of(*self.fixed.values()):
+            content[DATASETS] = own
+        return f"# Search {self.name} as it was started, command line included.\n{grid_spec.to_yaml(content)}"
 
     def cell(self, point: Mapping[str, Value]) -> Cell:
         """Compose the cell of a point.
@@ -173,13 +173,14 @@ def load(name_or_file: str, overrides: Sequence[str] = (), runs: Path | None = N
     content = grid.read_yaml(path)
     try:
         for key in content:
-            one_of("a key of a search file", key, KEYS)
-        section = grid.mapping_at(SEARCH, content)
-        fixed, spaces = grid.read_set(content), _read_spaces(grid.mapping_at("spaces", section))
+            one_of("a key of a search file", key, (*KEYS, *([DATASETS] if grid.is_stored(path) else [])))
+        section = mapping_at(SEARCH, content)
+        fixed = grid_spec.Reader(path, content, is_stored=grid.is_stored(path)).read_set()
+        spaces = _read_spaces(mapping_at("spaces", section))
         settings = _flat(section)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    for key, text in grid.divide(overrides).items():
+    for key, text in grid_spec.divide(overrides).items():
         node = parse(key, text)
         if key.startswith(f"{SEARCH}."):
             settings[key.removeprefix(f"{SEARCH}.")] = node
@@ -192,7 +193,7 @@ def load(name_or_file: str, overrides: Sequence[str] = (), runs: Path | None = N
         else:
             check_key(key)
             spaces.pop(key, None)
-            fixed[key] = read_value(key, node)
+            fixed[key] = grid_spec.typed(key, read_value(key, node))
     return _checked(grid.name_of(path), fixed, spaces, _read_settings(settings))
 
 
@@ -216,7 +217,7 @@ def _checked(name: str, fixed: dict[str, Value], spaces: dict[str, Space], setti
 def _flat(section: Mapping[str, Any]) -> dict[str, Node]:
     """Return the fields of the section `search` but the spaces, those of `asha` under dotted names."""
     settings = {name: node for name, node in section.items() if name not in ("spaces", "asha")}
-    return settings | {f"asha.{name}": node for name, node in grid.mapping_at("asha", section).items()}
+    return settings | {f"asha.{name}": node for name, node in mapping_at("asha", section).items()}
 
 
 def _read_settings(given: Mapping[str, Node]) -> Settings:

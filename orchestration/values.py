@@ -188,29 +188,32 @@ def _depth_of_kind(kind: Any) -> int:  # noqa: ANN401 (a type's annotation)
     return 1 + _depth_of_kind(get_args(kind)[0]) if get_origin(kind) is list else 0
 
 
-def read_axis(key: str, nodes: Sequence[Node]) -> list[Value]:
-    """Read the values of an axis.
+def read_axis(key: str, nodes: Sequence[Node], folder: Path | None = None) -> list[Value]:
+    """Read the values of an axis; `folder` is that of `read_value`.
 
     Raises:
         ValueError: If there are none, one cannot be read, or one is repeated.
     """
     if not nodes:
         raise ValueError(f"{key} must have at least one value; got []")
-    values = [read_value(key, node) for node in nodes]
+    values = [read_value(key, node, folder) for node in nodes]
     for place, value in enumerate(values):
         if value in values[:place]:
             raise ValueError(f"{key} must not repeat a value; got {format_value(value)} twice")
     return values
 
 
-def read_value(key: str, node: Node) -> Value:
-    """Read one value by the type of its field; paths become absolute.
+def read_value(key: str, node: Node, folder: Path | None = None) -> Value:
+    """Read one value by the type of its field; paths become absolute, from a folder or from where the program runs.
 
     Raises:
         ValueError: Naming the key, what is allowed and what was given.
     """
     value = _read(key, key_types()[key], node)
-    return str(Path(str(value)).expanduser().absolute()) if key in PATH_KEYS and value else value
+    if key not in PATH_KEYS or not value:
+        return value
+    path = Path(str(value)).expanduser()
+    return str((folder / path if folder else path).absolute())
 
 
 def _read(key: str, kind: Any, node: Node) -> Value:  # noqa: ANN401 (a type's annotation)

@@ -17,15 +17,16 @@ from orchestration.damage import DamagedFileError, tell
 from orchestration.failures import FailureClass
 from orchestration.fields import ANYTHING, TEXT, Fields
 from orchestration.grid import Grid
-from orchestration.mirror import figures
+from orchestration.mirror import figures, moved
 from orchestration.mirror.mirror_thread import MirrorThread
 from orchestration.mirror.mlflow_store import Point, Store, StoreError, metric_name
-from orchestration.mirror.ownership import own_experiment, owner_of
+from orchestration.mirror.ownership import earlier_places, own_experiment, owner_of
 from orchestration.mirror.store_uri import (
     SECRET_VARIABLES,
     SERVERS,
     URI_VARIABLE,
     is_written_by_jobs,
+    sqlite_file_of,
     without_password,
 )
 from orchestration.mirror.tracking import MIRROR, STATUSES, Launch, Mirror, MirroredCell
@@ -66,7 +67,8 @@ def last_tracking_uri(given: str, grid_dir: Path) -> str:
         return tracking_uri(given, grid_dir.parent)
     if last["had_password"] and not any(os.environ.get(name) for name in SECRET_VARIABLES):
         raise ValueError(f"{URI_VARIABLE} must be set: the last launch wrote to {last['uri']} with a password")
-    return tracking_uri(last["uri"], grid_dir.parent)
+    uri = moved.uri_here(last["uri"], grid_dir.parent, earlier_places(grid_dir.parent))
+    return tracking_uri(uri, grid_dir.parent)
 
 
 def _remembered(grid_dir: Path) -> dict[str, Any]:
@@ -157,13 +159,27 @@ class GridMirror:
         with only_writer(self._grid_dir, wait_s):
             self._connect().sync(self._cells)
 
-    def finish_launch(self, loaded: Grid, found: Mapping[str, RunFolder], written: Sequence[Path]) -> str:
+    def forget(self, signatures: Collection[str]) -> None:
+        """Delete the runs of some cells, as MLflow's page does; a store that is not there yet has none.
+
+        Raises:
+            StoreError: The store does not answer, or another process writes it.
+        """
+        file = sqlite_file_of(self.uri)
+        if file is not None and not file.exists():
+            return
+        with only_writer(self._grid_dir):
+            self._connect().forget(signatures)
+
+    def finish_launch(
+        self, loaded: Grid, found: Mapping[str, RunFolder], written: Sequence[Path], launched: Collection[str]
+    ) -> str:
         """Write what is left, then how the launch ended, its tables (the report first) and a figure of all curves.
 
-        Returns what went wrong, if anything.
+        `launched` are the cells of the grid that the launch was of. Returns what went wrong, if anything.
         """
         assert self._thread is not None and self._launch is not None
-        states = [folder.state() for folder in found.values()]
+        states = [found[signature].state() for signature in launched]
         statuses = {state.status for state in states if state.failure_class != FailureClass.OUTPERFORMED}
         worst = next((status for status in ("failed", "interrupted", "running") if status in statuses), "done")
         picture = self._grid_dir / CURVES

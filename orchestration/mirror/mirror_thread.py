@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from orchestration import hints
 from orchestration.attempt import Attempt
 from orchestration.mirror.mlflow_store import Store, StoreError
 from orchestration.mirror.store_uri import URI_VARIABLE
@@ -103,4 +104,5 @@ def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
 
 
 def _say(folder: RunFolder, why: str) -> None:
-    sys.stderr.write(f"MLflow lacks rows of {folder.path.name}, which `rankmatch sync` will write: {why}\n")
+    writes = f"which {hints.command('sync', folder.path.parents[1])} will write"
+    sys.stderr.write(f"MLflow lacks rows of {folder.path.name}, {writes}: {why}\n")

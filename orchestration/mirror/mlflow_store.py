@@ -22,6 +22,15 @@ MAX_KEY, MAX_PARAM_VALUE, MAX_TAG_VALUE, MAX_PARAMS, MAX_METRICS = 250, 6000, 80
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Has the page show an experiment as trainings; it takes those of unknown kind for conversations with models."""
+_PLACES = (
+    ("experiments", "artifact_location", "experiment_id = :experiment"),
+    ("runs", "artifact_uri", "experiment_id = :experiment"),
+    ("logged_models", "artifact_location", "experiment_id = :experiment"),
+    ("model_versions", "source", "run_id IN ({runs})"),
+    ("model_versions", "storage_location", "run_id IN ({runs})"),
+    ("tags", "value", "key = 'rankmatch.folder' AND run_uuid IN ({runs})"),
+)
+"""Where a database of MLflow says where files lie: table, column, and which rows are of an experiment."""
 _FORBIDDEN = re.compile(r"[^\w\-./ :]")
 
 
@@ -141,6 +150,28 @@ class Store:
         with _answers():
             for name, value in tags.items():
                 self._client.set_experiment_tag(experiment_id, name, value)
+
+    def move(self, experiment_id: str, old: Path, new: Path) -> None:
+        """Have what a database says of an experiment's files say that they lie in another folder.
+
+        MLflow has no call for it. Other experiments, and files that lie elsewhere, are left alone.
+        """
+        import sqlalchemy as sql
+        from mlflow.tracking._tracking_service import utils
+
+        # URIs of files, and what this project itself notes as a path, in a tag
+        starts = [(f"{old.as_uri()}/", f"{new.as_uri()}/"), (f"{old}/", f"{new}/")]
+        runs = "SELECT run_uuid FROM runs WHERE experiment_id = :experiment"
+        with _answers(), self._client._tracking_client.store.engine.begin() as connection:
+            for table, column, which in _PLACES:
+                for before, after in starts:
+                    statement = (
+                        f"UPDATE {table} SET {column} = :after || substr({column}, :rest) "  # noqa: S608 (own names)
+                        f"WHERE substr({column}, 1, :length) = :before AND {which.format(runs=runs)}"
+                    )
+                    values = {"before": before, "after": after, "length": len(before), "rest": len(before) + 1}
+                    connection.execute(sql.text(statement), values | {"experiment": int(experiment_id)})
+        utils._artifact_repos_cache.clear()  # this process may have written to a run when it lay elsewhere
 
     def describe(self, experiment_id: str, text: str) -> None:
         """Show a text (Markdown) above the runs of an experiment."""

@@ -8,6 +8,7 @@ import getpass
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from orchestration import files
 from orchestration.damage import DamagedFileError
 from orchestration.fields import TEXT, Fields, Kind
+from orchestration.mirror import moved
 from orchestration.mirror.mlflow_store import Store, StoredExperiment, StoredRun, StoreError
 from orchestration.mirror.store_uri import artifacts_folder, sqlite_file_of
 from orchestration.recorder import SCHEMA
@@ -26,7 +28,7 @@ LOCK_S = 60.0
 _ID = Kind(
     "an id of hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]+", value))
 )
-_OF_RUNS = Fields({"id": _ID, "path": TEXT})
+_OF_RUNS = Fields({"id": _ID, "path": TEXT}, {"earlier_paths": TEXT.listed(), "earlier_ids": _ID.listed()})
 _WITHOUT_ID = (
     "restore it with the id that the tag rankmatch.runs of the folder's experiments has, or remove it: the next launch "
     "or `rankmatch sync` then writes the grids as new experiments"
@@ -82,13 +84,16 @@ def own_experiment(store: Store, grid_dir: Path, owner: Owner) -> StoredExperime
     artifacts = artifacts_folder(store.uri, grid_dir.parent, name)
     for known in store.experiments(RUNS, owner.runs_id):
         if known.tags.get(GRID) == name:
-            return known.checked()
+            return moved.here(store, known.checked(), grid_dir.parent, earlier_places(grid_dir.parent))
+    for known in _came_along(store, grid_dir):
+        store.tag_experiment(known.checked().id, marks)
+        return moved.here(store, known, grid_dir.parent, earlier_places(grid_dir.parent))
     found = store.make_experiment(name, artifacts, marks)
     if found.tags.get(RUNS) == owner.runs_id:
         return found.checked()
     if RUNS not in found.tags and _is_ours(store, found, grid_dir, artifacts):
         store.tag_experiment(found.checked().id, marks)
-        return found
+        return moved.here(store, found, grid_dir.parent, earlier_places(grid_dir.parent))
     return store.make_experiment(f"{name} ({owner.suffix()})", artifacts, marks).checked()
 
 
@@ -107,6 +112,26 @@ def own_model(store: Store, name: str, experiment: str, owner: Owner) -> str:
     own = f"{name}.{owner.suffix().replace(' ', '-')}"
     store.make_model(own, {RUNS: owner.runs_id, OWNER: owner.user})
     return own
+
+
+def earlier_places(runs: Path) -> list[Path]:
+    """Return where a runs folder, or the one that it is a copy of, has been, as far as it is known."""
+    try:
+        content = files.read_json(runs.resolve() / RUNS_FILE, _OF_RUNS)
+    except (OSError, DamagedFileError):
+        return []
+    places = [Path(place) for place in (content["path"], *content.get("earlier_paths", ()))]
+    return [place for place in places if place != runs.resolve()]
+
+
+def _came_along(store: Store, grid_dir: Path) -> list[StoredExperiment]:
+    """Return the experiment that a copied SQLite file has of a grid, where it was copied with its runs folder."""
+    file = sqlite_file_of(store.uri)
+    if file is None or not file.is_relative_to(grid_dir.parent.resolve()):
+        return []
+    content = files.read_json(grid_dir.parent / RUNS_FILE, _OF_RUNS)
+    found = [one for known in content.get("earlier_ids", ()) for one in store.experiments(RUNS, known)]
+    return [one for one in found if one.tags.get(GRID) == grid_dir.name and not one.is_deleted]
 
 
 def _is_ours(store: Store, found: StoredExperiment, grid_dir: Path, artifacts: Path | None) -> bool:
@@ -140,9 +165,10 @@ def _runs_id(runs: Path) -> str:
         known, place = str(content["id"]), Path(content["path"])
         if place == runs or (place.exists() and place.samefile(runs)):
             return known
+        paths, ids = [*content.get("earlier_paths", ()), str(place)], [*content.get("earlier_ids", ())]
         if _has_id(place / RUNS_FILE, known):  # this folder is a copy, and the first one is still there
-            known = secrets.token_hex(8)
-        files.replace(path, _text(known, runs))
+            ids, known = [*ids, known], secrets.token_hex(8)
+        files.replace(path, _text(known, runs, [*dict.fromkeys(paths)], ids))
         return known
 
 
@@ -153,8 +179,10 @@ def _has_id(path: Path, known: str) -> bool:
         return False
 
 
-def _text(runs_id: str, runs: Path) -> str:
-    return files.to_text({"schema": SCHEMA, "id": runs_id, "path": str(runs)})
+def _text(runs_id: str, runs: Path, earlier_paths: Sequence[str] = (), earlier_ids: Sequence[str] = ()) -> str:
+    earlier = {"earlier_paths": [*earlier_paths], "earlier_ids": [*earlier_ids]}
+    known = {name: values for name, values in earlier.items() if values}
+    return files.to_text({"schema": SCHEMA, "id": runs_id, "path": str(runs), **known})
 
 
 def _user() -> str:

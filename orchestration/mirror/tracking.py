@@ -136,6 +136,14 @@ class Mirror:
             if cell.signature not in self._known_runs:
                 self._known_runs[cell.signature] = self._create(cell, launch_id, None, "SCHEDULED")
 
+    def forget(self, signatures: Iterable[str]) -> None:
+        """Delete the runs of some cells: MLflow can restore them, and cells of these signatures get new ones."""
+        self._find_runs()
+        for signature in signatures:
+            self._progress.pop(signature, None)
+            if run := self._known_runs.pop(signature, None):
+                self._store.delete_run(run)
+
     def find(self, signature: str) -> bool:
         """Look for the run of a single cell; false if nobody has made it."""
         found = self._store.runs(self.experiment_id, f"tags.`{SIGNATURE}` = '{signature}'")

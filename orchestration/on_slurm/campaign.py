@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestration import announce, grid, launch, snapshot
+from orchestration import announce, launch, launched, snapshot
 from orchestration.grid import Grid
 from orchestration.launch_folder import keep_difference, make_folders, only_launch_of
 from orchestration.launch_plan import (
     Options,
     make_plan,
+    not_asked_for,
     refuse_budget,
     refuse_conflicts,
     refuse_full_disk,
     say_missing_inputs,
+    say_part,
     show_plan,
 )
 from orchestration.mirror.grid_mirror import last_tracking_uri
@@ -42,7 +44,7 @@ def launch_on_slurm(options: Options, console: Console) -> int:
     """
     if not options.dry_run:
         announce.begin(console, f"composing the cells of {options.grid}")
-    loaded = grid.load(options.grid, options.overrides, options.runs)
+    loaded = launched.load(options.grid, options.overrides, options.runs)
     grid_dir = options.runs.resolve() / loaded.name
     site = shell_defaults.with_defaults(cluster.load(options.cluster, options.cluster_settings))
     for line in shell_defaults.notes(site):
@@ -85,15 +87,14 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
 
 def _composed(grid_dir: Path, settings: Sequence[str]) -> Grid:
     """Compose a grid as it was launched last, with settings that leave its cells what they are."""
-    path = str(grid_dir / grid.FILE)
-    loaded = grid.load(path, settings)
-    if settings and _points(loaded) != _points(grid.load(path)):
+    loaded = launched.load_folder(grid_dir, settings)
+    if settings and _points(loaded) != _points(launched.load_folder(grid_dir)):
         raise ValueError(
             "retry --set must have settings that leave cells what they are: cluster.field=value, and of the execution "
             f"such as trainer.device and trainer.num_workers; got {' '.join(settings)}, which makes another grid: "
             "launch that one"
         )
-    return replace(loaded, name=grid_dir.name)
+    return loaded
 
 
 def _points(loaded: Grid) -> dict[str, dict[str, str]]:
@@ -121,7 +122,7 @@ def newest(grid_dir: Path) -> Campaign:
     """
     launches = launches_of(grid_dir)
     if not launches:
-        raise ValueError(f"retry must be said of a grid on Slurm; {grid_dir.name} was launched here: launch it again")
+        raise ValueError(f"{grid_dir.name} must have been launched on Slurm; it was launched here")
     found = newest_readable(launches)
     if found is None:
         where = f"no {ORDER} in {grid_dir / 'launches'} can be read"
@@ -164,11 +165,10 @@ def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
 def _submit_new(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig, console: Console) -> Submitted:
     step.tidy(grid_dir, console)
     identities = launch.look_at_data(loaded, options, console)
-    others = {cell.signature for cell in loaded.cells} - {*options.retried}
-    refused = dict.fromkeys(others, "not asked for") if options.retried else {}
     queued = step.in_words(queued_jobs(grid_dir))
-    planned = make_plan(loaded, grid_dir, options, identities, queued=queued, refused=refused)
+    planned = make_plan(loaded, grid_dir, options, identities, queued=queued, refused=not_asked_for(loaded, options))
     show_plan(planned, console)
+    say_part(loaded, grid_dir, planned, console)
     refuse_conflicts(planned)
     refuse_budget(planned, options)
     refuse_full_disk(planned, options, console)
@@ -247,6 +247,7 @@ def _end_at_once(campaign: Campaign, loaded: Grid, grid_dir: Path, planned: Plan
 def _dry_run(loaded: Grid, grid_dir: Path, options: Options, site: ClusterConfig, console: Console) -> int:
     planned = make_plan(loaded, grid_dir, options)
     show_plan(planned, console)
+    say_part(loaded, grid_dir, planned, console)
     say_missing_inputs(loaded, console)
     refuse_budget(planned, options)
     refuse_full_disk(planned, options, console)

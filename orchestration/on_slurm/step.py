@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import files, grid, launch, snapshot
+from orchestration import files, launch, launched, snapshot
 from orchestration.grid import Grid
 from orchestration.launch_folder import make_folders, only_launch_of
 from orchestration.launch_plan import make_plan, refuse_conflicts, show_plan
@@ -59,7 +59,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0, begins
     grid_dir = launch_dir.parents[1]
     with only_launch_of(grid_dir, wait_s):
         campaign = campaign_named(grid_dir, name_of(launch_dir) or launch_dir.name)
-        loaded = replace(grid.load(str(campaign.folder(grid_dir) / "grid.yaml"), ()), name=campaign.grid_name)
+        loaded = replace(launched.load_stored(campaign.folder(grid_dir) / "grid.yaml"), name=campaign.grid_name)
         _note_ends(campaign, grid_dir, console)
         jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
         others = {*owners}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from orchestration import grid
+from orchestration import grid, launched
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.results import run_table, settings
 from orchestration.run_folder import CELLS, RunFolder
@@ -126,7 +126,7 @@ def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
         try:
             if grid.is_search(grid_dir / GRID):  # it has no table
                 continue
-            loaded = grid.load(str(grid_dir / GRID))
+            loaded = launched.load_folder(grid_dir)
         except ValueError as error:
             _say(console, f"ODD     {grid_dir.name}: its rows cannot be told: {error}")
             count += 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from launcher import Launcher
 from orchestration_fakes import slurm  # noqa: F401 (a fixture)
+from own_grid import OwnGrid
 
 from orchestration.cells import Cell, to_yaml
 from orchestration.run_folder import RunFolder
@@ -70,3 +71,17 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 @pytest.fixture
 def fresh(tmp_path: Path) -> Launcher:
     return Launcher(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def own_launched(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> OwnGrid:
+    """A grid of somebody's own after its launch, with two cells done and one that failed; to be left as it is."""
+    own = OwnGrid(tmp_path_factory.mktemp("own"), tiny_root)
+    own.printed = own.launch(code=1)
+    return own
+
+
+@pytest.fixture
+def own(own_launched: OwnGrid, tmp_path: Path) -> OwnGrid:
+    """The same in a folder of its own."""
+    return own_launched.copied(tmp_path / "own")

@@ -105,8 +105,8 @@ def test_wrong_override_is_refused_in_one_line(override: str, message: str, tmp_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cells: 1", "a grid may have the keys set, axes, exclude, baseline, table; got 'cells'"),
-        ("- 1", "a grid must be a mapping with the keys set, axes, exclude, baseline, table; got ['1']"),
+        ("cells: 1", "a grid may have the keys set, axes, per, exclude, baseline, table; got 'cells'"),
+        ("- 1", "a grid must be a mapping with the keys set, axes, per, exclude, baseline, table; got ['1']"),
         ("set: [1]", "set must be a mapping; got ['1']"),
         ("set: {seed: [0, 1]}", "set: seed must be one value; got ['0', '1'] (several values stand in axes)"),
         ("axes: {seed: 0}", "axes: seed must be a list of values; got '0'"),

@@ -39,7 +39,7 @@ def test_cell_that_would_fail_again_is_given_up_with_its_reason() -> None:
     state = State("failed", step=40, failure="the loss is nan", failure_class=FailureClass.NON_FINITE_LOSS)
     item = plan_of(state).items[0]
     assert (item.action, item.to_do, item.estimate_s) == (Action.GIVE_UP, False, 0)
-    assert item.reason.startswith("failed: the loss is nan; change a setting")
+    assert item.reason.startswith("failed: the loss is nan; the same would fail again: change a setting, or retry it")
 
 
 def test_cell_kept_from_another_commit_is_marked() -> None:

@@ -529,12 +529,6 @@ def test_accounting_overrules_a_job_that_could_not_ask_why_it_was_told_to_stop(
     assert excluded == ("n1" if kind == "node failure" else None)
 
 
-def test_grid_that_was_not_launched_on_slurm_cannot_be_retried_so(life):
-    life.grid_dir.mkdir(parents=True)
-    with pytest.raises(ValueError, match="retry must be said of a grid on Slurm; small was launched here: launch it"):
-        control.retry(life.grid_dir, [], [], [], life.console)
-
-
 def test_retry_of_one_cell_is_no_retry_of_the_others(life, slurm):
     life.launch()
     for name in ("rankmatch-4-s0", "rankmatch-4-s1"):

@@ -1,0 +1,223 @@
+"""A grid as its folder of runs has it: every cell that it was ever launched with, whatever the last launch was of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from orchestration import alike, grid, grid_spec, index, kept_lists
+from orchestration.cells import Cell, changed, from_yaml, short_names_once
+from orchestration.damage import tell
+from orchestration.grid import FILE, Grid
+from orchestration.grid_spec import SEARCH, typed
+from orchestration.run_folder import RunFolder, folders
+from orchestration.tables import layouts
+from orchestration.values import flatten, format_value, is_axis, parse, read_axis, read_value
+
+
+def load(
+    name_or_file: str, overrides: Sequence[str] = (), runs: Path | None = None, *, launched_first: bool = False
+) -> Grid:
+    """Read a grid as `grid.load` does; one that was launched with all cells that it was launched with.
+
+    Raises:
+        ValueError: As `grid.load` does.
+    """
+    path = grid.find(name_or_file, runs=runs, launched_first=launched_first)
+    return load_stored(path, overrides) if grid.is_stored(path) else grid.load_file(path, overrides, runs)
+
+
+def load_folder(grid_dir: Path, overrides: Sequence[str] = ()) -> Grid:
+    """Read the grid of a folder of runs, with all its cells.
+
+    Raises:
+        ValueError: Its file cannot be read, or an override is not allowed.
+    """
+    return replace(load_stored(grid_dir / FILE, overrides), name=grid_dir.name)
+
+
+def load_stored(path: Path, overrides: Sequence[str] = ()) -> Grid:
+    """Read what a launch has stored: the grid of a folder, or the part of it that one launch was of.
+
+    Raises:
+        ValueError: It cannot be read, or an override is not allowed.
+    """
+    of_launch = path.resolve().parent.parent.name == grid.LAUNCHES
+    grid_dir = path.resolve().parents[2 if of_launch else 0]
+    try:
+        loaded = grid.load_file(path, overrides)
+    except ValueError as error:
+        if overrides or of_launch or not folders(grid_dir) or SEARCH in grid.read_yaml(path):
+            raise
+        return _of_folders(path, grid_dir, error)
+    assert loaded.spec is not None
+    found, own = folders(grid_dir), {cell.signature for cell in loaded.cells}
+    wanted = [name for name in (loaded.spec.earlier if of_launch else found) if name in found and name not in own]
+    made = [_changed(cell, overrides) for name in wanted if (cell := _cell_of(found[name])) is not None]
+    joined = _joined(loaded, _others(loaded, [cell for cell in made if cell is not None]), _order(grid_dir))
+    kept_lists.lend(joined.cells, grid_dir)
+    return joined
+
+
+def whole(loaded: Grid, grid_dir: Path) -> Grid:
+    """Return a grid with all cells that its folder has of it, which may be launched in part."""
+    if loaded.spec is None or not (grid_dir / FILE).is_file():
+        return loaded
+    part, order, made = {cell.signature for cell in loaded.cells}, _order(grid_dir), folders(grid_dir)
+    if made.keys() | set(order) <= part:
+        return loaded
+    try:
+        stored = load_folder(grid_dir)
+    except ValueError as error:  # it is written anew
+        tell(error)
+        cells = [cell for folder in made.values() if (cell := _cell_of(folder)) is not None]
+    else:
+        cells = stored.cells
+        if part < {cell.signature for cell in cells}:
+            return stored
+    earlier = [cell for cell in cells if cell.signature in made and cell.signature not in part]
+    return _joined(loaded, _others(loaded, earlier), order)
+
+
+def text_of(loaded: Grid, *, of_launch: bool = False) -> str:
+    """Return what is stored of a grid, or of a launch, which names the cells of earlier ones that it is of too."""
+    if loaded.spec is None:
+        return loaded.text
+    return grid_spec.resolved_text(
+        loaded.name,
+        loaded.spec,
+        grid_spec.layout_of(loaded.spec),
+        loaded.baseline,
+        loaded.earlier if of_launch else (),
+    )
+
+
+def part_in_words(loaded: Grid, every: Grid) -> str:
+    """Say which part of a grid a launch is of; nothing where it is the whole."""
+    if len(loaded.cells) == len(every.cells):
+        return ""
+    return (
+        f"this launch is of {len(loaded.cells)} of the {len(every.cells)} cells of grid {loaded.name}; "
+        "the others stay as they are, and table and report hold all"
+    )
+
+
+def _others(loaded: Grid, earlier: Sequence[Cell]) -> list[Cell]:
+    """Leave out what a cell of the grid stands for."""
+    known = {cell.identity for cell in loaded.cells}
+    return [cell for cell in alike.once(earlier) if cell.identity not in known]
+
+
+def _order(grid_dir: Path) -> list[str]:
+    return [cell.signature for cell in index.read(grid_dir)] if (grid_dir / index.INDEX).exists() else []
+
+
+def _cell_of(folder: RunFolder) -> Cell | None:
+    """Read a cell back from its run folder; none where that cannot be read, or an earlier version would compute it."""
+    try:
+        config = from_yaml(folder.config())
+    except (ValueError, OSError) as error:
+        tell(f"{folder.path.name} is left out: {error}")
+        return None
+    try:
+        axes = folder.axes()
+    except (ValueError, OSError) as error:
+        tell(error)
+        axes = {}
+    cell = Cell(config, axes)
+    is_same = folder.path.name.startswith(f"{cell.signature}-")
+    return cell if is_same and not config.numerics.evaluation.held_out else None
+
+
+def _changed(cell: Cell, overrides: Sequence[str]) -> Cell | None:
+    """Change a cell of an earlier launch by the command line; none where that means other cells."""
+    settings: dict[str, Any] = {}
+    for key, text in grid_spec.divide(overrides).items():
+        node = parse(key, text)
+        several = isinstance(node, list) and is_axis(key, node)
+        values = read_axis(key, node) if isinstance(node, list) and several else [read_value(key, node)]
+        if short_names_once().get(key, "").startswith("execution."):
+            settings[key] = values[0]
+        elif _text(cell, key) not in {name for value in values for name in _names_of(key, value)}:
+            return None
+    return Cell(changed(cell.config, settings), cell.axes) if settings else cell
+
+
+def _names_of(key: str, value: Any) -> list[str]:  # noqa: ANN401 (a value of any field)
+    own = typed(key, value) if key == "dataset" else value
+    return [format_value(value), *([own.fields["numerics.dataset.name"]] if hasattr(own, "fields") else [])]
+
+
+def _text(cell: Cell, key: str) -> str:
+    """Return the value of a key that a cell has, as text; nothing of a choice that its configuration does not name."""
+    if key in cell.axes:
+        return cell.axes[key]
+    numerics = cell.config.numerics
+    names = {"dataset": numerics.dataset.name, "backbone": numerics.backbone.name, "method": numerics.method.name}
+    if key in names or key not in short_names_once():
+        return names.get(key, "")
+    return format_value(flatten(asdict(cell.config))[short_names_once()[key]])
+
+
+def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid:
+    """Add cells of earlier launches to a grid, with further axes where those that it has do not tell them apart."""
+    if not earlier:
+        return loaded
+    cells = [*loaded.cells, *earlier]
+    keys = [*loaded.axes, *dict.fromkeys(key for cell in earlier for key in cell.axes if key not in loaded.axes)]
+    keys += _telling(cells, keys)
+    texts = [{key: _text(cell, key) for key in keys} for cell in cells]
+    keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
+    made = [_with_axes(cell, {key: text[key] for key in keys}) for cell, text in zip(cells, texts, strict=True)]
+    place = {signature: number for number, signature in enumerate(order)}
+    made.sort(key=lambda cell: place.get(cell.signature, len(place)))
+    axes = {key: list(dict.fromkeys(cell.axes[key] for cell in made)) for key in keys}
+    meant = loaded.spec.baseline if loaded.spec else {}
+    baseline = {key: format_value(value) for key, value in meant.items()}
+    is_there = all(value in axes.get(key, []) for key, value in baseline.items())
+    rows = [*loaded.table.rows, *(key for key in keys if key not in loaded.axes)]
+    return replace(
+        loaded,
+        cells=made,
+        axes=axes,
+        baseline=baseline if is_there else {},
+        table=replace(loaded.table, rows=rows),
+        earlier=tuple(cell.signature for cell in earlier),
+    )
+
+
+def _with_axes(cell: Cell, axes: dict[str, str]) -> Cell:
+    return replace(cell, axes=axes, also=tuple({key: point.get(key, axes[key]) for key in axes} for point in cell.also))
+
+
+def _telling(cells: Sequence[Cell], keys: Sequence[str]) -> list[str]:
+    """Return further settings that tell apart the cells which some axes do not."""
+    alike: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(tuple(_text(cell, key) for key in keys), []).append(cell)
+    shorts = {full: short for short, full in short_names_once().items()}
+    found: dict[str, None] = {}
+    for group in alike.values():
+        flats = [_numerics(cell) for cell in group] if len(group) > 1 else []
+        found |= {shorts[full]: None for flat in flats[1:] for full in flat if flat[full] != flats[0][full]}
+    return [key for key in found if key not in keys]
+
+
+def _numerics(cell: Cell) -> Mapping[str, Any]:
+    return {full: value for full, value in flatten(asdict(cell.config)).items() if full.startswith("numerics.")}
+
+
+def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
+    """Return the cells that have run folders, where the file that an earlier version stored leads nowhere."""
+    cells: Iterable[Cell | None] = [_cell_of(folder) for folder in folders(grid_dir).values()]
+    known = [cell for cell in cells if cell is not None]
+    if not known:
+        raise why
+    tell(f"{path}: {why}; its cells are those that have run folders")
+    axes = {key: list(dict.fromkeys(_text(cell, key) for cell in known)) for cell in known for key in cell.axes}
+    content = grid.read_yaml(path)
+    table = layouts.read(grid_spec.mapping_at("table", content), axes)
+    spec = grid_spec.Spec(axes=dict(axes), table=table)
+    baseline = {key: str(value) for key, value in grid_spec.mapping_at("baseline", content).items()}
+    made = [Cell(cell.config, {key: _text(cell, key) for key in axes}) for cell in known]
+    return Grid(grid_dir.name, made, axes, baseline, grid_spec.layout_of(spec), path.read_text(encoding="utf-8"))

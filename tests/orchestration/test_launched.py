@@ -1,0 +1,208 @@
+"""A grid that was launched is known by its name, from its folder of runs alone, with all cells it ever had."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from own_grid import DONE, NAN, OwnGrid
+
+from orchestration import grid, launched
+from orchestration.cells import Cell, compose
+from orchestration.own_dataset import OwnDataset
+
+
+def test_every_command_knows_a_launched_grid_by_name_without_any_file_that_it_was_launched_from(
+    own: OwnGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("membranes.yaml", "scan.yaml"):
+        (own.folder / name).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    by_name = ("--grid", "membranes")
+    assert "3 cells: 2 done, 1 failed" in own("status", *by_name)
+    assert "rankmatch" in own("table", *by_name) and "supervised" in own("table", *by_name, "--format", "csv")
+    assert "rankmatch" in Path(own("report", "membranes")).read_text()
+    assert "crop" in own("describe", "membranes")
+    assert "3 cells: 2 keep, 1 give up" in own("plan", *by_name)
+    assert "3 cells: 2 keep, 1 give up" in own("launch", *by_name, "--dry-run")
+    assert own("sync", *by_name) == "MLflow is up to date"
+    assert "membranes.supervised.mobilenet_v2 version 1" in own("register", *by_name)
+    assert "settings: the same" in own("compare", "membranes", "membranes")
+    assert "3 runs" in own("results", "grid=membranes")
+    assert "is at work" in own("cancel", *by_name)
+    assert "1 submit, 2 keep" in own("retry", *by_name, code=1)
+    stored = launched.load_folder(own.runs / "membranes")
+    assert {cell.folder_name.partition("-")[0] for cell in stored.cells} == {
+        path.name.partition("-")[0] for path in (own.runs / "membranes" / "cells").iterdir()
+    }
+
+
+def test_grid_whose_data_set_file_an_earlier_version_did_not_keep_is_told_by_its_run_folders(
+    own: OwnGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = own.runs / "membranes" / "grid.yaml"
+    stored.write_text(stored.read_text().partition("datasets:")[0])
+    monkeypatch.chdir(own.folder)
+    assert "3 cells: 2 keep" in own("plan", "--grid", "membranes") and own.warned == []
+    monkeypatch.chdir(tmp_path)
+    assert "3 cells: 2 keep, 1 give up" in own("plan", "--grid", "membranes")
+    (warning,) = own.warned
+    assert "there is no" in warning and "its cells are those that have run folders" in warning
+    assert "supervised" in own("table", "--grid", "membranes")
+
+
+def test_paths_of_a_grid_file_start_where_it_lies(own: OwnGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own.folder / "grids").mkdir()
+    text = (own.folder / "membranes.yaml").read_text().replace("scan.yaml", "../scan.yaml\n  split_root: lists")
+    (own.folder / "grids" / "membranes.yaml").write_text(text)
+    monkeypatch.chdir("/")
+    loaded = grid.load(str(own.folder / "grids" / "membranes.yaml"))
+    execution = loaded.cells[0].config.execution
+    assert execution.data_root == str(own.folder / "images")
+    assert execution.split_root == str(own.folder / "grids" / "lists")
+    assert "must be a YAML file that is there; got '../scan.yaml', and there is no /" in own(
+        "plan", "--grid", _without(own.folder / "scan.yaml", own.folder / "grids" / "membranes.yaml"), code=2
+    )
+
+
+def _without(gone: Path, kept: Path) -> Path:
+    gone.unlink()
+    return kept
+
+
+@pytest.mark.parametrize("command", ["plan", "table", "launch"])
+def test_missing_grid_file_is_called_missing(command: str, own: OwnGrid) -> None:
+    said = own(command, "--grid", own.folder / "mebranes.yaml", code=2)
+    assert said == f"error: a grid must be a file that is there, or a name; there is no {own.folder}/mebranes.yaml"
+
+
+def test_lists_that_are_gone_are_read_as_the_launch_kept_them(own: OwnGrid) -> None:
+    shutil.rmtree(own.folder / "images" / "splits")
+    shutil.move(own.folder / "images", own.folder / "moved")
+    said = own("plan", "--grid", "membranes")
+    assert "1 steps" in said and "? steps" not in said
+    assert any("are read from" in warning and "no " in warning for warning in own.warned)
+    assert "3 cells: 2 keep" in own("plan", "--grid", "membranes", f"data_root={own.folder / 'moved'}")
+
+
+def test_launch_of_a_part_says_so_and_changes_nothing_else(own: OwnGrid) -> None:
+    stored = own.runs / "membranes" / "grid.yaml"
+    before = stored.read_text()
+    said = own.launch("method=supervised", "seed=1")
+    assert "this launch is of 1 of the 3 cells of grid membranes" in said
+    assert "rankmatch" in said.partition("this launch")[2]  # the table holds all
+    assert stored.read_text() == before
+    assert "3 cells: 2 done, 1 failed" in own("status", "--grid", "membranes")
+    report = (own.runs / "membranes" / "report.md").read_text()
+    assert "2 of 3 cells are done" in report
+    newest = sorted((own.runs / "membranes" / "launches").iterdir())[-1]
+    assert "method: [supervised]" in (newest / "grid.yaml").read_text()
+    assert len(grid.load(str(newest / "grid.yaml")).cells) == 1
+
+
+def test_table_of_a_part_leaves_the_report_of_all(own: OwnGrid) -> None:
+    assert "rankmatch" not in own("table", "--grid", "membranes", "method=supervised").partition("/")[0]
+    assert "2 of 3 cells are done" in (own.runs / "membranes" / "report.md").read_text()
+
+
+def test_cells_with_other_settings_are_added_with_what_tells_them_apart(own: OwnGrid) -> None:
+    said = own.launch("method=supervised", "seed=1", "trainer.epochs=2")
+    assert "this launch is of 1 of the 4 cells" in said
+    stored = launched.load_folder(own.runs / "membranes")
+    assert [(cell.axes["method"], cell.axes["trainer.epochs"]) for cell in stored.cells] == [
+        ("supervised", "1"),
+        ("supervised", "1"),
+        ("rankmatch", "30"),
+        ("supervised", "2"),
+    ]
+    assert stored.baseline == {"method": "supervised"} and "trainer.epochs" in stored.table.rows
+    assert "4 cells: 3 done, 1 failed" in own("status", "--grid", "membranes")
+    assert "4 cells: 3 keep, 1 give up" in own("plan", "--grid", "membranes")
+    assert "1 cells: 1 keep" in own("plan", "--grid", "membranes", "trainer.epochs=2", "seed=1")
+    assert "3 of 4 cells are done" in (own.runs / "membranes" / "report.md").read_text()
+    file = own.folder / "membranes.yaml"
+    assert "3 cells: 2 keep, 1 give up" in own("plan", "--grid", file)  # the file itself is what it was
+
+
+def test_grid_that_an_earlier_version_cut_to_its_last_launch_has_all_its_cells_again(own: OwnGrid) -> None:
+    folder = own.runs / "membranes"
+    text = (folder / "grid.yaml").read_text().replace("[supervised, rankmatch]", "[supervised]")
+    (folder / "grid.yaml").write_text(text.replace("seed: [0, 1]", "seed: [0]").partition("per:")[0])
+    lines = (folder / "index.jsonl").read_text().splitlines(keepends=True)
+    (folder / "index.jsonl").write_text(lines[0])
+    shutil.copy(own.folder / "scan.yaml", folder)
+    assert "3 cells: 2 keep, 1 give up" in own("plan", "--grid", "membranes")
+    own.launch(code=1)
+    assert "3 cells: 2 done, 1 failed" in own("status", "--grid", "membranes")
+
+
+def test_settings_of_one_value_of_an_axis_are_those_of_its_cells(own: OwnGrid) -> None:
+    loaded = grid.load(str(own.folder / "membranes.yaml"))
+    trainers = {cell.axes["method"]: cell.config.numerics.trainer for cell in loaded.cells}
+    assert (trainers["rankmatch"].learning_rate, trainers["rankmatch"].epochs) == (100, 30)
+    assert (trainers["supervised"].learning_rate, trainers["supervised"].epochs) == (0.001, 1)
+    plain = own.folder / "plain.yaml"
+    head, _, tail = (own.folder / "membranes.yaml").read_text().partition("per:")
+    plain.write_text(head + "exclude:" + tail.partition("exclude:")[2])
+    words = ["method=rankmatch", "trainer.learning_rate=100", "trainer.epochs=30"]
+    assert grid.load(str(plain), words).cells[0].signature == loaded.cells[-1].signature
+    again = grid.load(str(own.folder / "membranes.yaml"), ["trainer.epochs=2"])
+    assert {cell.config.numerics.trainer.epochs for cell in again.cells} == {2}
+    assert {cell.config.numerics.trainer.learning_rate for cell in again.cells} == {0.001, 100}
+    assert "per:" not in grid.load(str(own.folder / "membranes.yaml"), ["method=supervised"]).text
+
+
+@pytest.mark.parametrize(
+    ("per", "message"),
+    [
+        ("{split: {2: {seed: 1}}}", "per may name the axes method, seed; got 'split'"),
+        ("{method: {fixmatch: {trainer.epochs: 1}}}", "per: method must be one of supervised, rankmatch; got fixmatch"),
+        ("{method: {rankmatch: {trainer.epoch: 1}}}", "unknown key 'trainer.epoch'; did you mean trainer.epochs?"),
+        ("{method: {rankmatch: {seed: 1}}}", "per: method: rankmatch: seed must not be an axis; its values stand in"),
+        ("{method: {rankmatch: {trainer.epochs: [1, 2]}}}", "per: method: rankmatch: trainer.epochs must be one value"),
+        ("{method: {rankmatch: 3}}", "per: method: rankmatch must be a mapping; got '3'"),
+        ("[method]", "per must be a mapping; got ['method']"),
+    ],
+)
+def test_wrong_settings_of_a_value_are_refused(per: str, message: str, own: OwnGrid) -> None:
+    head, _, tail = (own.folder / "membranes.yaml").read_text().partition("per:")
+    text = f"{head}per: {per}\nexclude:{tail.partition('exclude:')[2]}"
+    (own.folder / "membranes.yaml").write_text(text)
+    assert message in own("plan", "--grid", own.folder / "membranes.yaml", code=2)
+
+
+def test_dropped_cell_is_trained_anew_or_brought_back(own: OwnGrid) -> None:
+    own("sync", "--grid", "membranes")
+    said = own("drop", DONE, "--grid", "membranes")
+    (trash,) = (own.runs / ".trash" / "membranes").glob(f"*/*-{DONE}")
+    assert str(trash) in said and "brings it back" in said
+    assert "1 done, 1 failed, 1 not submitted" in own("status", "--grid", "membranes")
+    assert "2 runs" in own("results")
+    assert "1 submit" in own("plan", "--grid", "membranes")
+    own.launch(code=1)
+    assert own.cell(DONE).state().status == "done" and trash.is_dir()
+
+
+def test_cell_that_failed_for_good_is_retried_where_it_was_launched(own: OwnGrid) -> None:
+    assert "3 cells: 2 keep, 1 give up" in own.launch(code=1)
+    said = own("retry", "rankmatch", "--grid", "membranes", code=1)
+    assert "1 submit, 2 keep" in said and "loss is not finite" in said
+    assert [len(own.cell(name).attempts()) for name in (NAN, DONE)] == [2, 1]
+    assert "there must be a cell of class node failure" in own(
+        "retry", "--grid", "membranes", "--class", "node failure", code=2
+    )
+    others = own("retry", "--grid", "membranes", "--set", "trainer.learning_rate=0.001", code=2)
+    assert "--set must change how cells are carried out, not what they are" in others
+
+
+def test_data_set_file_is_known_by_what_it_holds() -> None:
+    one, other = (OwnDataset("scan.yaml", content) for content in ('{"a": "1"}', '{"a": "2"}'))
+    assert one != other and str(one) == "scan.yaml" and one.hydras_name != other.hydras_name
+
+
+def test_signature_of_a_cell_is_the_same_from_the_file_and_from_what_is_stored(own: OwnGrid) -> None:
+    fixed = {"dataset": str(own.folder / "scan.yaml"), "backbone": "mobilenet_v2", "backbone.pretrained": False,
+             "backbone.width": 0.25, "method.num_agents": 4, "method": "supervised"}  # fmt: skip
+    cell = Cell(compose(fixed | {"seed": 0}), {})
+    assert own.cell(DONE).path.name.startswith(cell.signature)
+    assert cell.signature in {each.signature for each in launched.load_folder(own.runs / "membranes").cells}
