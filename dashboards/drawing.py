@@ -63,8 +63,12 @@ def figure_of(panels: Sequence[Panel], *, has_legend: bool = True) -> "Figure":
         lines = max(1, math.ceil(len(panels) / columns))
         sizes = [_size(panel) for panel in panels] or [PANEL]
         width, height = (max(size[side] for size in sizes) for side in (0, 1))
+        handles = _handles(panels) if has_legend else []
+        longest = max((len(handle.get_label()) for handle in handles), default=0)
+        across = max(1, int(columns * width / (0.6 + 0.075 * longest)))
+        below = 0.25 + 0.19 * math.ceil(len(handles) / across) if handles else 0.0
         figure = Figure(
-            figsize=(columns * width, lines * height + 0.6 * has_legend),
+            figsize=(columns * width, lines * height + below),
             layout=None if _is_plain(panels, has_legend) else "constrained",
         )
         if _is_plain(panels, has_legend):
@@ -78,8 +82,10 @@ def figure_of(panels: Sequence[Panel], *, has_legend: bool = True) -> "Figure":
                 axes.set_title(panel.title, fontsize=9, parse_math=False)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
-        if has_legend:
-            _legend(figure, panels)
+        if handles:
+            legend = figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False)
+            for text in legend.get_texts():
+                text.set_parse_math(False)
     return figure
 
 
@@ -168,7 +174,7 @@ def _draw_line(axes: "Axes", line: Line, has_bars: bool) -> None:
     }
     if has_bars or len(points) == 1:
         filled = {"markerfacecolor": "none"} if line.is_published else {}
-        look |= {"marker": palette.MARKERS[place], "markersize": 4.5, **filled}
+        look |= {"marker": palette.MARKERS[palette.marker_of(line.style)], "markersize": 4.5, **filled}
     if has_bars and any(spread):
         axes.errorbar(x, mean, spread, capsize=2.5, elinewidth=0.9, **look)
         return
@@ -230,11 +236,8 @@ def _is_plain(panels: Sequence[Panel], has_legend: bool) -> bool:
     return not has_legend and len(panels) == 1 and isinstance(panels[0], Lines)
 
 
-def _legend_columns(panels: Sequence[Panel]) -> int:
-    return 2 * max(1, min(3, len(panels)))
-
-
-def _legend(figure: "Figure", panels: Sequence[Panel]) -> None:
+def _handles(panels: Sequence[Panel]) -> list[Any]:
+    """Return what a legend names."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -246,15 +249,10 @@ def _legend(figure: "Figure", panels: Sequence[Panel]) -> None:
         has_bars = any(isinstance(panel, Lines) and panel.has_bars for panel in panels)
         handles.append(
             Line2D([], [], color=palette.SERIES[place], linestyle=dashes, linewidth=1.3, label=line.label,
-                   marker=palette.MARKERS[place] if has_bars else "", markersize=4.5,
+                   marker=palette.MARKERS[palette.marker_of(line.style)] if has_bars else "", markersize=4.5,
                    markerfacecolor="none" if line.is_published else palette.SERIES[place])
         )  # fmt: skip
     states = {value for panel in panels if isinstance(panel, Heat) for row in panel.values for value in row}
     handles += [Patch(facecolor=palette.STATES[name][0], label=f"{palette.STATES[name][2]} {name}")
                 for name in palette.STATES if name in states]  # fmt: skip
-    if handles:
-        legend = figure.legend(
-            handles=handles, loc="outside lower center", ncols=_legend_columns(panels), frameon=False
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+    return handles

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dashboards import palette
 from dashboards.panels import Heat, Line, Lines
 from orchestration.tables.layouts import Layout
 from orchestration.tables.table import Key, Table
@@ -166,11 +167,12 @@ def _labels_panel(
     x, is_log = _places(values, num_labeled) if axes and axes[place] == SPLIT else _ordered(values)
     by_column = dict(zip(columns, x, strict=True))
     lines = []
-    for style, row in enumerate([*table.rows, *table.other_rows]):
+    others = {row: palette.other_style(number) for number, row in enumerate(table.other_rows)}
+    for style, row in [*enumerate(table.rows), *((style, row) for row, style in others.items())]:
         label = ", ".join(table.name(axis, value) for axis, value in zip(table.row_axes, row, strict=True)) or "mIoU"
         lines += _row_lines(table, row, by_column, style, label)
-    others = [axis for spot, axis in enumerate(axes) if spot != place]
-    title = ", ".join(names[axis].get(value, f"{axis}={value}") for axis, value in zip(others, key, strict=True))
+    more = [axis for spot, axis in enumerate(axes) if spot != place]
+    title = ", ".join(names[axis].get(value, f"{axis}={value}") for axis, value in zip(more, key, strict=True))
     axis = axes[place] if axes else ""
     x_title = ("number of labels" if is_log else "split") if axis == SPLIT else axis or "grid"
     ticks = sorted({(spot, _tick(value, spot, is_log)) for value, spot in zip(values, x, strict=True)})

@@ -55,6 +55,17 @@ class Figures:
     left_out: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A line in a legend."""
+
+    label: str
+    colour: int
+    mark: str
+    """A path; empty where lines have none."""
+    is_published: bool
+
+
 @dataclass(slots=True)
 class Page:
     """All that the template shows."""
@@ -63,8 +74,8 @@ class Page:
     summary: str
     counts: list[tuple[str, int, str]]
     """State, number of cells, letter."""
-    legend: list[tuple[str, int, bool]]
-    """Name of a line, its style, whether it is published."""
+    labels_legend: list[Named]
+    curves_legend: list[Named]
     states: Figures
     tables: list[dict[str, Any]]
     statistics: list[Rows]
@@ -96,7 +107,8 @@ def build(gathered: Gathered, limits: Limits | None = None) -> Page:
         name=gathered.loaded.name,
         summary=_summary(statuses),
         counts=[(name, statuses.count(name), palette.STATES[name][2]) for name in palette.STATES if name in statuses],
-        legend=_legend([*labels, *(panel for _, panels in curves for panel in panels)]),
+        labels_legend=_legend(labels),
+        curves_legend=_legend([panel for _, panels in curves for panel in panels]),
         states=_figures("State of every cell", figures.states(gathered.points, layout, axes), limits),
         tables=[_table(table) for table in (best, gathered.table("last_miou"))],
         statistics=[Rows(title, rows[0], rows[1:]) for title, rows in sections(best)],
@@ -132,9 +144,17 @@ def _summary(statuses: Sequence[str]) -> str:
     return f"{statuses.count('done')} of {len(statuses)} cells are done."
 
 
-def _legend(panels: Sequence[Lines]) -> list[tuple[str, int, bool]]:
-    found = {line.label: line for panel in panels for line in panel.lines}
-    return [(line.label, line.style % len(palette.SERIES), line.is_published) for line in found.values()]
+def _legend(panels: Sequence[Lines]) -> list[Named]:
+    found = {line.label: (line, panel.has_bars) for panel in panels for line in panel.lines}
+    return [
+        Named(
+            line.label,
+            line.style % len(palette.SERIES),
+            palette.LEGEND_MARKERS[palette.marker_of(line.style)] if has_marks else "",
+            line.is_published,
+        )
+        for line, has_marks in found.values()
+    ]
 
 
 def _figures(title: str, panels: Sequence[Panel], limits: Limits) -> Figures:

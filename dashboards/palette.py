@@ -20,6 +20,17 @@ DASHES: tuple[Dash, ...] = (
     (0, (6, 1.5)),
     (0, (3, 1.2)),
 )
+LEGEND_MARKERS = (
+    "M17 2.4a3.6 3.6 0 1 0 .01 0z",
+    "M13.6 2.6h6.8v6.8h-6.8z",
+    "M17 2l4 7.4h-8z",
+    "M17 1.6l4.2 4.4-4.2 4.4-4.2-4.4z",
+    "M17 10l4-7.4h-8z",
+    "M15.6 2h2.8v2.6H21v2.8h-2.6V10h-2.8V7.4H13V4.6h2.6z",
+    "M13.4 4.2l1.8-1.8L17 4.2l1.8-1.8 1.8 1.8L18.8 6l1.8 1.8-1.8 1.8L17 7.8l-1.8 1.8-1.8-1.8L15.2 6z",
+    "M17 1.4l1.3 2.9 3.1.3-2.4 2.1.7 3.1-2.7-1.6-2.7 1.6.7-3.1-2.4-2.1 3.1-.3z",
+)
+"""The same marks as paths in a legend of 34 by 12."""
 PUBLISHED_DASH: Dash = (0, (1, 1.6))
 STATES = {
     "done": ("#0068a9", "#ffffff", "D"),
@@ -31,3 +42,15 @@ STATES = {
 }
 """For each state its colour, that of the letter on it, and the letter."""
 SEQUENCE = "cividis"
+
+
+def marker_of(style: int) -> int:
+    """Return the place of a line's mark: past the last colour, where colours come again, another one goes with each."""
+    return (style + style // len(SERIES)) % len(MARKERS)
+
+
+def other_style(number: int) -> int:
+    """Return the style of a line of others: one colour for eight of them, told apart by their marks."""
+    round_, place = divmod(number, len(MARKERS))
+    colour = (7, 5)[round_ % 2]
+    return colour + len(SERIES) * place

@@ -1,6 +1,7 @@
 import json
 import shlex
 import threading
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -125,3 +126,11 @@ def test_the_command_that_opens_the_store_can_be_pasted_where_the_path_has_a_spa
     uri = f"sqlite:///{tmp_path}/my runs/it's/mlflow.db"
     shown = GridMirror(uri, tmp_path / "my runs" / "small", []).where()
     assert shlex.split(shown) == ["mlflow", "ui", "--backend-store-uri", uri]
+
+
+def test_run_of_a_launch_holds_its_report_its_page_and_its_figure(launched):
+    store = Store(f"sqlite:///{launched.runs / 'mlflow.db'}")
+    run, *_ = store.runs(store.experiment("small"), f"tags.`{LAUNCH}` LIKE '%'")
+    kept = Path(run.artifacts.removeprefix("file://"))
+    assert {"report.md", "report.html", "table.csv", "curves.png"} <= {path.name for path in kept.iterdir()}
+    assert "4 of 4 cells are done." in (kept / "report.html").read_text()
