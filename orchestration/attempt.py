@@ -27,7 +27,9 @@ _EACH = Fields({}, _PROVENANCE).kind("what an attempt was made with")
 _MADE_WITH = "what it was made with"
 _OF_PROVENANCE = {**_PROVENANCE, "attempts": _EACH.listed()}
 OF_RESULTS_PROVENANCE = Fields({"commit": TEXT}, _OF_PROVENANCE).kind(f"{_MADE_WITH}, with its commit")
-_OF_SLURM = Fields({}, {"job": TEXT, "node": TEXT, "name": TEXT, "restart": COUNT}).kind("a job of Slurm")
+_OF_SLURM = Fields({}, {"job": TEXT, "node": TEXT, "nodes": TEXT, "name": TEXT, "restart": COUNT}).kind(
+    "a job of Slurm"
+)
 _OF_OWNER = Fields(
     {"host": TEXT, "pid": COUNT, "process_started": COUNT.or_null(), "started": DATE, "commit": TEXT},
     {
@@ -146,6 +148,7 @@ class Attempt:
             first_step=step if first is None else first,  # one that never started left nothing
             last_step=step,
             node=node_of(owner, events),
+            nodes=owner.get("slurm", {}).get("nodes", ""),
             host=trained_on(owner, events),
             time=last["time"] if "kind" in last else last_write(self.path),
             is_told="kind" in last,

@@ -129,6 +129,8 @@ class AttemptEnd:
     """Of the checkpoint that the next one began with, or can."""
     node: str = ""
     """As the scheduler calls it."""
+    nodes: str = ""
+    """All of a training on several, as the scheduler writes them: `n[1-2]`."""
     host: str = ""
     """As it calls itself."""
     time: float = 0.0

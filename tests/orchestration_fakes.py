@@ -26,6 +26,8 @@ class FakeSlurm:
         """Its memory and GPUs, as sinfo writes them."""
         self.nodes = {f"n{number}": "idle" for number in range(10)}
         """State of each of the site's nodes, which have 64 CPUs, 256 GB and 4 GPUs."""
+        self.features: dict[str, str] = {}
+        """Of nodes that have more than the others' `avx512`."""
         self.names: dict[str, str] = {}
         """Numbers of the jobs of a name that is asked for."""
         self.strangers: dict[str, str] = {}
@@ -34,6 +36,8 @@ class FakeSlurm:
         """Why jobs wait."""
         self.held: set[str] = set()
         """The jobs that have no priority."""
+        self.excluded: dict[str, str] = {}
+        """Nodes that jobs which wait keep away from, beside what their scripts say."""
         self.users: dict[str, int] = {}
         """Whose jobs are not this user's."""
         self.controllers: dict[str, dict[str, str]] = {}
@@ -97,9 +101,16 @@ class FakeSlurm:
             and self.name_of(job) in options.get("name", self.name_of(job)).split(",")
         }
         return "".join(
-            f"{job}|{state}|{node}|{self.reasons.get(job, 'None')}|{0 if job in self.held else 1}|{self.name_of(job)}\n"
+            f"{job}|{state}|{node}|{self.reasons.get(job, 'None')}|{0 if job in self.held else 1}|"
+            f"{self._excluded(job)}|{self.name_of(job)}\n"
             for job, (state, node) in jobs.items()
         )
+
+    def _excluded(self, job: str) -> str:
+        array = job.partition("_")[0]
+        script = self.folder / f"script.{array}"
+        asked = flags(script.read_text()).get("exclude", "").strip("'") if script.is_file() else ""
+        return self.excluded.get(job, self.excluded.get(array, asked))
 
     def _submitted_as(self, name: str) -> str:
         found = [str(place) for place, script in enumerate(self.scripts, 1) if flags(script)["job-name"] == name]
@@ -114,7 +125,10 @@ class FakeSlurm:
         return "".join(f"{job}|{state}|1:0|{node}|{self.name_of(job)}\n" for job, state, node in rows)
 
     def _sinfo(self, command: list[str]) -> str:
-        return "".join(f"{name}|64|{self.node_has}|avx512|{state}|main*\n" for name, state in self.nodes.items())
+        return "".join(
+            f"{name}|64|{self.node_has}|{self.features.get(name, 'avx512')}|{state}|main*\n"
+            for name, state in self.nodes.items()
+        )
 
     def submit_controller(self, script: Path, *, begin_s: int, after: str = "") -> str:
         """Take a controller as sbatch would; its numbers are not those of cells."""
@@ -134,9 +148,13 @@ class FakeSlurm:
             number, (field, _, value) = command[-2].removeprefix("JobId="), command[-1].partition("=")
             if field == "ArrayTaskThrottle":
                 self.throttles[number] = int(value)
+            elif field == "ExcNodeList":
+                self.excluded |= dict.fromkeys(number.split(","), value)
             else:
                 self.controllers[number]["begin"] = value
             return ""
+        if "hostnames" in command:
+            return "\n".join(_hosts(command[-1]))
         if "partition" in command:
             return self.partitions
         return f"ClusterName             = here\nMaxArraySize            = {self.max_array_size}\n"
@@ -159,6 +177,9 @@ least=$(cat {folder}/refuses_cells 2>/dev/null)
 if [ -e {folder}/refuses ] || [ -e {folder}/refuses_cells -a $n -ge ${{least:-1}} ]; then
   echo "sbatch: error: Invalid account" >&2; exit 1
 fi
+if [ -e {folder}/refuses_asking ] && grep -q -e "$(cat {folder}/refuses_asking)" "$2"; then
+  echo "sbatch: error: Batch job submission failed: Requested node configuration is not available" >&2; exit 1
+fi
 if [ -e {folder}/silent ]; then
   echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1
 fi
@@ -176,6 +197,16 @@ echo "$n"
     monkeypatch.setattr(commands, "output", fake.output)
     monkeypatch.setattr(commands, "submit_script", fake.submit_controller)
     return fake
+
+
+def _hosts(expression: str) -> list[str]:
+    """Spell out `n1,n[3-4]`."""
+    found = []
+    for stem, inside in re.findall(r"([^,\[]+)(?:\[([^\]]+)\])?", expression):
+        spans = [part.partition("-") for part in inside.split(",")] if inside else []
+        found += [f"{stem}{place}" for first, _, last in spans for place in range(int(first), int(last or first) + 1)]
+        found += [] if inside else [stem]
+    return found
 
 
 def flags(script: str) -> dict[str, str]:

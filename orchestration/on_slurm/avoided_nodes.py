@@ -30,29 +30,32 @@ class Record:
     """Of the last day, newest first."""
     for_all: Collection[str]
     """The nodes that every cell keeps away from."""
-    num_seen: int
-    """How many nodes cells have been on."""
+    seen: Collection[str]
+    """The nodes that cells have been on."""
 
-    def avoided(self, cell: str, usable: Collection[str] | None, needed: int = 1) -> tuple[str, ...]:
+    def avoided(
+        self, cell: str, usable: Collection[str] | None, needed: int = 1, *, up: Collection[str] | None = None
+    ) -> tuple[str, ...]:
         """Return the nodes that a cell keeps away from, never so that nothing is left for it.
 
         Args:
             cell: Whose next try it is.
             usable: The nodes that could hold it; None: nobody knows, and at most half of those seen are avoided.
             needed: How many nodes it takes.
+            up: Where nobody knows which could hold it, those of which one does know that some other could not.
         """
         wanted = list(dict.fromkeys(one.node for one in self.failed if one.cell == cell or one.node in self.for_all))
-        if usable is None:
-            return tuple(sorted(wanted[: self.num_seen // 2]))
-        there = [node for node in wanted if node in usable]  # sbatch refuses the names of nodes that are gone
-        return tuple(sorted(there[: max(0, len(usable) - needed)]))
+        left = [node for node in self.seen if up is None or node in up] if usable is None else usable
+        there = [node for node in wanted if node in left]  # sbatch refuses the names of nodes that are gone
+        most = len(left) - needed if usable is not None else min(len(left) // 2, len(left) - needed)
+        return tuple(sorted(there[: max(0, most)]))
 
 
 def record(tries: Sequence[Try], now: float) -> Record:
     """Sum up the attempts of all cells of a campaign; what failed longer than a day ago is forgotten."""
     lately = [one for one in tries if now - one.time < AVOIDED_S]
     failed = sorted((one for one in lately if one.failed), key=lambda one: one.time, reverse=True)
-    return Record(failed, _bad_for_all(lately), len({one.node for one in tries}))
+    return Record(failed, _bad_for_all(lately), {one.node for one in tries})
 
 
 def _bad_for_all(tries: Sequence[Try]) -> set[str]:

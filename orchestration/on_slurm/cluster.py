@@ -42,7 +42,7 @@ class ClusterConfig:
     extra: dict[str, str] = field(default_factory=dict)
     """More sbatch flags by their long names: `{nice: "100"}`; `true` for one without a value. One that the launch sets
     itself is replaced by it (`mem-per-cpu: 4G` instead of `mem`); `false` leaves it out. Sizes, as `cpus-per-task`, are
-    those of the jobs that train."""
+    those of the jobs that train; to `exclude` come the nodes that a cell keeps away from."""
     controller_extra: dict[str, str] = field(default_factory=dict)
     """The same for controllers and for the heads of pilots, over `extra`."""
     srun_args: list[str] = field(default_factory=list)

@@ -15,18 +15,13 @@ from pathlib import Path
 
 from orchestration import tool_environment
 from orchestration.on_slurm.array_elements import spelt_out
+from orchestration.on_slurm.refusals import passes
 from orchestration.schedulers import SchedulerError
 
 TIMEOUT_S = 30.0
 SBATCH_TIMEOUT_S = 300.0
 """sbatch itself tries again while slurmctld is busy."""
-_PASSES = re.compile(
-    "did not answer|is not here|timed out|temporarily|unable to contact|connect|socket|communication|zero bytes|"
-    "submit limit|job count|standby|shutting down|reconfigur",
-    re.IGNORECASE,
-)
-"""Reasons of sbatch that have nothing to do with what it was asked for."""
-_QUEUE_FORMAT = "--format=%i|%T|%N|%r|%Q|%j"
+_QUEUE_FORMAT = "--format=%i|%T|%N|%r|%Q|%x|%j"
 _NOT_ENDED = ("", "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
 _KEPT_STATES = re.compile(r"[A-Z_]+")
 
@@ -79,6 +74,8 @@ class QueuedJob:
     """Why it waits."""
     has_no_priority: bool = False
     """Nobody lets it begin, whatever else it waits for."""
+    excluded: str = ""
+    """Nodes that it keeps away from, as `n[1-3],n7`."""
 
     @property
     def is_waiting(self) -> bool:
@@ -121,11 +118,11 @@ def queue(users: Collection[int] = ()) -> dict[Job, QueuedJob]:
 def _queued(text: str) -> dict[Job, QueuedJob]:
     found = {}
     for line in text.splitlines():
-        words = line.split("|", 5)  # the name comes last, as other people's may hold anything
-        if len(words) == 6:  # not what follows a line end in somebody's name
-            number, state, node, reason, priority, name = words
+        words = line.split("|", 6)  # the name comes last, as other people's may hold anything
+        if len(words) == 7:  # not what follows a line end in somebody's name
+            number, state, node, reason, priority, excluded, name = words
             job = Job(number, name)
-            found[job] = QueuedJob(job, state, node, reason, priority == "0")
+            found[job] = QueuedJob(job, state, node, reason, priority == "0", excluded.replace("(null)", ""))
     return found
 
 
@@ -160,7 +157,7 @@ def submit(script: Path, name: str) -> Job:
     try:
         text = _run(["sbatch", "--parsable", str(script)], tool_environment.for_sbatch(), SBATCH_TIMEOUT_S)
     except SlurmError as error:
-        raise error if _PASSES.search(str(error)) else SlurmRefusal(str(error)) from None
+        raise error if passes(str(error)) else SlurmRefusal(str(error)) from None
     told = re.findall(r"^(\d+)(?:;\S*)?$", text, re.MULTILINE)
     found = output(["squeue", "--noheader", f"--user={os.getuid()}", f"--name={name}", "--states=all", "--format=%F"])
     numbers = [number for number in dict.fromkeys(found.split()) if number in told] or found.split()
@@ -313,6 +310,19 @@ def throttle(array: Job, count: int) -> None:
         SlurmError: None of it waits any more, or Slurm does not answer.
     """
     output(["scontrol", "update", f"JobId={array.number}", f"ArrayTaskThrottle={count}"])
+
+
+def keep_from(numbers: Iterable[str], nodes: Collection[str]) -> None:
+    """Have jobs that wait keep away from these nodes, and from no others; of an array those elements that wait.
+
+    Raises:
+        SlurmError: Slurm does not answer, or does not allow it.
+    """
+    try:
+        output(["scontrol", "update", f"JobId={','.join(numbers)}", f"ExcNodeList={','.join(nodes)}"])
+    except SlurmError as error:
+        if "no longer pending" not in str(error):
+            raise
 
 
 def begin_in(number: str, seconds: int) -> None:

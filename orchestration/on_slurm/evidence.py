@@ -25,7 +25,7 @@ _KNOWS_BETTER = {
     FailureClass.PREEMPTED: (FailureClass.NODE_FAILURE, FailureClass.CANCELLED),
 }
 """What accounting may say of a job whose attempt could write no more than the key."""
-_GUESSED = (f"Slurm says {signals.NOTHING}", "Slurm says PENDING")
+_GUESSED = tuple(f"Slurm says {state}" for state in (signals.NOTHING, "PENDING", "COMPLETING"))
 """How the words of a stop end that is taken for a preemption: in a container without Slurm's commands it may have been
 a cancel, and a job that was put back into the queue may have lost its node."""
 

@@ -114,13 +114,18 @@ def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Pat
     failure = _failure(job, known, text)
     owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "pid": 0,
              "host": _first_node(known),
-             "slurm": {"job": job.number, "name": job.name, "restart": 0}}  # fmt: skip
+             "slurm": {"job": job.number, "name": job.name, "restart": 0, **_all_nodes(known)}}  # fmt: skip
     with suppress(AttemptTaken):  # by a job that has begun after all
         attempt = folder.claim(owner)
         files.replace(attempt.path / LOG, text)
         record_loss(folder.path, failure, known_dead=True)
         return [Lost(folder.path.name, failure)]
     return []
+
+
+def _all_nodes(known: EndedJob | None) -> dict[str, str]:
+    """Return the nodes of a job of several: any of them may have kept it from beginning."""
+    return {"nodes": known.node} if known and any(mark in known.node for mark in ("[", ",")) else {}
 
 
 def _first_node(known: EndedJob | None) -> str:

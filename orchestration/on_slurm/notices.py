@@ -24,6 +24,8 @@ from rankmatch import locks
 
 SILENCE_S = 3600.0
 TIMEOUT_S = 20.0
+NUM_TRIES = 5
+"""Of what nobody says again; they wait 75 s in all."""
 SENT = "notices.json"
 WEBHOOK = "RANKMATCH_WEBHOOK"
 
@@ -42,17 +44,20 @@ class Notifier:
         """Take what a site says."""
         return cls(str(grid_dir), site.mail_user, site.mail_server, tuple(site.notify_command))
 
-    def tell(self, cause: str, text: str, *, once: bool = False, insists: bool = False) -> bool:
+    def tell(
+        self, cause: str, text: str, *, once: bool = False, insists: bool = False, is_last_word: bool = False
+    ) -> bool:
         """Send a line of text unless one of the same cause was sent within the hour, or ever; tell whether it went.
 
         A notice that fails is written to the log and harms nothing. One that `insists` is sent even where nobody can
-        note that it was, on a full disk; others are not, since each job of a grid would send it then.
+        note that it was, on a full disk; others are not, since each job of a grid would send it then. One that is the
+        last word on something, which nobody says another time, is tried for a minute or two.
         """
         with harmless(f"the notice {text!r}"):
             ways = self._ways()
             if not ways or not self._claims(cause, text, once=once, insists=insists):
                 return False
-            failed = [error for way in ways if (error := _failure(way, text))]
+            failed = [error for way in ways if (error := _failure(way, text, NUM_TRIES if is_last_word else 1))]
             for error in failed:
                 sys.stderr.write(f"the notice {text!r} was not sent: {error}\n")
             if failed:
@@ -143,7 +148,20 @@ def _words_of(error: Exception) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _failure(way: Callable[[str], None], text: str) -> str:
+def _failure(way: Callable[[str], None], text: str, num_tries: int) -> str:
+    """Send in one way, several times where it fails; return what went wrong the last time."""
+    import tenacity  # needed where something is told, thus by few
+
+    tries = tenacity.Retrying(
+        retry=tenacity.retry_if_result(bool),
+        wait=tenacity.wait_exponential(multiplier=5),
+        stop=tenacity.stop_after_attempt(num_tries),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else "",
+    )
+    return str(tries(_error, way, text))
+
+
+def _error(way: Callable[[str], None], text: str) -> str:
     """Send in one way; return what went wrong: no way that fails may keep the others from being tried."""
     try:
         way(text)

@@ -15,7 +15,7 @@ Flags = dict[str, str]
 LEAVE_OUT, WITHOUT_VALUE = "false", "true"
 _MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
 _GPUS = ("gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task")
-_SIZES = (*_MEMORY, *_GPUS, "gres", "cpus-per-gpu", "cpus-per-task", "exclusive", "nodes", "ntasks", "ntasks-per-node",
+SIZES = (*_MEMORY, *_GPUS, "gres", "cpus-per-gpu", "cpus-per-task", "exclusive", "nodes", "ntasks", "ntasks-per-node",
           "time")  # fmt: skip
 """What `extra` says of these is meant for the jobs that train."""
 
@@ -28,7 +28,9 @@ def training_flags(config: ClusterConfig, asked: Resources, avoided: Sequence[st
         asked: What the job needs.
         avoided: Nodes that it must not get, beside those that the site excludes.
     """
-    excluded = ",".join([*filter(None, [config.exclude]), *avoided])
+    excluded, extra = ",".join([*filter(None, [config.exclude]), *avoided]), dict(config.extra)
+    if avoided and (others := extra.get("exclude", LEAVE_OUT)).lower() != LEAVE_OUT and "/" not in others:
+        extra["exclude"] = ",".join([others, *avoided])  # what is no name of a file
     own = _named(config) | _gpus(config, asked.gpus_per_node) | {
         "time": str(asked.time_min),
         "nodes": str(asked.nodes),
@@ -39,7 +41,7 @@ def training_flags(config: ClusterConfig, asked: Resources, avoided: Sequence[st
         "requeue" if config.requeue else "no-requeue": "",
         **({"exclude": excluded} if excluded else {}),
     }  # fmt: skip
-    return merged(own, config.extra)
+    return merged(own, extra)
 
 
 def head_flags(config: ClusterConfig, asked: Resources) -> Flags:
@@ -68,7 +70,7 @@ def _small(config: ClusterConfig, cpus: int, mem_gb: float, minutes: int) -> Fla
 
 
 def _for_small(config: ClusterConfig, own: Flags) -> Flags:
-    every = {key: text for key, text in config.extra.items() if key not in _SIZES or text.lower() == LEAVE_OUT}
+    every = {key: text for key, text in config.extra.items() if key not in SIZES or text.lower() == LEAVE_OUT}
     return merged(merged(own, every), config.controller_extra)
 
 

@@ -92,7 +92,9 @@ def restart() -> str:
 def this_job() -> dict[str, Any]:
     """Describe this job as the owners of attempts hold it."""
     job = own_job()
-    known = {"name": job.name, "node": os.environ.get("SLURMD_NODENAME", "")}
+    several = os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1"
+    nodes = os.environ.get("SLURM_JOB_NODELIST", "") if several else ""
+    known = {"name": job.name, "node": os.environ.get("SLURMD_NODENAME", ""), "nodes": nodes}
     return {"job": job.number, "restart": int(restart()), **{key: value for key, value in known.items() if value}}
 
 

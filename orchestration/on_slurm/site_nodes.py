@@ -34,14 +34,24 @@ class Node:
         return sum(int(count) for found, count in _GPUS.findall(self.gres) if kind in ("", found))
 
     def holds(self, asked: Resources, *, gpu_type: str = "", constraint: str = "") -> bool:
-        """Tell whether it could hold a job's share; a constraint that is no single word is not looked at."""
+        """Tell whether it could hold a job's share; a constraint that is not understood is not looked at."""
         return (
             self.takes_jobs
             and self.num_cpus >= asked.cpus_per_node
             and self.memory_mb >= round(asked.mem_gb_per_node * 1024)
             and self.num_gpus(gpu_type) >= asked.gpus_per_node
-            and (not constraint.isidentifier() or constraint in self.features)
+            and (not is_understood(constraint) or self._meets(constraint))
         )
+
+    def _meets(self, constraint: str) -> bool:
+        asked = re.split(r"[&|]", constraint) if constraint else []
+        found = [feature in self.features for feature in asked]
+        return any(found) if "|" in constraint else all(found)
+
+
+def is_understood(constraint: str) -> bool:
+    """Tell whether a constraint is one feature, or several of one kind, `a&b` or `a|b`; others count and group."""
+    return not constraint or any(re.fullmatch(rf"[\w.:-]+({joined}[\w.:-]+)*", constraint) for joined in ("&", r"\|"))
 
 
 def of_partition(partition: str) -> list[Node]:

@@ -12,7 +12,7 @@ from orchestration import files, launch, launched, snapshot
 from orchestration.grid import Grid
 from orchestration.launch_folder import make_folders, only_launch_of
 from orchestration.launch_plan import make_plan, refuse_conflicts, show_plan
-from orchestration.on_slurm import commands, never_began, policy, queue_state, submissions
+from orchestration.on_slurm import commands, never_began, placement, policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import Campaign, campaign_named, launches_of, name_of, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.hand_in import Submitted, options_of, queued_jobs, say_what, scheduler_of, submit
@@ -63,6 +63,8 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0, begins
         _note_ends(campaign, grid_dir, console)
         jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
         others = {*owners}
+        with suppress(SlurmError):  # the next step does it
+            placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
         later = policy.not_due(loaded, grid_dir, campaign.name)
         if later:
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
@@ -128,9 +130,9 @@ def end(campaign: Campaign, loaded: Grid, grid_dir: Path, planned: Plan, console
         mirror = launch.mirror_of(loaded, grid_dir, launch_id=campaign.name)
         mirror.start()
         launch.end_mirror(loaded, grid_dir, mirror, written, console)
-    close(campaign, grid_dir)
     notifier = Notifier.of(campaign.config(), grid_dir)
-    notifier.tell(f"finished {campaign.name}", _outcome(planned, campaign, loaded), once=True)
+    notifier.tell(f"finished {campaign.name}", _outcome(planned, campaign, loaded), once=True, is_last_word=True)
+    close(campaign, grid_dir)
 
 
 def close(campaign: Campaign, grid_dir: Path, **why: str) -> None:
@@ -147,10 +149,10 @@ def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:
         if not decision.again:
             text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.why}"
             _print(text, console)
-            notifier.tell(f"failed: {decision.why}", text)
+            notifier.tell(f"failed: {decision.why}", text, is_last_word=True)
     for launch_dir, words in never_began.whole_launches(grid_dir, lost):
         text = f"{campaign.grid_name}: no job of the launch {launch_dir.name} came to begin a cell: {words}"
-        notifier.tell(f"never began {launch_dir.name}", text, once=True)
+        notifier.tell(f"never began {launch_dir.name}", text, once=True, is_last_word=True)
 
 
 def _refused(
@@ -193,7 +195,7 @@ def _submit(
     refuse_conflicts(planned)
     jobs = launch.cell_jobs(planned, loaded, grid_dir, identities, options)
     policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
-    jobs = policy.placed(jobs, campaign.config(), grid_dir, campaign.name)
+    jobs = placement.placed(jobs, campaign.config(), grid_dir, campaign.name)
     if harmed := snapshot.make_whole(Path(campaign.snapshot)):
         console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
     launch_dir = make_folders(loaded, grid_dir, planned)

@@ -87,16 +87,25 @@ class SlurmScheduler:
         """Submit arrays of jobs, longest first; at most as many as the site takes.
 
         Raises:
-            SchedulerError: sbatch refused; what was submitted before stays and is written down.
+            SchedulerError: sbatch refused one of them, or did not answer; what was submitted stays and is written down.
         """
         self.check(jobs)
         taken = list(jobs)[: self._room()]
         first, free = self._make_room(len(taken))
         arrays = self._arrays(taken, self.site_limits(), free)
+        behind: list[str] = []
         done: list[Submission] = []
+        refusals: list[SchedulerRefusal] = []
         for array in arrays:
-            after = first if array.after is None else f"afterany:{done[array.after].job}"
-            done.append(self._submit(array, launch_dir.resolve(), owner, after))
+            after = first if array.after is None else behind[array.after]
+            try:
+                done.append(self._submit_somewhere(array, launch_dir.resolve(), owner, after))
+                behind.append(f"afterany:{done[-1].job}")
+            except SchedulerRefusal as error:  # it keeps no other from being submitted
+                refusals.append(error)
+                behind.append(after)
+        if refusals:
+            raise refusals[0]
         return SlurmJobs(taken, done)
 
     def controller_script(self, name: str, folder: Path, over: Path, words: Sequence[str], said: str) -> str:
@@ -205,6 +214,16 @@ class SlurmScheduler:
             )
             for place, ((asked, avoided), members) in enumerate(chunks)
         ]
+
+    def _submit_somewhere(self, array: Array, launch_dir: Path, owner: Mapping[str, Any], after: str) -> Submission:
+        """Submit one array, where sbatch finds no node for it beside those that it keeps away from, to these too."""
+        try:
+            return self._submit(array, launch_dir, owner, after)
+        except SchedulerRefusal as error:
+            if not array.avoided:
+                raise
+            sys.stderr.write(f"submitted again without keeping away from {', '.join(array.avoided)}: {error}\n")
+        return self._submit(replace(array, avoided=()), launch_dir, owner, after)
 
     def _submit(self, array: Array, launch_dir: Path, owner: Mapping[str, Any], after: str) -> Submission:
         """Submit one array; written down before sbatch, so that a launch killed behind it can find its jobs by name."""

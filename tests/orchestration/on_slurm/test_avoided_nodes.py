@@ -62,6 +62,7 @@ def test_where_nobody_knows_the_nodes_at_most_half_of_those_seen_are_avoided():
     known = record(tries("a@n3!", "a@n2!", "a@n1!", "b@n4"), NOW)
     assert known.avoided("a", None) == ("n2", "n3")
     assert record(tries("a@n1!"), NOW).avoided("a", None) == ()
+    assert known.avoided("a", None, up={"n1", "n3", "n9"}) == ("n3",)  # newest first, half of those that are up
 
 
 SINFO = """\
@@ -88,6 +89,10 @@ ASKED = Resources(nodes=1, cpus_per_node=4, gpus_per_node=1, mem_gb_per_node=16,
         ({"mem_gb_per_node": 200, "gpus_per_node": 0}, {}, ["n1", "n2", "n6"]),
         ({}, {"constraint": "ib"}, ["n1"]),
         ({}, {"constraint": "ib|avx512"}, ["n1", "n2", "n6"]),
+        ({}, {"constraint": "ib|no-such"}, ["n1"]),
+        ({}, {"constraint": "ib&avx512"}, ["n1"]),
+        ({}, {"constraint": "no-such"}, []),
+        ({}, {"constraint": "[ib*1&no-such*1]"}, ["n1", "n2", "n6"]),  # is not looked at
         ({}, {"excluded": ["n1"]}, ["n2", "n6"]),
     ],
 )

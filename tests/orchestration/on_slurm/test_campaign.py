@@ -198,6 +198,60 @@ def test_on_a_partition_of_one_node_the_cell_that_failed_there_is_tried_there_ag
     assert excluded(slurm, 1) == {"0-3": ""}
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("constraint=avx512", "n7"),
+        ("constraint=gpu-a100", ""),  # no other node has it
+        ("constraint=gpu-a100|gpu-h100", ""),
+        ("constraint=gpu-a100&avx512", ""),
+        ("constraint=[gpu-a100*1&avx512*1]", ""),  # nobody can tell, and one node of one seen is more than half
+        ("reservation=ours", ""),
+        ("extra={nodelist: n7}", ""),
+        ("extra={gres: 'gpu:a100:1'}", ""),
+        ("extra={constraint: gpu-a100}", ""),
+        ("extra={exclude: 'n[0-6]'}", "n[0-6],n7"),
+        ("extra={exclude: 'n[0-6],n8,n9'}", "n[0-6],n8,n9"),
+        ("extra={exclude: 'false'}", ""),
+    ],
+)
+def test_never_so_many_nodes_are_avoided_that_none_meets_what_the_site_asks_for(
+    setting, expected, options, slurm, console
+):
+    slurm.features = {"n7": "avx512,gpu-a100"}
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": (f"cluster.{setting}",)}), console)
+    for number, name in enumerate(cell_names(options)):
+        attempt_of(options, name, f"1_{number}", node="n7").event("failed", kind="GPU fault", message="ECC")
+    take_step(newest_launch(options), console)
+    assert excluded(slurm, 1) == {"0-3": expected}
+
+
+def test_cell_that_no_other_node_takes_is_submitted_to_where_it_failed_and_the_others_with_it(
+    options, slurm, console, capsys
+):
+    launch_on_slurm(options, console)
+    for number, name in enumerate(cell_names(options)):
+        attempt_of(options, name, f"1_{number}", node=f"n{number}").event("failed", kind="GPU fault", message="ECC")
+    (slurm.folder / "refuses_asking").write_text("--exclude=n[01]$")
+    take_step(newest_launch(options), console)
+    scripts = [flags(script).get("exclude") for script in slurm.scripts[1:]]
+    assert scripts == [None, None, "n2", "n3"]
+    assert "submitted again without keeping away from n1: sbatch refused" in capsys.readouterr().err
+
+
+def test_any_node_of_a_cell_of_several_may_have_been_its_end(options, slurm, console):
+    launch_on_slurm(options, console)
+    cells = cell_names(options)
+    attempt = attempt_of(options, cells[0], "1_0", node="n1")
+    owner = attempt.owner() | {"slurm": {"job": "1_0", "restart": 0, "node": "n1", "nodes": "n[1-2],n5"}}
+    (attempt.path / "owner.json").write_text(json.dumps(owner))
+    attempt.event("failed", kind="GPU fault", message="ECC")
+    for number in (1, 2, 3):
+        attempt_of(options, cells[number], f"1_{number}", node="n2").event("stopped", kind="preempted", step=1)
+    take_step(newest_launch(options), console)
+    assert excluded(slurm, 1) == {"one": "n1,n2,n5", "0-2": ""}
+
+
 def test_outage_ends_no_cell_for_good_and_somebody_is_told(options, slurm, console, tmp_path, monkeypatch):
     command = f"cluster.notify_command=[sh, -c, 'echo $0 >> {tmp_path}/told']"
     launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": (command,)}), console)

@@ -388,6 +388,58 @@ def test_cell_that_waits_before_its_next_try_is_looked_at_when_that_is_due(life,
     assert len(slurm.scripts) == 2
 
 
+def test_waiting_cell_may_go_where_it_failed_once_no_other_node_is_left_and_keeps_away_from_what_the_site_excludes(
+    life, slurm
+):
+    slurm.nodes = {f"n{number}": "idle" for number in range(1, 4)}
+    life.launch(cluster_settings=("cluster.exclude=n3",))
+    life.ends(life.cell("rankmatch-4-s0"), "GPU fault")  # on n1
+    life.controller()
+    assert flags(slurm.scripts[1])["exclude"] == "n3,n1"
+    slurm.queued["2"] = ("PENDING", "")
+    life.controller()
+    assert slurm.excluded == {}  # n2 may be free in a while
+    slurm.nodes["n2"] = "drained"
+    life.controller()
+    assert slurm.excluded == {"2": "n3"}
+    assert len(slurm.scripts) == 2
+
+
+def test_waiting_cells_may_go_where_they_failed_after_a_day(life, slurm):
+    life.launch()
+    names = ("rankmatch-4-s0", "rankmatch-4-s1")
+    for name in names:
+        life.ends(life.cell(name), "GPU fault")
+    life.controller()
+    slurm.queued |= {"2_0": ("RUNNING", "n2"), "2_1": ("PENDING", "")}
+    later(life, 86_000)
+    assert slurm.excluded == {}
+    later(life, 87_000)
+    assert slurm.excluded == {"2": ""}
+
+
+def test_waiting_nodes_of_a_pilot_may_be_those_that_its_cells_need_not_avoid(life, slurm):
+    life.launch(num_nodes=2)
+    ((_, pilot),) = submissions.read(life.grid_dir)
+    for name in ("rankmatch-4-s0", "rankmatch-4-s1"):
+        owner = {"commit": "abc", "campaign": life.campaign.name, "host": "n1", "pid": 1, "process_started": 1,
+                 "slurm": {"job": f"{pilot.nodes_id}_0", "name": pilot.nodes_name, "restart": 0}}  # fmt: skip
+        life.cell(name).claim(owner).event("failed", kind="GPU fault", message="ECC", step=0)
+    slurm.queued = {pilot.job_id: ("RUNNING", "n2"), f"{pilot.nodes_id}_1": ("PENDING", "")}
+    slurm.excluded = {pilot.nodes_id: "n1"}  # as was due when more was known of n1
+    life.controller()
+    assert slurm.excluded == {pilot.nodes_id: ""}
+
+
+def test_end_is_told_by_a_way_that_fails_for_a_while(life):
+    way = f"echo >> {life.told}.tries; test $(wc -l < {life.told}.tries) -eq 3 && echo $0 >> {life.told}"
+    life.settings = (f"cluster.notify_command=[sh, -c, '{way}']",)
+    life.launch()
+    life.done()
+    assert life.controller() == 0
+    assert life.said() == ["small: 4 of 4 cells are done"]
+
+
 def test_jobs_that_never_began_are_failed_shown_told_and_retried(life, slurm, capsys):
     life.launch(cluster_settings=("cluster.partition=main",))
     (launch_dir,) = (life.grid_dir / "launches").iterdir()
@@ -470,7 +522,7 @@ def test_node_of_a_job_that_never_began_is_known_without_accounting_too(life, sl
     monkeypatch.setattr(commands, "output", asked)
     assert life.controller() == 0
     end = cell.attempts()[0].end()
-    assert (end.kind, end.node) == ("never began", "n3")
+    assert (end.kind, end.node, end.nodes) == ("never began", "n3", "n[3-4]")
     assert "Slurm says FAILED, exit code 0:53" in cell.attempts()[0].events()[-1]["message"]
 
 

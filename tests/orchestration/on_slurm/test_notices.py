@@ -114,6 +114,16 @@ def test_notice_that_fails_is_told_without_its_address(tmp_path, capsys, monkeyp
     assert capsys.readouterr().err == "the notice 'other' was not sent: ValueError\n"
 
 
+def test_last_word_is_tried_five_times_and_other_notices_once(tmp_path, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    notifier = told_by(tmp_path, notify_command=["sh", "-c", f'echo "$0" >> {tmp_path}/tries; exit 1'])
+    assert not notifier.tell("done", "done", once=True, is_last_word=True)
+    assert not notifier.tell("other", "other")
+    assert (tmp_path / "tries").read_text().split() == [*["done"] * 5, "other"]
+    assert [wait for wait in waits if wait >= 1] == [5, 10, 20, 40]  # subprocess sleeps too, for milliseconds
+
+
 def test_nobody_is_told_where_nobody_asked(tmp_path, monkeypatch):
     monkeypatch.delenv(WEBHOOK, raising=False)
     assert not told_by(tmp_path).tell("done", "done")

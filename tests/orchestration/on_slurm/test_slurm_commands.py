@@ -32,11 +32,14 @@ def says(monkeypatch):
 
 
 def test_queue_has_each_element_of_an_array(says):
-    says["squeue"] = "12_0|RUNNING|n1|None|1|rm-a\n12_3|PENDING||Priority|0|rm-a\n14|COMPLETING|n2|None|7|my|th\nesis\n"
+    says["squeue"] = (
+        "12_0|RUNNING|n1|None|1||rm-a\n12_3|PENDING||Priority|0|n[1-2]|rm-a\n"
+        "14|COMPLETING|n2|None|7|(null)|my|th\nesis\n"
+    )
     one, two, three = Job("12_0", "rm-a"), Job("12_3", "rm-a"), Job("14", "my|th")
     assert commands.queue() == {
         one: QueuedJob(one, "RUNNING", "n1", "None"),
-        two: QueuedJob(two, "PENDING", "", "Priority", True),
+        two: QueuedJob(two, "PENDING", "", "Priority", True, "n[1-2]"),
         three: QueuedJob(three, "COMPLETING", "n2", "None"),
     }
     assert [job.is_waiting for job in commands.queue().values()] == [False, True, False]
@@ -123,13 +126,13 @@ def test_end_of_a_job_is_read_from_scontrols_text(says):
 
 
 def test_many_jobs_are_cancelled_in_parts(says):
-    says["scancel"], says["squeue"] = "", "".join(f"{number}|PENDING||None|1|rm-a\n" for number in range(1001))
+    says["scancel"], says["squeue"] = "", "".join(f"{number}|PENDING||None|1||rm-a\n" for number in range(1001))
     commands.cancel([Job(str(number), "rm-a") for number in range(1001)])
     assert [len(command) - 2 for command in says["asked"][1:]] == [500, 500, 1]
 
 
 def test_nothing_is_cancelled_by_its_number_alone(says):
-    says["scancel"], says["squeue"] = "", "12_3|PENDING||None|1|rm-a\n14|RUNNING|n1|None|1|my-thesis\n"
+    says["scancel"], says["squeue"] = "", "12_3|PENDING||None|1||rm-a\n14|RUNNING|n1|None|1||my-thesis\n"
     commands.cancel([Job("12", "rm-a"), Job("12_3", "rm-a"), Job("14", "rm-b"), Job("15", "rm-a")])
     assert says["asked"][-1] == ["scancel", "--quiet", "12", "12_3"]
     says["squeue"] = ""
@@ -173,7 +176,7 @@ def test_shell_of_a_user_does_not_filter_what_slurm_says(tmp_path, monkeypatch):
 
 
 def test_answers_are_read_whatever_bytes_others_put_into_names(tmp_path, monkeypatch):
-    programs(tmp_path, monkeypatch, squeue=r"printf '7|RUNNING|n1|None|1|caf\351\n8|RUNNING|n1|None|1|rm-a\n'")
+    programs(tmp_path, monkeypatch, squeue=r"printf '7|RUNNING|n1|None|1||caf\351\n8|RUNNING|n1|None|1||rm-a\n'")
     assert [job.number for job in commands.queue()] == ["7", "8"]
     assert Job("8", "rm-a") in commands.queue()
 
@@ -214,6 +217,11 @@ def test_job_that_slurm_does_not_know_by_its_name_is_none(tmp_path, monkeypatch)
         ("sbatch: error: Batch job submission failed: Unable to contact slurm controller", SlurmError),
         ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's "
          "size and/or time limits)", SlurmError),
+        *((f"sbatch: error: {limit}\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
+           "(job submit limit, user's size and/or time limits)", kind)
+          for limit, kind in (("QOSMaxSubmitJobPerUserLimit", SlurmError), ("AssocGrpSubmitJobsLimit", SlurmError),
+                              ("AssocMaxWallDurationPerJobLimit", SlurmRefusal), ("QOSMinGRES", SlurmError),
+                              ("QOSMaxGRESPerJob", SlurmRefusal), ("MaxCpuPerAccount", SlurmError))),
     ],
 )  # fmt: skip
 def test_what_sbatch_will_never_take_is_told_from_what_passes(reason, kind, tmp_path, monkeypatch):

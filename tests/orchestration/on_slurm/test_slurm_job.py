@@ -268,7 +268,11 @@ def test_cell_that_slurm_began_again_forty_times_while_it_gets_on_is_begun_again
 
 def test_owner_names_the_node_as_slurm_does(head, monkeypatch):
     monkeypatch.setenv("SLURMD_NODENAME", "gpu-17")
-    assert head()._order(Path("x"))["owner"]["slurm"]["node"] == "gpu-17"
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu-[17-18]")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert head()._order(Path("x"))["owner"]["slurm"] == {"job": "7", "restart": 0, "node": "gpu-17"}
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    assert head()._order(Path("x"))["owner"]["slurm"]["nodes"] == "gpu-[17-18]"
 
 
 def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys):

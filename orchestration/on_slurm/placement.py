@@ -1,0 +1,186 @@
+"""Which nodes cells keep away from: chosen when they are submitted, and looked at again while they wait."""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration.failures import POLICY, AttemptEnd, Fault
+from orchestration.grid import Grid
+from orchestration.launch_folder import run_folders
+from orchestration.on_slurm import commands, site_nodes, submissions
+from orchestration.on_slurm.avoided_nodes import Record, Try, record
+from orchestration.on_slurm.campaign_file import Campaign, launches_of
+from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
+from orchestration.on_slurm.resources import Resources, resources
+from orchestration.on_slurm.sbatch_flags import SIZES, training_flags
+from orchestration.on_slurm.site_nodes import Node
+from orchestration.outages import excused
+from orchestration.run_folder import folders
+from orchestration.schedulers import CellJob
+
+_NAMED = ("nodelist", "nodefile")
+_UNSEEN = ("reservation", "licenses", "tmp", "mincpus", "extra-node-info", "sockets-per-node", "cores-per-socket",
+           "threads-per-core", "cluster-constraint", "switches")  # fmt: skip
+"""Flags of a site that some nodes do not meet, which sinfo does not say here."""
+
+
+def placed(jobs: Sequence[CellJob], site: ClusterConfig, grid_dir: Path, campaign: str) -> list[CellJob]:
+    """Return jobs with the nodes that each keeps away from."""
+    known = record(_tries(grid_dir, campaign), time.time())
+    if not known.failed:
+        return list(jobs)
+    choice = _Choice.of(site, known)
+    return [replace(job, avoided=choice.avoided(job)) for job in jobs]
+
+
+def free_waiting(
+    campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str, QueuedJob], console: Console
+) -> None:
+    """Let jobs that wait go to nodes that they need not keep away from any more, or have to take as no other is left.
+
+    Args:
+        campaign: Whose jobs.
+        loaded: Its grid.
+        grid_dir: Folder of the grid.
+        jobs: What Slurm has of its cells.
+        console: Hears what is changed.
+
+    Raises:
+        SlurmError: squeue says nothing.
+    """
+    queued = submissions.queue(grid_dir) if campaign.num_nodes else {job.job: job for job in jobs.values()}
+    waiting = {job: one for job, one in queued.items() if one.is_waiting and one.excluded}
+    cells = {job: names for job, names in _cells_of(campaign, grid_dir, waiting) if names} if waiting else {}
+    if not cells:
+        return
+    tries = _tries(grid_dir, campaign.name)
+    learned, choice = (
+        {one.node for one in tries if one.failed},
+        _Choice.of(campaign.config(), record(tries, time.time())),
+    )
+    asked = _cell_jobs(loaded, grid_dir)
+    groups: dict[tuple[str, ...], list[Job]] = defaultdict(list)
+    for job, names in cells.items():
+        avoided = [{*choice.avoided(asked[name])} for name in names if name in asked]
+        if avoided:
+            before = _spelt_out(waiting[job].excluded)
+            stays = {*choice.excluded, *set.intersection(*avoided)}
+            after = tuple(node for node in before if node not in learned or node in stays)
+            if len(after) < len(before):
+                groups[after].append(job)
+    for after, some in groups.items():
+        _change(_numbers(some, [job for job, one in queued.items() if one.is_waiting]), after, console)
+
+
+def _numbers(some: Collection[Job], waiting: Collection[Job]) -> list[str]:
+    """Return the numbers of jobs: of an array its own where all that waits of it is meant, as Slurm parts it else."""
+    parted = {job.array for job in waiting if job not in some}
+    return list(dict.fromkeys(job.number if job.array in parted else job.array.number for job in some))
+
+
+def _change(numbers: Sequence[str], after: Sequence[str], console: Console) -> None:
+    jobs, left = f"what waits of {', '.join(numbers)}", ", ".join(after) or "no node"
+    try:
+        commands.keep_from(numbers, after)
+        text = f"{jobs} keeps away from {left} now: nothing else is left to it, or a day has passed"
+    except SlurmError as error:
+        text = f"{jobs} keeps away from more nodes than it need: {error}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _cells_of(
+    campaign: Campaign, grid_dir: Path, waiting: Mapping[Job, QueuedJob]
+) -> Iterator[tuple[Job, Sequence[str]]]:
+    """Return the names of the cells that a campaign's waiting jobs are for: in a pilot all are for all."""
+    launches = launches_of(grid_dir, campaign.name)
+    for launch_dir, one in submissions.read(grid_dir):
+        if launch_dir not in launches:
+            continue
+        if one.is_pilot:
+            yield from ((job, one.cells) for job in waiting if job.array == one.nodes)
+        else:
+            yield from ((job, [cell]) for cell, job in one.jobs().items() if job in waiting)
+
+
+def _cell_jobs(loaded: Grid, grid_dir: Path) -> dict[str, CellJob]:
+    """Return what cells ask for, by the names of their folders."""
+    found, made = run_folders(loaded, grid_dir), {}
+    for cell in loaded.cells:
+        trainer = cell.config.execution.trainer
+        job = CellJob(found[cell.signature].path, num_workers=trainer.num_workers, device=trainer.device)
+        made[job.name] = job
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What cells can choose among."""
+
+    site: ClusterConfig
+    known: Record
+    nodes: list[Node] | None
+    """None where Slurm does not say it."""
+    excluded: Sequence[str]
+    """By the site's file."""
+
+    @classmethod
+    def of(cls, site: ClusterConfig, known: Record) -> "_Choice":
+        """Ask for the nodes of a site."""
+        flags = training_flags(site, Resources(1, 1, 0, 1.0, 1))
+        excluded = _spelt_out(flags.get("exclude", ""))
+        try:
+            return cls(site, known, site_nodes.of_partition(flags.get("partition", "")), excluded)
+        except SlurmError:
+            return cls(site, known, None, excluded)
+
+    def avoided(self, job: CellJob) -> tuple[str, ...]:
+        """Return the nodes that a job keeps away from: none where the site's file names those that it is to have."""
+        asked = resources(job, self.site)
+        flags, by_hand = training_flags(self.site, asked), {*self.site.extra}
+        if by_hand & {*_NAMED}:
+            return ()
+        if self.nodes is None:
+            return self.known.avoided(job.name, None, asked.nodes)
+        counted = Resources(asked.nodes, 0, 0, 0.0, 0) if by_hand & {*SIZES} else _counted(asked, self.site)
+        constraint = flags.get("constraint", "")
+        could = site_nodes.usable(
+            self.nodes, counted, gpu_type=self.site.gpu_type, constraint=constraint, excluded=self.excluded
+        )
+        is_sure = site_nodes.is_understood(constraint) and not ({*flags} & {*_UNSEEN} or by_hand & {*SIZES})
+        if is_sure:
+            return self.known.avoided(job.name, could, asked.nodes)
+        return self.known.avoided(job.name, None, asked.nodes, up=could)
+
+
+def _counted(asked: Resources, site: ClusterConfig) -> Resources:
+    """Return what Slurm counts of a job's share: where nobody asks for GPUs or memory, its nodes may have none."""
+    gpus = 0 if site.gpu_flag == "none" else asked.gpus_per_node
+    return replace(asked, gpus_per_node=gpus, mem_gb_per_node=0.0 if site.mem_flag == "none" else asked.mem_gb_per_node)
+
+
+def _tries(grid_dir: Path, campaign: str) -> list[Try]:
+    """Return the attempts of a campaign, those that hit the site as a whole not as failures of their nodes."""
+    ends = excused({folder.path.name: folder.ends(campaign) for folder in folders(grid_dir).values()})
+    return [
+        Try(cell, node, end.time, end.is_told and POLICY[end.kind].excludes_node and end.fault is not Fault.SITE)
+        for cell, some in ends.items()
+        for end in some
+        for node in _nodes_of(end)
+    ]
+
+
+def _nodes_of(end: AttemptEnd) -> list[str]:
+    """Return the nodes of an attempt, any of which may have been its end; of a job that never began perhaps none."""
+    return _spelt_out(end.nodes) or [node for node in (end.node,) if node]
+
+
+def _spelt_out(expression: str) -> list[str]:
+    with suppress(SlurmError):
+        return site_nodes.names_of(expression)
+    return []
