@@ -54,11 +54,14 @@ def test_new_grid_can_be_planned_as_it_is(folder):
     assert "18 cells: 18 submit" in said("plan", "--grid", "mine.yaml")
 
 
-def test_example_of_a_section_is_right_once_it_is_uncommented(folder):
+def test_examples_of_sections_are_right_once_they_are_uncommented(folder):
     said("grid", "new", "mine")
     text = uncommented((folder / "mine.yaml").read_text(), "exclude")
     (folder / "without.yaml").write_text(text)
     assert len(grid.load("without.yaml").cells) == 18 - 4  # supervised: two of three seeds, in two splits
+    (folder / "per.yaml").write_text(uncommented((folder / "mine.yaml").read_text(), "per"))
+    rates = {(cell.axes["method"], cell.config.numerics.trainer.learning_rate) for cell in grid.load("per.yaml").cells}
+    assert rates == {("supervised", 0.005), ("unimatch", 0.005), ("rankmatch", 0.02)}
 
 
 def test_every_key_that_a_grid_may_have_is_in_the_template_and_described():
