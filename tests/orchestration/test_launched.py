@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from own_grid import DONE, NAN, OwnGrid
 
-from orchestration import grid, launched
+from orchestration import damage, grid, launched
 from orchestration.cells import Cell, compose
 from orchestration.own_dataset import OwnDataset
 
@@ -206,3 +206,28 @@ def test_signature_of_a_cell_is_the_same_from_the_file_and_from_what_is_stored(o
     cell = Cell(compose(fixed | {"seed": 0}), {})
     assert own.cell(DONE).path.name.startswith(cell.signature)
     assert cell.signature in {each.signature for each in launched.load_folder(own.runs / "membranes").cells}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("table", "--grid", "membranes"),
+        ("status", "--grid", "membranes"),
+        ("results",),
+        ("compare", "membranes", "membranes"),
+        ("report", "membranes"),
+        ("sync", "--grid", "membranes"),
+        ("describe", "membranes"),
+        ("plan", "--grid", "membranes"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_torn_result_is_named_and_stops_no_command(
+    words: tuple[str, ...], own: OwnGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = own.cell(DONE).path / "result.json"
+    path.write_bytes(path.read_bytes()[:100])
+    monkeypatch.setattr(damage, "_told", set())
+    said = own(*words)
+    assert any(str(path) in text for text in (said, *own.warned))
+    assert own.cell("supervised-s1").result() is not None
