@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from orchestration import hints
 from orchestration.grid import Grid
 from orchestration.patience import patiently
 
@@ -22,7 +23,8 @@ def write(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
         writer: Callable[[Grid, Path], Path] = _named(*WRITER)
         return [patiently(lambda: writer(loaded, grid_dir))]
     except Exception as error:  # whatever it is, it must not cost a launch its end
-        text = f"no page for a browser: {type(error).__name__}: {error}; `rankmatch report {loaded.name}` tries again"
+        again = hints.shell("rankmatch", "report", loaded.name, "--runs", str(grid_dir.parent))
+        text = f"no page for a browser: {type(error).__name__}: {error}; {again} tries again"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
         return []
 

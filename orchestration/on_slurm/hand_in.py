@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestration import provenance
+from orchestration import hints, provenance
 from orchestration.launch_plan import Options
 from orchestration.on_slurm import controller_script, queue_state
 from orchestration.on_slurm.campaign_file import Campaign
@@ -114,7 +114,7 @@ def say_what(submitted: Submitted, campaign: Campaign, console: Console) -> None
         lines.append(
             f"jobs {campaign.controllers_name} submit what is to be tried again, and write the table in the end"
         )
-    name = submitted.launch_dir.parents[1].name
-    for word in ("status", "logs", "cancel", "table"):
-        lines.append(f"  rankmatch {word} --grid {name} --runs {campaign.runs}")
+    grid_dir, cell = Path(campaign.runs) / campaign.grid_name, submitted.planned.jobs[0].cell.signature
+    for words in (("status",), ("logs", cell), ("cancel",), ("table",)):
+        lines.append("  " + hints.command(words[0], grid_dir, *words[1:]).strip("`"))
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

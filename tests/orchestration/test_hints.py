@@ -22,6 +22,7 @@ EXECUTED = {
     "sync": "test_rows_that_mlflow_lacks_are_written_by_the_command_that_is_named",
     "cancel": "test_cell_at_work_is_not_dropped_and_the_command_that_ends_it_is_known",
     "mv": "test_dropped_cell_comes_back_by_the_command_that_is_named",
+    "report": "test_page_that_was_not_written_is_written_by_the_command_that_is_named",
     "tune": "test_search_is_gone_on_with_by_the_command_that_retry_names",
 }
 """The tests of commands that a message gives whole, by the word."""
@@ -106,6 +107,15 @@ def test_dropped_cell_comes_back_by_the_command_that_is_named(own: OwnGrid) -> N
     subprocess.run(command, check=True)
     assert own.cell(DONE).result() == before
     assert "2 done, 1 failed" in own("status", "--grid", "membranes")
+
+
+def test_page_that_was_not_written_is_written_by_the_command_that_is_named(own: OwnGrid, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestration.page.WRITER", ("dashboards.report", "missing"))
+        printed = own.launch(code=1)
+    (command,) = [words for words in said(printed) if "report" in words]
+    monkeypatch.chdir(tmp_path)
+    assert run(command) == 0 and (own.runs / "membranes" / "report.html").is_file()
 
 
 def test_search_is_gone_on_with_by_the_command_that_retry_names(tmp_path: Path) -> None:

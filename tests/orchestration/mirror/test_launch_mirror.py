@@ -57,7 +57,7 @@ def test_store_of_the_last_launch_is_remembered(tmp_path, environment):
 
 def test_dead_server_costs_a_launch_nothing_and_sync_writes_all_later(fresh):
     assert fresh("seed=[0]", "method=[supervised]", tracking_uri=DEAD) == 0
-    assert "MLflow is not up to date, `rankmatch sync` writes what it lacks" in fresh.printed
+    assert "MLflow is not up to date, `rankmatch sync --grid small --runs " in fresh.printed
     (folder,) = (fresh.runs / "small" / "cells").iterdir()
     owner = json.loads((folder / "attempts" / "1" / "owner.json").read_text())
     assert MIRROR not in owner

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import time
@@ -11,8 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from orchestration_fakes import flags
 from rich.console import Console
+from typer.testing import CliRunner
 
 from orchestration import control, launch, snapshot
+from orchestration.cli import app
 from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
 from orchestration.mirror import grid_mirror
@@ -67,6 +70,9 @@ def test_launch_submits_and_returns_with_the_commands_to_follow_it(options, slur
     assert "submitted: 4 cells as job 1\njobs rankmatch-controller-" in said
     assert f"rankmatch status --grid small --runs {options.runs}" in said
     assert len(slurm.scripts) == 1
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  rankmatch ")]
+    assert [words[1] for words in commands] == ["status", "logs", "cancel", "table"]
+    assert [CliRunner().invoke(app, words[1:]).exit_code for words in commands] == [0, 0, 0, 0]
 
 
 def test_dead_store_stops_no_submission_and_its_password_reaches_jobs_by_the_environment_only(
