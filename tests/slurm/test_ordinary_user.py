@@ -112,6 +112,17 @@ def test_arrays_are_throttled_requeued_and_cancelled_by_an_ordinary_user(user):
     assert "ArrayTaskThrottle=2" in user("scontrol", "--oneliner", "show", "job", array)
     commands.cancel([Job(f"{array}_{place}", "cells") for place in range(4)])
     assert commands.queue() == {}
+    parted = user.submits("--array=0-2%1", "--exclude=n[3-4]", "--job-name=cells", "--wrap=sleep 60")
+    cells = [Job(f"{parted}_{place}", "cells") for place in range(3)]
+    wait_until(lambda: commands.queue()[cells[0]].state == "RUNNING", 60)
+    commands.keep_from([parted], ["n4"])  # of those that wait, though one has begun
+    assert [commands.queue()[cell].excluded for cell in cells] == ["n[3-4]", "n4", "n4"]
+    commands.keep_from([parted], [])
+    assert [commands.queue()[cell].excluded for cell in cells] == ["n[3-4]", "", ""]
+    commands.cancel([Job(parted, "cells")])
+    wait_until(lambda: not commands.queue(), 60)
+    ends = commands.ended_lately(Job(parted, "cells"))
+    assert {cell: ends[cell].state for cell in cells} == dict.fromkeys(cells, "CANCELLED")
     again = f'[ "$SLURM_RESTART_COUNT" ] || {{ scontrol requeue $SLURM_JOB_ID; sleep 60; }}; touch {user.folder}/again'
     number = user.submits("--requeue", "--job-name=cells", f"--wrap={again}")
     wait_until((user.folder / "again").exists, 120)

@@ -87,6 +87,25 @@ def test_refusal_of_sbatch_is_one_message_and_leaves_no_submission(slurm, launch
     assert submissions.read(tmp_path / "grid") == []
 
 
+def test_one_array_that_is_refused_keeps_no_other_from_being_submitted(slurm, launch_dir, tmp_path):
+    (slurm.folder / "refuses_asking").write_text("gpus-per-node=2")
+    cells = jobs_of(tmp_path, 3)
+    cells[1] = replace(cells[1], num_workers=2)
+    with pytest.raises(SchedulerRefusal, match="Requested node configuration is not available"):
+        scheduler(tmp_path, 1).submit(cells, launch_dir, OWNER)
+    assert [one.cells for _, one in submissions.read(tmp_path / "grid")] == [[cells[0].name, cells[2].name]]
+
+
+def test_array_behind_one_that_is_refused_waits_for_what_that_would_have_waited_for(slurm, launch_dir, tmp_path):
+    (slurm.folder / "refuses_asking").write_text("gpus-per-node=2")
+    cells = [replace(job, num_workers=1 + number) for number, job in enumerate(jobs_of(tmp_path, 3))]
+    with pytest.raises(SchedulerRefusal):
+        scheduler(tmp_path, 1).submit(cells, launch_dir, OWNER)
+    first, last = map(flags, slurm.scripts)
+    assert (first["gpus-per-node"], last["gpus-per-node"]) == ("1", "3")
+    assert "dependency" not in first and last["dependency"] == "afterany:1"
+
+
 def test_name_stays_to_be_looked_up_where_sbatch_did_not_answer(slurm, launch_dir, tmp_path):
     (slurm.folder / "silent").touch()
     with pytest.raises(SchedulerError, match="Socket timed out"):
