@@ -18,7 +18,7 @@ from orchestration.on_slurm.campaign_file import Campaign, launches_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.on_slurm.resources import Resources, resources
-from orchestration.on_slurm.sbatch_flags import SIZES, training_flags
+from orchestration.on_slurm.sbatch_flags import SIZES, Flags, training_flags
 from orchestration.on_slurm.site_nodes import Node
 from orchestration.outages import excused
 from orchestration.run_folder import folders
@@ -55,27 +55,31 @@ def free_waiting(
         SlurmError: squeue says nothing.
     """
     queued = submissions.queue(grid_dir) if campaign.num_nodes else {job.job: job for job in jobs.values()}
-    waiting = {job: one for job, one in queued.items() if one.is_waiting and one.excluded}
-    cells = {job: names for job, names in _cells_of(campaign, grid_dir, waiting) if names} if waiting else {}
+    every = [job for job, one in queued.items() if one.is_waiting]
+    before = _with_learned_nodes(campaign.config(), {job: queued[job].excluded for job in every})
+    cells = dict(_cells_of(campaign, grid_dir, before)) if before else {}
     if not cells:
         return
     tries = _tries(grid_dir, campaign.name)
-    learned, choice = (
-        {one.node for one in tries if one.failed},
-        _Choice.of(campaign.config(), record(tries, time.time())),
-    )
-    asked = _cell_jobs(loaded, grid_dir)
+    learned = {one.node for one in tries if one.failed}
+    choice, asked = _Choice.of(campaign.config(), record(tries, time.time())), _cell_jobs(loaded, grid_dir)
     groups: dict[tuple[str, ...], list[Job]] = defaultdict(list)
     for job, names in cells.items():
-        avoided = [{*choice.avoided(asked[name])} for name in names if name in asked]
-        if avoided:
-            before = _spelt_out(waiting[job].excluded)
-            stays = {*choice.excluded, *set.intersection(*avoided)}
-            after = tuple(node for node in before if node not in learned or node in stays)
-            if len(after) < len(before):
-                groups[after].append(job)
+        if not (left := [asked[name] for name in names if name in asked]):
+            continue
+        avoided = set.intersection(*({*choice.avoided(one)} for one in left))
+        after = tuple(node for node in before[job] if node not in learned or node in {*choice.excluded, *avoided})
+        if len(after) < len(before[job]):
+            groups[after].append(job)
     for after, some in groups.items():
-        _change(_numbers(some, [job for job, one in queued.items() if one.is_waiting]), after, console)
+        _change(_numbers(some, every), after, console)
+
+
+def _with_learned_nodes(site: ClusterConfig, excluded: Mapping[Job, str]) -> dict[Job, list[str]]:
+    """Return what jobs keep away from, of those that do so from more than their site excludes."""
+    by_site = {*_excluded_by(site)}
+    spelt_out = {text: _spelt_out(text) for text in {*excluded.values()} if text}
+    return {job: spelt_out[text] for job, text in excluded.items() if text and {*spelt_out[text]} - by_site}
 
 
 def _numbers(some: Collection[Job], waiting: Collection[Job]) -> list[str]:
@@ -90,13 +94,11 @@ def _change(numbers: Sequence[str], after: Sequence[str], console: Console) -> N
         commands.keep_from(numbers, after)
         text = f"{jobs} keeps away from {left} now: nothing else is left to it, or a day has passed"
     except SlurmError as error:
-        text = f"{jobs} keeps away from more nodes than it need: {error}"
+        text = f"{jobs} keeps away from more nodes than it needs: {error}"
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _cells_of(
-    campaign: Campaign, grid_dir: Path, waiting: Mapping[Job, QueuedJob]
-) -> Iterator[tuple[Job, Sequence[str]]]:
+def _cells_of(campaign: Campaign, grid_dir: Path, waiting: Collection[Job]) -> Iterator[tuple[Job, Sequence[str]]]:
     """Return the names of the cells that a campaign's waiting jobs are for: in a pilot all are for all."""
     launches = launches_of(grid_dir, campaign.name)
     for launch_dir, one in submissions.read(grid_dir):
@@ -109,12 +111,12 @@ def _cells_of(
 
 
 def _cell_jobs(loaded: Grid, grid_dir: Path) -> dict[str, CellJob]:
-    """Return what cells ask for, by the names of their folders."""
+    """Return what cells ask for that have no result yet, by the names of their folders."""
     found, made = run_folders(loaded, grid_dir), {}
     for cell in loaded.cells:
-        trainer = cell.config.execution.trainer
-        job = CellJob(found[cell.signature].path, num_workers=trainer.num_workers, device=trainer.device)
-        made[job.name] = job
+        trainer, folder = cell.config.execution.trainer, found[cell.signature]
+        if not folder.has_result():
+            made[folder.path.name] = CellJob(folder.path, num_workers=trainer.num_workers, device=trainer.device)
     return made
 
 
@@ -132,10 +134,9 @@ class _Choice:
     @classmethod
     def of(cls, site: ClusterConfig, known: Record) -> "_Choice":
         """Ask for the nodes of a site."""
-        flags = training_flags(site, Resources(1, 1, 0, 1.0, 1))
-        excluded = _spelt_out(flags.get("exclude", ""))
+        excluded = _excluded_by(site)
         try:
-            return cls(site, known, site_nodes.of_partition(flags.get("partition", "")), excluded)
+            return cls(site, known, site_nodes.of_partition(_flags_of(site).get("partition", "")), excluded)
         except SlurmError:
             return cls(site, known, None, excluded)
 
@@ -156,6 +157,15 @@ class _Choice:
         if is_sure:
             return self.known.avoided(job.name, could, asked.nodes)
         return self.known.avoided(job.name, None, asked.nodes, up=could)
+
+
+def _flags_of(site: ClusterConfig) -> Flags:
+    """Return the flags of a site that do not depend on what a job asks for, among others."""
+    return training_flags(site, Resources(1, 1, 0, 1.0, 1))
+
+
+def _excluded_by(site: ClusterConfig) -> list[str]:
+    return _spelt_out(_flags_of(site).get("exclude", ""))
 
 
 def _counted(asked: Resources, site: ClusterConfig) -> Resources:

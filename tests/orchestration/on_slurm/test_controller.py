@@ -364,6 +364,23 @@ def test_somebody_is_told_of_jobs_that_are_held(life, slurm, monkeypatch):
     assert life.said() == ["small: all that is left stands still, JobHeldUser: held: scontrol release 1_1,1_2"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "what"),
+    [
+        ("ReqNodeNotAvail, UnavailableNodes:n4", "they wait until the site has it up again, or go elsewhere: scontrol"),
+        ("BadConstraints", "as they are asked for they never begin: scontrol update JobId=1_0 Partition=NAME"),
+        ("PartitionTimeLimit", "as they are asked for they never begin: scontrol update JobId=1_0 Partition=NAME"),
+    ],
+)
+def test_somebody_is_told_of_cells_that_wait_for_what_does_not_come_by_itself(reason, what, life, slurm):
+    life.launch()
+    slurm.queued = life.jobs("PENDING")
+    slurm.reasons = dict.fromkeys(slurm.queued, reason)
+    life.controller()
+    (said,) = life.said()
+    assert said.startswith(f"small: all that is left stands still, {reason}: {what}")
+
+
 def test_cell_whose_job_is_just_ending_is_looked_at_again_in_a_minute(life, slurm):
     life.launch()
     life.ends(life.cell("rankmatch-4-s0"), "lost")
