@@ -41,7 +41,7 @@ _OF_OWNER = Fields(
 )
 _OF_EVENT = Fields(
     {"event": TEXT, "time": NUMBER},
-    {"step": COUNT, "kind": TEXT, "message": TEXT, "host": TEXT, "node": TEXT.or_null()},
+    {"step": COUNT, "kind": TEXT, "message": TEXT, "host": TEXT, "node": TEXT.or_null(), "ended": NUMBER},
 )
 _WITHOUT_OWNER = "the launch command resumes the cell from its newest checkpoint"
 
@@ -150,7 +150,8 @@ class Attempt:
             node=node_of(owner, events),
             nodes=owner.get("slurm", {}).get("nodes", ""),
             host=trained_on(owner, events),
-            time=last["time"] if "kind" in last else last_write(self.path),
+            time=self._ended(last),
+            noted=last["time"] if "kind" in last else 0.0,
             is_told="kind" in last,
         )
 
@@ -165,9 +166,17 @@ class Attempt:
         return "\n".join(path.read_text(errors="replace").splitlines()[-num_lines:]) if path.is_file() else ""
 
     def busy_s(self) -> float:
-        """Return the seconds from its begin to what it wrote last."""
+        """Return the seconds from its begin to its end, or to what it wrote last."""
         begun = self.begun()
-        return max(0.0, last_write(self.path) - begun) if begun is not None else 0.0
+        return max(0.0, self.ended() - begun) if begun is not None else 0.0
+
+    def ended(self) -> float:
+        """Return when it ended, in seconds since 1970, or where that is not written down, when it wrote last."""
+        return self._ended(files.read_last_line(self.path / EVENTS, _OF_EVENT) or {})
+
+    def _ended(self, last: Row) -> float:
+        """Return when it ended by its last event; whoever found an end out later wrote down when it was."""
+        return float(last.get("ended") or last["time"]) if "kind" in last else last_write(self.path)
 
     def begun(self) -> float | None:
         """Return when it was claimed, in seconds since 1970; None where that cannot be told."""

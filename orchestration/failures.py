@@ -33,6 +33,8 @@ class Failure:
     """Of the process that vanished: a number, `signal 9`, or as Slurm writes it."""
     slurm_state: str = ""
     """What Slurm says became of the job."""
+    ended: float | None = None
+    """When that was, in seconds since 1970, where somebody found it out later."""
 
     @classmethod
     def of(cls, error: BaseException, num_lines: int = 40) -> Self:
@@ -134,7 +136,9 @@ class AttemptEnd:
     host: str = ""
     """As it calls itself."""
     time: float = 0.0
-    """In seconds since 1970."""
+    """When it ended, in seconds since 1970."""
+    noted: float = 0.0
+    """When that was written down: of a process that vanished, when somebody looked."""
     is_told: bool = True
     """Somebody wrote down how it ended; else it may run."""
     fault: Fault = Fault.CELL

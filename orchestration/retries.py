@@ -35,9 +35,10 @@ def failed_hosts(folder: RunFolder, campaign: str) -> list[str]:
 
 
 def lately(grid_dir: Path, campaign: str, within_s: float) -> list[Outage]:
-    """Return what came over many cells of a campaign within the last seconds."""
+    """Return what came over many cells of a campaign, as far as that was found out within the last seconds."""
     since = time.time() - within_s
-    return [outage for outage in outages(_all_ends(grid_dir / CELLS, campaign)) if outage.ends[-1][1].time > since]
+    found = outages(_all_ends(grid_dir / CELLS, campaign))
+    return [outage for outage in found if max(end.noted for _, end in outage.ends) > since]
 
 
 def _all_ends(cells: Path, campaign: str) -> dict[str, list[AttemptEnd]]:

@@ -20,6 +20,10 @@ class FakeSlurm:
         """State and node of each job."""
         self.accounted: dict[str, tuple[str, str]] | None = {}
         """State and node; None where accounting is switched off."""
+        self.ended: dict[str, str] = {}
+        """When jobs ended, as Slurm writes it."""
+        self.lately: dict[str, str] = {}
+        """State of elements of arrays that have ended, as slurmctld knows it for some minutes."""
         self.starts: list[tuple[str, str, str]] = []
         """Job, state and node of starts of jobs that were requeued."""
         self.node_has = "256000|gpu:a100:4(S:0-1)"
@@ -122,7 +126,10 @@ class FakeSlurm:
         rows = [*self.starts, *((job, state, node) for job, (state, node) in self.accounted.items())]
         names = [word.removeprefix("--name=") for word in command if word.startswith("--name=")]
         rows = [row for row in rows if not names or self.name_of(row[0]) in names]
-        return "".join(f"{job}|{state}|1:0|{node}|{self.name_of(job)}\n" for job, state, node in rows)
+        return "".join(
+            f"{job}|{state}|1:0|{node}|{self.ended.get(job, 'Unknown')}|{self.name_of(job)}\n"
+            for job, state, node in rows
+        )
 
     def _sinfo(self, command: list[str]) -> str:
         return "".join(
@@ -157,6 +164,13 @@ class FakeSlurm:
             return "\n".join(_hosts(command[-1]))
         if "partition" in command:
             return self.partitions
+        if "job" in command:
+            known = {job: state for job, state in self.lately.items() if job.partition("_")[0] == command[-1]}
+            return "".join(
+                f"JobId=99 ArrayJobId={command[-1]} ArrayTaskId={job.partition('_')[2]} JobName={self.name_of(job)} "
+                f"JobState={state} ExitCode=0:125 NodeList=n1 EndTime={self.ended.get(job, 'Unknown')}\n"
+                for job, state in known.items()
+            )
         return f"ClusterName             = here\nMaxArraySize            = {self.max_array_size}\n"
 
     def _scancel(self, command: list[str]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from orchestration import tool_environment
 from orchestration.on_slurm.array_elements import spelt_out
+from orchestration.on_slurm.durations import moment
 from orchestration.on_slurm.refusals import passes
 from orchestration.schedulers import SchedulerError
 
@@ -98,6 +99,13 @@ class EndedJob:
     exit_code: str
     """`<code>:<signal>`."""
     node: str
+    time: float | None = None
+    """When, in seconds since 1970."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended; of the starts before the last one accounting may have missed that."""
+        return self.state not in ("RUNNING", "PENDING")
 
 
 def is_here() -> bool:
@@ -179,20 +187,25 @@ def ended(jobs: Iterable[Job]) -> Mapping[Job, tuple[EndedJob, ...]] | None:
     together: dict[Job, tuple[EndedJob, ...]] = {}
     for first in range(0, len(arrays), 1000):  # one word of a command has at most 128 KiB
         numbers = ",".join(arrays[first : first + 1000])
-        text = _accounting([f"--jobs={numbers}", "--format=JobID,State,ExitCode,NodeList,JobName"])
+        text = _accounting([f"--jobs={numbers}", "--format=JobID,State,ExitCode,NodeList,End,JobName"])
         if text is None:
             return None
         for line in text.splitlines():
-            words = line.split("|", 4)
-            if len(words) == 5 and (state := _state(words[1])) not in ("RUNNING", "PENDING"):
-                end = EndedJob(state, words[2], words[3])
-                if "[" in words[0]:
-                    together |= {Job(number, words[4]): (end,) for number in spelt_out(words[0])}
-                else:
-                    job = Job(words[0], words[4])
+            words = line.split("|", 5)
+            if len(words) == 6:
+                end = EndedJob(_state(words[1]), words[2], words[3], moment(words[4]))
+                if "[" not in words[0]:
+                    job = Job(words[0], words[5])
                     rows[job] = (*rows.get(job, ()), end)
-    known = together | rows
+                elif end.is_over:
+                    together |= {Job(number, words[5]): (end,) for number in spelt_out(words[0])}
+    known = together | {job: over for job, starts in rows.items() if (over := _up_to_the_last_end(starts))}
     return {job: known[job] for job in wanted if job in known}
+
+
+def _up_to_the_last_end(starts: tuple[EndedJob, ...]) -> tuple[EndedJob, ...]:
+    """Leave out the starts behind the last one that has ended; those before it keep their places."""
+    return starts[: max((place for place, start in enumerate(starts, 1) if start.is_over), default=0)]
 
 
 def ended_lately(array: Job) -> dict[Job, EndedJob]:
@@ -205,7 +218,7 @@ def ended_lately(array: Job) -> dict[Job, EndedJob]:
     for line in text.splitlines():
         fields = _fields_of(line)
         if fields.get("JobName") == array.name and fields.get("JobState", "") not in _NOT_ENDED:
-            end = EndedJob(fields["JobState"], fields.get("ExitCode", ""), fields.get("NodeList", ""))
+            end = EndedJob(fields["JobState"], fields.get("ExitCode", ""), fields.get("NodeList", ""), end_time(fields))
             number = fields.get("ArrayJobId", array.number)
             numbers = spelt_out(f"{number}_{fields.get('ArrayTaskId', '')}") or [number]
             found |= {Job(number, array.name): end for number in numbers}
@@ -237,10 +250,7 @@ def is_preempted(fields: Mapping[str, str]) -> bool:
 
 def end_time(fields: Mapping[str, str]) -> float | None:
     """Return when the time limit of a job ends, in seconds since 1970, if it has one."""
-    try:
-        return datetime.fromisoformat(fields.get("EndTime", "")).timestamp()
-    except ValueError:
-        return None
+    return moment(fields.get("EndTime", ""))
 
 
 def cancel(jobs: Collection[Job]) -> None:

@@ -1,7 +1,8 @@
-"""Durations as Slurm writes and reads them: `90`, `1:30:00`, `1-12`, `1-12:00:00`."""
+"""Durations and moments as Slurm writes and reads them: `90`, `1:30:00`, `1-12`, `1-12:00:00`."""
 
 import math
 import re
+from datetime import datetime
 
 UNLIMITED = "UNLIMITED"
 _FORMS = "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
@@ -26,3 +27,11 @@ def to_minutes(text: str) -> int:
     else:
         hours, minutes, seconds = 0, first or 0, second or 0
     return (days or 0) * 1440 + hours * 60 + minutes + math.ceil(seconds / 60)
+
+
+def moment(text: str) -> float | None:
+    """Return the seconds since 1970 of a moment in this machine's time zone; None of `Unknown` and `None`."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None

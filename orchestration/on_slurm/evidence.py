@@ -1,6 +1,7 @@
 """How attempts ended that could not write it down themselves, as their followers and controllers find it out."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestration.attempt import Attempt, node_of
@@ -30,6 +31,14 @@ _GUESSED = tuple(f"Slurm says {state}" for state in (signals.NOTHING, "PENDING",
 a cancel, and a job that was put back into the queue may have lost its node."""
 
 
+def all_ended_lately(jobs: Iterable[Job]) -> dict[Job, EndedJob]:
+    """Return how jobs ended of which accounting does not know it, or not yet, as far as slurmctld still knows it."""
+    found: dict[Job, EndedJob] = {}
+    for array in sorted({job.array for job in jobs}):
+        found |= commands.ended_lately(array)
+    return found
+
+
 def last_event(attempt: Attempt) -> dict[str, Any]:
     """Return what an attempt wrote at its end; nothing where it did not."""
     return next((event for event in attempt.events()[-1:] if event["event"] in ("stopped", "failed")), {})
@@ -50,28 +59,46 @@ def says_more(event: Mapping[str, Any], failure: Failure) -> bool:
     return not event or failure.kind in _KNOWS_BETTER.get(known_class(event.get("kind", "")), ())
 
 
-def failure_of(attempt: Attempt, job: Job, ends: Sequence[EndedJob], *, is_requeued: bool = False) -> Failure:
+def failure_of(
+    attempt: Attempt,
+    job: Job,
+    ends: Sequence[EndedJob],
+    *,
+    lately: EndedJob | None = None,
+    is_requeued: bool = False,
+) -> Failure:
     """Say how an attempt ended, by what accounting knows of each start of its job, and by whether it had another one.
 
+    Where accounting does not know of its start, slurmctld may still know of the last one.
     Slurm begins a job again when its node is lost, or when it is preempted and has not ended within its grace; not when
     it has crashed.
     """
-    node, known = node_of(attempt.known_owner(), attempt.events()), _end(attempt, ends)
+    node, known = node_of(attempt.known_owner(), attempt.events()), _end(attempt, ends, lately)
+    ended = when(attempt, known)
     if known is None and is_requeued:
         message = f"job {job} on {node} was requeued, and accounting does not say why"
-        return Failure(FailureClass.REQUEUED, "LostError", message, "")
+        return Failure(FailureClass.REQUEUED, "LostError", message, "", ended=ended)
     if known is None:
         message = f"job {job} on {node} is gone, and Slurm knows nothing of its end"
-        return Failure(FailureClass.LOST, "LostError", message, "")
+        return Failure(FailureClass.LOST, "LostError", message, "", ended=ended)
     message = f"job {job} on {known.node or node}: Slurm says {known.state}, exit code {known.exit_code}"
     kind = BY_STATE.get(known.state, FailureClass.LOST)
-    return Failure(kind, "LostError", message, "", exit_code=known.exit_code, slurm_state=known.state)
+    return Failure(kind, "LostError", message, "", exit_code=known.exit_code, slurm_state=known.state, ended=ended)
 
 
-def _end(attempt: Attempt, ends: Sequence[EndedJob]) -> EndedJob | None:
+def when(attempt: Attempt, known: EndedJob | None) -> float:
+    """Return when an attempt ended: by its own words, else as Slurm says of its job, else when it wrote last."""
+    if last_event(attempt) or known is None or known.time is None:
+        return attempt.ended()
+    return min(known.time, time.time())
+
+
+def _end(attempt: Attempt, ends: Sequence[EndedJob], lately: EndedJob | None) -> EndedJob | None:
     """Return how the start of a job ended that an attempt was made in, by how often the job had been requeued."""
-    restart = attempt.known_owner().get("slurm", {}).get("restart", len(ends) - 1)
-    return ends[restart] if 0 <= restart < len(ends) else None
+    restart = attempt.known_owner().get("slurm", {}).get("restart", max(0, len(ends) - 1))
+    if restart >= len(ends):
+        return lately
+    return ends[restart] if ends[restart].is_over else None
 
 
 def record_earlier_starts(folder: RunFolder) -> None:

@@ -16,7 +16,7 @@ from orchestration.on_ray.protocol import NODE, NODES
 from orchestration.on_slurm import commands, site_nodes, submissions
 from orchestration.on_slurm.campaign_file import ORDER, Campaign
 from orchestration.on_slurm.commands import EndedJob, Job, SlurmError
-from orchestration.on_slurm.evidence import BY_STATE
+from orchestration.on_slurm.evidence import BY_STATE, all_ended_lately
 from orchestration.on_slurm.queue_state import Lost
 from orchestration.retries import decision_of
 from orchestration.run_cell import record_loss
@@ -60,10 +60,8 @@ def record(grid_dir: Path) -> list[Lost]:
 def _ends(jobs: Collection[Job]) -> dict[Job, EndedJob]:
     """Return how jobs ended last, as accounting says it, else as slurmctld still knows it."""
     accounted = commands.ended(jobs) or {}
-    ends = {job: some[-1] for job, some in accounted.items()}
-    for array in {job.array for job in jobs if job not in ends}:
-        ends = commands.ended_lately(array) | ends
-    return ends
+    lately = all_ended_lately(job for job in jobs if job not in accounted)
+    return lately | {job: some[-1] for job, some in accounted.items()}
 
 
 def whole_launches(grid_dir: Path, lost: Iterable[Lost]) -> Iterator[tuple[Path, str]]:
@@ -144,7 +142,8 @@ def _failure(job: Job, known: EndedJob | None, text: str) -> Failure:
     kind = BY_STATE.get(known.state, FailureClass.NEVER_BEGAN) if known else FailureClass.NEVER_BEGAN
     code, state = (known.exit_code, known.state) if known else ("", "")
     message = f"job {job}{where} ended before it began the cell, {said}: {last}"
-    return Failure(kind, "LostError", message, "", exit_code=code, slurm_state=state)
+    ended = known.time if known else None
+    return Failure(kind, "LostError", message, "", exit_code=code, slurm_state=state, ended=ended)
 
 
 def _tail(path: Path) -> str:

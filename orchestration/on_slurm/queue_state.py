@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestration.failures import Failure
 from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.commands import Job, QueuedJob
-from orchestration.on_slurm.evidence import failure_of, is_unclear, last_event, says_more
+from orchestration.on_slurm.evidence import all_ended_lately, failure_of, is_unclear, last_event, says_more
 from orchestration.run_cell import record_loss
 from orchestration.run_folder import RunFolder, folders
 from orchestration.schedulers import JobState, StateLog
@@ -66,10 +66,11 @@ def record_lost(grid_dir: Path) -> list[Lost]:
     queued = submissions.queue(grid_dir)
     gone = {folder: job for folder, job in unclear.items() if job not in queued or queued[job].is_waiting}
     accounted = commands.ended(gone.values()) or {}
+    lately = all_ended_lately({*gone.values()} - accounted.keys() - queued.keys())
     lost = []
     for folder, job in gone.items():
-        attempt = folder.attempts()[-1]
-        failure = failure_of(attempt, job, accounted.get(job, ()), is_requeued=job in queued)
+        attempt, ends = folder.attempts()[-1], accounted.get(job, ())
+        failure = failure_of(attempt, job, ends, lately=lately.get(job), is_requeued=job in queued)
         if says_more(last_event(attempt), failure):
             record_loss(folder.path, failure, known_dead=True)
             lost.append(Lost(folder.path.name, failure))

@@ -6,6 +6,8 @@ import shlex
 import shutil
 import socket
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,16 +16,17 @@ from orchestration_fakes import flags
 from rich.console import Console
 from typer.testing import CliRunner
 
-from orchestration import control, launch, snapshot
+from orchestration import control, grid, launch, snapshot
 from orchestration.cli import app
 from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
 from orchestration.mirror import grid_mirror
 from orchestration.mirror.grid_mirror import only_writer
-from orchestration.on_slurm import submissions
+from orchestration.on_slurm import policy, submissions
 from orchestration.on_slurm.campaign import launch_on_slurm
 from orchestration.on_slurm.campaign_file import Campaign
 from orchestration.on_slurm.step import take_step, tidy
+from orchestration.outages import outages
 from orchestration.processes import process_start
 from orchestration.run_cell import run_cell, train_inline
 from orchestration.run_folder import RunFolder, folders
@@ -784,3 +787,68 @@ def test_damaged_file_of_a_silent_attempt_keeps_no_command_and_no_cell_from_goin
             assert take_step(newest_launch(options), console).submitted is None
             del slurm.queued[new]
     capsys.readouterr()
+
+
+def hours_ago(hours: float) -> str:
+    return datetime.fromtimestamp(time.time() - 3600 * hours).isoformat(timespec="seconds")
+
+
+def silent_since(options: Options, name: str, job: str, node: str, hours: float) -> None:
+    """Begin an attempt an hour before so many hours ago, when it wrote for the last time."""
+    started = datetime.fromtimestamp(time.time() - 3600 * (hours + 1), UTC).isoformat(timespec="seconds")
+    owner = {"commit": "abc", "campaign": Campaign.read(newest_launch(options)).name, "started": started,
+             "slurm": {"job": job, "node": node}, "host": node, "pid": 1, "process_started": 1}  # fmt: skip
+    attempt = cell_of(options, name).claim(owner)
+    attempt.event("started", step=0, host=node, node=node)
+    aged(attempt.path, hours)
+
+
+@pytest.mark.usefixtures("no_mlflow")
+def test_what_ended_silently_over_a_weekend_is_dated_when_it_ended_and_not_when_somebody_looked(
+    options, slurm, console, tmp_path
+):
+    told = f"cluster.notify_command=[sh, -c, 'echo $0 >> {tmp_path}/told']"
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": (told,)}), console)
+    grid_dir, launched, names = options.runs / "small", newest_launch(options), cell_names(options)
+    campaign = Campaign.read(launched).name
+    for number, hours in enumerate((72, 48, 20)):
+        silent_since(options, names[number], f"1_{number}", f"n{number + 1}", hours)
+    slurm.accounted = {f"1_{number}": ("NODE_FAIL", f"n{number + 1}") for number in range(3)}
+    slurm.ended = {"1_0": hours_ago(71.5), "1_1": hours_ago(47.5)}
+    slurm.queued = {"1_3": ("RUNNING", "n1")}
+    take_step(launched, console)
+    ends = [cell_of(options, name).ends(campaign)[-1] for name in names[:3]]
+    assert [(time.time() - end.time) / 3600 for end in ends] == pytest.approx([71.5, 47.5, 20], abs=0.1)
+    loaded = replace(grid.load(str(grid_dir / "grid.yaml")), name="small")
+    assert policy.gpu_hours_spent(loaded, grid_dir, campaign) == pytest.approx(1.5 + 1.5 + 1, abs=0.1)
+    assert sum(folder.busy_s() for folder in folders(grid_dir).values()) == pytest.approx(4 * 3600, abs=360)
+    assert outages({name: [end] for name, end in zip(names, ends, strict=False)}) == []
+    assert sorted(excluded(slurm, 1).values()) == ["", "n3"]  # a day is enough
+    assert not (tmp_path / "told").exists()
+
+
+@pytest.mark.usefixtures("no_mlflow")
+def test_outage_that_is_found_hours_later_is_one_by_the_ends_and_is_told(options, slurm, console, tmp_path):
+    told = f"cluster.notify_command=[sh, -c, 'echo $0 >> {tmp_path}/told']"
+    launch_on_slurm(Options(**as_dict(options) | {"cluster_settings": (told,)}), console)
+    launched, names = newest_launch(options), cell_names(options)
+    for number in range(4):
+        silent_since(options, names[number], f"1_{number}", f"n{number + 1}", 5 + number)
+    slurm.accounted = {f"1_{number}": ("NODE_FAIL", f"n{number + 1}") for number in range(4)}
+    slurm.ended = {f"1_{number}": hours_ago(3 + number / 60) for number in range(4)}
+    assert take_step(launched, console).submitted is not None
+    assert "small: node failure ended 4 cells on 4 nodes within 3 min" in (tmp_path / "told").read_text()
+    assert excluded(slurm, 1) == {"0-3": ""}
+
+
+@pytest.mark.usefixtures("no_mlflow")
+@pytest.mark.parametrize("accounting", ["lags", "is down"])
+def test_end_that_accounting_does_not_know_yet_is_that_which_slurmctld_knows(accounting, options, slurm, console):
+    launch_on_slurm(options, console)
+    name = cell_names(options)[0]
+    silent_since(options, name, "1_0", "n1", 0)
+    slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 2, 3)}
+    slurm.accounted = {"1_0": ("RUNNING", "n1")} if accounting == "lags" else None
+    slurm.lately, slurm.ended = {"1_0": "OUT_OF_MEMORY", "1_1": "FAILED"}, {"1_0": hours_ago(0)}
+    tidy(options.runs / "small", console)
+    assert cell_of(options, name).state().failure_class == "out of host memory"

@@ -62,8 +62,9 @@ def test_silence_is_an_error_and_no_empty_queue(answer, message, says):
 
 def test_accounting_tells_of_ended_jobs_since_long_ago(says):
     says["sacct"] = (
-        "12_0|CANCELLED by 1000|0:15|n1|rm-a\n12_1|NODE_FAIL|1:0|n2|rm-a\n12_2|RUNNING|0:0|n3|rm-a\n"
-        "99|FAILED|1:0|n1|my-thesis\n"
+        "12_0|CANCELLED by 1000|0:15|n1|Unknown|rm-a\n12_1|NODE_FAIL|1:0|n2|Unknown|rm-a\n"
+        "12_2|RUNNING|0:0|n3|Unknown|rm-a\n"
+        "99|FAILED|1:0|n1|Unknown|my-thesis\n"
     )
     asked = [Job("12_1", "rm-a"), Job("12_0", "rm-a"), Job("12_2", "rm-a"), Job("99", "rm-b")]
     assert commands.ended(asked) == {
@@ -76,8 +77,9 @@ def test_accounting_tells_of_ended_jobs_since_long_ago(says):
 
 def test_accounting_tells_of_elements_that_were_cancelled_together_before_they_began(says):
     says["sacct"] = (
-        "12_[1,3-5,8-12:2%2]|CANCELLED by 0|0:0|None assigned|rm-a\n12_0|COMPLETED|0:0|n1|rm-a\n"
-        "12_4|FAILED|1:0|n1|rm-a\n13_[0-1]|PENDING|0:0|None assigned|rm-a\n13_[2,...]|CANCELLED|0:0|n1|rm-a\n"
+        "12_[1,3-5,8-12:2%2]|CANCELLED by 0|0:0|None assigned|Unknown|rm-a\n12_0|COMPLETED|0:0|n1|Unknown|rm-a\n"
+        "12_4|FAILED|1:0|n1|Unknown|rm-a\n"
+        "13_[0-1]|PENDING|0:0|None assigned|Unknown|rm-a\n13_[2,...]|CANCELLED|0:0|n1|Unknown|rm-a\n"
     )
     asked = [Job(f"12_{place}", "rm-a") for place in range(13)] + [Job(f"13_{place}", "rm-a") for place in range(3)]
     ended = commands.ended(asked)
@@ -142,8 +144,8 @@ def test_nothing_is_cancelled_by_its_number_alone(says):
 
 def test_accounting_tells_how_each_start_of_a_job_ended_that_was_requeued(says):
     says["sacct"] = (
-        "6_0|NODE_FAIL|0:0|n1|rm-a\n6_1|NODE_FAIL|0:0|n1|rm-a\n6_0|REQUEUED|0:0|n2|rm-a\n6_1|RUNNING|0:0|n1|rm-a\n"
-        "6_0|PENDING|0:0|None assigned|rm-a\n"
+        "6_0|NODE_FAIL|0:0|n1|Unknown|rm-a\n6_1|NODE_FAIL|0:0|n1|Unknown|rm-a\n6_0|REQUEUED|0:0|n2|Unknown|rm-a\n6_1|RUNNING|0:0|n1|Unknown|rm-a\n"
+        "6_0|PENDING|0:0|None assigned|Unknown|rm-a\n"
     )
     lost = EndedJob("NODE_FAIL", "0:0", "n1")
     requeued, running = Job("6_0", "rm-a"), Job("6_1", "rm-a")

@@ -217,6 +217,13 @@ def test_job_that_slurm_began_again_was_requeued_where_accounting_says_nothing(
     assert begun_again() == ["failed: requeued: job 7 on n3 was requeued, and accounting does not say why"] * 2
 
 
+def test_start_whose_end_accounting_missed_leaves_the_others_their_places(begun_again):
+    assert begun_again("RUNNING", "NODE_FAIL", "RUNNING") == [
+        "failed: requeued: job 7 on n3 was requeued, and accounting does not say why",
+        "failed: node failure: job 7 on n3: Slurm says NODE_FAIL, exit code 1:0",
+    ]
+
+
 def test_start_that_accounting_says_failed_is_lost(begun_again):
     assert begun_again("FAILED") == [
         "failed: lost: job 7 on n3: Slurm says FAILED, exit code 1:0",
