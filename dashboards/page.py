@@ -322,12 +322,12 @@ def _groups(
 
 
 def _run(gathered: Gathered, record: Record, story: Story, axes: Sequence[str]) -> dict[str, Any]:
-    words = [f"{axis}={record[axis]}" for axis in axes]
-    begun = record["status"] != "missing"
+    words = [f"{axis}={record[axis]}" for axis in axes if record[axis] is not None]
+    begun, runs = record["status"] != "missing", str(gathered.grid_dir.parent)
     return {
         "signature": record["signature"],
         "folder": record["folder"] if begun else "",
-        "axes": [record[axis] for axis in axes],
+        "axes": [DASH if record[axis] is None else record[axis] for axis in axes],
         "status": record["status"],
         "letter": palette.STATES[record["status"]][2],
         "best": _percent(record["best_miou"]),
@@ -337,7 +337,7 @@ def _run(gathered: Gathered, record: Record, story: Story, axes: Sequence[str]) 
         "wall": _hours(story.wall_s),
         "gpu": _hours(story.gpu_s),
         "commit": BETWEEN.join(word[:12] for word in (record["commit"] or "").split(BETWEEN)) or DASH,
-        "command": shlex.join(["rankmatch", "launch", "--grid", gathered.loaded.name, *words]),
+        "command": shlex.join(["rankmatch", "launch", "--grid", gathered.loaded.name, "--runs", runs, *words]),
     }
 
 
@@ -346,7 +346,7 @@ def _percent(fraction: float | None) -> str:
 
 
 def _axes_text(record: Record, axes: Sequence[str]) -> str:
-    return " ".join(f"{axis}={record[axis]}" for axis in axes) or "the one cell"
+    return " ".join(f"{axis}={record[axis]}" for axis in axes if record[axis] is not None) or "the one cell"
 
 
 def _of(record: Record, axes: Sequence[str]) -> Key:
