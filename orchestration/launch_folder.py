@@ -4,7 +4,7 @@ import datetime
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -17,6 +17,7 @@ from orchestration.run_folder import RunFolder, folders
 from rankmatch import locks
 
 PLAN = "plan.txt"
+_MOMENT = "%Y%m%dT%H%M%S.%f"
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
     files.replace(grid_dir / "grid.yaml", launched.text_of(every))
     index.write(grid_dir, _indexed(every, grid_dir, planned))
     kept_lists.keep(loaded.cells, grid_dir)
-    launch_dir = grid_dir / "launches" / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
+    launch_dir = grid_dir / "launches" / f"{_moment_of_next(grid_dir):{_MOMENT}}-{os.getpid()}"
     launch_dir.mkdir(parents=True)
     files.replace(launch_dir / "grid.yaml", launched.text_of(loaded, of_launch=True))
     files.replace(launch_dir / PLAN, "\n".join(plan.summary(planned)) + "\n")
@@ -65,6 +66,22 @@ def make_folders(loaded: Grid, grid_dir: Path, planned: Plan) -> Path:
         if not item.to_do:
             finished.settle_leftovers(folder, item.cell.config.execution.trainer.keep_checkpoints)
     return launch_dir
+
+
+def _moment_of_next(grid_dir: Path) -> datetime.datetime:
+    """Return now, or where the clock of an earlier launch's host was ahead, the moment after that launch.
+
+    Names of launches tell their order. The lock of launches keeps two from looking at once.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    return max([now, *(moment + datetime.timedelta(microseconds=1) for moment in _moments(grid_dir))])
+
+
+def _moments(grid_dir: Path) -> Iterator[datetime.datetime]:
+    for path in grid_dir.glob("launches/*"):
+        with suppress(ValueError):  # no folder of a launch
+            moment = datetime.datetime.strptime(path.name.partition("-")[0], _MOMENT)
+            yield moment.replace(tzinfo=datetime.UTC)
 
 
 def keep_difference(launch_dir: Path, difference: str) -> dict[str, str]:

@@ -15,11 +15,11 @@ import pytest
 from orchestration_fakes import FakeSlurm, flags
 from rich.console import Console
 
-from orchestration import control, damage, files, folder_states, launch, snapshot
+from orchestration import control, damage, files, folder_states, launch, launched, snapshot
 from orchestration.failures import FailureClass
 from orchestration.launch_folder import only_launch_of
 from orchestration.launch_plan import Options
-from orchestration.on_slurm import commands, controller, step, submissions
+from orchestration.on_slurm import commands, controller, policy, step, submissions
 from orchestration.on_slurm import job as job_of_cell
 from orchestration.on_slurm.campaign import launch_on_slurm
 from orchestration.on_slurm.campaign_file import Campaign, cancelled_in, open_campaigns
@@ -780,6 +780,23 @@ def test_retry_passes_over_a_damaged_campaign_file_to_the_next_newest_and_names_
     with pytest.warns(damage.DamageWarning, match=re.escape(f"{path} is damaged")):
         control.retry(life.grid_dir, [failed.path.name], [], [], life.console)
     assert len(slurm.scripts) == 3 and "--partition=big" in slurm.scripts[-1]
+
+
+def test_launch_from_a_host_whose_clock_is_behind_comes_after_those_before_it(life, slurm, monkeypatch):
+    life.launch()
+    first = life.campaign
+    ahead = life.grid_dir / "launches" / "20991231T235959.999999-7"
+    first.folder(life.grid_dir).rename(ahead)
+    replace(first, name=ahead.name).write(ahead)
+    failed = life.cell("rankmatch-4-s0")
+    life.ends(failed, "code error", campaign=ahead.name)
+    control.retry(life.grid_dir, [failed.path.name], [], [], life.console)
+    newest = max((life.grid_dir / "launches").iterdir())
+    assert newest.name.startswith("21000101T000000.000000-") and newest != ahead
+    assert submissions.newest_jobs(life.grid_dir)[failed.path.name].number == "2"
+    loaded = launched.load_folder(life.grid_dir)
+    assert policy.passed_on(loaded, life.grid_dir, ahead.name) == {failed.path.name[:12]: newest.name}
+    assert policy.passed_on(loaded, life.grid_dir, newest.name) == {}
 
 
 def as_a_newer_version(path: Path) -> None:
