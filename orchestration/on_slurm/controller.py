@@ -226,7 +226,8 @@ class Controller:
             tries = "nobody tries again" if is_last else "it is tried again, less and less often"
             text = f"{self.campaign.grid_name} does not go on: {error}; {tries}; at once by: {mend(self.grid_dir)}"
             if is_last or not self.state.told:
-                self.state.told = self._notifier.tell(f"stands {self.campaign.name} {is_last}", text, insists=True)
+                cause = f"stands {self.campaign.name} {is_last}"
+                self.state.told = self._notifier.tell(cause, text, insists=True, is_last_word=is_last)
             self.state.error = error
             self.state.write(self.folder)
         return REPORTED

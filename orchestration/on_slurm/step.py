@@ -172,7 +172,7 @@ def _refused(
         return refused
     why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {format_amount(hours)}"
     text = f"{campaign.grid_name}: {len(left.jobs)} cells are not tried again: {why}"
-    Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True)
+    Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True, is_last_word=True)
     return refused | {item.cell.signature: why for item in left.jobs}
 
 

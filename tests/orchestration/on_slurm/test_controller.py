@@ -448,13 +448,18 @@ def test_waiting_nodes_of_a_pilot_may_be_those_that_its_cells_need_not_avoid(lif
     assert slurm.excluded == {pilot.nodes_id: ""}
 
 
-def test_end_is_told_by_a_way_that_fails_for_a_while(life):
+@pytest.mark.parametrize("what", ["end", "given up"])
+def test_last_word_is_told_by_a_way_that_fails_for_a_while(what, life, slurm):
     way = f"echo >> {life.told}.tries; test $(wc -l < {life.told}.tries) -eq 3 && echo $0 >> {life.told}"
     life.settings = (f"cluster.notify_command=[sh, -c, '{way}']",)
     life.launch()
     life.done()
-    assert life.controller() == 0
-    assert life.said() == ["small: 4 of 4 cells are done"]
+    if what == "given up":
+        (life.folder / FAILURES).write_text(f"{MAX_FAILURES}\n")
+        slurm.is_down = True
+    assert life.controller() == (REPORTED if what == "given up" else 0)
+    (said,) = life.said()
+    assert said == "small: 4 of 4 cells are done" or (what == "given up" and "nobody tries again" in said)
 
 
 def test_jobs_that_never_began_are_failed_shown_told_and_retried(life, slurm, capsys):
