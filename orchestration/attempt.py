@@ -109,9 +109,13 @@ class Attempt:
         """Return its epoch rows; `RunFolder.epochs` leaves out those that a later attempt repeats."""
         return files.read_lines(self.path / EPOCHS, EPOCH_FIELDS)
 
-    def first_step(self) -> int | None:
-        """Return how many steps were behind it when it started; None before it started."""
-        started = self._started()
+    def first_step(self, events: Sequence[Row] | None = None) -> int | None:
+        """Return how many steps were behind it when it started; None before it started.
+
+        Args:
+            events: What happened, where that is known already.
+        """
+        started = self._started(events)
         if "step" in started:
             return int(started["step"])
         first = self._first_epoch()
@@ -125,22 +129,27 @@ class Attempt:
             return int(started["step"]) - bool(started.get("evaluates"))
         return self._first_epoch()
 
-    def _started(self) -> Row:
-        return next((event for event in self.events() if event["event"] == "started"), {})
+    def _started(self, events: Sequence[Row] | None = None) -> Row:
+        known = self.events() if events is None else events
+        return next((event for event in known if event["event"] == "started"), {})
 
     def _first_epoch(self) -> int | None:
         """Return the step of its first epoch row: where the line is damaged that says with which step it began."""
         first = next(iter(self.epochs()), None) if (self.path / EPOCHS).exists() else None
         return None if first is None else int(first["step"])
 
-    def end(self, next_step: int | None = None) -> AttemptEnd:
+    def end(
+        self, next_step: int | None = None, owner: Row | None = None, events: Sequence[Row] | None = None
+    ) -> AttemptEnd:
         """Return how it ended, as far as it was written down.
 
         Args:
             next_step: Where the next attempt began; None: none has, and its newest checkpoint says where one would.
+            owner: Who claimed it, where that is known already.
+            events: What happened, where that is known already.
         """
-        owner, events, first = self.known_owner(), self.events(), self.first_step()
-        last = events[-1] if events else {}
+        owner, events = self.known_owner() if owner is None else owner, self.events() if events is None else events
+        first, last = self.first_step(events), events[-1] if events else {}
         step = next_step if next_step is not None else self.saved_step()
         step = (first or 0) if step is None else step
         return AttemptEnd(

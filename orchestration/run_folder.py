@@ -241,9 +241,10 @@ class RunFolder:
         found: list[AttemptEnd] = []
         next_step: int | None = None
         for attempt in reversed(self.attempts()):
-            if attempt.known_owner().get("campaign") == campaign:
-                found.append(attempt.end(next_step))
-            first = attempt.first_step()
+            owner, events = attempt.known_owner(), attempt.events()  # read once, as a step looks at tens of thousands
+            if owner.get("campaign") == campaign:
+                found.append(attempt.end(next_step, owner, events))
+            first = attempt.first_step(events)
             first = attempt.saved_step() if first is None else first  # it may have taken the checkpoint over
             next_step = next_step if first is None else first
         return found[::-1]

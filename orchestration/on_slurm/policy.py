@@ -2,11 +2,13 @@
 
 import time
 from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from orchestration.failures import MAX_WITHOUT_PROGRESS
+from orchestration.failures import MAX_WITHOUT_PROGRESS, Decision
 from orchestration.grid import Grid
 from orchestration.launch_folder import run_folders
 from orchestration.on_slurm import submissions
@@ -14,33 +16,57 @@ from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
 from orchestration.retries import decisions, lately
+from orchestration.run_folder import RunFolder
 
 
-def given_up(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A cell of a campaign that has neither a result nor a job."""
+
+    folder: RunFolder
+    decision: Decision
+
+
+def left(loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str] = ()) -> dict[str, Left]:
+    """Decide about what is left to a campaign, by signature; attempts of cells that have a job are not read.
+
+    Args:
+        loaded: Its grid.
+        grid_dir: Folder of the grid.
+        campaign: Its name.
+        queued: Names of the folders of cells that have a job.
+    """
+    found = {
+        key: folder
+        for key, folder in run_folders(loaded, grid_dir).items()
+        if folder.path.name not in queued and not folder.has_result()
+    }
+    return {key: Left(found[key], decision) for key, decision in decisions(found, campaign).items()}
+
+
+def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[str, str]:
     """Return why cells are not tried again, by signature."""
     launches = launches_of(grid_dir, campaign)
     mine = [submission for folder, submission in submissions.read(grid_dir) if folder in launches]
     num_submitted = Counter(name for submission in mine if submission.job_id for name in submission.cells)
     cancelled = cancelled_in(grid_dir, campaign)
     refused: dict[str, str] = {}
-    left = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
-    for signature, decision in decisions(left, campaign).items():
-        folder = left[signature]
-        name = folder.path.name
+    for signature, one in cells.items():
+        name = one.folder.path.name
         if name in cancelled:
             refused[signature] = "cancelled"
-        elif num_submitted[name] >= MAX_WITHOUT_PROGRESS and not folder.ends(campaign):
+        elif num_submitted[name] >= MAX_WITHOUT_PROGRESS and not one.folder.ends(campaign):
             refused[signature] = f"submitted {num_submitted[name]} times and never begun"
-        elif not decision.again:
-            refused[signature] = decision.why
+        elif not one.decision.again:
+            refused[signature] = one.decision.why
     return refused
 
 
-def not_due(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, float]:
+def not_due(cells: Mapping[str, Left], campaign: str) -> dict[str, float]:
     """Return the seconds until cells are tried again whose last failure is one to wait after, by signature."""
-    left = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
-    waits = {key: 60 * decision.wait_min for key, decision in decisions(left, campaign).items() if decision.wait_min}
-    rest = {key: left[key].ends(campaign)[-1].time + wait_s - time.time() for key, wait_s in waits.items()}
+    waits = {key: one for key, one in cells.items() if one.decision.wait_min}
+    now = time.time()
+    rest = {key: one.folder.ends(campaign)[-1].time + 60 * one.decision.wait_min - now for key, one in waits.items()}
     return {key: seconds for key, seconds in rest.items() if seconds > 0}
 
 

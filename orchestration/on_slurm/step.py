@@ -65,10 +65,13 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0, begins
         others = {*owners}
         with suppress(SlurmError):  # the next step does it
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
-        later = policy.not_due(loaded, grid_dir, campaign.name)
+        left = policy.left(loaded, grid_dir, campaign.name, jobs)
+        later = policy.not_due(left, campaign.name)
         if later:
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
-        refused = _refused(campaign, loaded, grid_dir, others, jobs) | dict.fromkeys(later, "waits before its next try")
+        refused = _refused(campaign, loaded, grid_dir, others, jobs, left) | dict.fromkeys(
+            later, "waits before its next try"
+        )
         planned = make_plan(loaded, grid_dir, options_of(campaign), queued=in_words(jobs), refused=refused)
         if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _has_room(campaign, planned, jobs):
             _print(begins, console)
@@ -156,24 +159,29 @@ def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:
 
 
 def _refused(
-    campaign: Campaign, loaded: Grid, grid_dir: Path, others: set[str], jobs: Mapping[str, QueuedJob]
+    campaign: Campaign,
+    loaded: Grid,
+    grid_dir: Path,
+    others: set[str],
+    jobs: Mapping[str, QueuedJob],
+    left: Mapping[str, policy.Left],
 ) -> dict[str, str]:
     """Return why cells are not submitted, by signature."""
     refused = (
-        policy.given_up(loaded, grid_dir, campaign.name)
+        policy.given_up(left, grid_dir, campaign.name)
         | dict.fromkeys(others, "a newer launch has it")
         | dict.fromkeys(_not_asked_for(campaign, loaded), "not asked for")
     )
     if campaign.budget_gpu_hours is None:
         return refused
-    left = make_plan(loaded, grid_dir, options_of(campaign), queued=in_words(jobs), refused=refused)
-    hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + left.gpu_hours
-    if not left.uses_gpus or not left.jobs or hours <= campaign.budget_gpu_hours:
+    planned = make_plan(loaded, grid_dir, options_of(campaign), queued=in_words(jobs), refused=refused)
+    hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + planned.gpu_hours
+    if not planned.uses_gpus or not planned.jobs or hours <= campaign.budget_gpu_hours:
         return refused
     why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {format_amount(hours)}"
-    text = f"{campaign.grid_name}: {len(left.jobs)} cells are not tried again: {why}"
+    text = f"{campaign.grid_name}: {len(planned.jobs)} cells are not tried again: {why}"
     Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True, is_last_word=True)
-    return refused | {item.cell.signature: why for item in left.jobs}
+    return refused | {item.cell.signature: why for item in planned.jobs}
 
 
 def _not_asked_for(campaign: Campaign, loaded: Grid) -> set[str]:

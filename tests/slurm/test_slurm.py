@@ -264,7 +264,9 @@ def test_cell_of_two_nodes_has_the_numbers_of_one(cluster, tmp_path, undisturbed
     assert cluster.leftovers() == []
 
 
-def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_folder, tmp_path, undisturbed):
+def test_cell_whose_node_vanishes_without_accounting_is_launched_again_and_slurmctld_says_why(
+    short_folder, tmp_path, undisturbed
+):
     for cluster in start(short_folder / "plain", "none"):
         grid = Grid(cluster, tmp_path / "g")
         assert grid.launch("cluster.requeue=false").returncode == 0
@@ -272,7 +274,7 @@ def test_cell_that_vanishes_without_accounting_is_lost_and_launched_again(short_
         grid.loses_its_node()
         wait_until(lambda: not cluster.slurm("squeue", "--noheader"))  # noqa: B023
         said = grid.rankmatch("status").stdout  # no controller goes on with the grid here, so this does
-        assert "lost: job" in said
+        assert "node failure: job" in said and "Slurm says NODE_FAIL" in said
         assert "taking the next step" in said
         ends_like(grid, undisturbed, 2)
 

@@ -16,15 +16,16 @@ from orchestration_fakes import flags
 from rich.console import Console
 from typer.testing import CliRunner
 
-from orchestration import control, grid, launch, snapshot
+from orchestration import control, files, grid, launch, snapshot
 from orchestration.cli import app
 from orchestration.launch_folder import only_launch_of
-from orchestration.launch_plan import Options
+from orchestration.launch_plan import Options, make_plan
 from orchestration.mirror import grid_mirror
 from orchestration.mirror.grid_mirror import only_writer
-from orchestration.on_slurm import policy, submissions
+from orchestration.on_slurm import policy, step, submissions
 from orchestration.on_slurm.campaign import launch_on_slurm
 from orchestration.on_slurm.campaign_file import Campaign
+from orchestration.on_slurm.hand_in import queued_jobs
 from orchestration.on_slurm.step import take_step, tidy
 from orchestration.outages import outages
 from orchestration.processes import process_start
@@ -852,3 +853,25 @@ def test_end_that_accounting_does_not_know_yet_is_that_which_slurmctld_knows(acc
     slurm.lately, slurm.ended = {"1_0": "OUT_OF_MEMORY", "1_1": "FAILED"}, {"1_0": hours_ago(0)}
     tidy(options.runs / "small", console)
     assert cell_of(options, name).state().failure_class == "out of host memory"
+
+
+@pytest.mark.usefixtures("no_mlflow")
+def test_step_reads_each_file_of_an_attempt_once_to_decide_and_none_of_a_cell_that_has_a_job(
+    options, slurm, console, monkeypatch
+):
+    launch_on_slurm(options, console)
+    launched, (name, *others) = newest_launch(options), cell_names(options)
+    for place, other in enumerate((name, *others)):
+        attempt_of(options, other, f"1_{place}").event("failed", kind="code error", message="boom")
+    slurm.queued = {f"1_{place}": ("RUNNING", "n1") for place in (1, 2, 3)}
+    opened, read_json, read_lines = [], files.read_json, files.read_lines
+    monkeypatch.setattr(files, "read_json", lambda path, *more: opened.append(path) or read_json(path, *more))
+    monkeypatch.setattr(files, "read_lines", lambda path, *more: opened.append(path) or read_lines(path, *more))
+    monkeypatch.setattr(step, "make_plan", lambda *some, **more: opened.append(None) or make_plan(*some, **more))
+    monkeypatch.setattr(step, "queued_jobs", lambda *some: opened.clear() or queued_jobs(*some))
+    take_step(launched, console)
+    of_attempts = [path for path in opened[: opened.index(None)] if path.parent.parent.name == "attempts"]
+    assert sorted(str(path.relative_to(options.runs / "small" / "cells")) for path in of_attempts) == [
+        f"{name}/attempts/1/events.jsonl",
+        f"{name}/attempts/1/owner.json",
+    ]
