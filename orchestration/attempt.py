@@ -22,7 +22,8 @@ CONFIG, AXES, RESULT = "config.yaml", "axes.json", "result.json"
 OWNER, EVENTS, LOG = "owner.json", "events.jsonl", "log"
 ENVIRONMENT = "environment"
 """The event that tells what the training process has."""
-_PROVENANCE = {"commit": TEXT, "host": TEXT, "split_sha256": TEXT.or_null(), "data_fingerprint": TEXT.or_null()}
+_PROVENANCE = {"commit": TEXT, "host": TEXT, "split_sha256": TEXT.or_null(), "data_fingerprint": TEXT.or_null(),
+               "num_gpus": COUNT.or_null()}  # fmt: skip
 _EACH = Fields({}, _PROVENANCE).kind("what an attempt was made with")
 _MADE_WITH = "what it was made with"
 _OF_PROVENANCE = {**_PROVENANCE, "attempts": _EACH.listed()}
@@ -41,7 +42,15 @@ _OF_OWNER = Fields(
 )
 _OF_EVENT = Fields(
     {"event": TEXT, "time": NUMBER},
-    {"step": COUNT, "kind": TEXT, "message": TEXT, "host": TEXT, "node": TEXT.or_null(), "ended": NUMBER},
+    {
+        "step": COUNT,
+        "kind": TEXT,
+        "message": TEXT,
+        "host": TEXT,
+        "node": TEXT.or_null(),
+        "num_gpus": COUNT,
+        "ended": NUMBER,
+    },
 )
 _WITHOUT_OWNER = "the launch command resumes the cell from its newest checkpoint"
 
