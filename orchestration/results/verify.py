@@ -157,7 +157,7 @@ def _in_words(odd: Odd) -> str:
     if len(odd.values) > 1:
         listed = [value if odd.what == "device" else value[:12] for value in odd.values]
         return f"its epochs were trained with several values of {odd.what}: {', then '.join(listed)}"
-    usual = f"most of its row have {odd.usual[:12]}" if odd.usual else "its row has no most frequent value"
+    usual = f"most of its row have {odd.usual[:12]}" if odd.usual else "no value is the most common one in its row"
     return f"{odd.what} {odd.value[:12]}, {usual}"
 
 

@@ -9,7 +9,7 @@ Record = Mapping[str, Any]
 
 SHARED = {
     "code": ("code", ()),
-    "data": ("data_fingerprint", ("dataset",)),
+    "data": ("data_fingerprint", ("dataset", "split")),
     "lists": ("split_sha256", ("dataset", "split")),
 }
 """What runs of a row share: the field that names it, and what else must be the same for that."""

@@ -1,5 +1,6 @@
 """A grid that was launched is known by its name, from its folder of runs alone, with all cells it ever had."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -231,3 +232,22 @@ def test_torn_result_is_named_and_stops_no_command(
     said = own(*words)
     assert any(str(path) in text for text in (said, *own.warned))
     assert own.cell("supervised-s1").result() is not None
+
+
+def test_splits_that_read_other_label_files_are_made_alike_to_table_report_and_verify(own: OwnGrid) -> None:
+    lists = own.folder / "images" / "splits"
+    (lists / "3").mkdir()
+    (lists / "3" / "labeled.txt").write_text((lists / "2" / "labeled.txt").read_text() + "02.png 02_label.png\n")
+    (lists / "3" / "unlabeled.txt").write_text("".join(f"{number:02}.png\n" for number in range(3, 12)))
+    (lists / "2" / "unlabeled.txt").write_text("".join(f"{number:02}.png\n" for number in range(2, 12)))
+    file = own.folder / "splits.yaml"
+    text = own.folder.joinpath("membranes.yaml").read_text().partition("axes:")[0]
+    file.write_text(text + "axes: {method: [supervised], split: [2, 3]}\n")
+    said = own("launch", "--grid", file, "--cluster", "inline")
+    records = [json.loads(path.read_text()) for path in own.runs.glob("splits/cells/*/result.json")]
+    assert len({record["provenance"]["data_fingerprint"] for record in records}) == 2
+    odd = "not made as the rest of its row"
+    assert odd not in said and odd not in own("table", "--grid", "splits")
+    assert odd not in Path(own("report", "splits")).read_text()
+    checked = own("verify", "grid=splits", "--device", "cpu")
+    assert "ODD" not in checked and "0 of 2 differ; 0 findings" in checked

@@ -200,7 +200,7 @@ def test_other_weights_give_other_figures(runs: Path) -> None:
 def test_run_of_other_code_is_marked_in_the_table_and_found(runs: Path) -> None:
     made_by(cell(runs, "other", "rankmatch-4-s1") / "result.json", {"difference_sha256": "5a" * 32})
     text = printed("verify", "grid=other", "--count", 1, "--runs", runs, "--device", "cpu", code=1)
-    assert "ODD     other/" in text and "its row has no most frequent value" in text
+    assert "ODD     other/" in text and "no value is the most common one in its row" in text
     assert "0 of 1 differ; 2 findings in the rows of tables" in text
     table = printed("table", "--grid", runs / "other.yaml", "--runs", runs, "trainer.device=cpu")
     assert "! not made as the rest of its row (code)" in table

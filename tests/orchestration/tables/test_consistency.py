@@ -11,14 +11,17 @@ def test_the_run_that_differs_from_most_of_its_row_is_found() -> None:
     assert odd_ones(records, ["method"]) == [Odd(2, "code", "new", "old")]
 
 
-def test_lists_are_compared_within_a_split_and_data_within_a_data_set() -> None:
+def test_lists_and_data_are_compared_within_a_split_of_a_data_set() -> None:
     records = [record("a", "4"), record("a", "4"), record("a", "4", split_sha256="x"), record("a", "8")]
     records.append(record("a", "8", dataset="camvid", data_fingerprint="e", split_sha256="y"))
+    records.append(record("a", "16", data_fingerprint="f"))  # other images of it have labels
     assert odd_ones(records, ["method"]) == [Odd(2, "lists", "x", "4")]
+    others = [record("a", "4", data_fingerprint="f"), *records]
+    assert [odd.what for odd in odd_ones(others, ["method"]) if odd.place == 0] == ["data"]
 
 
 def test_where_none_is_the_most_frequent_all_are_odd() -> None:
-    records = [record("a", "4", data_fingerprint="d"), record("a", "8", data_fingerprint="e")]
+    records = [record("a", "4", data_fingerprint="d"), record("a", "4", data_fingerprint="e")]
     assert odd_ones(records, ["method"]) == [Odd(0, "data", "d", ""), Odd(1, "data", "e", "")]
 
 
