@@ -111,14 +111,12 @@ def _options(overrides: Sequence[str] | None, **settings: Any) -> "Options":  # 
 
 
 def _begin(options: "Options") -> int:
-    from rich.console import Console
-
     from orchestration import launch
     from orchestration.launch_plan import FOLLOWED_CLUSTERS
     from orchestration.on_slurm import campaign
 
     begin = launch.launch if options.cluster in FOLLOWED_CLUSTERS else campaign.launch_on_slurm
-    return begin(options, Console())
+    return begin(options, terminal.console())
 
 
 @app.command()

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from orchestration import terminal
 
+if TYPE_CHECKING:
     from orchestration.grid import Grid
 
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Where run folders are.")]
@@ -18,8 +18,6 @@ Filters = Annotated[
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")]
 
 DEFAULT_RUNS, DEFAULT_GRID = Path("runs"), "demo"
-PIPE_WIDTH = 120
-"""A file or a pipe has no width, and 80 columns would cut names."""
 
 
 def results(
@@ -32,7 +30,7 @@ def results(
     """List every run below a folder, of all grids, or write them as one table."""
     from orchestration.results import browse
 
-    browse.show_results(runs, filters or (), _console(), kind, output, epochs)
+    browse.show_results(runs, filters or (), terminal.console(), kind, output, epochs)
 
 
 def table(
@@ -64,7 +62,7 @@ def table(
     browse.show_table(
         loaded if overrides else every,
         grid_dir,
-        _console(),
+        terminal.console(),
         metric=f"{metric}_miou",
         layout=layout,
         kind=kind,
@@ -103,7 +101,7 @@ def compare(
     from orchestration.results import compare as comparing
 
     sides = [comparing.resolve(word, runs) for word in (a, b)]
-    comparing.compare(sides[0], sides[1], _console(), metric or ("miou", "loss"), kind, output)
+    comparing.compare(sides[0], sides[1], terminal.console(), metric or ("miou", "loss"), kind, output)
 
 
 def verify(
@@ -118,7 +116,7 @@ def verify(
     from orchestration.results.verify import verify as verify_here
 
     code = verify_here(
-        runs.resolve(), filters or (), _console(), count=count, seed=seed, tolerance=tolerance, device=device
+        runs.resolve(), filters or (), terminal.console(), count=count, seed=seed, tolerance=tolerance, device=device
     )
     raise typer.Exit(code)
 
@@ -134,12 +132,3 @@ def _folder_of(loaded: "Grid", runs: Path) -> Path:
     if not grid_dir.is_dir():
         raise ValueError(f"--runs must hold the folder of grid {loaded.name}; there is no {grid_dir}")
     return grid_dir
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, PIPE_WIDTH)
-    return console

@@ -22,14 +22,9 @@ def status(
     ] = False,
 ) -> None:
     """Tell how every cell stands: by its run folder first, by squeue second."""
-    from rich.console import Console
+    from orchestration import control, terminal
 
-    from orchestration import control
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # a file or a pipe has no width, and 80 columns would cut names
-    control.status(control.grid_folder(runs, grid), console, watch=watch)
+    control.status(control.grid_folder(runs, grid), terminal.console(), watch=watch)
 
 
 def logs(
@@ -46,11 +41,9 @@ def logs(
 
 def cancel(grid: GridName, cells: Cells = None, runs: RunsFolder = DEFAULT_RUNS) -> None:
     """End the jobs of a grid and its controllers, or of some cells; what trains writes a checkpoint first."""
-    from rich.console import Console
+    from orchestration import control, terminal
 
-    from orchestration import control
-
-    control.cancel(control.grid_folder(runs, grid), cells or (), Console())
+    control.cancel(control.grid_folder(runs, grid), cells or (), terminal.console())
 
 
 def retry(
@@ -66,11 +59,9 @@ def retry(
     ] = None,
 ) -> None:
     """Launch cells again that are neither done nor active, however they ended, with their launch's settings."""
-    from rich.console import Console
+    from orchestration import control, terminal
 
-    from orchestration import control
-
-    code = control.retry(control.grid_folder(runs, grid), cells or (), kind or (), settings or (), Console())
+    code = control.retry(control.grid_folder(runs, grid), cells or (), kind or (), settings or (), terminal.console())
     raise typer.Exit(code)
 
 
@@ -80,20 +71,16 @@ def drop(
     runs: RunsFolder = DEFAULT_RUNS,
 ) -> None:
     """Move the folders of cells to a trash below the runs folder, so that the next launch trains them anew."""
-    from rich.console import Console
+    from orchestration import control, terminal
 
-    from orchestration import control
-
-    control.drop(control.grid_folder(runs, grid), cells, Console())
+    control.drop(control.grid_folder(runs, grid), cells, terminal.console())
 
 
 def reconcile(grid: GridName, runs: RunsFolder = DEFAULT_RUNS) -> None:
     """Find jobs of killed launches, write down silent ends, have somebody go on, and bring MLflow up to date."""
-    from rich.console import Console
+    from orchestration import control, terminal
 
-    from orchestration import control
-
-    control.reconcile(control.grid_folder(runs, grid), Console())
+    control.reconcile(control.grid_folder(runs, grid), terminal.console())
 
 
 TrackingUri = Annotated[
@@ -103,11 +90,9 @@ TrackingUri = Annotated[
 
 def sync(grid: GridName, runs: RunsFolder = DEFAULT_RUNS, tracking_uri: TrackingUri = "") -> None:
     """Write what MLflow lacks, from the run folders."""
-    from rich.console import Console
+    from orchestration import control, terminal
 
-    from orchestration import control
-
-    control.sync(control.grid_folder(runs, grid), Console(), tracking_uri)
+    control.sync(control.grid_folder(runs, grid), terminal.console(), tracking_uri)
 
 
 def register(
@@ -118,11 +103,9 @@ def register(
     tracking_uri: TrackingUri = "",
 ) -> None:
     """Make the best model of each method and backbone a version of MLflow's registered model GRID.METHOD.BACKBONE."""
-    from rich.console import Console
+    from orchestration import control, terminal
 
-    from orchestration import control
-
-    control.register(control.grid_folder(runs, grid), method or (), backbone or (), tracking_uri, Console())
+    control.register(control.grid_folder(runs, grid), method or (), backbone or (), tracking_uri, terminal.console())
 
 
 def add_to(app: typer.Typer) -> None:

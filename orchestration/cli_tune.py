@@ -36,8 +36,7 @@ def tune(
     ] = "",
 ) -> None:
     """Search settings on a part of the training images that is held out, and tell which matter."""
-    from rich.console import Console
-
+    from orchestration import terminal
     from orchestration.launch_plan import Options
     from orchestration.tune import tune as tune_here
 
@@ -53,10 +52,7 @@ def tune(
         num_gpus_per_worker=gpus_per_worker,
         tracking_uri=tracking_uri,
     )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # a file or a pipe has no width, and 80 columns would cut names
-    raise typer.Exit(tune_here(options, console))
+    raise typer.Exit(tune_here(options, terminal.console()))
 
 
 def add_to(app: typer.Typer) -> None:

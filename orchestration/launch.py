@@ -19,6 +19,7 @@ from orchestration import (
     launch_order,
     launched,
     made_with,
+    outcome,
     page,
     preflight,
     provenance,
@@ -108,11 +109,12 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
         )
     finally:
         end_with_results(loaded, grid_dir, mirror, console)
+    ended = [*folder_states.states(run_folders(loaded, grid_dir)).values()]
+    said = outcome.lines(ended, grid_dir, stopped=stopped)
+    console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
     if stopped:
-        console.print("Stopped. The same command goes on from the newest checkpoints.")
         return 130
-    ended = [state.status for state in folder_states.states(run_folders(loaded, grid_dir)).values()]
-    return 0 if all(status == "done" for status in ended) else 1
+    return 0 if all(state.status == "done" for state in ended) else 1
 
 
 def begin_mirror(

@@ -4,6 +4,13 @@ import codecs
 import sys
 import unicodedata
 from io import TextIOWrapper
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a tenth of a second to import
+    from rich.console import Console
+
+FILE_WIDTH = 160
+"""Characters of a line in a file or a pipe, which have no width of their own; 80 would cut names."""
 
 _PLAIN = {
     "±": "+-",
@@ -23,6 +30,16 @@ _PLAIN = {
 }
 _PLAIN |= dict(zip("▁▂▃▄▅▆▇█", "_.,:-=+#", strict=True))  # the bars of a curve
 _HANDLER = "rankmatch.plain"
+
+
+def console() -> "Console":
+    """Return what a command prints to."""
+    from rich.console import Console
+
+    made = Console()
+    if not made.is_terminal:
+        made.width = max(made.width, FILE_WIDTH)
+    return made
 
 
 def take_any_character() -> None:

@@ -33,6 +33,8 @@ _CSV_NUMBERS = (
     "odd",
     "difference_of",
 )
+MAX_HEAD = 12
+"""Characters of a column's title on one line of a terminal, about as wide as what stands below."""
 _CSS = """\
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
 .wide { overflow-x: auto; }
@@ -69,7 +71,10 @@ def to_rich(table: Table) -> list[tuple[str, RichTable]]:
         for number, title in enumerate(table.titles(columns)):
             is_name = number < len(table.row_axes or [""])
             part.add_column(
-                Text(title if is_name else f"{title} "), justify="left" if is_name else "right", no_wrap=is_name
+                Text(title if is_name else _head(title)),
+                justify="left" if is_name else "right",
+                no_wrap=is_name,
+                overflow="fold",  # what is cut off would be the value, which tells columns apart
             )
         for line in lines(table, columns, with_n=table.repeats is None):
             indent = " " if line.kind in ("difference", "published", "other") else ""
@@ -77,6 +82,15 @@ def to_rich(table: Table) -> list[tuple[str, RichTable]]:
             part.add_row(*map(Text, titles), *map(_rich_place, line.places), style=_STYLES[line.kind])
         drawn.append((table.block_title(block), part))
     return drawn
+
+
+def _head(title: str) -> str:
+    """Write the title of a column of values, an axis a line; a long name stands above its value, which stays whole."""
+    lines = []
+    for part in title.split(", "):
+        name, mark, value = part.partition("=")
+        lines += [name, f"{value} "] if mark and len(part) > MAX_HEAD else [f"{part} "]
+    return "\n".join(lines)
 
 
 def show(table: Table, console: Console) -> None:

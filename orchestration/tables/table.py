@@ -171,7 +171,13 @@ class Table:
 
     def _title(self, axes: Sequence[str], key: Key) -> str:
         pairs = zip(axes, key, strict=True)
-        return ", ".join(self.names.get(axis, {}).get(value, f"{axis}={value}") for axis, value in pairs)
+        return ", ".join(self.names.get(axis, {}).get(value, f"{self._short(axis)}={value}") for axis, value in pairs)
+
+    def _short(self, axis: str) -> str:
+        """Return the last word of an axis' name, `learning_rate`, where it tells the axes of the columns apart."""
+        words = [name.rpartition(".")[2] for name in self.column_axes]
+        word = axis.rpartition(".")[2]
+        return word if words.count(word) == 1 else axis
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from orchestration.processes import this_process
 
 ROOT = Path(cli.__file__).parents[1]
 EXECUTED = {
+    "status": "test_launch_that_leaves_a_failed_cell_says_so_last_with_commands_that_work",
     "retry": "test_failed_cells_are_retried_by_the_command_that_the_plan_names",
     "sync": "test_rows_that_mlflow_lacks_are_written_by_the_command_that_is_named",
     "cancel": "test_cell_at_work_is_not_dropped_and_the_command_that_ends_it_is_known",
@@ -69,6 +70,16 @@ def test_failed_cells_are_retried_by_the_command_that_the_plan_names(own: OwnGri
     monkeypatch.chdir(tmp_path)
     assert run(command) == 1  # it fails again
     assert [len(own.cell(name).attempts()) for name in ("rankmatch-s0", DONE)] == [2, 1]
+
+
+def test_launch_that_leaves_a_failed_cell_says_so_last_with_commands_that_work(own: OwnGrid, tmp_path) -> None:
+    printed = own.launch("method=rankmatch", "seed=[0]", code=1)
+    assert "0 of 1 cell is done, 1 failed (1 loss is not finite)" in printed
+    status, retry = said(printed)[-2:]
+    assert (status[1], retry[1]) == ("status", "retry")
+    assert (run(status), run(retry)) == (0, 1)  # it fails again
+    printed = own.launch("method=supervised", code=0)
+    assert "2 of 2 cells are done" in printed and "failed" not in printed.rpartition("2 of 2 cells")[2]
 
 
 def test_rows_that_mlflow_lacks_are_written_by_the_command_that_is_named(own: OwnGrid, tmp_path, monkeypatch) -> None:

@@ -213,6 +213,19 @@ class Balanced(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_heads_of_columns_keep_the_value_that_tells_them_apart(capsys) -> None:
+    axes = ("trainer.learning_rate", "split")
+    records = [
+        {"method": "supervised", "trainer.learning_rate": rate, "split": "4", "seed": "0", "best_miou": 0.5}
+        for rate in ("0.001", "0.002", "0.005", "0.01", "0.02")
+    ]
+    made = build(records, Layout(rows=["method"], columns=list(axes), over=["seed"]))
+    show(made, Console(width=50))
+    words = capsys.readouterr().out.split()
+    assert [word for word in words if word.startswith("0.")] == ["0.001", "0.002", "0.005", "0.01", "0.02"]
+    assert "learning_rate=0.001, split=4" in to_markdown(made)
+
+
 def test_html_is_a_page_of_its_own_with_even_rows() -> None:
     text = FORMATS["html"](blocks(), "a <grid>")
     page = Balanced()
