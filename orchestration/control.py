@@ -174,7 +174,7 @@ def retry(
     submitted = submissions.newest_jobs(grid_dir)
     left = {
         folder.path.name: _end_of(folder, folder.path.name in submitted)
-        for folder in _chosen(grid_dir, cells)
+        for folder in _chosen(grid_dir, cells, with_dropped=True)
         if folder.path.name not in active and folder.state().status not in ("done", "running", "unreadable")
     }
     names = [name for name, kind in left.items() if not kinds or kind in kinds]
@@ -361,9 +361,16 @@ def _go_on(grid_dir: Path, console: Console) -> tuple[list[str], bool]:
     return notes, is_due
 
 
-def _chosen(grid_dir: Path, cells: Sequence[str], *, only_one: bool = False) -> list[RunFolder]:
-    """Return the folders whose names hold one of the given words; all where none is given."""
-    every = list(folders(grid_dir).values())
+def _chosen(
+    grid_dir: Path, cells: Sequence[str], *, only_one: bool = False, with_dropped: bool = False
+) -> list[RunFolder]:
+    """Return the folders whose names hold one of the given words; all where none is given.
+
+    `with_dropped` are also those that are not there, of cells that the grid has, as `status` shows it.
+    """
+    found = folders(grid_dir)
+    indexed = index.read(grid_dir) if with_dropped and (grid_dir / index.INDEX).exists() else []
+    every = [*found.values(), *(_folder(cell, {}, grid_dir) for cell in indexed if cell.signature not in found)]
     chosen = [folder for folder in every if not cells or any(cell in folder.path.name for cell in cells)]
     for cell in cells:
         if not any(cell in folder.path.name for folder in every):

@@ -1,6 +1,6 @@
 """A grid as its folder of runs has it: every cell that it was ever launched with, whatever the last launch was of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,18 @@ def load_stored(path: Path, overrides: Sequence[str] = ()) -> Grid:
         return _of_folders(path, grid_dir, error)
     assert loaded.spec is not None
     found, own = folders(grid_dir), {cell.signature for cell in loaded.cells}
-    wanted = [name for name in (loaded.spec.earlier if of_launch else found) if name in found and name not in own]
-    made = [_changed(cell, overrides) for name in wanted if (cell := _cell_of(found[name])) is not None]
+    named = loaded.spec.earlier if of_launch else dict.fromkeys([*found, *_order(grid_dir)])
+    wanted = [name for name in named if name not in own]
+    dropped = _of_launches(grid_dir, {name for name in wanted if name not in found})
+    known = [_cell_of(found[name]) if name in found else dropped.get(name) for name in wanted]
+    made = [_changed(cell, overrides) for cell in known if cell is not None]
     joined = _joined(loaded, _others(loaded, [cell for cell in made if cell is not None]), _order(grid_dir))
     kept_lists.lend(joined.cells, grid_dir)
     return joined
 
 
 def whole(loaded: Grid, grid_dir: Path) -> Grid:
-    """Return a grid with all cells that its folder has of it, which may be launched in part."""
+    """Return a grid with all cells that it was ever launched with, of which it may be launched in part."""
     if loaded.spec is None or not (grid_dir / FILE).is_file():
         return loaded
     part, order, made = {cell.signature for cell in loaded.cells}, _order(grid_dir), folders(grid_dir)
@@ -75,7 +78,7 @@ def whole(loaded: Grid, grid_dir: Path) -> Grid:
         cells = stored.cells
         if part < {cell.signature for cell in cells}:
             return stored
-    earlier = [cell for cell in cells if cell.signature in made and cell.signature not in part]
+    earlier = [cell for cell in cells if cell.signature in {*made, *order} and cell.signature not in part]
     return _joined(loaded, _others(loaded, earlier), order)
 
 
@@ -110,6 +113,21 @@ def _others(loaded: Grid, earlier: Sequence[Cell]) -> list[Cell]:
 
 def _order(grid_dir: Path) -> list[str]:
     return [cell.signature for cell in index.read(grid_dir)] if (grid_dir / index.INDEX).exists() else []
+
+
+def _of_launches(grid_dir: Path, signatures: Set[str]) -> dict[str, Cell]:
+    """Compose cells that have no run folder, as those that were dropped, from what the launches have stored."""
+    composed: dict[str, Cell] = {}
+    for path in sorted(grid_dir.glob(f"{grid.LAUNCHES}/*/{FILE}"), reverse=True):
+        if signatures <= composed.keys():
+            break
+        try:
+            cells = grid.load_file(path).cells
+        except ValueError as error:
+            tell(error)
+            continue
+        composed |= {cell.signature: cell for cell in cells if cell.signature in signatures - composed.keys()}
+    return composed
 
 
 def _cell_of(folder: RunFolder) -> Cell | None:

@@ -184,6 +184,22 @@ def test_dropped_cell_is_trained_anew_or_brought_back(own: OwnGrid) -> None:
     assert own.cell(DONE).state().status == "done" and trash.is_dir()
 
 
+def test_dropped_cell_that_the_newest_launch_was_not_of_stays_a_cell_of_the_grid(own: OwnGrid) -> None:
+    by_name = ("--grid", "membranes")
+    own("launch", *by_name, "--cluster", "inline", "method=supervised", "seed=[0,1,2]")
+    own("drop", NAN, *by_name)
+    assert "4 cells: 3 done, 1 not submitted" in own("status", *by_name)
+    assert "4 cells: 1 submit, 3 keep" in own("plan", *by_name)
+    assert "rankmatch" in own("table", *by_name).partition("/")[0]
+    own("report", "membranes")
+    assert "3 of 4 cells are done" in (own.runs / "membranes" / "report.html").read_text()
+    assert "1 submit, 3 keep" in own("retry", NAN, *by_name, code=1)
+    assert own.cell(NAN).state().status == "failed"
+    own("drop", NAN, *by_name)
+    own("launch", *by_name, "--cluster", "inline", "method=supervised", "seed=[0,3]")  # nor does that lose it
+    assert "5 cells: 1 submit, 4 keep" in own("plan", *by_name)
+
+
 def test_cell_that_failed_for_good_is_retried_where_it_was_launched(own: OwnGrid) -> None:
     assert "3 cells: 2 keep, 1 give up" in own.launch(code=1)
     said = own("retry", "rankmatch", "--grid", "membranes", code=1)
