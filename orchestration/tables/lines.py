@@ -76,6 +76,8 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     entries = table.entries.values()
     if part := next((entry for entry in entries if entry.estimate and not entry.is_complete), None):
         said.append(_note_on_incomplete(len(part.values), part.expected))
+    if any(entry.is_complete and not entry.competes for entry in entries):
+        said.append("an entry of fewer cells than others of its column have does not compete for the best of it")
     if any(entry.is_best for entry in entries):
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):

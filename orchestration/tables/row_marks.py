@@ -12,7 +12,8 @@ def marks(records: Sequence[Record], rows: Sequence[str], columns: Sequence[str]
     """Return the marks of the rows that have some, and what each mark means.
 
     Args:
-        records: One for each cell, with `num_steps` and `transductive` where they are known.
+        records: One for each cell, with `num_steps` and `transductive` where they are known. Steps are
+            compared of finished cells alone.
         rows: Axes of the rows.
         columns: Axes of the columns, within which the rows are compared.
     """
@@ -39,7 +40,7 @@ def _fewer_steps(
     """Return the rows with fewer steps than the longest of a column, and in words where the difference is largest."""
     by_column: dict[Key, list[tuple[Key, int]]] = {}
     for record in records:
-        if record.get("num_steps"):
+        if record.get("num_steps") and record.get("best_miou") is not None:
             by_column.setdefault(_key(record, columns), []).append((_key(record, rows), record["num_steps"]))
     found: dict[Key, float] = {}
     example = ""

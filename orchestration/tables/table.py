@@ -72,8 +72,10 @@ class Entry:
     """How many cells there are to the entry."""
     estimate: Estimate | None = None
     """None while no cell of the entry is done."""
+    competes: bool = True
+    """Whether it is complete, and no other complete entry of its column has more numbers."""
     rank: int | None = None
-    """Among the complete entries of the column, 1: no mean is higher; 2: only the best are."""
+    """Among two or more entries of the column that compete, 1: no mean is higher; 2: only the best are."""
     baseline_n: int | None = None
     """How many numbers the baseline's entry in its column has; None for the baseline itself, and without numbers."""
     comparison: Comparison | None = None
@@ -84,7 +86,7 @@ class Entry:
 
     @property
     def is_best(self) -> bool:
-        """Whether no complete entry of the column has a higher mean."""
+        """Whether no entry of the column that competes has a higher mean, and another one does compete."""
         return self.rank == 1
 
     @property
@@ -186,7 +188,7 @@ class Summary:
 
     row: Key
     mean_rank: float | None
-    """Over the columns in which every row has a complete entry; 1 is the best."""
+    """Over the columns in which every row has an entry that competes; 1 is the best."""
     num_ranked: int
     """Number of these columns."""
     interquartile_mean: float | None
@@ -219,7 +221,7 @@ def build(
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
     column_axes, published = [*layout.blocks, *layout.columns], published or {}
-    entries = _entries(records, layout, metric)
+    entries = _competing(_entries(records, layout, metric))
     for place, rank in _ranked(entries).items():
         entries[place] = replace(entries[place], rank=rank)
     entries = _compared(entries, [*layout.rows, *column_axes], baseline or {}, metric)
@@ -247,7 +249,7 @@ def build(
 
 def summaries(table: Table) -> list[Summary]:
     """Sum up each row over the columns: ranks, interquartile mean, probability of improvement."""
-    whole = [column for column in table.columns if all(_is_complete(table, row, column) for row in table.rows)]
+    whole = [column for column in table.columns if all(_competes(table, row, column) for row in table.rows)]
     ranks: dict[Key, list[float]] = {row: [] for row in table.rows}
     for column in whole:
         means = {str(place): _mean(table, row, column) or 0.0 for place, row in enumerate(table.rows)}
@@ -278,9 +280,9 @@ def _summary(table: Table, row: Key, ranks: Sequence[float]) -> Summary:
     )
 
 
-def _is_complete(table: Table, row: Key, column: Key) -> bool:
+def _competes(table: Table, row: Key, column: Key) -> bool:
     entry = table.entries.get((row, column))
-    return entry is not None and entry.is_complete
+    return entry is not None and entry.competes
 
 
 def _mean(table: Table, row: Key, column: Key) -> float | None:
@@ -315,17 +317,28 @@ def _key(record: Record, axes: Sequence[str]) -> Key:
     return tuple(str(record[axis]) for axis in axes)
 
 
-def _ranked(entries: Mapping[Place, Entry]) -> dict[Place, int]:
-    """Find the best places of each column, and the second ones where there are enough to tell.
+def _competing(entries: Mapping[Place, Entry]) -> dict[Place, Entry]:
+    """Tell which entries compete: those that lack cells, or have fewer than others, may be the mean of lucky ones."""
+    most: dict[Key, int] = {}
+    for (_, column), entry in entries.items():
+        if entry.is_complete:
+            most[column] = max(most.get(column, 0), len(entry.values))
+    return {
+        place: replace(entry, competes=entry.is_complete and len(entry.values) == most[place[1]])
+        for place, entry in entries.items()
+    }
 
-    Only complete entries compete: those that lack cells may be the mean of the lucky ones.
-    """
+
+def _ranked(entries: Mapping[Place, Entry]) -> dict[Place, int]:
+    """Find the best places of each column that has some to compare, and the second ones where they are three."""
     by_column: dict[Key, dict[Place, float]] = {}
     for place, entry in entries.items():
-        if entry.estimate and entry.is_complete:
+        if entry.estimate and entry.competes:
             by_column.setdefault(place[1], {})[place] = entry.estimate.mean
     ranked: dict[Place, int] = {}
     for means in by_column.values():
+        if len(means) == 1:
+            continue
         highest = sorted(set(means.values()), reverse=True)[: 2 if len(means) >= MIN_FOR_SECOND else 1]
         num_best = sum(mean == highest[0] for mean in means.values())
         highest = highest[:1] if num_best > 1 else highest

@@ -145,7 +145,9 @@ def test_row_of_fewer_steps_is_marked() -> None:
     ((_, drawn),) = to_rich(table)
     assert [str(text) for text in drawn.columns[0].cells] == ["supervised ‡", "rankmatch"]
     equal = build([records[0] | {"num_steps": 2200}, records[1]], LAYOUT)
-    assert "‡" not in to_markdown(equal) + "".join(said(equal))
+    unfinished = build([records[0], records[1] | {"best_miou": None, "last_miou": None}], LAYOUT)
+    for other in (equal, unfinished):
+        assert "‡" not in to_markdown(other) + "".join(said(other))
 
 
 def test_row_that_was_trained_on_validation_images_is_marked() -> None:

@@ -250,6 +250,27 @@ def test_torn_result_is_named_and_stops_no_command(
     assert own.cell("supervised-s1").result() is not None
 
 
+def test_row_without_finished_cells_makes_no_other_the_best_nor_one_of_fewer_steps(own: OwnGrid) -> None:
+    table, page = own("table", "--grid", "membranes"), Path(own("report", "membranes")).read_text()
+    report = (own.runs / "membranes" / "report.md").read_text()
+    assert "rankmatch —" in table and "| rankmatch | — |" in report
+    for text in (table, report, page):
+        assert "best of a column" not in text and "‡" not in text
+    own(
+        "launch",
+        "--grid",
+        "membranes",
+        "--cluster",
+        "inline",
+        "trainer.learning_rate=0.002",
+        "method=supervised",
+        "seed=0",
+    )
+    table = own("table", "--grid", "membranes")
+    assert "an entry of fewer cells than others of its column have does not compete" in table
+    assert "best of a column" not in table
+
+
 def test_splits_that_read_other_label_files_are_made_alike_to_table_report_and_verify(own: OwnGrid) -> None:
     lists = own.folder / "images" / "splits"
     (lists / "3").mkdir()

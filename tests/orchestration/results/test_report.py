@@ -21,9 +21,7 @@ CELLS = [cell(method, seed) for method in ("supervised", "rankmatch") for seed i
 BEST = {"supervised": (0.650, 0.660), "rankmatch": (0.709, 0.715)}
 
 NOTE = "mean ± standard deviation (cells); (1/2): 1 of 2 cells is done; such an entry does not compete for the best "
-NOTE += (
-    "of its column; bold: best of a column; difference (1): the mean over the cell that both entries have, which is "
-)
+NOTE += "of its column; difference (1): the mean over the cell that both entries have, which is "
 NOTE += "not the difference of the two entries; "
 NOTE += "1 pair of cells at most: too few to test a difference; "
 NOTE += (
@@ -34,7 +32,7 @@ TABLES = f"""\
 
 | method | split=1_16 |
 | --- | --- |
-| supervised | **65.5 ± 0.7 (2)** |
+| supervised | 65.5 ± 0.7 (2) |
 | rankmatch | 70.9 (1/2) |
 | vs supervised | +5.9 (1) |
 
@@ -44,7 +42,7 @@ mIoU in %, best epoch: {NOTE}
 
 | method | split=1_16 |
 | --- | --- |
-| supervised | **50.0 ± 0.0 (2)** |
+| supervised | 50.0 ± 0.0 (2) |
 | rankmatch | 50.0 (1/2) |
 | vs supervised | +0.0 (1) |
 

@@ -53,6 +53,20 @@ def test_only_complete_entries_compete_for_best_and_second() -> None:
     assert (a.num_ranked, a.mean_rank, lucky_row.mean_rank) == (0, None, None)
 
 
+def test_entry_of_fewer_cells_than_others_of_its_column_does_not_compete() -> None:
+    whole = [record(method, "4", seed, best) for method, best in (("a", 0.5), ("b", 0.6)) for seed in range(2)]
+    built = build([record("once", "4", 0, 0.9), *whole], LAYOUT)
+    assert [entry.rank for entry in built.entries.values()] == [None, None, 1]
+    assert [summary.num_ranked for summary in summaries(built)] == [0, 0, 0]
+    rank_of_first = build([record("once", "4", 0, 0.9), record("a", "4", 0, 0.5)], LAYOUT).entries[("once",), ("4",)]
+    assert rank_of_first.rank == 1
+
+
+def test_entry_whose_rivals_have_no_numbers_is_not_the_best() -> None:
+    built = build([record("a", "4", 0, 0.5), record("b", "4", 0, None)], LAYOUT)
+    assert [entry.rank for entry in built.entries.values()] == [None, None]
+
+
 def test_equal_means_are_all_the_best_and_leave_no_second() -> None:
     assert ranks(0.5, 0.5, 0.4999) == [1, 1, None]
 
