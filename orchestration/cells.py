@@ -71,12 +71,21 @@ def missing_inputs(cell: Cell) -> list[str]:
             " give it, or set backbone.pretrained=false"
         )
     if numerics.dataset.name != "synthetic" and not Path(execution.data_root or "/nowhere").is_dir():
-        missing.append(f"data_root must be the folder of {numerics.dataset.name}; got {execution.data_root!r}")
+        missing.append(
+            f"data_root must be the folder of {numerics.dataset.name}; {_not_there('data_root', execution.data_root)}"
+        )
     if execution.split_root and not Path(execution.split_root).is_dir():
-        missing.append(f"split_root must be the folder of the split lists; got {execution.split_root!r}")
+        missing.append(
+            f"split_root must be the folder of the split lists; {_not_there('split_root', execution.split_root)}"
+        )
     if execution.data_store and not Path(execution.data_store).is_dir():
-        missing.append(f"data_store must be a folder that `rankmatch data pack` wrote; got {execution.data_store!r}")
+        words = _not_there("data_store", execution.data_store)
+        missing.append(f"data_store must be a folder that `rankmatch data pack` wrote; {words}")
     return missing
+
+
+def _not_there(key: str, folder: str) -> str:
+    return f"there is no {folder}; if it has moved: {key}=FOLDER" if folder else f"got {folder!r}: give {key}=FOLDER"
 
 
 def compose(settings: Mapping[str, Any]) -> TrainConfig:

@@ -111,12 +111,22 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice.")] = 0,
     tolerance: Annotated[float, typer.Option(min=0, help="Points of mIoU or IoU that may differ.")] = 0.05,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Where data have moved: data_root=FOLDER.")
+    ] = None,
 ) -> None:
     """Recompute figures of some finished runs, and find runs not made as the rest of their table's row."""
     from orchestration.results.verify import verify as verify_here
 
     code = verify_here(
-        runs.resolve(), filters or (), terminal.console(), count=count, seed=seed, tolerance=tolerance, device=device
+        runs.resolve(),
+        filters or (),
+        terminal.console(),
+        count=count,
+        seed=seed,
+        tolerance=tolerance,
+        device=device,
+        settings=settings or (),
     )
     raise typer.Exit(code)
 

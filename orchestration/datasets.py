@@ -1,6 +1,7 @@
 """What is done with a data set before it is trained on: its files looked at, its split lists brought or drawn."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -233,14 +234,16 @@ def draw(
     Raises:
         ValueError: A count is out of range, or another list of that name is there; nothing was written then.
     """
-    from rankmatch.data.draw import draw_order, list_text
-    from rankmatch.data.splits import read_train, split_root
+    from rankmatch.data.draw import list_text
+    from rankmatch.data.lists import same_image
+    from rankmatch.data.splits import listed_images, read_train, split_root
 
     config = configuration(name, settings)
-    train, root = read_train(config, _sayer(console)), split_root(config)
+    every, root = read_train(config, _sayer(console), with_val=True), split_root(config)
     wanted.check(root / "val.txt")
-    if all(sample.label is None for sample in train):
-        raise ValueError(f"label_pattern must lead to the labels of images; none of the {len(train)} images has one")
+    known = listed_images(root / "val.txt", config)
+    train = [sample for sample in every if same_image(sample.image) not in known]
+    _refuse_no_labels(config, train)
     rows, left_out = _val_in_a_row(train, wanted, seed)
     if wanted.gap:
         left_out |= _beside_val(config, train, rows, wanted)
@@ -249,7 +252,7 @@ def draw(
     num_drawn = wanted.num if not wanted.in_a_row else 0
     _check_counts(counts, min(len(labeled), len(free) - 1) - num_drawn, len(free) + len(rows))
     classes = _classes(config, labeled, console) if balanced else None
-    order = draw_order(len(labeled), seed, classes)
+    order = _order(every, labeled, seed, classes)
     val = rows | {labeled[index].image for index in order[len(order) - num_drawn :]}
     drawn = {root / "val.txt": list_text(sample for sample in train if sample.image in val)} if wanted.num else {}
     for count in counts:
@@ -258,11 +261,54 @@ def draw(
         rest = (sample for sample in free if sample.image not in chosen | val)
         drawn[root / str(count) / "unlabeled.txt"] = list_text(rest)
     _write_new(drawn, console)
+    for line in _not_nested(config, root, counts):
+        _sayer(console)(line)
     if left_out:
         _sayer(console)(f"in no list, as they are too near to validation images: {len(left_out)}")
     for count in counts if classes is not None else ():
         covered = frozenset().union(*(classes[index] for index in order[:count])) if classes else frozenset()
         console.print(f"{count} labeled images show {len(covered)} of {config.numerics.dataset.num_classes} classes")
+
+
+def _refuse_no_labels(config: TrainConfig, train: Sequence["Sample"]) -> None:
+    if any(sample.label is not None for sample in train):
+        return
+    if not train:
+        raise ValueError("there must be an image that is not in val.txt; there is none")
+    image, execution = train[0].image, config.execution
+    before, after = execution.image_pattern.split("{}")
+    name = image.removeprefix(before).removesuffix(after)
+    looked = Path(execution.data_root) / execution.label_pattern.replace("{}", name)
+    where = f"; of {image} there is no {looked}" if execution.label_pattern else "; got ''"
+    raise ValueError(f"label_pattern must lead to the labels of images; none of the {len(train)} images has one{where}")
+
+
+def _order(
+    every: Sequence["Sample"], labeled: Sequence["Sample"], seed: int, classes: Sequence[frozenset[int]] | None
+) -> list[int]:
+    """Return the order of the labeled images in which lists take them: the same whether val.txt is there already."""
+    from rankmatch.data.draw import draw_order
+
+    candidates = [sample for sample in every if sample.label is not None]
+    place = {sample.image: number for number, sample in enumerate(labeled)}
+    numbers = [place.get(sample.image, -1) for sample in candidates]
+    shown = [classes[number] if number >= 0 else frozenset() for number in numbers] if classes is not None else None
+    left_out = {index for index, number in enumerate(numbers) if number < 0}
+    return [numbers[index] for index in draw_order(len(candidates), seed, shown, left_out)]
+
+
+def _not_nested(config: TrainConfig, root: Path, counts: Sequence[int]) -> Iterator[str]:
+    """Say which lists that were drawn do not hold a smaller one that is there, or are not in a larger one."""
+    from rankmatch.data.splits import listed_images
+
+    sizes = sorted(int(path.parent.name) for path in root.glob("*/labeled.txt") if path.parent.name.isdecimal())
+    images = {size: listed_images(root / str(size) / "labeled.txt", config) for size in sizes}
+    for small, large in itertools.combinations(sizes, 2):
+        if {small, large} & {*counts} and (others := images[small] - images[large]):
+            yield (
+                f"split {large} does not hold split {small}, {len(others)} of whose {len(images[small])} images are "
+                "not in it: they were drawn with other settings, another seed or from other images"
+            )
 
 
 def _val_in_a_row(train: Sequence["Sample"], wanted: ValDraw, seed: int) -> tuple[set[str], set[str]]:

@@ -116,7 +116,9 @@ def find(name_or_file: str, *, searches: bool = False, runs: Path | None = None,
     if not path.is_file():
         kind, known = "search" if searches else "grid", ", ".join(available(searches=searches))
         also = f", or one that was launched into {runs} ({launched_names(runs)})" if runs else ""
-        raise ValueError(f"{kind} must be a YAML file or one of {known}{also}; got {name_or_file!r}")
+        near = next((one for one in (f"{name_or_file}.yaml", f"{name_or_file}.yml") if Path(one).is_file()), "")
+        hint = f"; did you mean {near}?" if near else ""
+        raise ValueError(f"{kind} must be a YAML file or one of {known}{also}; got {name_or_file!r}{hint}")
     check_name(path)
     return path
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestration import alike, grid, grid_spec, index, kept_lists
+from orchestration import alike, grid, grid_spec, index, kept_lists, moved_data
 from orchestration.cells import Cell, changed, from_yaml, short_names_once
 from orchestration.damage import tell
 from orchestration.grid import FILE, Grid
@@ -77,7 +77,7 @@ def whole(loaded: Grid, grid_dir: Path) -> Grid:
     else:
         cells = stored.cells
         if part < {cell.signature for cell in cells}:
-            return stored
+            return moved_data.learned(stored, loaded)
     earlier = [cell for cell in cells if cell.signature in {*made, *order} and cell.signature not in part]
     return _joined(loaded, _others(loaded, earlier), order)
 
@@ -181,7 +181,7 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
     """Add cells of earlier launches to a grid, with further axes where those that it has do not tell them apart."""
     if not earlier:
         return loaded
-    cells = [*loaded.cells, *earlier]
+    cells = [*loaded.cells, *moved_data.followed(earlier, loaded.cells)]
     keys = [*loaded.axes, *dict.fromkeys(key for cell in earlier for key in cell.axes if key not in loaded.axes)]
     keys += _telling(cells, keys)
     texts = [{key: _text(cell, key) for key in keys} for cell in cells]

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from orchestration import grid, launched
+from orchestration import grid, launched, moved_data
+from orchestration.cells import Cell, from_yaml
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.results import run_table, settings
 from orchestration.run_folder import CELLS, RunFolder
 from orchestration.tables.consistency import Odd, odd_ones
 from orchestration.trained import Source, score
+from rankmatch.checks import MissingFileError
 from rankmatch.hashing import sha256_of
 
 BEST = "best.pt"
@@ -29,10 +32,20 @@ class Check:
     """What differs, or why it could not be recomputed; empty if all is as it was."""
     largest: float = 0.0
     """The largest difference, in points."""
+    is_unchecked: bool = False
+    """It could not be recomputed, so that nothing is known of its figures."""
 
 
 def verify(
-    root: Path, filters: Sequence[str], console: Console, *, count: int, seed: int, tolerance: float, device: str
+    root: Path,
+    filters: Sequence[str],
+    console: Console,
+    *,
+    count: int,
+    seed: int,
+    tolerance: float,
+    device: str,
+    settings: Sequence[str] = (),
 ) -> int:
     """Recompute some finished runs, and find those that were not made as their row; return 1 if anything is amiss.
 
@@ -44,6 +57,7 @@ def verify(
         seed: Of the choice.
         tolerance: What a figure may differ by, in points.
         device: Where: cpu, cuda or auto.
+        settings: What differs from the configurations of the runs: `data_root=FOLDER`, where the data have moved.
 
     Raises:
         ValueError: There is no finished run.
@@ -55,19 +69,27 @@ def verify(
         raise ValueError(f"there must be a finished run to verify among the {len(runs)} below {root}; there is none")
     chosen = choose(done, count, seed)
     _say(console, f"recomputing {len(chosen)} of {len(done)} finished runs (--seed {seed})")
+    _cells_of.cache_clear()
     checks, bar = [], console if console.is_terminal else Console(quiet=True)
     for run in chosen:
-        checks.append(recompute(root, run, tolerance, device, bar))
-        found = checks[-1].fault or f"as recorded (largest difference {checks[-1].largest:.2g} points)"
-        _say(console, f"{'DIFFERS' if checks[-1].fault else 'ok':<8}{run}: {found}")
+        checks.append(recompute(root, run, tolerance, device, bar, settings))
+        _say_check(checks[-1], console)
     lost = [row for row in runs if row["status"] in ("damaged", "unreadable")]
     for row in lost:
         _say(console, f"{row['status'].upper()} {row['run']}: {row['failure']}")
     grid_dirs = sorted({(root / row["run"]).parents[1] for row in runs})
     num_odd = _report_odd(grid_dirs, console)
-    num_bad = sum(bool(check.fault) for check in checks)
-    _say(console, f"{num_bad} of {len(chosen)} differ; {num_odd} findings in the rows of tables")
-    return 1 if num_bad or num_odd or lost else 0
+    num_unchecked = sum(check.is_unchecked for check in checks)
+    num_bad = sum(bool(check.fault) for check in checks) - num_unchecked
+    unchecked = f"{num_unchecked} could not be recomputed; " if num_unchecked else ""
+    _say(console, f"{num_bad} of {len(chosen)} differ; {unchecked}{num_odd} findings in the rows of tables")
+    return 1 if num_bad or num_unchecked or num_odd or lost else 0
+
+
+def _say_check(check: Check, console: Console) -> None:
+    found = check.fault or f"as recorded (largest difference {check.largest:.2g} points)"
+    kind = "UNCHECKED " if check.is_unchecked else f"{'DIFFERS' if check.fault else 'ok':<8}"
+    _say(console, f"{kind}{check.run}: {found}")
 
 
 def choose(runs: Sequence[str], count: int, seed: int) -> list[str]:
@@ -77,21 +99,43 @@ def choose(runs: Sequence[str], count: int, seed: int) -> list[str]:
     return [ordered[place] for place in sorted(draws)]
 
 
-def recompute(root: Path, run: str, tolerance: float, device: str, console: Console) -> Check:
+def recompute(
+    root: Path, run: str, tolerance: float, device: str, console: Console, settings: Sequence[str] = ()
+) -> Check:
     """Score a run's best checkpoint as its training did, and compare with its result."""
     folder = RunFolder(root / run)
     result = folder.result() or {}
     checkpoint = _best_weights(folder, result)
     if checkpoint is None:
-        return Check(run, f"cannot be recomputed: no attempt has kept {BEST}")
+        return Check(run, f"cannot be recomputed: no attempt has kept {BEST}", is_unchecked=True)
+    changed = ""
     try:
-        is_changed = bool(result.get("model")) and sha256_of(checkpoint) != result["model"]["sha256"]
-        numbers = score(Source(checkpoint, device=device), console, as_trained=True)
+        if result.get("model") and sha256_of(checkpoint) != result["model"]["sha256"]:
+            changed = f"{BEST} is not the file that the training published"
+        source = Source(checkpoint, settings=(*_places_now(folder), *settings), device=device)
+        check = _compared(run, result, score(source, console, as_trained=True), tolerance)
     except (ValueError, OSError, RuntimeError) as error:  # torch tells of a torn file by a RuntimeError
-        return Check(run, f"cannot be recomputed: {' '.join(str(error).split())}")
-    check = _compared(run, result, numbers, tolerance)
-    changed = f"{BEST} is not the file that the training published" if is_changed else ""
+        way = " (for verify, --set data_root=FOLDER)" if isinstance(error, MissingFileError) else ""
+        words = [f"cannot be recomputed: {' '.join(str(error).split())}{way}", changed]
+        return Check(run, "; ".join(filter(None, words)), is_unchecked=not changed)
     return replace(check, fault="; ".join(filter(None, (changed, check.fault))))
+
+
+def _places_now(folder: RunFolder) -> list[str]:
+    """Return where the grid of a run has the data that are no longer where it was trained on them."""
+    try:
+        config = from_yaml(folder.config())
+        own = [cell for cell in _cells_of(folder.path.parents[1]) if folder.path.name.startswith(f"{cell.signature}-")]
+    except (ValueError, OSError):
+        return []
+    places = moved_data.new_places(config, own)
+    quotes = {key: "'" if '"' in place else '"' for key, place in places.items()}
+    return [f"{key}={quotes[key]}{place}{quotes[key]}" for key, place in places.items()]
+
+
+@lru_cache(maxsize=8)
+def _cells_of(grid_dir: Path) -> list[Cell]:
+    return [] if grid.is_search(grid_dir / GRID) else launched.load_folder(grid_dir).cells
 
 
 def _best_weights(folder: RunFolder, result: dict[str, Any]) -> Path | None:

@@ -217,7 +217,8 @@ def data_root(config: TrainConfig) -> Path:
     root, name = config.execution.data_root, config.numerics.dataset.name
     if not root or not Path(root).is_dir():
         raise MissingFileError(
-            f"data_root must be the folder of the data set {name!r}; got {root!r}, which is no folder"
+            f"data_root must be the folder of the data set {name!r}; got {root!r}, which is no folder; "
+            "if it has moved: data_root=FOLDER"
         )
     return Path(root)
 

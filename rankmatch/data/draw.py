@@ -11,7 +11,12 @@ from rankmatch.data.lists import FRAME, file_of, frame_of, line_of
 from rankmatch.distributed import Purpose, generator
 
 
-def draw_order(num: int, seed: int, classes: Sequence[frozenset[int]] | None = None) -> list[int]:
+def draw_order(
+    num: int,
+    seed: int,
+    classes: Sequence[frozenset[int]] | None = None,
+    left_out: Collection[int] = (),
+) -> list[int]:
     """Return an order of `num` images; the first k of it are the drawn list of k, so larger lists hold smaller ones.
 
     Args:
@@ -19,8 +24,10 @@ def draw_order(num: int, seed: int, classes: Sequence[frozenset[int]] | None = N
         seed: Of the draw.
         classes: The classes that each image shows; then each next image shows the class that the fewest drawn ones
             show (of those that a remaining image has), and the random order settles the rest.
+        left_out: Images that are not in the order; they do not change how the others follow each other by chance.
     """
-    order: list[int] = torch.randperm(num, generator=generator(seed, 0, 0, Purpose.SPLIT)).tolist()
+    drawn: list[int] = torch.randperm(num, generator=generator(seed, 0, 0, Purpose.SPLIT)).tolist()
+    order = [index for index in drawn if index not in left_out]
     return order if classes is None else _balanced(order, classes)
 
 

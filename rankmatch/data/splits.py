@@ -53,11 +53,13 @@ def read_splits(config: TrainConfig) -> Splits:
     return splits
 
 
-def read_train(config: TrainConfig, say: Callable[[str], None] = lambda line: None) -> list[Sample]:
+def read_train(
+    config: TrainConfig, say: Callable[[str], None] = lambda line: None, *, with_val: bool = False
+) -> list[Sample]:
     """Read `train.txt`, all images that could be trained on; without it, list the files of `image_pattern`.
 
-    A listed file has a label where there is one at `label_pattern`; none is listed that `val.txt` holds. An image comes
-    once. `say` is told what was passed over.
+    A listed file has a label where there is one at `label_pattern`; none is listed that `val.txt` holds, unless
+    `with_val` is true. An image comes once. `say` is told what was passed over.
 
     Raises:
         ValueError: It is not there, a line is malformed, or it is empty.
@@ -69,7 +71,7 @@ def read_train(config: TrainConfig, say: Callable[[str], None] = lambda line: No
     if path.is_file() or not config.execution.image_pattern:
         train = _read_list(path, config.execution)
     else:
-        taken = _images(_read_list(val, config.execution, with_labels=False)) if val.is_file() else set()
+        taken = set() if with_val else listed_images(val, config)
         train = [sample for sample in _matching_files(config, say) if same_image(sample.image) not in taken]
     once = _once(train)
     if len(once) < len(train):
@@ -95,6 +97,15 @@ def read_val(config: TrainConfig, say: Callable[[str], None] = lambda line: None
     if not val:
         raise ValueError("the val list must hold a sample; it is empty")
     return val
+
+
+def listed_images(path: Path, config: TrainConfig) -> set[str]:
+    """Return which images a split list names, however they are spelled; none where it is not there.
+
+    Raises:
+        ValueError: A line is malformed.
+    """
+    return _images(_read_list(path, config.execution, with_labels=False)) if path.is_file() else set()
 
 
 def split_sha256(splits: Splits) -> str:

@@ -201,6 +201,60 @@ def test_folder_of_ones_own_needs_its_files_and_a_yaml_file_alone(tmp_path):
     assert "--val must be left out" in str(command(*words).exception)
 
 
+@pytest.mark.parametrize("balanced", [[], ["--balanced"]])
+@pytest.mark.parametrize("has_train_list", [False, True])
+def test_lists_of_two_commands_are_nested_as_those_of_one(has_train_list, balanced, own_images):
+    (own_images / "splits").mkdir()
+    if has_train_list:
+        lines = [f"pictures/{number}.png colours/{number}.png\n" for number in range(12)]
+        (own_images / "splits/train.txt").write_text("".join(lines))
+    words = ["splits", "draw", own_images / "mine.yaml", *balanced]
+    for drawn in (["--count", 4, "--val", 4], ["--count", 2], ["--count", 6]):
+        done = command(*words, *drawn)
+        assert done.exit_code == 0 and "does not hold" not in done.stdout, done.exception
+    two, four, six, val = (
+        set((own_images / "splits" / name).read_text().splitlines())
+        for name in ("2/labeled.txt", "4/labeled.txt", "6/labeled.txt", "val.txt")
+    )
+    assert two < four < six and not six & val and len(six) == 6
+    lines = [f"pictures/{number}.png colours/{number}.png" for number in range(12)]
+    (own_images / "splits/3").mkdir()
+    (own_images / "splits/3/labeled.txt").write_text("\n".join(sorted({*lines} - six - val)))
+    said = " ".join(command(*words, "--count", 1).stdout.split())
+    assert "split 3 does not hold split 1, 1 of whose 1 images are not in it" in said
+
+
+def test_stack_that_is_drawn_from_in_two_commands_has_nested_lists(stack):
+    words = ["splits", "draw", stack / "stack.yaml"]
+    for drawn in (["--count", 8, "--val", 6, "--contiguous"], ["--count", 3, "--gap", 1], ["--count", 5, "--gap", 1]):
+        done = command(*words, *drawn)
+        assert done.exit_code == 0 and "does not hold" not in done.stdout, done.exception
+    three, five, eight = (slices(stack / f"splits/{count}/labeled.txt") for count in (3, 5, 8))
+    assert three < five < eight
+
+
+def test_label_that_was_looked_for_is_named(own_images):
+    text = (own_images / "mine.yaml").read_text().replace("colours/{}", "labels/{}_l")
+    (own_images / "mine.yaml").write_text(text)
+    done = command("splits", "draw", own_images / "mine.yaml", "--count", 2)
+    place = own_images / "labels" / "0_l.png"
+    assert str(done.exception).endswith(f"none of the 12 images has one; of pictures/0.png there is no {place}")
+
+
+@pytest.fixture
+def own_images(tmp_path):
+    colours = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [9, 9, 9]], np.uint8)
+    for folder in ("pictures", "colours"):
+        (tmp_path / folder).mkdir()
+    for number in range(12):
+        Image.new("L", (40, 40), 20 * number).save(tmp_path / f"pictures/{number}.png")
+        Image.fromarray(colours[np.arange(1600).reshape(40, 40) % (1 + number % 3)]).save(
+            tmp_path / f"colours/{number}.png"
+        )
+    (tmp_path / "mine.yaml").write_text(OWN)
+    return tmp_path
+
+
 def test_looking_at_data_asks_nothing_of_a_training(tiny_root, tmp_path):
     small = "numerics: {split: 2, dataset: {name: tiny, num_classes: 3}, augment: {crop_size: 33}}\n"
     small += f"execution: {{data_root: {tiny_root}}}\n"

@@ -77,6 +77,12 @@ def test_missing_grid_file_is_called_missing(command: str, own: OwnGrid) -> None
     assert said == f"error: a grid must be a file that is there, or a name; there is no {own.folder}/mebranes.yaml"
 
 
+def test_file_that_is_named_without_its_suffix_is_proposed(own: OwnGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own.folder / "membranes.yaml").rename(own.folder / "mine.yaml")
+    monkeypatch.chdir(own.folder)
+    assert own("plan", "--grid", "mine", code=2).endswith("; got 'mine'; did you mean mine.yaml?")
+
+
 def test_lists_that_are_gone_are_read_as_the_launch_kept_them(own: OwnGrid) -> None:
     shutil.rmtree(own.folder / "images" / "splits")
     shutil.move(own.folder / "images", own.folder / "moved")
@@ -84,6 +90,29 @@ def test_lists_that_are_gone_are_read_as_the_launch_kept_them(own: OwnGrid) -> N
     assert "1 steps" in said and "? steps" not in said
     assert any("are read from" in warning and "no " in warning for warning in own.warned)
     assert "3 cells: 2 keep" in own("plan", "--grid", "membranes", f"data_root={own.folder / 'moved'}")
+
+
+def test_data_that_moved_are_found_by_every_command_once_a_launch_was_told_where(own: OwnGrid) -> None:
+    own.launch("method=supervised", "seed=1", "trainer.epochs=2")  # the other cells were trained where data still are
+    gone, moved = own.folder / "images", own.folder / 'my "moved" images'
+    shutil.move(gone, moved)
+    said = own("plan", "--grid", "membranes")
+    assert f"data_root must be the folder of scan; there is no {gone}; if it has moved: data_root=FOLDER" in said
+    verify = ("verify", "grid=membranes", "--count", 9, "--device", "cpu")
+    said = own(*verify, code=1)
+    assert said.count("UNCHECKED") == 1 and "DIFFERS" not in said and "(for verify, --set data_root=FOLDER)" in said
+    assert "0 of 3 differ; 1 could not be recomputed; " in said
+    said = own(*verify, "--set", f"data_root='{moved}'")
+    assert said.count("as recorded") == 3 and "0 of 3 differ; 0 findings" in said
+    part = ("method=supervised", "seed=1")
+    own("launch", "--grid", "membranes", "--cluster", "inline", *part, f"data_root='{moved}'")
+    for said in (own("plan", "--grid", "membranes"), own("plan", "--grid", "membranes", "trainer.epochs=2")):
+        assert "must be" not in said
+    cells = launched.load_folder(own.runs / "membranes").cells
+    assert {Path(cell.config.execution.data_root).is_dir() for cell in cells} == {True}
+    assert own(*verify).count("as recorded") == 3
+    assert "4 cells: 3 keep, 1 give up" in own("launch", "--grid", "membranes", "--cluster", "inline", code=1)
+    assert "1 submit, 3 keep" in own("retry", "--grid", "membranes", code=1)
 
 
 def test_launch_of_a_part_says_so_and_changes_nothing_else(own: OwnGrid) -> None:
