@@ -48,7 +48,7 @@ _OF_EVENT = Fields(
         "message": TEXT,
         "host": TEXT,
         "node": TEXT.or_null(),
-        "num_gpus": COUNT,
+        "num_gpus": COUNT.or_null(),
         "ended": NUMBER,
     },
 )
