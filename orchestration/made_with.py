@@ -59,15 +59,22 @@ def code(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def flat(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return names and values in words, several values side by side; the parts of a mapping under their own names."""
+    """Return names and values in words, several values side by side; the parts of a mapping under their own names.
+
+    A version of a package is left out where the same package says more of it, as torch names its build.
+    """
     pairs: list[tuple[str, str]] = []
     for name, value in provenance.items():
         if isinstance(value, Mapping):
-            pairs += flat(value)
+            pairs += [(part, text) for part, text in flat(value) if not _is_build_of(provenance.get(part), text)]
         elif name != ATTEMPTS:
             listed = [one for one in provenance.get(ATTEMPTS, ()) if name in one]
             pairs.append((name, ", ".join(values(provenance, name)) if listed else str(value)))
     return pairs
+
+
+def _is_build_of(told: object, version: str) -> bool:
+    return str(told).partition("+")[0] == version
 
 
 def device_kind(provenance: Mapping[str, Any]) -> str:

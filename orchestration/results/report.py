@@ -161,8 +161,8 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
     known = folders(grid_dir)
     found: dict[str, dict[str, int]] = {}
     for record in records:
-        state = known[record["signature"]].look() if record["signature"] in known else None
-        for name, text in made_with.flat(state.provenance if state else {}):
+        folder = known.get(record["signature"])
+        for name, text in made_with.flat(_provenance_of(folder) if folder else {}):
             if not text:
                 continue
             values = found.setdefault(name, {})
@@ -173,6 +173,14 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
         for name in sorted(found)
     ]
     return "".join(line + "\n" for line in lines) or _NOTHING
+
+
+def _provenance_of(folder: RunFolder) -> Mapping[str, Any]:
+    """Return what a cell was made with; of one without a result, what its last attempt has said of it."""
+    provenance = folder.look().provenance
+    if folder.has_result() or not (attempts := folder.attempts()):
+        return provenance
+    return {**provenance, **attempts[-1].environment()}
 
 
 def _count_unknown(found: dict[str, dict[str, int]], finished: Sequence[str], known: Mapping[str, RunFolder]) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from own_grid import DONE, NAN, OwnGrid
 
 from orchestration import damage, grid, launched
@@ -298,6 +299,12 @@ def test_row_without_finished_cells_makes_no_other_the_best_nor_one_of_fewer_ste
     table = own("table", "--grid", "membranes")
     assert "an entry of fewer cells than others of its column have does not compete" in table
     assert "best of a column" not in table
+
+
+def test_report_names_each_version_once(own: OwnGrid) -> None:
+    own("report", "membranes")
+    lines = (own.runs / "membranes" / "report.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("- torch: ")] == [f"- torch: {torch.__version__} (3)"]
 
 
 def test_splits_that_read_other_label_files_are_made_alike_to_table_report_and_verify(own: OwnGrid) -> None:

@@ -91,6 +91,21 @@ def test_report_shows_tables_cells_and_provenance(grid_dir: Path) -> None:
     assert "- lock_sha256: not known (3)\n" in text and "- torch: 2.14 (3)\n" in text
 
 
+@pytest.mark.parametrize(
+    ("build", "said"), [("2.14+cu130", "2.14+cu130 (1)"), ("2.14", "2.14 (1)"), ("2.15+cpu", "2.14 (1); 2.15+cpu (1)")]
+)
+def test_report_names_a_version_once_by_its_build(build: str, said: str, grid_dir: Path) -> None:
+    for path in (grid_dir / "cells").glob("*/result.json"):
+        if not path.parent.name.startswith(CELLS[0].signature):
+            path.unlink()
+            continue
+        result = json.loads(path.read_text())
+        result["provenance"] |= {"torch": build}
+        path.write_text(json.dumps(result) + "\n")
+    lines = write_report(grid_dir, CELLS[:1], LAYOUT).read_text().splitlines()
+    assert [line for line in lines if line.startswith("- torch: ")] == [f"- torch: {said}"]
+
+
 def test_report_says_why_no_commit_is_known(grid_dir: Path) -> None:
     [folder] = [RunFolder(path) for path in (grid_dir / "cells").iterdir() if path.name.startswith(CELLS[0].signature)]
     result = json.loads((folder.path / "result.json").read_text())
