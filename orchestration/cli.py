@@ -181,7 +181,7 @@ def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[st
     simulate_launch(options, Pool(**settings), checkpoint_min, Console())
 
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A data set of experiments/conf/dataset.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A data set of experiments/conf/dataset, or a file.")]
 SettingsArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="data_root=... split=92")]
 
 

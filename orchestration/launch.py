@@ -25,6 +25,7 @@ from orchestration import (
     provenance,
     waiting,
 )
+from orchestration.cells import missing_inputs
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
@@ -87,7 +88,8 @@ def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
 
 
 def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:
-    identities = look_at_data(loaded, options, console)
+    planned = make_plan(loaded, grid_dir, options, refused=not_asked_for(loaded, options))
+    identities = look_at_data(loaded, options, console) if _needs_data(planned, console) else {}
     planned = make_plan(loaded, grid_dir, options, identities, refused=not_asked_for(loaded, options))
     refuse_conflicts(planned)
     refuse_budget(planned, options)
@@ -115,6 +117,17 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     if stopped:
         return 130
     return 0 if all(state.status == "done" for state in ended) else 1
+
+
+def _needs_data(planned: Plan, console: Console) -> bool:
+    """Tell whether data are to be looked at; those that are gone are not where all cells are done."""
+    gone = dict.fromkeys(line for item in planned.items for line in missing_inputs(item.cell))
+    if planned.jobs or not gone:
+        return True
+    for line in gone:
+        words = f"data: nothing is to be trained, so what is not there was not looked at: {line}"
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
+    return False
 
 
 def begin_mirror(

@@ -175,9 +175,11 @@ def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = Fals
         return Action.GIVE_UP, f"failed: {state.failure}; the same would fail again: change a setting, or retry it"
     why = f"failed: {state.failure}" if state.status == "failed" and state.failure else state.status
     why = f"{why} ({state.damage})" if state.damage else why
+    would_fail = state.status == "failed" and not is_tried_again(state.failure_class)
+    warning = "; where nothing has changed the same would fail again: change a setting" if would_fail else ""
     if state.step > 0:
-        return Action.RESUME, f"{why}, from step {state.step}"
-    return Action.SUBMIT, f"{why} before the first checkpoint"
+        return Action.RESUME, f"{why}, from step {state.step}{warning}"
+    return Action.SUBMIT, f"{why} before the first checkpoint{warning}"
 
 
 def _conflicts(state: "FolderState", provenance: Mapping[str, str]) -> tuple[str, ...]:

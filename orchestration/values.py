@@ -54,15 +54,23 @@ def check_key(key: str) -> None:
             name for name in known if name.startswith(f"{key}.") or key in (f"numerics.{name}", f"execution.{name}")
         ]
         near = within[:3] or near_matches(key, known)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(known)}"
+        section = key.rpartition(".")[0]
+        beside = [name for name in known if section and name.rpartition(".")[0] == section] or known
+        hint = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(beside)}"
         raise ValueError(f"unknown key {key!r}; {hint}")
 
 
 def near_matches(word: str, known: Iterable[str]) -> list[str]:
-    """Return up to three known names that end in the given word or else resemble it, the nearest first."""
-    names = list(known)
-    same_end = [name for name in names if name.endswith(f".{word.rpartition('.')[2]}")]
-    return same_end[:3] or difflib.get_close_matches(word, names, n=3, cutoff=0.84)
+    """Return up to three known names that end in the given word, have its letters as initials, or else resemble it."""
+    names, (section, _, last) = list(known), word.rpartition(".")
+    same_end = [name for name in names if name.endswith(f".{last}")]
+    initials = [name for name in names if len(last) > 1 and _initials(name) == last]
+    initials.sort(key=lambda name: name.rpartition(".")[0] != section)
+    return same_end[:3] or initials[:1] or difflib.get_close_matches(word, names, n=3, cutoff=0.84)
+
+
+def _initials(name: str) -> str:
+    return "".join(part[:1] for part in name.rpartition(".")[2].split("_"))
 
 
 def parse(key: str, text: str) -> Node:

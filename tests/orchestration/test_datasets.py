@@ -233,6 +233,11 @@ def test_stack_that_is_drawn_from_in_two_commands_has_nested_lists(stack):
     assert three < five < eight
 
 
+@pytest.mark.parametrize("words", [("data", "check"), ("data", "show"), ("data", "pack"), ("splits", "draw")])
+def test_help_says_that_a_data_set_can_be_a_file(words):
+    assert "A data set of experiments/conf/dataset, or a file." in " ".join(command(*words, "--help").stdout.split())
+
+
 def test_label_that_was_looked_for_is_named(own_images):
     text = (own_images / "mine.yaml").read_text().replace("colours/{}", "labels/{}_l")
     (own_images / "mine.yaml").write_text(text)

@@ -84,6 +84,7 @@ def test_command_line_value_is_read_by_its_field(key: str, text: str, values: ob
         ("dataset.colours=[[0,0,a]]", "dataset.colours must be a whole number; got 'a'"),
         ("seed", "an override must be key=value; got 'seed'"),
         ("trainer.epoch=1", "unknown key 'trainer.epoch'; did you mean trainer.epochs?"),
+        ("trainer.lr=1", "unknown key 'trainer.lr'; did you mean trainer.learning_rate?"),
         (
             "dataset=voc",
             "dataset must be one of camvid, cityscapes, coco, lucchi, pascal, pascal_animals, synthetic; got 'voc'",

@@ -84,6 +84,15 @@ def test_file_that_is_named_without_its_suffix_is_proposed(own: OwnGrid, monkeyp
     assert own("plan", "--grid", "mine", code=2).endswith("; got 'mine'; did you mean mine.yaml?")
 
 
+def test_launch_of_finished_cells_prints_the_table_where_the_data_are_gone(own: OwnGrid) -> None:
+    (own.folder / "images").rename(own.folder / "elsewhere")
+    said = own.launch("method=supervised")
+    assert "nothing is to be trained, so what is not there was not looked at: data_root must be" in said
+    assert "mIoU" in said and "report.md" in said
+    said = own.launch("method=supervised", "seed=2", code=2)
+    assert said.startswith("error: data_root must be the folder of scan; there is no ")
+
+
 def test_lists_that_are_gone_are_read_as_the_launch_kept_them(own: OwnGrid) -> None:
     shutil.rmtree(own.folder / "images" / "splits")
     shutil.move(own.folder / "images", own.folder / "moved")
@@ -234,6 +243,7 @@ def test_cell_that_failed_for_good_is_retried_where_it_was_launched(own: OwnGrid
     assert "3 cells: 2 keep, 1 give up" in own.launch(code=1)
     said = own("retry", "rankmatch", "--grid", "membranes", code=1)
     assert "1 submit, 2 keep" in said and "loss is not finite" in said
+    assert "where nothing has changed the same would fail again: change a setting" in said
     assert [len(own.cell(name).attempts()) for name in (NAN, DONE)] == [2, 1]
     assert "there must be a cell of class node failure" in own(
         "retry", "--grid", "membranes", "--class", "node failure", code=2
