@@ -1,7 +1,7 @@
 """One point of a grid: its settings composed by Hydra into a checked configuration, its signature and its names."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache, lru_cache
@@ -59,6 +59,11 @@ class Cell:
     def folder_name(self) -> str:
         """The name of the run folder of a cell that has none yet."""
         return f"{self.signature}-{self.slug}"
+
+
+def missing_inputs_of(cells: Iterable[Cell]) -> list[str]:
+    """Return what is missing of the inputs of some cells, a line each, once."""
+    return list(dict.fromkeys(line for cell in cells for line in missing_inputs(cell)))
 
 
 def missing_inputs(cell: Cell) -> list[str]:

@@ -25,7 +25,7 @@ from orchestration import (
     provenance,
     waiting,
 )
-from orchestration.cells import missing_inputs
+from orchestration.cells import missing_inputs_of
 from orchestration.checkout import NO_REPOSITORY
 from orchestration.grid import Grid
 from orchestration.launch_folder import PLAN, keep_difference, make_folders, only_launch_of, run_folders
@@ -88,8 +88,7 @@ def finish(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
 
 
 def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> int:
-    planned = make_plan(loaded, grid_dir, options, refused=not_asked_for(loaded, options))
-    identities = look_at_data(loaded, options, console) if _needs_data(planned, console) else {}
+    identities = look_at_data(loaded, options, console) if _needs_data(loaded, grid_dir, options, console) else {}
     planned = make_plan(loaded, grid_dir, options, identities, refused=not_asked_for(loaded, options))
     refuse_conflicts(planned)
     refuse_budget(planned, options)
@@ -119,10 +118,10 @@ def _commit(loaded: Grid, grid_dir: Path, options: Options, console: Console) ->
     return 0 if all(state.status == "done" for state in ended) else 1
 
 
-def _needs_data(planned: Plan, console: Console) -> bool:
+def _needs_data(loaded: Grid, grid_dir: Path, options: Options, console: Console) -> bool:
     """Tell whether data are to be looked at; those that are gone are not where all cells are done."""
-    gone = dict.fromkeys(line for item in planned.items for line in missing_inputs(item.cell))
-    if planned.jobs or not gone:
+    gone = missing_inputs_of(loaded.cells)
+    if not gone or make_plan(loaded, grid_dir, options, refused=not_asked_for(loaded, options)).jobs:
         return True
     for line in gone:
         words = f"data: nothing is to be trained, so what is not there was not looked at: {line}"

@@ -140,7 +140,7 @@ def not_asked_for(loaded: Grid, options: Options) -> dict[str, str]:
 
 def say_missing_inputs(loaded: Grid, console: Console) -> None:
     """Print what a launch would refuse to begin without, and what the split lists have in common."""
-    for line in dict.fromkeys(line for cell in loaded.cells for line in cells.missing_inputs(cell)):
+    for line in cells.missing_inputs_of(loaded.cells):
         console.print(f"needed before launching: {line}", highlight=False, markup=False, soft_wrap=True)
     for line in preflight.notes_of_lists(loaded.cells):
         console.print(f"data: {line}", highlight=False, markup=False, soft_wrap=True)

@@ -1,23 +1,24 @@
 """A grid's page, made by what stands above this package and imports it: found by name, and missed by nobody."""
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from orchestration import hints
-from orchestration.grid import Grid
 from orchestration.patience import patiently
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # every command imports this file, and most need neither
     import typer
+    from rich.console import Console
+
+    from orchestration.grid import Grid
 
 COMMANDS, WRITER = ("dashboards.cli", "add_to"), ("dashboards.report", "write")
 
 
-def write(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
+def write(loaded: "Grid", grid_dir: Path, console: "Console") -> list[Path]:
     """Write the page of a grid; where that fails, say why and return nothing: cells, table and report are unharmed."""
     try:
         writer: Callable[[Grid, Path], Path] = _named(*WRITER)
@@ -30,8 +31,13 @@ def write(loaded: Grid, grid_dir: Path, console: Console) -> list[Path]:
 
 
 def add_commands(app: "typer.Typer") -> None:
-    """Give the program the commands that make something to look at."""
-    _named(*COMMANDS)(app)
+    """Give the program the commands that make something to look at; without them, say so, and have all others."""
+    try:
+        _named(*COMMANDS)(app)
+    except ModuleNotFoundError as error:  # an environment that was made before there was such a package
+        if error.name != COMMANDS[0].partition(".")[0]:
+            raise
+        sys.stderr.write(f"report and figure are not there, as {error.name} is not installed: pip install -e . again\n")
 
 
 def _named(module: str, name: str) -> Callable[..., Path]:

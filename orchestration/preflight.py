@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import files
-from orchestration.cells import Cell, missing_inputs
+from orchestration.cells import Cell, missing_inputs, missing_inputs_of
 from orchestration.damage import DamagedFileError, tell
 from orchestration.fields import COUNT, TEXT, Fields
 from rankmatch.methods import METHODS
@@ -52,7 +52,7 @@ def check(cells: Sequence[Cell], cache_dir: Path, progress: Progress) -> Mapping
     Raises:
         ValueError: Something is missing or wrong; all faults, a line each.
     """
-    _refuse(list(dict.fromkeys(line for cell in cells for line in missing_inputs(cell))))
+    _refuse(missing_inputs_of(cells))
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(_data_key(cell), []).append(cell)

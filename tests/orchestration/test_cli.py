@@ -25,6 +25,21 @@ def test_help_names_the_options_and_imports_nothing_slow():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_environment_that_was_made_before_there_were_dashboards_has_all_other_commands():
+    code = """import sys
+class Lacking:
+    def find_spec(self, name, *_):
+        if name == "dashboards":
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Lacking())
+from orchestration.cli import main
+main()"""
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert "dashboards is not installed: pip install -e . again" in done.stderr
+    words = done.stdout.split()
+    assert "launch" in words and "report" not in words
+
+
 @pytest.mark.parametrize("grid", ["demo", "camvid", "pascal_animals", "pascal_classic", "pascal_blended"])
 def test_every_shipped_grid_is_planned_without_data(grid, tmp_path):
     done = run("--grid", grid, "--dry-run", folder=tmp_path)
