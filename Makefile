@@ -1,11 +1,12 @@
 # Everything a person or CI does here; `make` lists it.
 PYTHON ?= python3
 BIN := .venv/bin
+IMAGES := /var/tmp/rankmatch-images
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --durations=10 $(PYTEST_ARGS)
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help venv demo check unit test test-ray test-slurm test-services test-browser format lock clean
+.PHONY: help venv demo check docs unit test test-ray test-slurm test-services test-browser test-crash test-image clean-image format lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -14,7 +15,7 @@ help: ## this list
 venv: .venv/installed ## the virtual environment .venv, from the lock file
 
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
@@ -23,14 +24,18 @@ venv: .venv/installed ## the virtual environment .venv, from the lock file
 demo: venv ## the embedded grid, from nothing to the table
 	$(BIN)/python orchestration/launch_grid.py
 
-check: venv ## format, lint, types, import rules
+docs: venv ## the documentation as web pages in build/docs; a warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky -c docs/site docs build/docs
+
+check: docs ## format, lint, types, import rules, documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.13
 	$(BIN)/lint-imports
 
 unit: venv ## unit tests and one real Ray and Tune run, in two processes
-	$(PYTEST) -m "not (ray or services or slurm or browser) or smoke"
+	$(PYTEST) -m "not (ray or services or slurm or browser or image or crash) or smoke"
 
 test: venv ## the whole check: style, types and import rules beside the unit tests
 	$(MAKE) --no-print-directory --jobs=2 check unit
@@ -47,13 +52,31 @@ test-services: venv ## the suite that starts MLflow servers and PostgreSQL; need
 test-browser: venv ## the suite that opens pages in a real Chromium; needs apt-get install chromium
 	$(PYTEST) -m browser
 
+test-crash: venv ## the suite that cuts programs short at each write; needs apt-get install strace; PYTEST_ARGS=--all: all
+	$(PYTEST) -m crash
+
+test-image: venv ## the suite that builds the image and runs it; needs root, and apt-get install what docs/image.md names
+	$(PYTEST) --numprocesses=0 -m image tests/image
+
+clean-image: ## remove the layers that test-image keeps for the next time
+	awk '$$2 ~ "^$(IMAGES)/" {print $$2}' /proc/mounts | sort --reverse | xargs --no-run-if-empty umount
+	rm -rf --one-file-system $(IMAGES)
+
 format: venv ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: venv ## pin the newest versions that pyproject.toml allows
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras --allow-unsafe --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+lock: venv ## pin the newest versions that pyproject.toml allows, and the hashes of their files for every platform
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --extra dev \
+		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+	grep -oE '^[A-Za-z0-9._-]+==[^ ]+' requirements.lock >.venv/versions.txt
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --constraint .venv/versions.txt \
+		--report .venv/image.json '.[image]'
+	$(BIN)/python docker/lock.py .venv/image.json
+
+audit: venv ## known vulnerabilities of the locked packages, where pip-audit and its database can be reached
+	@$(BIN)/uvx --quiet pip-audit --version >/dev/null 2>&1 || { echo "skipped: pip-audit cannot be fetched here"; exit 0; }; \
+		$(BIN)/uvx --quiet pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv build/docs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -10,7 +10,7 @@ from setuptools.command.sdist import sdist
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from orchestration import built_from  # noqa: E402 (a build does not look into its own folder by itself)
+from orchestration.machine import built_from  # noqa: E402 (a build does not look into its own folder by itself)
 
 
 class BuildWithOrigin(build_py):

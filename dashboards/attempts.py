@@ -1,4 +1,4 @@
-"""What became of the attempts at cells: failures with their logs, retries, hours, pictures; from their folders."""
+"""What became of the cells' attempts: failures with their logs, retries, hours, pictures; from their folders."""
 
 import base64
 import io
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestration.attempt import Attempt
-from orchestration.damage import DamagedFileError
-from orchestration.run_folder import CELLS, RunFolder
-from rankmatch.samples import FILE
+from orchestration.machine.damage import DamagedFileError
+from orchestration.results.energy import energy_j, has_gpu
+from orchestration.runs.attempt import Attempt
+from orchestration.runs.run_folder import run_folder, state_of_result
 
 TAIL_LINES, TAIL_CHARACTERS = 20, 240
 MAX_PICTURE_BYTES = 150_000
@@ -31,38 +31,45 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a cell took, and its attempts where something went wrong or there were several."""
+    """What a cell used, and its attempts if something went wrong or there were several."""
 
     wall_s: float | None = None
     """Over all attempts; None before the first, or where it cannot be told."""
     gpu_s: float | None = None
     """The same times the GPUs of each; None before the result."""
+    energy_j: float | None = None
+    """What the GPUs took over all attempts, in joules; None where their power was not logged."""
     ends: list[End] = field(default_factory=list)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    unpredicted: tuple[int, ...] = ()
+    """Classes that it almost never predicts."""
     is_readable: bool = True
 
 
 def story(grid_dir: Path, run: Mapping[str, Any]) -> Story:
-    """Read what is not in the table of runs; of a folder that cannot be read, nothing."""
-    folder = RunFolder(grid_dir / CELLS / run["folder"])
+    """Read what the table of runs does not hold; nothing from an unreadable folder."""
+    folder = run_folder(grid_dir, run["folder"])
     if run["status"] in ("missing", "damaged"):
         return Story(is_readable=run["status"] == "missing")
     try:
         result = folder.result() or {}
         wall_s = result["duration_s"] if "duration_s" in result else folder.busy_s()
         needs_ends = run["num_attempts"] > 1 or run["status"] != "done"
-        ends = [_end(attempt) for attempt in folder.attempts()] if needs_ends else []
-        return Story(wall_s, result.get("gpu_duration_s"), ends)
+        found = folder.attempts()
+        ends = [_end(attempt) for attempt in found] if needs_ends else []
+        state = state_of_result(result) if result else folder.look()
+        energy = energy_j([attempt.path for attempt in found]) if has_gpu(result, found) else None
+        return Story(wall_s, result.get("gpu_duration_s"), energy, ends, state.provenance, state.unpredicted)
     except (DamagedFileError, OSError, ValueError):
         return Story(is_readable=False)
 
 
 def picture_of(grid_dir: Path, run: Mapping[str, Any]) -> str:
-    """Return the sample images of a finished run as a data URI of limited size; empty where there are none."""
-    folder = RunFolder(grid_dir / CELLS / run["folder"])
+    """Return the sample images of a finished run as a data URI of limited size; empty if there are none."""
+    folder = run_folder(grid_dir, run["folder"])
     try:
-        number = (folder.result() or {}).get("attempt")
-        return _small_jpeg(folder.path / "attempts" / str(number) / FILE)
-    except (DamagedFileError, OSError, ValueError):  # Pillow tells of a torn file by one of these
+        return _small_jpeg(folder.attempt((folder.result() or {}).get("attempt", 0)).samples_file)
+    except (DamagedFileError, OSError, ValueError):  # Pillow reports a torn file with one of these
         return ""
 
 

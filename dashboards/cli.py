@@ -1,5 +1,6 @@
-"""The commands that make something to look at: report, figure."""
+"""The commands that make something to look at: report, figure, dashboard."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,10 +9,12 @@ import typer
 if TYPE_CHECKING:
     from dashboards.gathered import Gathered
     from dashboards.panels import Panel
-    from orchestration.grid import Grid
+    from orchestration.grids.grid import Grid
 
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Where run folders are.")]
-FIGURES = ("labels", "curves", "classes", "states")
+FIGURES = ("labels", "curves", "classes", "states", "calibration", "confusion")
+PICTURES = ("pictures", "ranks")
+"""Made of what runs have drawn, so of pixels."""
 
 
 def report(
@@ -19,38 +22,81 @@ def report(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Write a grid's page: one HTML file with figures, tables, failures and runs, which opens without a network."""
+    from rich.console import Console
+
     from dashboards.report import write
 
-    typer.echo(write(*_launched(grid, runs)))
+    loaded, grid_dir = _launched(grid, runs)
+    with Console(stderr=True).status(f"reading the runs of {loaded.name} and drawing its page"):
+        written = write(loaded, grid_dir)
+    typer.echo(written)
 
 
 def figure(
-    kind: Annotated[str, typer.Argument(metavar="FIGURE", help=f"{', '.join(FIGURES)}.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .svg, .pdf or .png.")],
+    kind: Annotated[str, typer.Argument(metavar="FIGURE", help=f"{', '.join((*FIGURES, *PICTURES))}.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: .svg, .pdf or .png; .png of pictures and ranks.")
+    ],
     grid: Annotated[str, typer.Option("--grid", help="A grid by name, as it was launched, or a YAML file.")] = "demo",
     runs: RunsFolder = Path("runs"),
     metric: Annotated[str, typer.Option(help="Of the figure curves: a number of the epochs.")] = "miou",
 ) -> None:
-    """Draw a figure of a grid: mIoU against labels, curves over epochs, IoU of classes, or the state of the cells."""
+    """Draw a figure of a grid: mIoU against labels, curves, classes, states, and what runs have drawn and counted."""
     from dashboards import drawing
     from dashboards.gathered import gather
 
-    if kind not in FIGURES:
-        raise ValueError(f"the figure must be one of {', '.join(FIGURES)}; got {kind!r}")
+    if kind not in (*FIGURES, *PICTURES):
+        raise ValueError(f"the figure must be one of {', '.join((*FIGURES, *PICTURES))}; got {kind!r}")
     drawing.check_kind(output)
+    if kind in PICTURES:
+        if output.suffix.lower() != ".png":
+            raise ValueError(f"--output must end with .png for {kind}; got {output.name!r}")
+        from dashboards import sheets
+
+        drawing.save_picture(sheets.draw(kind, gather(*_launched(grid, runs))), output)
+        typer.echo(output)
+        return
     panels = _panels(kind, gather(*_launched(grid, runs)), metric)
     drawing.save(panels, output)
     typer.echo(output)
 
 
+def dashboard(
+    runs: RunsFolder = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to answer; 0: any that is free.")] = 8770,
+    host: Annotated[
+        str, typer.Option(help="The address to answer at; any that others can reach asks for a token.")
+    ] = "127.0.0.1",
+    root_path: Annotated[
+        str,
+        typer.Option(help="What a proxy puts before the addresses of pages: /rnode/HOST/PORT, /user/ME/proxy/8770."),
+    ] = "",
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which browsers call this server, as a proxy's; several times.")
+    ] = None,
+    token: Annotated[
+        bool, typer.Option("--token", help="Ask for a token on 127.0.0.1, too, which all users of a machine can reach.")
+    ] = False,
+) -> None:
+    """Serve pages of all grids of a folder, up to date while cells train; reads run folders and changes nothing."""
+    from dashboards.live.server import serve
+
+    serve(runs, host=host, port=port, root_path=root_path, hosts=allow_host or (), with_token=token, say=_say_now)
+
+
+def _say_now(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def add_to(app: typer.Typer) -> None:
-    """Make these commands of the program."""
-    for command in (report, figure):
+    """Add these commands to the program."""
+    for command in (report, figure, dashboard):
         app.command()(command)
 
 
 def _launched(grid: str, runs: Path) -> "tuple[Grid, Path]":
-    from orchestration.launched import load, whole
+    from orchestration.grids.launched import load, whole
 
     loaded = load(grid, (), runs, launched_first=True)
     grid_dir = runs.resolve() / loaded.name
@@ -60,7 +106,7 @@ def _launched(grid: str, runs: Path) -> "tuple[Grid, Path]":
 
 
 def _panels(kind: str, gathered: "Gathered", metric: str) -> "list[Panel]":
-    from dashboards import figures
+    from dashboards import counts, figures
     from dashboards.gathered import num_labeled
 
     layout = gathered.loaded.table
@@ -70,6 +116,13 @@ def _panels(kind: str, gathered: "Gathered", metric: str) -> "list[Panel]":
         return [*figures.classes(gathered.points, layout, gathered.class_names)]
     if kind == "states":
         return [*figures.states(gathered.points, layout, list(gathered.loaded.axes))]
+    if kind in ("calibration", "confusion"):
+        counted = counts.entries(gathered)
+        return (
+            [*counts.calibration(counted)]
+            if kind == "calibration"
+            else [*counts.confusion(counted, gathered.class_names)]
+        )
     known = figures.metrics_of(gathered.epochs)
     if known and metric not in known:
         raise ValueError(f"--metric must be one of {', '.join(known)}; got {metric!r}")

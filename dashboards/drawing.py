@@ -1,8 +1,7 @@
-"""Panels -> matplotlib figures, and figures -> files: the one place that draws."""
+"""Panels -> matplotlib figures, and figures -> files: the only module that draws."""
 
 import io
 import math
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from dashboards import palette, svg
 from dashboards.panels import Heat, Line, Lines, Panel, text_of
-from orchestration import files
+from orchestration.machine import files
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import Image
 
 KINDS = ("svg", "pdf", "png")
 PANEL = (3.5, 2.6)
@@ -50,11 +50,11 @@ def style() -> Iterator[None]:
 
 
 def figure_of(panels: Sequence[Panel], *, has_legend: bool = True) -> "Figure":
-    """Draw panels side by side, in rows of three, with one legend; nothing to draw makes an empty figure.
+    """Draw panels side by side, in rows of three, with one legend; without panels, an empty figure.
 
     Args:
-        panels: All of one kind.
-        has_legend: Name the lines, or the colours of the states, in the figure; a page does it once for many.
+        panels: Panels of one kind.
+        has_legend: Name the lines, or the colours of the states, in the figure; a page does so once for many figures.
     """
     from matplotlib.figure import Figure
 
@@ -90,7 +90,7 @@ def figure_of(panels: Sequence[Panel], *, has_legend: bool = True) -> "Figure":
 
 
 def check_kind(path: Path) -> str:
-    """Return what a file of a figure is by its ending.
+    """Return the kind of a figure's file, given its ending.
 
     Raises:
         ValueError: There is no such kind of figure.
@@ -102,32 +102,38 @@ def check_kind(path: Path) -> str:
 
 
 def save(panels: Sequence[Panel], path: Path) -> None:
-    """Write panels as one figure: svg, pdf or png, by the ending of the path; the same panels give the same bytes.
+    """Write panels as one figure: svg, pdf or png, by the path's ending; the same panels give the same bytes.
 
     Raises:
-        ValueError: Another ending.
+        ValueError: The path has another ending.
     """
     kind, figure = check_kind(path), figure_of(panels)
+    figure.patch.set_alpha(1)  # it may lie on any background
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "svg":
         said = " ".join(f"{panel.title}: {panel.description}" for panel in panels)
         name = panels[0].y_title + " by " + panels[0].x_title if panels else "nothing yet"
         files.replace(path, svg.as_file(to_svg_text(figure), "figure", name, said))
         return
-    figure.patch.set_alpha(1)  # it may lie on any ground
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format=kind, dpi=160, metadata={"CreationDate": None} if kind == "pdf" else {})
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(buffer.getvalue())
-    draft.replace(path)
+    files.replace(path, buffer.getvalue(), sync=False)
+
+
+def save_picture(picture: "Image.Image", path: Path) -> None:
+    """Write a picture as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    files.replace(path, buffer.getvalue(), sync=False)
 
 
 def to_svg_text(figure: "Figure") -> str:
     """Return a figure as matplotlib's SVG."""
     buffer = io.StringIO()
     with style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's browser has others
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's browser has other fonts
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
@@ -232,12 +238,11 @@ def _rectangle(x: int, y: int, face: str) -> Any:  # noqa: ANN401 (matplotlib ha
 
 
 def _is_plain(panels: Sequence[Panel], has_legend: bool) -> bool:
-    """Tell whether fixed margins do; a layout that measures every text takes as long as all else."""
+    """Return whether fixed margins suffice; a layout that measures every text takes as long as everything else."""
     return not has_legend and len(panels) == 1 and isinstance(panels[0], Lines)
 
 
 def _handles(panels: Sequence[Panel]) -> list[Any]:
-    """Return what a legend names."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 

@@ -1,4 +1,4 @@
-"""The figures of a grid: Arrow tables of its runs and epochs, as `gathered` gives them -> panels to be drawn."""
+"""The figures of a grid: Arrow tables of its runs and epochs, from `gathered` -> panels to draw."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dashboards import palette
-from dashboards.panels import Heat, Line, Lines
+from dashboards.panels import Heat, Line, Lines, evenly
 from orchestration.tables.layouts import Layout
 from orchestration.tables.table import Key, Table
 
@@ -31,7 +31,7 @@ def labels(table: Table, num_labeled: Mapping[str, int]) -> list[Lines]:
     """Return mIoU against the number of labels, ours and the published figures; a panel for each block.
 
     Args:
-        table: Of the grid, with its published figures. Where `split` makes no columns, what makes them stands below.
+        table: The grid's table, with its published figures. Without a `split` column axis, the last one is the x axis.
         num_labeled: The number of labels of splits whose names do not say it.
     """
     axes = table.column_axes
@@ -47,7 +47,7 @@ def labels(table: Table, num_labeled: Mapping[str, int]) -> list[Lines]:
 
 
 def curves(points: "pa.Table", epochs: "pa.Table", layout: Layout, metric: str) -> list[Lines]:
-    """Return a number over epochs, mean and spread over the cells of a place: a panel for each column of the table.
+    """Return a number over epochs, mean and spread over the cells of an entry: a panel for each column of the table.
 
     Args:
         points: A row for each point of the grid, with its axes and `folder`.
@@ -74,8 +74,45 @@ def curves(points: "pa.Table", epochs: "pa.Table", layout: Layout, metric: str) 
     return panels
 
 
+def singles(
+    points: "pa.Table", epochs: "pa.Table", layout: Layout, metric: str, over: Sequence[str], most: int
+) -> list[Lines]:
+    """Return what `curves` does for each single run: panels of the same titles, a line for each run.
+
+    Args:
+        points: As in `curves`.
+        epochs: As in `curves`.
+        layout: As in `curves`.
+        metric: As in `curves`.
+        over: The axes that tell the runs of a place apart.
+        most: The largest number of epochs to draw.
+    """
+    title, factor, digits = title_of(metric)
+    records, axes = points.to_pylist(), column_axes(layout)
+    if metric not in epochs.column_names:
+        return []
+    by_run, rows = _by_run(epochs, metric), _values(records, layout.rows)
+    panels = []
+    for number, column in enumerate(_values(records, axes)):
+        lines = []
+        for record in records:
+            epoch, value = by_run.get(record["folder"], ((), ()))
+            if _key(record, axes) != column or not len(epoch):
+                continue
+            places = [int(place) for place in evenly(list(range(len(epoch))), most)]
+            row = _key(record, layout.rows)
+            label = ", ".join(filter(None, (label_of(layout, layout.rows, row),
+                                            label_of(layout, over, _key(record, over)))))  # fmt: skip
+            x, mean = [float(epoch[place]) for place in places], [factor * float(value[place]) for place in places]
+            lines.append(Line(label, rows.index(row), x, [*mean], [None] * len(x), [1] * len(x)))
+        if lines:
+            name = label_of(layout, axes, column) or title
+            panels.append(Lines(f"single-{metric}-{number}", name, "epoch", title, lines, [], digits=digits))
+    return panels
+
+
 def metrics_of(epochs: "pa.Table") -> list[str]:
-    """Return what there is to be drawn over epochs, in order."""
+    """Return the metrics that can be drawn over epochs, in order."""
     terms = sorted(name for name in epochs.column_names if name.startswith(_TERM))
     ordered = [name for metric in METRICS for name in ([metric, *terms] if metric == "loss" else [metric])]
     return [name for name in ordered if name in epochs.column_names and epochs[name].null_count < epochs.num_rows]
@@ -110,7 +147,7 @@ def classes(points: "pa.Table", layout: Layout, class_names: Sequence[str]) -> l
 
 
 def states(points: "pa.Table", layout: Layout, axes: Sequence[str]) -> list[Heat]:
-    """Return how each cell stands, over the axes of the grid; where rows and columns tell all, one panel a block."""
+    """Return the state of each cell over the axes of the grid; if rows and columns tell all, one panel a block."""
     records, columns = points.to_pylist(), column_axes(layout)
     over = [axis for axis in axes if axis not in (*layout.rows, *columns)]
     across = over if len(_values(records, over)) > 1 else list(layout.columns)
@@ -141,7 +178,7 @@ def column_axes(layout: Layout) -> list[str]:
 
 
 def label_of(layout: Layout, axes: Sequence[str], key: Key) -> str:
-    """Name a row or a column: methods and backbones by their value alone."""
+    """Name a row or a column; methods and backbones by their values alone."""
     texts = []
     for axis, value in zip(axes, key, strict=True):
         name = layout.names.get(axis, {}).get(value)
@@ -180,7 +217,7 @@ def _labels_panel(
 
 
 def _row_lines(table: Table, row: Key, by_column: Mapping[Key, float], style: int, label: str) -> list[Line]:
-    """Return the curve of a row and, where there is one, the published one."""
+    """Return the curve of a row and, if there is one, the published curve."""
     entries = [(x, table.entries.get((row, column))) for column, x in by_column.items()]
     ours = sorted((x, entry.estimate) for x, entry in entries if entry and entry.estimate) if entries else []
     found = []
@@ -198,7 +235,7 @@ def _row_lines(table: Table, row: Key, by_column: Mapping[Key, float], style: in
 
 
 def _places(splits: Sequence[str], num_labeled: Mapping[str, int]) -> tuple[list[float], bool]:
-    """Return where splits stand: at their number of labels where all are known, else in order."""
+    """Return the x positions of splits: their numbers of labels if all are known, else their order."""
     counts = [num_labeled.get(split) or (int(split) if split.isdigit() else 0) for split in splits]
     return ([float(count) for count in counts], True) if all(counts) else _ordered(splits)
 
@@ -238,10 +275,10 @@ Statistics = tuple["npt.NDArray[Any]", "npt.NDArray[Any]", "npt.NDArray[Any]", "
 
 
 def _means(records: Sequence[Record], epochs: "pa.Table", metric: str, place_of: Any) -> dict[Any, Statistics]:  # noqa: ANN401
-    """Sum up a column of the epochs by place and epoch, over the cells of the place."""
+    """Average a column of the epochs by place and epoch, over the cells of the place."""
     places = {place: number for number, place in enumerate(dict.fromkeys(map(place_of, records)))}
     folders: dict[str, list[int]] = {}
-    for record in records:  # a cell may stand at several points
+    for record in records:  # a cell may be at several points
         folders.setdefault(record["folder"], []).append(places[place_of(record)])
     runs = epochs["run"].combine_chunks().cast("string").dictionary_encode()
     indices, names = runs.indices.to_numpy(zero_copy_only=False), runs.dictionary.to_pylist()
@@ -260,6 +297,20 @@ def _means(records: Sequence[Record], epochs: "pa.Table", metric: str, place_of:
     return {
         place: _statistics(count[row], total[row], square[row]) for place, row in places.items() if count[row].any()
     }
+
+
+def _by_run(epochs: "pa.Table", metric: str) -> dict[str, tuple["npt.NDArray[Any]", "npt.NDArray[Any]"]]:
+    """Return the epochs at which a number of a run is known, and the number, by the run's folder."""
+    runs = epochs["run"].combine_chunks().cast("string").dictionary_encode()
+    index, names = runs.indices.to_numpy(zero_copy_only=False), runs.dictionary.to_pylist()
+    epoch, value = (epochs[name].to_numpy().astype(np.float64) for name in ("epoch", metric))
+    known = np.isfinite(value)
+    index, epoch, value = index[known], epoch[known], value[known]
+    order = np.lexsort((epoch, index))
+    index, epoch, value = index[order], epoch[order], value[order]
+    bounds = np.searchsorted(index, np.arange(len(names) + 1))
+    return {name: (epoch[begin:end], value[begin:end])
+            for name, begin, end in zip(names, bounds[:-1], bounds[1:], strict=True)}  # fmt: skip
 
 
 def _statistics(count: "npt.NDArray[Any]", total: "npt.NDArray[Any]", square: "npt.NDArray[Any]") -> Statistics:

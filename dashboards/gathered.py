@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from orchestration.cells import experiments_folder
-from orchestration.grid import Grid
+from orchestration.grids.cells import experiments_folder
+from orchestration.grids.grid import Grid
 from orchestration.results import epoch_rows, run_table
 from orchestration.results.report import build_table
-from orchestration.run_folder import CELLS
+from orchestration.runs.folders import GridFolder
 
 if TYPE_CHECKING:
     from orchestration.tables.table import Table
@@ -47,7 +47,7 @@ class Gathered:
 
 
 def gather(loaded: Grid, grid_dir: Path) -> Gathered:
-    """Read the cells of a grid: what is missing or damaged is a row, too."""
+    """Read the cells of a grid; missing and damaged ones are rows, too."""
     runs = run_table.collect(grid_dir, loaded.cells)
     damaged: set[str] = set()
     epochs = _epochs(grid_dir, runs, damaged)
@@ -55,7 +55,7 @@ def gather(loaded: Grid, grid_dir: Path) -> Gathered:
 
 
 def num_labeled(records: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Return the number of labels of the published splits of the records' data set, by the name of the split."""
+    """Return the numbers of labels of the published splits of the records' data set, by the names of the splits."""
     datasets = {record["dataset"] for record in records}
     path = experiments_folder() / "paper" / SPLITS
     if len(datasets) != 1 or not path.is_file():
@@ -69,7 +69,7 @@ def num_labeled(records: Sequence[dict[str, Any]]) -> dict[str, int]:
 def _epochs(grid_dir: Path, runs: pa.Table, damaged: set[str]) -> pa.Table:
     begun = [(row["folder"], row["status"] == "done") for row in runs.select(["folder", "status"]).to_pylist()
              if row["status"] not in ("missing", "damaged")]  # fmt: skip
-    tables = list(epoch_rows.read(str(grid_dir / CELLS), begun, damaged)) if begun else []
+    tables = list(epoch_rows.read(str(GridFolder(grid_dir).cells_dir), begun, damaged)) if begun else []
     if not any(table.num_rows for table in tables):
         return pa.table({"run": pa.array([], pa.string()), "epoch": pa.array([], pa.int64())})
     plain = [table.set_column(0, "run", table["run"].cast(pa.string())) for table in tables if table.num_rows]

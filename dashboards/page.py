@@ -1,69 +1,39 @@
-"""What the page of a grid says, section by section, as plain data for its template."""
+"""The contents of a grid's page, section by section, as plain data for its template."""
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from dashboards import attempts, drawing, figures, palette, svg
+from dashboards import attempts, counts, figures, palette, pictures, settings, shown
 from dashboards.attempts import Story
 from dashboards.gathered import Gathered, num_labeled
-from dashboards.panels import DASH, Lines, Panel
+from dashboards.panels import DASH, Lines
+from dashboards.pictures import Column
+from dashboards.settings import Pairs
+from dashboards.shown import Figures, Named, Rows
+from orchestration.runs import unpredicted
+from orchestration.runs.folders import GridFolder
 from orchestration.tables.consistency import BETWEEN
 from orchestration.tables.differences import sections
 from orchestration.tables.lines import lines, notes
 from orchestration.tables.table import METRICS, Key, Table
 
-MOST_EPOCHS = 12
+MIN_POINTS, MAX_POINTS = 8, 60
+"""Epochs of a curve of a single run."""
 MAX_PICTURES, MAX_TOLD = 8, 3
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is drawn; tables are always whole."""
+    """How much is drawn; tables are always complete."""
 
     panels: int = 12
     pictures: int = MAX_PICTURES
     metrics: int = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A table: the first column names the rows."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A figure with the table of its numbers."""
-
-    svg: str
-    title: str
-    table: Rows
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Figures that share a legend."""
-
-    title: str
-    drawn: list[Drawn]
-    left_out: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A line in a legend."""
-
-    label: str
-    colour: int
-    mark: str
-    """A path; empty where lines have none."""
-    is_published: bool
+    points: int = 30_000
+    """Of the curves of single runs."""
 
 
 @dataclass(slots=True)
@@ -82,18 +52,31 @@ class Page:
     labels: Figures
     curves: list[Figures]
     classes: Figures
-    pictures: list[dict[str, str]]
+    calibration: Figures
+    calibration_legend: list[Named]
+    confusion: Figures
+    counted: list[Rows]
+    """Tables of calibration and confusion."""
+    pictures: list[Column]
+    sheets: list[dict[str, str]]
+    """Of runs of earlier versions, which left nothing else to look at."""
     costs: Rows
     failures: list[dict[str, Any]]
     retries: list[dict[str, Any]]
     damaged: list[dict[str, str]]
+    warnings: list[dict[str, str]]
+    settings: Pairs
+    paragraph: str
+    advice: str
+    provenance: Rows
     groups: list[dict[str, Any]]
     axes: list[str]
-    total: list[tuple[str, str]] = field(default_factory=list)
+    total: Pairs
+    has_energy: bool
 
 
 def build(gathered: Gathered, limits: Limits | None = None) -> Page:
-    """Put together the page of a grid."""
+    """Build the page of a grid."""
     limits = limits or Limits()
     records = gathered.runs.to_pylist()
     stories = {record["signature"]: attempts.story(gathered.grid_dir, record) for record in records}
@@ -103,78 +86,91 @@ def build(gathered: Gathered, limits: Limits | None = None) -> Page:
               for metric in _metrics(gathered)[: limits.metrics]]  # fmt: skip
     labels = figures.labels(best, num_labeled(records))
     statuses = [record["status"] for record in records]
+    counted = counts.entries(gathered)
+    calibration = counts.calibration(counted)
+    columns = pictures.columns(gathered, limits.pictures)
+    runs = settings.runs_of(gathered, stories)
     return Page(
         name=gathered.loaded.name,
         summary=_summary(statuses),
         counts=[(name, statuses.count(name), palette.STATES[name][2]) for name in palette.STATES if name in statuses],
-        labels_legend=_legend(labels),
-        curves_legend=_legend([panel for _, panels in curves for panel in panels]),
-        states=_figures("State of every cell", figures.states(gathered.points, layout, axes), limits),
+        labels_legend=shown.legend(labels),
+        curves_legend=shown.legend([panel for _, panels in curves for panel in panels]),
+        states=shown.figures("State of every cell", figures.states(gathered.points, layout, axes), limits.panels),
         tables=[_table(table) for table in (best, gathered.table("last_miou"))],
         statistics=[Rows(title, rows[0], rows[1:]) for title, rows in sections(best)],
-        labels=_figures(
-            "mIoU against the number of labels", labels if any(one.lines for one in labels) else [], limits
+        labels=shown.figures(
+            "mIoU against the number of labels", labels if any(one.lines for one in labels) else [], limits.panels
         ),
-        curves=[_figures(figures.title_of(metric)[0], panels, limits) for metric, panels in curves if panels],
-        classes=_figures("IoU of each class", figures.classes(gathered.points, layout, gathered.class_names), limits),
-        pictures=_pictures(gathered, records, limits.pictures),
+        curves=_curves(gathered, curves, limits),
+        classes=shown.figures(
+            "IoU of each class", figures.classes(gathered.points, layout, gathered.class_names), limits.panels
+        ),
+        calibration=shown.figures("Calibration", calibration, limits.panels),
+        calibration_legend=shown.legend(calibration),
+        confusion=shown.figures("Confusion", counts.confusion(counted, gathered.class_names), limits.panels),
+        counted=_counted(counted, gathered),
+        pictures=columns,
+        sheets=[] if columns else _sheets(gathered, records, limits.pictures),
         costs=_costs(best, gathered.points.to_pylist(), stories),
         failures=_failures(records, stories, axes),
         retries=_retries(records, stories, axes),
         damaged=_damaged(gathered, records, axes),
+        warnings=settings.warnings(gathered, stories),
+        settings=settings.settings(runs),
+        paragraph=settings.methods_paragraph(runs),
+        advice=unpredicted.ADVICE,
+        provenance=Rows("What the cells were made with", ["of", "value", "cells"], settings.provenance(stories)),
         groups=_groups(gathered, best, stories, axes),
         axes=axes,
-        total=_total(stories),
+        total=settings.totals(runs, stories),
+        has_energy=settings.summed_energy(stories.values()) is not None,
     )
 
 
 def entry_id(row: int, column: int) -> str:
-    """Return the place in the page that lists the runs of an entry."""
+    """Return the id of the place in the page that lists the runs of an entry."""
     return f"runs-{row}-{column}"
 
 
 def _metrics(gathered: Gathered) -> list[str]:
-    """Return what makes a curve: a single epoch does not."""
+    """Return the metrics that make a curve: a single epoch does not."""
     if gathered.epochs.num_rows == 0 or max(gathered.epochs["epoch"].to_pylist()) < 2:
         return []
     return figures.metrics_of(gathered.epochs)
+
+
+def _curves(gathered: Gathered, curves: Sequence[tuple[str, list[Lines]]], limits: Limits) -> list[Figures]:
+    """Draw the curves, with those of single runs unless these have too many points."""
+    layout, num_runs = gathered.loaded.table, gathered.points.num_rows
+    over = [axis for axis in gathered.loaded.axes if axis not in (*layout.rows, *figures.column_axes(layout))]
+    drawn, left = [], limits.points
+    for place, (metric, panels) in enumerate(curves):
+        most = min(MAX_POINTS, left // (num_runs * (len(curves) - place))) if num_runs else 0
+        most = most if most >= MIN_POINTS else min(MIN_POINTS, left // max(1, num_runs))
+        single: list[Lines] = []
+        if panels and most >= MIN_POINTS:
+            single = figures.singles(gathered.points, gathered.epochs, layout, metric, over, most)
+            left -= sum(len(line.x) for panel in single for line in panel.lines)
+        if panels:
+            drawn.append(shown.figures(figures.title_of(metric)[0], panels, limits.panels, single))
+    return drawn
+
+
+def _counted(counted: Sequence[counts.Entry], gathered: Gathered) -> list[Rows]:
+    if not counted:
+        return []
+    header, *errors = counts.errors(counted)
+    named, *pairs = counts.confused(counted, gathered.class_names)
+    return [Rows("Expected calibration error (%)", header, errors), Rows("Most confused classes", named, pairs)]
 
 
 def _summary(statuses: Sequence[str]) -> str:
     return f"{statuses.count('done')} of {len(statuses)} cells are done."
 
 
-def _legend(panels: Sequence[Lines]) -> list[Named]:
-    found = {line.label: (line, panel.has_bars) for panel in panels for line in panel.lines}
-    return [
-        Named(
-            line.label,
-            line.style % len(palette.SERIES),
-            palette.LEGEND_MARKERS[palette.marker_of(line.style)] if has_marks else "",
-            line.is_published,
-        )
-        for line, has_marks in found.values()
-    ]
-
-
-def _figures(title: str, panels: Sequence[Panel], limits: Limits) -> Figures:
-    shown = panels[: limits.panels]
-    return Figures(title, [_drawn(title, panel) for panel in shown], len(panels) - len(shown))
-
-
-def _drawn(title: str, panel: Panel) -> Drawn:
-    text = drawing.to_svg_text(drawing.figure_of([panel], has_legend=False))
-    name = f"{title}: {panel.title}"
-    inline = svg.for_page(text, panel.key, name, panel.description)
-    return Drawn(inline, panel.title, Rows(name, panel.header, panel.rows(_most(panel))))
-
-
-def _most(panel: Panel) -> int | None:
-    return MOST_EPOCHS if isinstance(panel, Lines) and not panel.has_bars else None
-
-
 def _table(table: Table) -> dict[str, Any]:
-    """Dress a table as `formats` does, with a link from each entry to its runs."""
+    """Format a table as `formats` does, with a link from each entry to its runs."""
     with_n = table.repeats is None
     said = notes(table, best="bold:", second="underlined:", significant="*:", odd="!:", with_n=with_n)
     columns = [column for _, block in table.blocks for column in block]
@@ -199,7 +195,7 @@ def _link(table: Table, row: int, column: Key) -> str:
     return entry_id(row, table.columns.index(column)) if place in table.entries else ""
 
 
-def _pictures(gathered: Gathered, records: Sequence[Record], most: int) -> list[dict[str, str]]:
+def _sheets(gathered: Gathered, records: Sequence[Record], most: int) -> list[dict[str, str]]:
     best: dict[str, Record] = {}
     for record in records:
         known = best.get(record["method"])
@@ -215,7 +211,7 @@ def _pictures(gathered: Gathered, records: Sequence[Record], most: int) -> list[
 
 
 def _costs(table: Table, points: Sequence[Record], stories: Mapping[str, Story]) -> Rows:
-    """Sum up the time of each row of the table and of each of its columns."""
+    """Sum the time of each row of the table and of each of its columns."""
     columns = table.columns
     names = [text or "all" for text in table.titles(columns)[len(table.row_axes or [""]) :]]
     taken: dict[tuple[Key, Key], dict[str, Story]] = {}
@@ -224,7 +220,7 @@ def _costs(table: Table, points: Sequence[Record], stories: Mapping[str, Story])
         taken.setdefault(place, {})[point["signature"]] = stories[point["signature"]]
     blocks = [table.block_title(column[: table.num_block_axes]) for column in columns]
     header = [*(table.row_axes or ["grid"])[:1], *(f"{block} {name}".strip() for block, name in
-              zip(blocks, names, strict=True)), "all", "GPU-hours"]  # fmt: skip
+              zip(blocks, names, strict=True)), "all", "GPU-hours", "kWh"]  # fmt: skip
     rows = []
     for row in table.rows:
         of_row: dict[str, Story] = {}
@@ -232,13 +228,11 @@ def _costs(table: Table, points: Sequence[Record], stories: Mapping[str, Story])
             of_row |= taken.get((row, column), {})
         name = ", ".join(table.name(axis, value) for axis, value in zip(table.row_axes, row, strict=True)) or "all"
         walls = [_wall(taken.get((row, column), {}).values()) for column in columns]
-        rows.append([name, *map(_hours, walls), _hours(_wall(of_row.values())), _hours(_gpu(of_row.values()))])
-    return Rows("Hours of wall time by row and column, and GPU-hours of each row", header, rows)
-
-
-def _total(stories: Mapping[str, Story]) -> list[tuple[str, str]]:
-    return [("wall time of all cells, h", _hours(_wall(stories.values()))),
-            ("GPU-hours of finished cells", _hours(_gpu(stories.values())))]  # fmt: skip
+        rows.append([name, *map(_hours, walls), _hours(_wall(of_row.values())), _hours(_gpu(of_row.values())),
+                     settings.kwh(settings.summed_energy(of_row.values()))])  # fmt: skip
+    links = {(number, 1 + place): link for number in range(len(rows)) for place, column in enumerate(columns)
+             if (link := _link(table, number, column))}  # fmt: skip
+    return Rows("Hours of wall time by row and column, and GPU-hours and energy of each row", header, rows, links)
 
 
 def _wall(stories: Any) -> float | None:  # noqa: ANN401 (any iterable of stories)
@@ -256,7 +250,7 @@ def _hours(seconds: float | None) -> str:
 
 
 def _failures(records: Sequence[Record], stories: Mapping[str, Story], axes: Sequence[str]) -> list[dict[str, Any]]:
-    """Group the cells that have failed by class, the most frequent first, with the logs of some."""
+    """Group the failed cells by class, the most frequent first, with the logs of some."""
     groups: dict[str, list[dict[str, str]]] = {}
     for record in records:
         if record["status"] != "failed":
@@ -323,10 +317,10 @@ def _groups(
 
 def _run(gathered: Gathered, record: Record, story: Story, axes: Sequence[str]) -> dict[str, Any]:
     words = [f"{axis}={record[axis]}" for axis in axes if record[axis] is not None]
-    begun, runs = record["status"] != "missing", str(gathered.grid_dir.parent)
+    begun, runs = record["status"] != "missing", str(GridFolder(gathered.grid_dir).runs.path)
     return {
         "signature": record["signature"],
-        "folder": record["folder"] if begun else "",
+        "folder": f"{GridFolder.cells_dir.name}/{record['folder']}" if begun else "",
         "axes": [DASH if record[axis] is None else record[axis] for axis in axes],
         "status": record["status"],
         "letter": palette.STATES[record["status"]][2],
@@ -336,6 +330,7 @@ def _run(gathered: Gathered, record: Record, story: Story, axes: Sequence[str]) 
         "attempts": str(record["num_attempts"]),
         "wall": _hours(story.wall_s),
         "gpu": _hours(story.gpu_s),
+        "energy": settings.kwh(story.energy_j),
         "commit": BETWEEN.join(word[:12] for word in (record["commit"] or "").split(BETWEEN)) or DASH,
         "command": shlex.join(["rankmatch", "launch", "--grid", gathered.loaded.name, "--runs", runs, *words]),
     }

@@ -1,4 +1,4 @@
-"""Colours that people with any colour vision tell apart, on light and dark; each goes with another kind of mark."""
+"""Colours that people with any colour vision can distinguish, on light and dark; each has a mark of its own."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -44,13 +44,22 @@ STATES = {
 SEQUENCE = "cividis"
 
 
+def css() -> str:
+    """Return the colours as variables of a page, for light, dark and print, and the states' colours as classes."""
+    light = "".join(f"--s{place}:{hexed};" for place, hexed in enumerate(SERIES))
+    dark = "".join(f"--s{place}:{hexed};" for place, hexed in enumerate(DARK_SERIES))
+    states = "".join(f".is-{name}{{background:{back};color:{ink}}}" for name, (back, ink, _) in STATES.items())
+    print_too = f"@media print{{:root{{{light}}}}}"
+    return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{print_too}{states}"
+
+
 def marker_of(style: int) -> int:
-    """Return the place of a line's mark: past the last colour, where colours come again, another one goes with each."""
+    """Return the index of a line's mark: after the last colour, colours repeat with other marks."""
     return (style + style // len(SERIES)) % len(MARKERS)
 
 
 def other_style(number: int) -> int:
-    """Return the style of a line of others: one colour for eight of them, told apart by their marks."""
+    """Return the style of other people's lines: one colour for eight of them, distinguished by their marks."""
     round_, place = divmod(number, len(MARKERS))
     colour = (7, 5)[round_ % 2]
     return colour + len(SERIES) * place

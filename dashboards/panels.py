@@ -1,14 +1,16 @@
-"""What a figure shows, in numbers: the drawing, the alternative text and the table below it are all made from this."""
+"""The numbers of a figure: the drawing, the alternative text and the table below it are all made from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 DASH = "—"
+MOST_SAID = 12
+"""Lines whose ends a description names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve with its band; None where a number is not known."""
+    """A curve with its band; None marks an unknown number."""
 
     label: str
     style: int
@@ -40,8 +42,10 @@ class Lines:
 
     @property
     def description(self) -> str:
-        """Say in words what is drawn, with where each curve ends."""
+        """Describe the drawing in words, with the end of each curve."""
         said = [f"{line.label} {self._text(line, -1)}" for line in self.lines if line.x]
+        if len(said) > MOST_SAID:
+            said = [*said[:MOST_SAID], f"and {len(said) - MOST_SAID} more"]
         spread = "bars" if self.has_bars else "bands"
         return (
             f"{self.y_title} against {self.x_title}; {spread} are one standard deviation. At the right end: "
@@ -54,10 +58,14 @@ class Lines:
         return [self.x_title, *(line.label for line in self.lines)]
 
     def rows(self, most: int | None = None) -> list[list[str]]:
-        """Return the table of the same numbers; of many x the first, the last and some between."""
+        """Return the table of the same numbers; of many x, the first, the last and some between."""
         named = dict(self.ticks)
         every = sorted({x for line in self.lines for x in line.x})
         return [[named.get(x, f"{x:g}"), *(self._at(line, x) for line in self.lines)] for x in evenly(every, most)]
+
+    def ends(self) -> list[list[str]]:
+        """Return a row for each line: its label, its last x, and its number there."""
+        return [[line.label, f"{line.x[-1]:g}", self._text(line, -1).partition(" (")[0]] for line in self.lines]
 
     def _at(self, line: Line, x: float) -> str:
         return self._text(line, line.x.index(x)) if x in line.x else DASH
@@ -84,7 +92,7 @@ class Heat:
 
     @property
     def description(self) -> str:
-        """Say in words what is drawn."""
+        """Describe the drawing in words."""
         shape = f"{len(self.y_names)} rows ({self.y_title}), {len(self.x_names)} columns ({self.x_title})"
         known = [value for row in self.values for value in row if value is not None]
         words = [value for value in known if isinstance(value, str)]
@@ -109,7 +117,7 @@ Panel = Lines | Heat
 
 
 def text_of(value: float | str | None) -> str:
-    """Write what a square says."""
+    """Return the text in a square."""
     if value is None:
         return DASH
     return value if isinstance(value, str) else f"{100 * value:.1f}"

@@ -1,55 +1,71 @@
 """`report.html` of a grid: one file with all that a person wants to see, which needs no network."""
 
-from functools import cache
-from importlib.resources import files as resources
+from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
-from dashboards import palette
-from dashboards.gathered import Gathered, gather
+from dashboards import counts, drawing, figures, pictures, rendering
+from dashboards.gathered import Gathered, gather, num_labeled
 from dashboards.page import Limits, build
-from orchestration import files
-from orchestration.grid import Grid
+from dashboards.panels import Panel
+from orchestration.grids.grid import Grid
+from orchestration.machine import files
+from orchestration.runs.folders import GridFolder
 
-PAGE = "report.html"
+MAX_PANELS = 12
+"""Of a figure in a file of its own."""
 MAX_BYTES = 6_000_000
-_LIMITS = (Limits(), Limits(panels=6, pictures=4), Limits(panels=2, pictures=0, metrics=2), Limits(0, 0, 0))
+_LIMITS = (
+    Limits(),
+    Limits(panels=6, pictures=3, points=10_000),
+    Limits(panels=2, pictures=0, metrics=2, points=0),
+    Limits(0, 0, 0, 0),
+)
 """Tried in this order until the page is small enough: less is drawn, no table is cut."""
 
 
 def write(loaded: Grid, grid_dir: Path) -> Path:
-    """Write the page of a grid anew; return its path."""
-    files.replace(grid_dir / PAGE, render(gather(loaded, grid_dir)))
-    return grid_dir / PAGE
+    """Write the page of a grid; return its path."""
+    return _write_page(gather(loaded, grid_dir), grid_dir)
+
+
+def write_all(loaded: Grid, grid_dir: Path) -> list[Path]:
+    """Write the page and its main figures as separate files; return their paths, the page first."""
+    gathered = gather(loaded, grid_dir)
+    written = [_write_page(gathered, grid_dir)]
+    for name, panels in standing(gathered).items():
+        if panels:
+            written.append(GridFolder(grid_dir).figure_file(name))
+            drawing.save(panels[:MAX_PANELS], written[-1])
+    return written
+
+
+def standing(gathered: Gathered) -> dict[str, Sequence[Panel]]:
+    """Return the figures that a grid's folder and MLflow hold, by name; a figure with nothing to show is empty."""
+    layout, counted = gathered.loaded.table, counts.entries(gathered)
+    labels = figures.labels(gathered.table("best_miou"), num_labeled(gathered.runs.to_pylist()))
+    curves = {metric: figures.curves(gathered.points, gathered.epochs, layout, metric) for metric in ("miou", "loss")}
+    return {
+        "states": figures.states(gathered.points, layout, list(gathered.loaded.axes)),
+        "labels": labels if any(panel.lines for panel in labels) else [],
+        **{f"curves-{metric}": panels for metric, panels in curves.items()},
+        "classes": figures.classes(gathered.points, layout, gathered.class_names),
+        "calibration": counts.calibration(counted),
+    }
 
 
 def render(gathered: Gathered) -> str:
     """Return the page of a grid."""
     for limits in _LIMITS:
-        text = _template().render(page=build(gathered, limits), css=Markup(_css()), limits=limits)
+        page, style = build(gathered, limits), Markup(rendering.css())
+        text = rendering.render("report.html", page=page, css=style, limits=limits, colours=pictures)
         if len(text.encode()) <= MAX_BYTES:
             break
     return text
 
 
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dashboards"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html")
-
-
-def _css() -> str:
-    text = (resources("dashboards") / "templates" / "report.css").read_text(encoding="utf-8")
-    light = "".join(f"--s{place}:{hexed};" for place, hexed in enumerate(palette.SERIES))
-    dark = "".join(f"--s{place}:{hexed};" for place, hexed in enumerate(palette.DARK_SERIES))
-    states = "".join(f".is-{name}{{background:{back};color:{ink}}}" for name, (back, ink, _) in palette.STATES.items())
-    print_too = f"@media print{{:root{{{light}}}}}"
-    return f"{text}:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{print_too}{states}"
+def _write_page(gathered: Gathered, grid_dir: Path) -> Path:
+    page = GridFolder(grid_dir).page_file
+    files.replace(page, render(gathered))
+    return page

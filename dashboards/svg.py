@@ -1,4 +1,4 @@
-"""matplotlib's SVG -> SVG for a page: named for who cannot see it, in the page's colours, and small."""
+"""matplotlib's SVG -> SVG for a page: with names for screen readers, in the page's colours, and small."""
 
 import html
 import re
@@ -10,11 +10,11 @@ _PATH = re.compile(r'\b(d|x|y|transform)="([^"]*)"')
 
 
 def for_page(text: str, key: str, title: str, description: str) -> str:
-    """Make an inline SVG of a whole file.
+    """Make inline SVG from a complete SVG file.
 
     Args:
-        text: As matplotlib writes it.
-        key: Comes before every id, of which a page may have each once.
+        text: The file as matplotlib writes it.
+        key: Prefix of every id, since a page may have each id once only.
         title: The name for assistive technology.
         description: What it shows, in words.
     """

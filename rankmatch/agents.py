@@ -1,6 +1,6 @@
-"""Agents: the pixels of an image that all its pixels are compared with, and the correlation with them.
+"""Agents: the pixels of an image with which all its pixels are compared, and the correlations with them.
 
-Source of the method here, in `plackett_luce` and in `losses`: RankMatch, CVPR 2024, pages 3391-3401.
+The method here, in `plackett_luce` and in `losses` is from RankMatch, CVPR 2024, pages 3391-3401.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,18 +30,18 @@ def select_agents(
     generator: Generators | None = None,
     valid: Bool[Tensor, "batch height width"] | None = None,
 ) -> Int64[Tensor, "batch agents"]:
-    """Pick pixels greedily, each the one whose largest absolute cosine to those before is smallest.
+    """Pick pixels greedily: each time the pixel whose largest absolute cosine to the picked ones is smallest.
 
-    Flat positions in picking order, none twice; of equal pixels the one at the lower position. The other images of the
-    batch change nothing. All-zero features have cosine 0 to everything.
+    Returns flat positions in picking order, without repetition; ties go to the lower position. An image's agents do not
+    depend on the other images of the batch. All-zero features have cosine 0 to everything.
 
     Args:
         features: Teacher features at any scale.
         num_agents: At most height x width.
         first: Flat position of each image's first agent.
-        generator: Draws the first agents where `first` is not given; one, or one per image.
-        valid: Where agents may lie. An image with fewer valid pixels than agents has all of them picked, then
-            others by the same rule, so that each image has as many.
+        generator: Draws the first agents if `first` is not given; one, or one per image.
+        valid: Where agents may be. In an image with fewer valid pixels than agents, all of these are picked, then
+            others by the same rule, so that each image has the same number.
 
     Raises:
         ValueError: There are fewer pixels than agents, or neither `first` nor `generator` is given.
@@ -54,7 +54,7 @@ def select_agents(
     cosines_with = _cosine_finder(features)
     images = torch.arange(len(features), device=features.device)
     largest = widen(features).new_zeros(features.flatten(2).shape[::2])
-    # Added to a cosine, 2 puts a pixel behind all valid ones and infinity takes it out.
+    # Added to a cosine, 2 ranks a pixel after all valid ones, and infinity excludes it.
     handicap = torch.zeros_like(largest).masked_fill_(~_flat_valid(features, valid), 2.0)
     picked = [first]
     for _ in range(num_agents - 1):
@@ -73,9 +73,9 @@ def select(
     generator: Generators | None = None,
     valid: Bool[Tensor, "batch height width"] | None = None,
 ) -> Int64[Tensor, "batch agents"]:
-    """Pick agents as one row of the paper's Table 5 does.
+    """Pick agents by the method of one row of the paper's Table 5.
 
-    `all` takes every pixel, valid or not, whatever `num_agents`; only `random` needs a generator beside `first`.
+    `all` takes every pixel, valid or not, and ignores `num_agents`; only `random` needs a generator as well as `first`.
 
     Raises:
         ValueError: The selection is unknown, or as in `select_agents`.
@@ -85,7 +85,7 @@ def select(
 
 
 def place_first(draws: Float[Tensor, " batch"], valid: Bool[Tensor, "batch positions"]) -> Int64[Tensor, " batch"]:
-    """Turn one uniform draw in [0, 1) an image into a valid position; any position where an image has none."""
+    """Turn one uniform draw in [0, 1) per image into a valid position; any position if an image has no valid pixel."""
     candidates = valid | ~valid.any(dim=1, keepdim=True)
     counts = candidates.cumsum(dim=1)
     total = counts[:, -1]
@@ -96,9 +96,9 @@ def place_first(draws: Float[Tensor, " batch"], valid: Bool[Tensor, "batch posit
 def correlation_logits(
     features: Float[Tensor, "batch channels height width"], indices: Int64[Tensor, "batch agents"]
 ) -> Float[Tensor, "batch positions agents"]:
-    """Return the raw dot products of every pixel with its image's agents: log-correlations, up to a shift a pixel.
+    """Return the dot products of every pixel with its image's agents: log-correlations, up to a shift for each pixel.
 
-    In float32 at least, inside autocast too. The gradient flows through both factors.
+    At least float32, even under autocast. The gradient flows through both factors.
     """
     pixels = widen(features).flatten(2)
     agents = pixels.gather(2, indices[:, None].expand(-1, pixels.shape[1], -1))
@@ -162,9 +162,9 @@ def _uniform(generator: Generators | None, batch: int, count: int) -> Tensor:
 
 
 def _cosine_finder(features: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return what maps one position an image [B] to the cosines of all pixels with it [B, positions].
+    """Return a function from one position per image [B] to the cosines of all pixels with it [B, positions].
 
-    All cosines at once suit a device that is slow to start small operations; a CPU computes only those asked for.
+    A GPU, where starting small operations is slow, computes all cosines at once; a CPU only those requested.
     """
     if features.device.type == "cpu":
         units = [_unit_rows(image) for image in features]
@@ -175,7 +175,7 @@ def _cosine_finder(features: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _cosines(image: Tensor) -> Tensor:
-    # One image at a time: a batched product may round otherwise in a batch of another size.
+    # One image at a time: a batched product may round differently in a batch of another size.
     unit = _unit_rows(image)
     return _product(unit, unit.T)
 

@@ -1,4 +1,4 @@
-"""The training state with the best weights so far: one folder, written beside its place and renamed, verified, pruned.
+"""Checkpoints: the training state and the best weights so far in one folder, written atomically, verified and pruned.
 
 The best weights are part of the checkpoint, so that no kill can leave those of an epoch that the state does not know.
 `best.pt` beside the checkpoints is a second name of the newest one's.
@@ -6,7 +6,7 @@ The best weights are part of the checkpoint, so that no kill can leave those of 
 
 import json
 import os
-import re
+import pickle
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -16,25 +16,31 @@ from typing import Any
 
 import torch
 
-from rankmatch.durable import link_or_copy, sync_folder
+from rankmatch.durable import link_or_copy, replacing, sync_folder
 from rankmatch.hashing import sha256_of
-
-FOLDER = "checkpoints"
-STATE, BEST, MANIFEST = "state.pt", "best.pt", "manifest.json"
-_NAME = re.compile(r"step_(\d+)(_before_evaluation)?")
+from rankmatch.run_files import (
+    BEST,
+    CHECKPOINTS,
+    MANIFEST,
+    STATE,
+    checkpoint_name,
+    is_checkpoint,
+    order_of,
+    step_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """Of which epoch the best weights are; this stands in their file and in the checkpoint's manifest."""
+    """The epoch of the best weights; stored in their file and in the checkpoint's manifest."""
 
     epoch: int
-    """From 1."""
+    """Counted from 1."""
     step: int
-    """Number of steps done by then."""
+    """Number of steps done at its end."""
     miou: float
     sha256: str = ""
-    """Of the file."""
+    """Hash of the file."""
 
 
 def save(
@@ -53,15 +59,16 @@ def save(
         run_dir: Folder of the run.
         step: Number of steps done.
         state: Tensors, numbers, text, lists and dicts only, so that it can be read without running code.
-        num_kept: How many checkpoints stay, this one included.
-        best: What the best weights so far are; None: there are none yet.
-        weights: The parameters of a new best epoch; None: `run_dir/best.pt` still holds the best ones.
-        is_evaluated: False at the end of an epoch that is still to be evaluated: this one's name says so, so that the
-            one that follows it at the same step is another.
+        num_kept: How many checkpoints stay, including this one.
+        best: The best weights so far; None: there are none yet.
+        weights: The parameters of a new best epoch; None: `run_dir/best.pt` already holds the best ones.
+        is_evaluated: False at the end of an epoch that has not been evaluated yet. The name then says so, because
+            another checkpoint follows at the same step.
     """
-    folder = run_dir / FOLDER
-    target = folder / (f"step_{step}" if is_evaluated else f"step_{step}_before_evaluation")
+    folder = run_dir / CHECKPOINTS
+    target = folder / checkpoint_name(step, is_evaluated=is_evaluated)
     if is_intact(target):
+        _sync_name(target)  # whoever wrote it may have been killed before it could
         return target
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of an earlier process
     for leftover in folder.glob(".step_*"):  # of a process that was killed while it wrote
@@ -90,69 +97,61 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def best_in(path: Path) -> Best | None:
-    """Tell what the best weights in a checkpoint are; None where it has none, or an earlier version wrote it."""
+    """Return the description of a checkpoint's best weights; None if it has none or an earlier version wrote it."""
     best = json.loads((path / MANIFEST).read_text()).get("best")
     return Best(**best) if best else None
 
 
 def show_best(weights: Path | None, run_dir: Path) -> None:
-    """Make a file of best weights that of a run folder; None: no epoch counts yet, and the folder has none either."""
+    """Make a file of best weights the run folder's `best.pt`; None removes it, because no epoch counts yet."""
     if weights is None:
         (run_dir / BEST).unlink(missing_ok=True)
         return
-    draft = run_dir / f".{BEST}.{os.getpid()}"
-    draft.unlink(missing_ok=True)
-    link_or_copy(weights, draft)
-    draft.replace(run_dir / BEST)
-    draft.unlink(missing_ok=True)  # renaming one name of a file over another of its names leaves both
+    with replacing(run_dir / BEST) as draft:
+        link_or_copy(weights, draft)
     sync_folder(run_dir)
 
 
 def newest(run_dir: Path) -> Path | None:
-    """Find the newest intact checkpoint of a run; a damaged one is passed over with a warning."""
+    """Find the newest intact checkpoint of a run; skip damaged ones with a warning."""
     return first_intact(newest_first(run_dir))
 
 
 def first_intact(paths: Sequence[Path]) -> Path | None:
-    """Return the first checkpoint that is intact; a damaged one is passed over with a warning.
+    """Return the first intact checkpoint; skip damaged ones with a warning.
 
     Raises:
-        OSError: One cannot be read now, a file server that is away mostly: that does not make it a damaged one.
+        OSError: One cannot be read now, mostly because a file server is away. It does not count as damaged.
     """
     for path in paths:
-        if is_intact(path):
+        if not (damage := damage_of(path)):
             return path
         if path.exists():  # not pruned meanwhile
-            warnings.warn(f"checkpoint {path} is damaged and passed over", stacklevel=2)
+            warnings.warn(f"checkpoint {path} is damaged and was skipped: {damage}", stacklevel=2)
     return None
 
 
 def newest_first(run_dir: Path) -> list[Path]:
-    """Return the checkpoints of a run, intact or not."""
+    """Return the checkpoints of a run, newest first, intact or not."""
     try:
-        names = os.listdir(run_dir / FOLDER)  # noqa: PTH208 (a glob takes a folder that cannot be read for an empty one)
+        names = os.listdir(run_dir / CHECKPOINTS)  # noqa: PTH208 (a glob takes one that cannot be read for an empty one)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((run_dir / FOLDER / name for name in names if _NAME.fullmatch(name)), key=order_of, reverse=True)
-
-
-def order_of(path: Path) -> tuple[int, bool]:
-    """Return what checkpoints are ordered by: the evaluation at the end of an epoch is the last of its step."""
-    return step_of(path), is_evaluated(path)
+    return sorted(filter(is_checkpoint, (run_dir / CHECKPOINTS / name for name in names)), key=order_of, reverse=True)
 
 
 def adopt(path: Path, run_dir: Path, best: Path | None = None) -> Path:
-    """Link a checkpoint of another run folder into this one, where nobody but its own run prunes it; return its place.
+    """Link a checkpoint of another run folder into this one, so that only this run can prune it; return its new path.
 
     Args:
         path: The checkpoint.
-        run_dir: The folder that it shall belong to.
-        best: The best weights, for a checkpoint of an earlier version, which does not hold them itself.
+        run_dir: The folder that will own it.
+        best: The best weights, for a checkpoint of an earlier version, which does not contain them.
 
     Raises:
-        FileNotFoundError: It was pruned meanwhile.
+        FileNotFoundError: It was pruned in the meantime.
     """
-    target = run_dir / FOLDER / path.name
+    target = run_dir / CHECKPOINTS / path.name
     draft = _make_draft(target.parent, path.name)
     try:
         for name in (STATE, MANIFEST):
@@ -168,7 +167,7 @@ def adopt(path: Path, run_dir: Path, best: Path | None = None) -> Path:
 
 
 def prune(run_dir: Path, num_kept: int, *, up_to: int | None = None) -> None:
-    """Remove all checkpoints but the newest; those after the step `up_to` belong to a course that was given up."""
+    """Remove all but the newest checkpoints; those after the step `up_to` belong to an abandoned continuation."""
     found = newest_first(run_dir)
     kept = [path for path in found if up_to is None or step_of(path) <= up_to][:num_kept]
     for path in found:
@@ -176,36 +175,59 @@ def prune(run_dir: Path, num_kept: int, *, up_to: int | None = None) -> None:
             shutil.rmtree(path, ignore_errors=True)  # what stays is pruned the next time
 
 
-def step_of(path: Path) -> int:
-    """Tell how many steps a checkpoint `step_<k>` has behind it."""
-    name = _NAME.fullmatch(path.name)
-    assert name is not None, "checkpoints are found by their names"
-    return int(name[1])
-
-
-def is_evaluated(path: Path) -> bool:
-    """Tell whether a checkpoint at the end of an epoch has its evaluation behind it."""
-    return not path.name.endswith("_before_evaluation")
-
-
 def is_intact(path: Path) -> bool:
-    """Compare a checkpoint with the hashes that were written beside it.
+    """Return whether a checkpoint can be resumed from; see `damage_of`."""
+    return not damage_of(path)
+
+
+def damage_of(path: Path) -> str:
+    """Return why a checkpoint cannot be resumed from; empty: it matches its manifest, and loading it runs no code.
 
     Raises:
         OSError: It cannot be read now; only what is missing or differs is damaged.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        hashes = {STATE: manifest["sha256"]}
-        if best := manifest.get("best"):
-            hashes[BEST] = best["sha256"]
-        return all(sha256_of(path / name) == known for name, known in hashes.items())
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+        hashes = _hashes_in(path / MANIFEST)
+        changed = [name for name, known in hashes.items() if sha256_of(path / name) != known]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    if changed:
+        return f"{changed[0]} is not what was written, by its hash in {MANIFEST}"
+    return next(filter(None, (_fault_of_content(path / name) for name in hashes)), "")
+
+
+def _hashes_in(manifest: Path) -> dict[str, str]:
+    content = json.loads(manifest.read_text())
+    best = content.get("best")
+    return {STATE: content["sha256"], **({BEST: best["sha256"]} if best else {})}
+
+
+def _fault_of_content(path: Path) -> str:
+    """Return why a file cannot be loaded, though by its hash it is what was written; empty if it can."""
+    try:
+        _load_values(path)
+    except (OSError, MemoryError):
+        raise
+    except pickle.UnpicklingError:
+        return f"{path.name} holds more than tensors and plain values, which could run code"
+    except Exception as error:  # noqa: BLE001 (torch raises almost anything for a file that it did not write)
+        if "allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
+        return f"{path.name} cannot be read as tensors and plain values"
+    return ""
+
+
+def _load_values(path: Path) -> None:
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # a file system without memory maps, or a format that torch maps no file of
+        torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _put_best(place: Path, known: Path, best: Best, weights: dict[str, Any] | None) -> Best:
-    """Write new best weights with what they are, or link those that are known; return what they are, with the hash."""
+    """Write new best weights, or link the known ones; return their description, with the hash."""
     if weights is None:
         link_or_copy(known, place)
         return best if best.sha256 else Best(best.epoch, best.step, best.miou, sha256_of(place))
@@ -221,9 +243,13 @@ def _make_draft(folder: Path, name: str) -> Path:
 
 
 def _move_into_place(draft: Path, target: Path) -> None:
-    """Rename a complete folder, so that neither a kill nor a power cut leaves half of it under its name."""
+    """Rename a complete folder into place, so that neither a kill nor a power cut leaves half of it there."""
     sync_folder(draft)
     draft.rename(target)
+    _sync_name(target)
+
+
+def _sync_name(target: Path) -> None:
     sync_folder(target.parent)
     sync_folder(target.parent.parent)  # `checkpoints` itself may be new
 

@@ -1,22 +1,22 @@
-"""The two checks of a value that most refusals are made of, and the refusals that another machine might not make."""
+"""Checks of single values, and errors that depend on the machine: a retry on another one may succeed."""
 
 from collections.abc import Collection
 
 
 class MissingFileError(ValueError):
-    """A file or folder that a run needs is not there, or this machine does not see it."""
+    """A file or folder that a run needs does not exist, or this machine cannot see it."""
 
 
 class MissingGpuError(ValueError):
-    """A run asks for a GPU and torch finds none, or the one that is there does not answer."""
+    """A run asks for a GPU but torch finds none, or the GPU does not answer."""
 
 
 class LocalDiskError(ValueError):
-    """A disk of this machine has no room for what a run puts there."""
+    """A disk of this machine is too full for a run's files."""
 
 
 def one_of(name: str, value: object, allowed: Collection[object]) -> None:
-    """Refuse a value that is not among the allowed ones.
+    """Refuse a value that is not one of the allowed ones.
 
     Raises:
         ValueError: Naming the field, its value and what is allowed.

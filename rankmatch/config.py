@@ -1,9 +1,9 @@
-"""One training run as dataclasses: `numerics` decides the numbers, `execution` where and how fast they are computed.
+"""The configuration of a training run: `numerics` decides the numbers, `execution` where and how they are computed.
 
-Everything in `NumericsConfig` is part of a run's identity; nothing in `ExecutionConfig` is. Every check stands here, so
-a bad value is refused wherever the configuration comes from. A field that is added later carries
-`metadata={"neutral": value}`, the value that reproduces the old behaviour, and stays out of the identity while it has
-that value.
+Everything in `NumericsConfig` is part of a run's identity; nothing in `ExecutionConfig` is. All checks are here, so a
+bad value is refused wherever the configuration comes from. A field that is added later has
+`metadata={"neutral": value}`, the value that reproduces the old behaviour; with that value the field is left out of the
+identity.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -16,6 +16,7 @@ BACKBONES = ("resnet50", "resnet101", "xception", "mobilenet_v2")
 SELECTIONS = ("orthogonal", "random", "top_n", "all")
 CONSISTENCIES = ("rank", "l2", "ce", "kl")
 HELD_OUT_FROM = ("unlabeled", "labeled")
+UNREACHED_TAPS = ("random", "zero")
 IGNORE_INDEX = 255
 
 
@@ -27,7 +28,7 @@ class ModelConfig:
     num_classes: int = 21
     output_stride: int = 16
     width: float = 1.0
-    """Factor on the channels of MobileNetV2 and of the head on it; the others have one width."""
+    """Factor on the channels of MobileNetV2 and its head; the other backbones have one width only."""
 
     def __post_init__(self) -> None:
         one_of("backbone.name", self.backbone, BACKBONES)
@@ -40,7 +41,7 @@ class ModelConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SceneConfig:
-    """The drawn scenes of the embedded data set; unused by the others."""
+    """The drawn scenes of the embedded data set; other data sets ignore it."""
 
     num_train: int = 200
     num_val: int = 48
@@ -55,10 +56,10 @@ class SceneConfig:
         in_range("dataset.scenes.seed", self.seed, 0)
 
     def num_labeled(self, split: str) -> int:
-        """Return how many scenes a split has labeled.
+        """Return how many labeled scenes a split has.
 
         Raises:
-            ValueError: It is no number, or there are fewer scenes.
+            ValueError: The split is not a number, or there are fewer scenes.
         """
         if split not in map(str, range(1, self.num_train + 1)):
             raise ValueError(
@@ -69,19 +70,19 @@ class SceneConfig:
 
 @dataclass(kw_only=True, slots=True)
 class DatasetConfig:
-    """What the labels of a data set mean; where its files lie is in `ExecutionConfig`."""
+    """What the labels of a data set mean; the paths of its files are in `ExecutionConfig`."""
 
     name: str = "synthetic"
     """`synthetic` (drawn scenes), or any name: a folder of images with split lists."""
     num_classes: int = 6
     label_map: dict[int, int] = field(default_factory=dict)
-    """Label values that are read as another one, 255 meaning ignored: `{11: 255}`."""
+    """Label values that are read as other ones; 255 means ignored: `{11: 255}`."""
     colours: list[list[int]] = field(default_factory=list, metadata={"neutral": []})
-    """[red, green, blue] of the label values 0, 1, ... where labels are colour images; two may mean one class by
-    `label_map`."""
+    """[red, green, blue] of the label values 0, 1, ... if labels are colour images; `label_map` can join two into one
+    class."""
     image_bits: int = field(default=0, metadata={"neutral": 0})
-    """Of images of 16 bits a channel, how many carry the values (12 of many cameras and scanners); the upper 8 of them
-    are kept. 0: all 16, and data whose values need far fewer are refused."""
+    """How many bits of 16-bit images carry values (12 for many cameras and scanners); the upper 8 of them are kept.
+    0: all 16, and data whose values need far fewer are refused."""
     scenes: SceneConfig = field(default_factory=SceneConfig)
 
     def __post_init__(self) -> None:
@@ -101,19 +102,24 @@ class DatasetConfig:
 
 @dataclass(kw_only=True, slots=True)
 class BackboneConfig:
-    """Which backbone, and what its weights start from."""
+    """The backbone and its initial weights."""
 
     name: str = "resnet50"
     output_stride: int = 16
     width: float = 1.0
     pretrained: bool = True
-    """Start from the file `backbone.weights` (its content is `weights_sha256`), else from random weights."""
+    """Start from the file `backbone.weights` (its hash is `weights_sha256`); false: from random weights."""
     weights_sha256: str = ""
-    """Filled from the file by whoever builds the configuration, never by hand."""
+    """Computed from the file when the configuration is built; never set by hand."""
     weights_nest: str = field(default="", metadata={"neutral": ""})
-    """Which of several state dicts in the file is meant, `model_ema` for instance; empty: the only one."""
+    """Which of several state dicts in the file to use, `model_ema` for example; empty: the only one."""
+
+    unreached_taps: str = field(default="random", metadata={"neutral": "random"})
+    """Initial and lasting values of those taps of the ASPP that the feature grid of a crop does not reach
+    (`rankmatch.reach`): `random`, as the authors' code has it, or `zero`."""
 
     def __post_init__(self) -> None:
+        one_of("backbone.unreached_taps", self.unreached_taps, UNREACHED_TAPS)
         if not self.pretrained and self.weights_nest:
             raise ValueError("backbone.weights_nest must not be given when backbone.pretrained is false")
         if not self.pretrained and self.weights_sha256:
@@ -131,17 +137,17 @@ class MethodConfig:
     weight_fp: float = 0.5
     weight_rank: float = 0.1
     halve_total: bool = True
-    """Divide labeled + unlabeled terms by two, as the authors' code does and the paper does not."""
+    """Divide labeled + unlabeled terms by two, as the authors' code does but the paper does not."""
     num_agents: int = 64
     top_k: int = 4
     selection: str = "orthogonal"
     consistency: str = "rank"
     epsilon: float = 1e-10
-    """Stands inside the logarithm and the denominators of the authors' divergence; 0 is the exact one."""
+    """Added inside the logarithm and to the denominators of the authors' divergence; 0 gives the exact one."""
     rank_divide_by_orders: bool = True
-    """Divide the divergence by the K! orders too, as the authors' reduction does."""
+    """Also divide the divergence by K!, the number of orders, as the authors' reduction does."""
     rank_ignores_padding: bool = False
-    """Leave padded positions out of the rank loss and the agents; the authors count them."""
+    """Exclude padded positions from the rank loss and from the agents; the authors include them."""
     supervised_steps: str = "authors"
     """`authors`: an epoch of `supervised` is one pass over the labeled list; `equal`: as many steps as the others."""
     ohem: bool = False
@@ -150,9 +156,9 @@ class MethodConfig:
     ohem_scope: str = "global"
     """`global`: hard pixels are chosen over all workers; `worker`: each worker chooses its own, as the authors do."""
     normalise: str = "global"
-    """`global`: sums over all workers divided by counts over all workers; `worker`: each worker by its own count."""
+    """`global`: divide sums over all workers by counts over all workers; `worker`: each worker by its own count."""
     num_normalisers: int = field(default=1, metadata={"neutral": 1})
-    """How many workers divide or choose on their own: `trainer.num_workers` where something is `worker`, else 1."""
+    """How many workers divide or choose separately: `trainer.num_workers` if a setting is `worker`, else 1."""
 
     def __post_init__(self) -> None:
         one_of("method.name", self.name, tuple(METHODS))
@@ -191,7 +197,7 @@ class AugmentConfig:
     max_box_area: float = 0.4
     min_box_aspect: float = 0.3
     cutmix_partner: str = "same_image"
-    """`same_image`: the partner is the same raw image under other crops, as in the authors' code; `other_image`."""
+    """`same_image`: the partner is another crop of the same image, as in the authors' code; or `other_image`."""
 
     def __post_init__(self) -> None:
         in_range("augment.crop_size", self.crop_size, 33, 4096)
@@ -216,19 +222,19 @@ class OptimisationConfig:
 
     epochs: int = 80
     labeled_batch_size: int = 8
-    """Labeled images a step, over all workers."""
+    """Labeled images per step, over all workers."""
     unlabeled_batch_size: int = 8
-    """Unlabeled images a step, over all workers."""
+    """Unlabeled images per step, over all workers."""
     learning_rate: float = 0.001
-    """Of the backbone, for `reference_batch_size` labeled images a step; scaled linearly to `labeled_batch_size`."""
+    """Of the backbone, for `reference_batch_size` labeled images per step; scaled linearly to `labeled_batch_size`."""
     reference_batch_size: int = 8
     head_lr_multiplier: float = 10.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     poly_power: float = 0.9
     learning_rate_lag: int = field(default=0, metadata={"neutral": 0})
-    """How many steps the schedule runs behind; 1: each step has the rate of the one before, as in the authors' code,
-    which sets the rate after the optimizer's step from that step's number (its first two steps have the same rate)."""
+    """How many steps the schedule lags. 1: each step uses the rate of the previous one, as in the authors' code, which
+    sets the rate after the optimizer's step from that step's number (so its first two steps use the same rate)."""
     precision: str = "float32"
     """`bfloat16`: autocast; the rank loss stays in float32."""
     compile: bool = False
@@ -247,16 +253,16 @@ class OptimisationConfig:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluationConfig:
-    """How a network is scored, and on what."""
+    """How a network is evaluated, and on which images."""
 
     mode: str = "whole"
     """`whole` image, or `sliding` windows of the crop size with step int(crop * 2/3)."""
     absent_classes: str = "skip"
-    """Classes that no validation label shows: left out of the mean, or counted as 0 (`zero`, the authors' way)."""
+    """Classes that occur in no validation label: left out of the mean, or counted as 0 (`zero`, as the authors do)."""
     held_out: float = field(default=0.0, metadata={"neutral": 0.0})
-    """Share of a training list that is scored on in place of the validation list and not trained on; 0: none."""
+    """Share of a training list that is evaluated on instead of the validation list, and not trained on; 0: none."""
     held_out_from: str = field(default="unlabeled", metadata={"neutral": "unlabeled"})
-    """The list that it is drawn from: `unlabeled`, of its images that have a label, or `labeled`."""
+    """The list to draw it from: `unlabeled` (those of its images that have a label) or `labeled`."""
 
     def __post_init__(self) -> None:
         one_of("evaluation.mode", self.mode, ("whole", "sliding"))
@@ -266,13 +272,13 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.held_out must be at least 0 and below 1; got {self.held_out!r}")
 
     def num_held_out(self, num_images: int) -> int:
-        """Return how many of so many images are held out, at least one where any is."""
+        """Return how many of `num_images` are held out: at least one if `held_out` is above 0."""
         return max(1, round(self.held_out * num_images)) if self.held_out else 0
 
 
 @dataclass(kw_only=True, slots=True)
 class NumericsConfig:
-    """All that decides the trained numbers."""
+    """Everything that decides the trained numbers."""
 
     seed: int = 0
     split: str = "4"
@@ -316,7 +322,7 @@ class NumericsConfig:
             )
 
     def _check_batches(self) -> None:
-        """Refuse steps that would show a batch norm one value: the pooled branch of the head has one per image."""
+        """Refuse steps that give a batch norm a single value: the pooled branch of the head has one per image."""
         name, sizes = self.method.name, self.trainer
         num_views = METHODS[name].num_strong_views  # which pass the network together; the weak one with the labeled
         if num_views == 0:

@@ -1,7 +1,7 @@
-"""Figures that tell how a step went, beside its losses; none of them touches a loss.
+"""Diagnostic figures of a step, beside its losses; none of them affects a loss.
 
-Each is a share between 0 and 1, given as a sum and a count over what one worker sees: the figure of a step, of all
-workers or of an epoch is the sum of the sums divided by the sum of the counts.
+Each is a share between 0 and 1, given as the sum and the count of one worker. The figure of a step over all
+workers, or of an epoch, is the sum of the sums divided by the sum of the counts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ DEAD_ORDER_MASS = 0.01
 
 
 def dead_rank_term(row: Mapping[str, float | None]) -> str:
-    """Say so if the rank term no longer teaches anything by an epoch's row; empty if it does, or is not there."""
+    """Return a warning if an epoch's row shows that the rank term has no effect any more; otherwise an empty text."""
     mass = row.get("order_mass")
     if mass is None or mass >= DEAD_ORDER_MASS:
         return ""
@@ -39,10 +39,10 @@ def pseudo_label_ratios(
     truth: Integer[Tensor, "batch height width"],
     threshold: float,
 ) -> dict[str, Ratio]:
-    """Return what a weak view's pseudo-labels, before CutMix, are like.
+    """Return figures about a weak view's pseudo-labels, before CutMix.
 
-    `mask_ratio`: the confident among the valid pixels.
-    `pseudo_label_accuracy`: the right among the confident valid pixels whose class is known, `truth` not being 255.
+    `mask_ratio`: the share of valid pixels that are confident.
+    `pseudo_label_accuracy`: the share of right ones among confident valid pixels with a known class (`truth` not 255).
     """
     confident = valid & (confidence >= threshold)
     known = confident & (truth != IGNORE_INDEX)
@@ -58,22 +58,22 @@ def rank_ratios(
     valid: Bool[Tensor, "batch height width"] | None = None,
     epsilon: float = 0.0,
 ) -> dict[str, Ratio]:
-    """Return what the paper argues with about one strong view, from the `correlation_logits` of its loss.
+    """Return figures that the paper's argument rests on, for one strong view, from the loss's `correlation_logits`.
 
-    `zero_agent_share`: agents whose teacher features are all zero, which are picked first and tell nothing.
-    `top_k_weight`: the teacher's correlation with its K ranked agents, of 1 in all; a mean over pixels.
-    `order_mass`: the sum of the teacher's probabilities of all K! orders, a mean over pixels. It is 1 where `epsilon`
-    is 0. With the authors' epsilon in the denominators it falls to 0 as the teacher saturates, and with it the weight
-    of the rank term, which then teaches nothing.
-    `order_agreement`: pixels at which the student's order of these K agents is the teacher's, all K places, without a
-    tie; by chance it would be 1 / K!.
+    `zero_agent_share`: the share of agents whose teacher features are all zero; these are picked first and carry no
+    information.
+    `top_k_weight`: the share of the teacher's correlation (1 in total) on its K ranked agents, mean over pixels.
+    `order_mass`: the sum of the teacher's probabilities of all K! orders, mean over pixels. It is 1 if `epsilon` is 0.
+    With the authors' epsilon in the denominators it falls to 0 as the teacher saturates, and the rank term with it.
+    `order_agreement`: the share of pixels where student and teacher order these K agents alike, at all K places and
+    without ties; by chance it would be 1 / K!.
 
     Args:
         teacher: Of the mixed weak view.
         student: Of the strong view, with the agents at the same positions.
         top_k: K.
         valid: The pixels of the loss; None: all.
-        epsilon: That of the loss.
+        epsilon: As in the loss.
     """
     ranked = teacher.topk(top_k, dim=-1).indices
     in_teachers_order = student.gather(-1, ranked)
@@ -82,7 +82,7 @@ def rank_ratios(
     weight = scores.sum(dim=-1)
     mass = order_probabilities(scores, epsilon).sum(dim=-1) if epsilon else torch.ones_like(weight)
     counted = torch.ones_like(agrees) if valid is None else valid.flatten(1)
-    # An agent is a pixel too, and its product with itself is 0 for zero features alone.
+    # An agent is a pixel too, and its product with itself is 0 only for zero features.
     is_zero = (teacher == 0).all(dim=1)
     return {
         "zero_agent_share": (is_zero.sum(), is_zero.new_ones(is_zero.shape).sum()),
@@ -93,7 +93,7 @@ def rank_ratios(
 
 
 def pooled(parts: Sequence[dict[str, Ratio]]) -> dict[str, Ratio]:
-    """Add up the same figures of several views."""
+    """Add up the figures of several views, by name."""
     names = parts[0] if parts else ()
     return {
         name: (

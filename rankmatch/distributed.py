@@ -38,6 +38,8 @@ class Purpose(IntEnum):
     SPLIT = 20
     SAMPLES = 21
     HELD_OUT = 22
+    PICTURED_VIEW = 23
+    PICTURED_AGENT = 24
 
 
 def generator(seed: int, epoch: int, position: int, purpose: Purpose) -> torch.Generator:
@@ -51,20 +53,20 @@ def generator(seed: int, epoch: int, position: int, purpose: Purpose) -> torch.G
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Send a tensor without waiting for the device: from pinned memory, as any other copy waits for what was queued."""
+    """Copy a tensor to a device without waiting: via pinned memory, because other copies wait for all queued work."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among those that train one model together."""
+    """This process's place among those that train one model together."""
 
     rank: int
     size: int
 
 
 def world() -> World:
-    """Tell rank and world size; one process where no process group was started."""
+    """Return rank and world size; a single process if no process group was started."""
     if dist.is_available() and dist.is_initialized():
         return World(rank=dist.get_rank(), size=dist.get_world_size())
     return World(rank=0, size=1)
@@ -90,7 +92,7 @@ def gather_over_workers(values: Float[Tensor, " local"]) -> Float[Tensor, " ever
 
 
 class _DifferentiableSum(torch.autograd.Function):
-    """A sum over workers whose gradient is summed over workers too."""
+    """A sum over workers whose gradient is summed over the workers, too."""
 
     @staticmethod
     def forward(ctx: object, tensor: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class _DifferentiableSum(torch.autograd.Function):
 
 
 class CpuSyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics are those of the global batch; torch's own refuses CPU tensors."""
+    """Batch norm with the statistics of the global batch; torch's own synchronised one refuses CPU tensors."""
 
     def forward(self, input: Float[Tensor, "batch channels height width"]) -> Tensor:
         """Normalise by the mean and variance over all workers while training."""
@@ -134,7 +136,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def synchronise_batch_norm(model: Network, device: torch.device) -> Network:
-    """Convert every batch norm to a synchronised one with the same parameter names; nothing to do for one worker."""
+    """Convert every batch norm to a synchronised one with the same parameter names; unchanged for one worker."""
     if world().size == 1:
         return model
     if device.type == "cuda":

@@ -14,7 +14,9 @@ from rankmatch.checks import one_of
 from rankmatch.config import IGNORE_INDEX
 
 BATCHES_PER_VOTE = 4
-"""So often several workers ask each other whether to stop: each time they wait for the slowest."""
+"""How often several workers agree on whether to stop; each time they wait for the slowest."""
+NUM_BINS = 20
+"""Parts of the range of confidence."""
 MAX_WINDOWS = 8
 """How many windows of an image pass the network together, so that memory does not grow with the image."""
 
@@ -23,20 +25,23 @@ _Batch = tuple[Tensor, Tensor]
 
 
 class EvaluationStopped(Exception):  # noqa: N818 (nothing went wrong)
-    """An evaluation was told to end before its end; nothing of it counts."""
+    """An evaluation was stopped early; its counts are discarded."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model got right on a validation set.
+    """The counts of an evaluation on a validation set.
 
     Attributes:
         confusion: Number of pixels, by true class (row) and predicted class (column), on the CPU.
-        absent_classes: What `miou` does by default with classes that no label has.
+        absent_classes: How `miou` treats classes without labels by default.
+        calibration: Number of labeled pixels that are wrong and right, by the confidence of the prediction in
+            `NUM_BINS` equal parts of 0 to 1, on the CPU.
     """
 
     confusion: Int64[Tensor, "classes classes"]
     absent_classes: str = "skip"
+    calibration: Int64[Tensor, "bins 2"] | None = None
 
     @property
     def present(self) -> Bool[Tensor, " classes"]:
@@ -45,7 +50,7 @@ class Evaluation:
 
     @property
     def class_iou(self) -> Float64[Tensor, " classes"]:
-        """Intersection over union of each class, NaN for those that no label has, predicted or not."""
+        """Intersection over union of each class; NaN for classes without labels, predicted or not."""
         confusion = self.confusion.double()
         union = confusion.sum(dim=0) + confusion.sum(dim=1) - confusion.diag()
         return (confusion.diag() / union).where(self.present, torch.nan)
@@ -82,6 +87,16 @@ def confusion_matrix(
     return counts.reshape(num_classes, num_classes)
 
 
+def calibration_counts(
+    prediction: Integer[Tensor, "*pixels"], confidence: Float[Tensor, "*pixels"], label: Integer[Tensor, "*pixels"]
+) -> Int64[Tensor, "bins 2"]:
+    """Count the labeled pixels that are wrong and right by the confidence of the prediction."""
+    valid = label != IGNORE_INDEX
+    bins = (confidence[valid] * NUM_BINS).long().clamp(0, NUM_BINS - 1)
+    right = (prediction[valid] == label[valid]).long()
+    return (2 * bins + right).bincount(minlength=2 * NUM_BINS).reshape(NUM_BINS, 2)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -95,9 +110,9 @@ def evaluate(
     reduce: Callable[[Tensor], Tensor] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
-    """Compare a model's predictions with the labels at one scale, each image that the loader gives counted once.
+    """Compare a model's predictions with the labels at one scale; each image from the loader counts once.
 
-    The model is left in the modes, training or not, that its parts had.
+    Afterwards, all parts of the model are in the same mode (training or not) as before.
 
     Args:
         model: Images to (logits at the images' size, ...).
@@ -107,24 +122,31 @@ def evaluate(
         mode: `whole` image, or `sliding` windows of `crop_size` (ALGORITHM section 6).
         crop_size: Pixels; used by `sliding` alone.
         absent_classes: See `Evaluation.miou`.
-        reduce: Adds up a tensor of all workers; None: there is one.
-        should_stop: Asked now and then; what one worker is told, all do.
+        reduce: Adds up a tensor over all workers; None: there is only one.
+        should_stop: Polled at intervals; if one worker is told to stop, all stop.
 
     Raises:
-        EvaluationStopped: `should_stop` said so.
+        EvaluationStopped: `should_stop` returned true.
         ValueError: A bad setting, a label out of range, or no labeled pixel at all.
     """
     _check(mode, crop_size)
     one_of("absent_classes", absent_classes, ("skip", "zero"))
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    # One vector, so that workers add up everything at once.
+    counts = torch.zeros(num_classes**2 + 2 * NUM_BINS, dtype=torch.int64, device=device)
+    confusion, calibration = counts[: num_classes**2].view(num_classes, -1), counts[num_classes**2 :].view(NUM_BINS, 2)
     with _evaluating(model):
         for images, labels in _watched(loader, should_stop, reduce, device):
-            prediction = predict(model, images.to(device, non_blocking=True), mode=mode, crop_size=crop_size)
-            confusion += confusion_matrix(prediction, labels.to(device, non_blocking=True), num_classes)
-    confusion = confusion if reduce is None else reduce(confusion)
+            prediction, confidence = _predict_with_confidence(
+                model, images.to(device, non_blocking=True), mode, crop_size
+            )
+            labels = labels.to(device, non_blocking=True)
+            confusion += confusion_matrix(prediction, labels, num_classes)
+            calibration += calibration_counts(prediction, confidence, labels)
+    counts = (counts if reduce is None else reduce(counts)).cpu()
+    confusion, calibration = counts[: num_classes**2].view(num_classes, -1), counts[num_classes**2 :].view(NUM_BINS, 2)
     if not confusion.any():
         raise ValueError("the validation labels must have a pixel that counts; got none")
-    return Evaluation(confusion.cpu(), absent_classes)
+    return Evaluation(confusion, absent_classes, calibration)
 
 
 def _watched(
@@ -133,7 +155,7 @@ def _watched(
     reduce: Callable[[Tensor], Tensor] | None,
     device: torch.device | str,
 ) -> Iterator[_Batch]:
-    """Go through a loader until told to stop; several workers vote, each as often, whatever its number of batches."""
+    """Iterate over a loader until told to stop; all workers vote equally often, whatever their number of batches."""
     if should_stop is None:
         yield from loader
     elif reduce is None:
@@ -158,7 +180,7 @@ def _vote(
     is_left: bool,
     device: torch.device | str,
 ) -> bool:
-    """Tell whether a worker has batches left, unless one is told to stop."""
+    """Return whether any worker has batches left, unless one was told to stop."""
     stops, left = reduce(torch.tensor([should_stop(), is_left], dtype=torch.int64, device=device)).tolist()
     if stops:
         raise EvaluationStopped
@@ -173,7 +195,7 @@ def predict(
     mode: str = "whole",
     crop_size: int | None = None,
 ) -> Int64[Tensor, "batch height width"]:
-    """Return the most probable class of each pixel, in the mode (training or not) that the model is in.
+    """Return the most probable class of each pixel, in the model's current mode (training or not).
 
     Raises:
         ValueError: An unknown mode, or `sliding` without a crop size.
@@ -193,7 +215,7 @@ def predict_with_probabilities(
     mode: str = "whole",
     crop_size: int | None = None,
 ) -> tuple[Int64[Tensor, "batch height width"], Float[Tensor, "batch classes height width"]]:
-    """Return what `predict` does, and the probability of each class; of windows the mean over those that see a pixel.
+    """Return what `predict` does, and the probability of each class (with windows, the mean over those with the pixel).
 
     Raises:
         ValueError: As `predict` does.
@@ -207,11 +229,32 @@ def predict_with_probabilities(
     return total.argmax(dim=1), total / total.sum(dim=1, keepdim=True)
 
 
+def _predict_with_confidence(
+    model: nn.Module, images: Float[Tensor, "batch 3 height width"], mode: str, crop_size: int | None
+) -> tuple[Int64[Tensor, "batch height width"], Float[Tensor, "batch height width"]]:
+    """Return what `predict` does, and the probability of that class."""
+    if mode == "whole":
+        logits = _logits(model, images)
+        prediction = logits.argmax(dim=1)
+        wide = widen(logits)
+        return prediction, (_of_class(wide, prediction) - wide.logsumexp(dim=1)).exp()
+    assert crop_size is not None, "checked by evaluate"
+    total = sliding_window_probabilities(model, images, crop_size)
+    prediction = total.argmax(dim=1)
+    return prediction, _of_class(total, prediction) / total.sum(dim=1)
+
+
+def _of_class(
+    values: Float[Tensor, "batch classes height width"], classes: Int64[Tensor, "batch height width"]
+) -> Float[Tensor, "batch height width"]:
+    return values.gather(1, classes[:, None])[:, 0]
+
+
 @torch.no_grad()
 def sliding_window_probabilities(
     model: nn.Module, images: Float[Tensor, "batch 3 height width"], crop_size: int
 ) -> Float[Tensor, "batch classes height width"]:
-    """Return the softmax summed over the windows that see a pixel; windows of one size pass the network together."""
+    """Return the softmax summed over the windows with a pixel; windows of the same size pass the network together."""
     total: Tensor | None = None
     height, width = images.shape[2:]
     for windows in _windows(height, width, crop_size):
@@ -226,7 +269,7 @@ def sliding_window_probabilities(
 
 
 def _windows(height: int, width: int, crop_size: int) -> Iterator[list[tuple[slice, slice]]]:
-    """Return the windows in batches of one size; those at the border are cut (ALGORITHM section 6)."""
+    """Yield the windows in batches of equal size; those at the border are cut (ALGORITHM section 6)."""
     step = int(crop_size * 2 / 3)
     groups: dict[tuple[int, int], list[tuple[slice, slice]]] = defaultdict(list)
     for top in range(0, height, step):

@@ -1,15 +1,15 @@
-"""What a file is that is not what its name says: a page, a pointer, an archive, told by its first bytes."""
+"""Recognise by its first bytes what a file really is when its name is wrong: a web page, a pointer, an archive."""
 
 from pathlib import Path
 
 _LONGEST_START = 512
 _STARTS = (
-    (b"version https://git-lfs.github.com/spec", "is a Git LFS pointer: `git lfs pull` brings the file"),
-    (b"/annex/objects/", "is a git-annex pointer: `git annex get` brings the file"),
-    (b"<!doctype html", "is an HTML page, as a download link that wants a login or a click gives it"),
-    (b"<html", "is an HTML page, as a download link that wants a login or a click gives it"),
-    (b"<?xml", "is an XML text, as a store answers that refuses a download"),
-    (b'{"', "is a JSON text, as a server answers that refuses a download"),
+    (b"version https://git-lfs.github.com/spec", "is a Git LFS pointer: `git lfs pull` fetches the file"),
+    (b"/annex/objects/", "is a git-annex pointer: `git annex get` fetches the file"),
+    (b"<!doctype html", "is an HTML page, which a download link returns if it needs a login or a click"),
+    (b"<html", "is an HTML page, which a download link returns if it needs a login or a click"),
+    (b"<?xml", "is an XML text, which a store returns when it refuses a download"),
+    (b'{"', "is a JSON text, which a server returns when it refuses a download"),
     (b"\x1f\x8b", "is packed by gzip: unpack it"),
     (b"BZh", "is packed by bzip2: unpack it"),
     (b"\xfd7zXZ\x00", "is packed by xz: unpack it"),
@@ -17,11 +17,11 @@ _STARTS = (
     (b"\x89HDF\r\n", "is an HDF5 file, as Keras writes weights"),
     (b"%pdf-", "is a PDF"),
 )
-"""How a file begins, in lower case where it is text."""
+"""First bytes of files, in lower case for text, with their descriptions."""
 
 
 def describe(path: Path) -> str:
-    """Return in words what a file is, as the end of a sentence; empty where its first bytes say nothing."""
+    """Describe what a file is, as the end of a sentence; empty if its first bytes do not show it."""
     try:
         with path.open("rb") as file:
             start = file.read(_LONGEST_START)
@@ -30,7 +30,7 @@ def describe(path: Path) -> str:
     if not start:
         return "is empty"
     if not start.strip(b"\x00"):
-        return "begins with zeros alone, as a download leaves it that was cut off"
+        return "begins with zeros only, like an interrupted download"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     for mark, words in _STARTS:
         if start.startswith(mark) or text.lower().startswith(mark):

@@ -1,4 +1,4 @@
-"""Locks between processes, of several machines too, on whatever file system their files lie."""
+"""Locks between processes, on one machine or several, on any file system."""
 
 import errno
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ import filelock
 
 FOR_EVER = -1.0
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems answer that cannot lock: NFS without its lock service, some FUSE and parallel ones."""
+"""Errors of file systems that cannot lock: NFS without its lock service, some FUSE and parallel ones."""
 
 
 def acquire(path: Path, timeout_s: float = FOR_EVER) -> filelock.BaseFileLock:
-    """Take a lock, which the kernel gives back when its holder dies; return it, to be released.
+    """Take a lock, which the kernel releases when its holder dies; the caller releases the returned lock.
 
-    Where the file system has no locks, a file beside it names the holder: it is taken over from one that died on this
-    machine, and stays after one that died on another.
+    If the file system has no locks, a file beside it names the holder. Such a lock is taken over from a holder that
+    died on this machine; after one that died on another machine it stays.
 
     Raises:
         filelock.Timeout: Somebody else holds it.
@@ -43,7 +43,7 @@ def held(path: Path, timeout_s: float = FOR_EVER) -> Iterator[None]:
 
 
 def hint(path: Path) -> str:
-    """Tell what to do about a holder that is gone; empty where the kernel knows that itself."""
+    """Return what to do about a dead holder; empty if the kernel releases its lock."""
     marker = _marker(path)
     return f"; this file system has no locks: where the holder is gone, remove {marker}" if marker.exists() else ""
 

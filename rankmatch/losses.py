@@ -1,7 +1,6 @@
-"""Cross-entropy, OHEM, pseudo-label and rank consistency losses, as sums and counts and as their means.
+"""Cross-entropy, OHEM, pseudo-label and rank consistency losses, as sums and counts, and as means.
 
-A `*_sum` returns what one worker adds to a global mean: the sum over its pixels and the number of them that the mean
-divides by.
+A `*_sum` returns one worker's part of a global mean: the sum over its pixels, and the number of pixels to divide by.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ Gather = Callable[[Tensor], Tensor]
 
 
 def mean_of(sum_and_count: SumAndCount) -> Float[Tensor, ""]:
-    """Return the mean, 0 where nothing was counted."""
+    """Return the mean, or 0 if nothing was counted."""
     total, count = sum_and_count
     return total / count.clamp(min=1)
 
@@ -59,24 +58,24 @@ def ohem_sum(
 ) -> SumAndCount:
     """Return the cross-entropy over the hard pixels, and their number.
 
-    Hard are the pixels whose probability of the true class is at most the larger of `threshold` and the `min_kept`-th
-    smallest such probability; an ignored pixel has probability 1 in that ordering, so with fewer than `min_kept` valid
-    pixels all of these are kept. `min_kept` = 0 is plain cross-entropy.
+    A pixel is hard if the probability of its true class is at most the larger of `threshold` and the `min_kept`-th
+    smallest such probability. Ignored pixels have probability 1 in that ordering, so with fewer than `min_kept` valid
+    pixels all of these are kept. `min_kept` = 0 gives plain cross-entropy.
 
     Args:
         logits: Of this worker's images.
         labels: Of this worker's images.
         threshold: A probability.
-        min_kept: Of all the images whose probabilities `gather` brings together.
+        min_kept: For all images whose probabilities `gather` joins.
         ignore_index: The label that marks a pixel without one.
-        gather: Joins the workers' vectors of probabilities; None: this worker's images stand alone.
+        gather: Joins the workers' vectors of probabilities; None: only this worker's images count.
     """
     valid = labels != ignore_index
     entropy = _pixel_entropy(logits, labels, ignore_index)
     if min_kept > 0:
         probabilities = (-entropy.detach()).exp()
         ordered = probabilities.flatten() if gather is None else gather(probabilities.flatten())
-        # Not kthvalue(): on a GPU it has no deterministic form.
+        # Not kthvalue(), which has no deterministic form on a GPU.
         limit = ordered.sort().values[min(min_kept, ordered.numel()) - 1].clamp(min=threshold)
         valid = valid & (probabilities <= limit)
     return entropy.masked_fill(~valid, 0.0).sum(), valid.sum()
@@ -114,18 +113,18 @@ def rank_consistency(
     The paper's reduction: the sum over orders, not their mean. No gradient reaches the teacher.
 
     Args:
-        teacher_features: Weak view's, mixed as the strong view is.
-        student_features: Strong view's.
-        num_agents: N, ignored where `selection` is `all` or `indices` are given.
-        top_k: K, the agents ranked at a pixel: those the teacher's correlation is largest with.
+        teacher_features: Of the weak view, mixed like the strong view.
+        student_features: Of the strong view.
+        num_agents: N, ignored if `selection` is `all` or `indices` are given.
+        top_k: K, the number of agents ranked at a pixel: those with which the teacher correlates most.
         epsilon: 0 is the exact divergence; 1e-10 the authors', see `enumerated_divergence`.
         first: See `select_agents`.
         generator: See `select_agents`.
         selection: `orthogonal`, `random`, `top_n` or `all`.
         valid: Pixels that can be agents and count in the mean; None: all, as in the authors' code.
-        divide_by_orders: Divide the divergence of ranks by K! too, as the authors do.
-        consistency: `rank`, or of Table 6 on the correlations, summed over agents: `l2` (squared), `ce`, `kl`.
-        indices: Agents that were picked before, in place of all that `select_agents` needs.
+        divide_by_orders: Also divide the divergence of ranks by K!, as the authors do.
+        consistency: `rank`, or one of Table 6 on the correlations, summed over agents: `l2` (squared), `ce`, `kl`.
+        indices: Agents that were already picked, instead of the arguments of `select_agents`.
 
     Raises:
         ValueError: A setting is out of range, see also `select_agents`.
@@ -160,7 +159,7 @@ def rank_consistency_sum(
     Both arguments are `correlation_logits`; the teacher's are without gradient.
 
     Raises:
-        ValueError: `top_k` is more than the agents, or than the form of the divergence allows.
+        ValueError: `top_k` exceeds the number of agents, or what the form of the divergence allows.
     """
     if consistency == "rank":
         pixels = _rank_divergence(teacher, student, top_k, epsilon)
@@ -200,7 +199,7 @@ _CORRELATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _pixel_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    # As rows of classes, which logits in channels_last are already; along another dimension they would be copied.
+    # As rows of classes, the layout of logits in channels_last; along another dimension they would be copied.
     rows = widen(logits).permute(0, 2, 3, 1).flatten(0, 2)
     entropy = functional.cross_entropy(rows, labels.long().flatten(), ignore_index=ignore_index, reduction="none")
     return entropy.view(labels.shape)

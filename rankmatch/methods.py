@@ -1,7 +1,7 @@
-"""What each method is made of: the terms of its total loss, and with them its views and its settings.
+"""The methods: the terms of each one's total loss, and thereby its views and its settings.
 
-The one declaration that views, losses, costs and identities of runs follow. The total is the sum of the terms, each by
-its weight (paper, section 3; specification, section 3).
+Views, losses, costs and identities of runs all follow from this one declaration. The total is the weighted sum of the
+terms (paper, section 3; specification, section 3).
 """
 
 from collections.abc import Collection, Mapping
@@ -15,15 +15,15 @@ Number = TypeVar("Number", bound=Any)
 
 @runtime_checkable
 class Weights(Protocol):
-    """What `MethodConfig` says of the total, beside the weights that the terms name."""
+    """The settings of the total in `MethodConfig`, besides the weights of the terms."""
 
     @property
     def halve_total(self) -> bool:
-        """Whether terms are halved that may be."""
+        """Whether terms with `is_halved` are halved."""
 
 
 class Kind(StrEnum):
-    """What a term compares."""
+    """The kind of comparison that a term makes."""
 
     LABELED = "x"
     """The prediction of labeled images with their labels."""
@@ -41,11 +41,11 @@ class Term:
 
     kind: Kind
     views: tuple[int, ...] = ()
-    """The strong views, from 1, over which it is a mean; none: it is not of strong views."""
+    """The strong views, from 1, over which it is a mean; empty: it uses no strong view."""
     weight: str = ""
-    """The field of `MethodConfig` that it is multiplied by; empty: 1."""
+    """The field of `MethodConfig` with its weight; empty: 1."""
     is_halved: bool = True
-    """Whether `halve_total` halves it: in the authors' code all but the rank term are."""
+    """Whether `halve_total` halves it; in the authors' code all terms but the rank term are halved."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ class Term:
         return tuple(f"{self.kind}{view}" for view in self.views) or (self.kind.value,)
 
     def weight_of(self, settings: Weights) -> float:
-        """Return what each of its losses is multiplied by."""
+        """Return the weight of each of its losses."""
         whole: float = getattr(settings, self.weight) if self.weight else 1.0
         return whole / len(self.names) / (2 if self.is_halved and settings.halve_total else 1)
 
@@ -62,18 +62,20 @@ class Term:
 class Method:
     """A method."""
 
+    title: str
+    """What a paper calls it."""
     terms: tuple[Term, ...]
     own_settings: tuple[str, ...] = ()
-    """Fields of `MethodConfig` that it reads beside those of its terms."""
+    """Fields of `MethodConfig` that it reads besides those of its terms."""
 
     @property
     def num_strong_views(self) -> int:
-        """Of each unlabeled image, beside the weak one; 0: the method sees labeled images alone."""
+        """Strong views of each unlabeled image, besides the weak one; 0: the method uses only labeled images."""
         return max((view for term in self.terms for view in term.views), default=0)
 
     @property
     def sees_unlabeled(self) -> bool:
-        """Whether its losses have a part of the unlabeled images."""
+        """Whether its losses use the unlabeled images."""
         return self.num_strong_views > 0
 
     @property
@@ -83,28 +85,28 @@ class Method:
 
     @property
     def settings(self) -> frozenset[str]:
-        """The fields of `MethodConfig` that it reads and another method may not; all methods read the rest."""
+        """The fields of `MethodConfig` that it reads but other methods may not; all methods read the rest."""
         weights = {term.weight for term in self.terms if term.weight}
         return frozenset(weights.union(self.own_settings, *(_SETTINGS.get(term.kind, ()) for term in self.terms)))
 
     def has(self, kind: Kind) -> bool:
-        """Tell whether one of its terms is of a kind."""
+        """Return whether one of its terms is of a kind."""
         return any(term.kind is kind for term in self.terms)
 
     def total(self, losses: Mapping[str, Number], settings: Weights) -> Number:
         """Return the total loss.
 
         Raises:
-            ValueError: A loss is missing, or one is not the method's.
+            ValueError: A loss is missing or unknown.
         """
         self._check(losses, {name for term in self.terms for name in term.names})
         return self.part_of_total(losses, settings)
 
     def part_of_total(self, losses: Mapping[str, Number], settings: Weights) -> Number:
-        """Return what the losses of one forward pass, whole terms, add to the total.
+        """Return the part of the total that the losses of one forward pass make; they must form whole terms.
 
         Raises:
-            ValueError: A loss of a term is missing, or one is not the method's.
+            ValueError: A loss of a term is missing, or unknown.
         """
         there = [term for term in self.terms if {*term.names} & {*losses}]
         self._check(losses, {name for term in there for name in term.names})
@@ -131,7 +133,7 @@ _SETTINGS = {
     Kind.RANK: ("num_agents", "top_k", "selection", "consistency", "epsilon", "rank_divide_by_orders",
                 "rank_ignores_padding"),
 }  # fmt: skip
-"""What the loss of a kind reads."""
+"""The settings that the losses of a kind read."""
 
 _UNIMATCH = (
     Term(Kind.LABELED),
@@ -141,9 +143,13 @@ _UNIMATCH = (
 )
 
 METHODS = {
-    "supervised": Method((Term(Kind.LABELED, is_halved=False),), own_settings=("supervised_steps",)),
-    "fixmatch": Method((Term(Kind.LABELED), Term(Kind.STRONG, views=(1,)))),
-    "unimatch": Method(_UNIMATCH),
-    "rankmatch": Method((*_UNIMATCH, Term(Kind.RANK, views=(1, 2), weight="weight_rank", is_halved=False))),
+    "supervised": Method(
+        "supervised training", (Term(Kind.LABELED, is_halved=False),), own_settings=("supervised_steps",)
+    ),
+    "fixmatch": Method("FixMatch", (Term(Kind.LABELED), Term(Kind.STRONG, views=(1,)))),
+    "unimatch": Method("UniMatch", _UNIMATCH),
+    "rankmatch": Method(
+        "RankMatch", (*_UNIMATCH, Term(Kind.RANK, views=(1, 2), weight="weight_rank", is_halved=False))
+    ),
 }
-"""By the name that a grid gives."""
+"""The methods by the names used in grids."""

@@ -10,7 +10,7 @@ from rankmatch.config import NumericsConfig
 
 
 def make_optimizer(network: nn.Module, numerics: NumericsConfig) -> torch.optim.SGD:
-    """Build SGD with one group for the backbone and one for everything outside it."""
+    """Build SGD with one parameter group for the backbone and one for the rest."""
     settings = numerics.trainer
     base = settings.learning_rate * settings.labeled_batch_size / settings.reference_batch_size
     named = list(network.named_parameters())
@@ -25,7 +25,7 @@ def make_optimizer(network: nn.Module, numerics: NumericsConfig) -> torch.optim.
 
 
 def autocast(numerics: NumericsConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Return the context in which the network runs in the precision that is set."""
+    """Return the context in which the network runs in the configured precision."""
     enabled = numerics.trainer.precision == "bfloat16"
     context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
     return context

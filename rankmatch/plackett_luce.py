@@ -1,4 +1,4 @@
-"""The Plackett-Luce distribution over the orders of K agents, and the divergence of two of them."""
+"""The Plackett-Luce distribution over the orders of K agents, and the divergence between two of them."""
 
 from functools import cache, reduce
 from itertools import accumulate, combinations, permutations
@@ -19,7 +19,7 @@ def order_probabilities(scores: Float[Tensor, "*batch ranked"], epsilon: float =
     """Return the probability of each order, orders as `itertools.permutations` gives them.
 
     Args:
-        scores: Positive, at any scale where `epsilon` is 0.
+        scores: Positive; at any scale if `epsilon` is 0.
         epsilon: Added to each denominator, 1e-10 in the authors' code.
 
     Raises:
@@ -44,9 +44,9 @@ def divergence_from_logits(
 ) -> Float[Tensor, "*batch"]:
     """Return the exact KL(teacher || student) of the orders' distributions, from log-scores.
 
-    An order is drawn stage by stage, so the divergence is the sum, over the subsets of two or more agents that can be
-    left at a stage, of the teacher's chance that they are times the divergence of the next draw: 2^K terms, not K!.
-    Nothing underflows, and the gradient with respect to a student's log-score lies between -K and K.
+    An order is drawn stage by stage. So the divergence is a sum over the subsets of two or more agents that can remain
+    at a stage: the teacher's probability that they remain, times the divergence of the next draw. These are 2^K terms,
+    not K!. Nothing underflows, and the gradient with respect to a student's log-score is between -K and K.
 
     Raises:
         ValueError: More than 8 log-scores.
@@ -65,14 +65,14 @@ def enumerated_divergence(
 ) -> Float[Tensor, "*batch"]:
     """Return the authors' divergence, the sum over orders of P_t (log P_t - log(P_s + epsilon)).
 
-    Epsilon stands in the denominators of both P too, so these no longer sum to 1 where the scores left at a stage are
-    not large against it. The value is then no divergence: it may be above the exact one or below it, down to 0 where
-    the teacher is saturated, whatever the student says (`order_mass` in diagnostics.py is the teacher's sum). No order
-    costs more than -log(epsilon), and one that the student holds impossible gets no gradient.
+    Epsilon is also in the denominators of both P, so they no longer sum to 1 unless the remaining scores are large
+    against it. The value is then no divergence: it can be above or below the exact one, down to 0 if the teacher is
+    saturated, whatever the student predicts (`order_mass` in diagnostics.py is the teacher's sum). No order costs more
+    than -log(epsilon), and an order that is impossible for the student gets no gradient.
 
     Args:
-        teacher_scores: Correlations, softmax over all agents, of the ranked ones: their scale counts.
-        student_scores: The same of the student.
+        teacher_scores: Correlations with the ranked agents, after a softmax over all agents: their scale matters.
+        student_scores: The same for the student.
         epsilon: 1e-10 in the authors' code.
 
     Raises:
@@ -126,7 +126,7 @@ def _next_draw(log_scores: Tensor, members: Tensor) -> Tensor:
 
 
 def _remaining(draws: Tensor, table: _Subsets) -> Tensor:
-    """Return the probability of each subset that it is what remains at its stage."""
+    """Return for each subset the probability that exactly its agents remain at its stage."""
     levels = torch.split(draws, list(table.sizes), dim=-2)
     reached = [draws.new_ones((*draws.shape[:-2], 1))]
     for level, source in zip(levels, table.sources, strict=False):

@@ -1,6 +1,5 @@
-"""A trained model on images of any size: label PNGs, overlays, and probabilities."""
+"""Run a trained model on images of any size; write label PNGs, overlays and probabilities."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from torch import nn
 from rankmatch.data.folders import find_files
 from rankmatch.data.pixels import read_image
 from rankmatch.data.transforms import eval_image
+from rankmatch.drawn import colour_map
+from rankmatch.durable import replacing
 from rankmatch.evaluation import predict, predict_with_probabilities
 
 SUFFIXES = frozenset(
@@ -27,7 +28,7 @@ NUM_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image and what is written for it."""
+    """One image and the outputs written for it."""
 
     image: Path
     label: Path
@@ -47,15 +48,15 @@ def find_jobs(
     """Pair every image with its outputs `out/labels/<name>.png` and `out/overlays/<name>.png`.
 
     Args:
-        sources: Images, and folders that are searched for them with everything below; a name is relative to its folder.
-        out: Where the outputs go.
-        overlays: Whether overlays are wanted.
-        probabilities: Whether `out/probabilities/<name>.npy` is wanted.
-        overwrite: Whether outputs may be there already.
-        say: Told what was passed over.
+        sources: Images, and folders that are searched recursively; names are relative to the folder.
+        out: Folder of the outputs.
+        overlays: Whether to write overlays.
+        probabilities: Whether to write `out/probabilities/<name>.npy`.
+        overwrite: Whether outputs may exist already.
+        say: Called with what was skipped.
 
     Raises:
-        ValueError: A source is not there or holds no image, two images have the same output, or an output is there.
+        ValueError: A source does not exist or holds no image, two images have the same output, or an output exists.
     """
     jobs: dict[Path, Job] = {}
     for image, name in _images(sources, out, say):
@@ -68,7 +69,7 @@ def find_jobs(
     there = [str(label) for label in jobs if label.exists()]
     if there and not overwrite:
         more = f" and {len(there) - NUM_SHOWN} more" if len(there) > NUM_SHOWN else ""
-        raise ValueError(f"outputs must not be there already; {', '.join(there[:NUM_SHOWN])}{more}")
+        raise ValueError(f"outputs must not exist already; {', '.join(there[:NUM_SHOWN])}{more}")
     return list(jobs.values())
 
 
@@ -84,17 +85,17 @@ def predict_files(
     written_as: npt.NDArray[np.uint8] | None = None,
     done: Callable[[Job], None] = lambda job: None,
 ) -> list[str]:
-    """Write the outputs of every job; return what could not be read, a line each.
+    """Write the outputs of every job; return a line for each image that could not be read.
 
     Args:
-        model: Images to (logits at the images' size, ...); it is put in evaluation mode.
-        jobs: Those whose images follow each other and have the same size go through the network together.
+        model: Images to (logits at the images' size, ...); it is put into evaluation mode.
+        jobs: Consecutive images of the same size pass the network together.
         device: Where the model is.
         image_bits: As in `dataset.image_bits`.
         mode: As in `evaluation.predict`.
         crop_size: As in `evaluation.predict`.
-        batch_size: How many images go together at most.
-        written_as: For each class the value, or the colour [classes, 3], that labels are written in; None: its number.
+        batch_size: How many images pass together at most.
+        written_as: For each class the value or the colour [classes, 3] to write labels in; None: its number.
         done: Called after each job.
     """
     model.eval()
@@ -114,18 +115,8 @@ def predict_files(
     return faults
 
 
-def colour_map() -> npt.NDArray[np.uint8]:
-    """Return the colours of PASCAL VOC for 256 classes [256, 3]: a class's bits, spread over the three channels."""
-    classes = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((classes >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return colours
-
-
 def _images(sources: Sequence[Path], out: Path, say: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
-    """Give every image and its name below its source; what was written into `out` before is none."""
+    """Yield every image and its name below its source; earlier outputs in `out` do not count as images."""
     for source in sources:
         if source.is_dir():
             found = _images_below(source, out, say)
@@ -150,14 +141,14 @@ def _images_below(source: Path, out: Path, say: Callable[[str], None]) -> list[P
     ]
     found = [path for path in images if not any(path.resolve().is_relative_to(folder) for folder in written)]
     if len(found) < len(images):
-        say(f"passed over: {len(images) - len(found)} images that lie where outputs go, below {out}")
+        say(f"skipped: {len(images) - len(found)} images in the output folder {out}")
     return found
 
 
 def _batches(
     jobs: Iterable[Job], batch_size: int, image_bits: int, faults: list[str], done: Callable[[Job], None]
 ) -> Iterator[list[tuple[Job, Image.Image]]]:
-    """Read images and group neighbours of one size; note those that cannot be read."""
+    """Read images and group neighbours of the same size; collect the faults of unreadable ones."""
     batch: list[tuple[Job, Image.Image]] = []
     for job in jobs:
         try:
@@ -196,15 +187,12 @@ def in_palette(label: npt.NDArray[np.uint8]) -> Image.Image:
 def save_array(values: npt.NDArray[Any], path: Path) -> None:
     """Write an array beside its place and rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:  # a name would get another suffix
+    with replacing(path) as draft, draft.open("wb") as file:  # a name would get another suffix
         np.save(file, values)
-    draft.replace(path)
 
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Write an image beside its place and rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    image.save(draft, format="PNG")
-    draft.replace(path)
+    with replacing(path) as draft:
+        image.save(draft, format="PNG")

@@ -1,4 +1,4 @@
-"""What the first step of a training would show the network, in one picture: crops, labels and views."""
+"""Draw what the first step of a training shows the network: crops, labels and views, in one picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ Pictures = list[Image.Image]
 
 
 def draw(config: TrainConfig, path: Path, num_rows: int) -> int:
-    """Write the images of the first step as they are trained on, a row each; return how many rows there are.
+    """Draw the images of the first step as the training sees them, one row each; return the number of rows.
 
     Raises:
         ValueError: Bad data or settings.
@@ -64,7 +64,7 @@ def _values(views: Views, number: int) -> set[int]:
 
 
 def _pictures(views: Views, place: int) -> Pictures:
-    """Return the pictures of a row; where one of the lists has no more images, its places are white."""
+    """Return the pictures of a row; white where a list has no more images."""
     is_labeled = place < len(views.labels)
     found = [_image(views.labeled[place]), _label(views.labels[place])] if is_labeled else _white(views, len(LABELED))
     if views.unlabeled is None:

@@ -1,32 +1,48 @@
-"""A few validation images with their labels and what the network of the best epoch says, in one picture."""
+"""A few validation images with their labels and the predictions of the best epoch, in one picture."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from rankmatch import sheet
+from rankmatch import pictures, sheet
 from rankmatch.config import IGNORE_INDEX, TrainConfig
 from rankmatch.data.catalog import Dataset, labeled_pair
 from rankmatch.data.splits import Splits
 from rankmatch.data.transforms import eval_image
 from rankmatch.distributed import Purpose, generator
+from rankmatch.drawn import class_name, colour_map
 from rankmatch.durable import sync_file, sync_folder
 from rankmatch.evaluation import predict
-from rankmatch.predict import colour_map, in_palette, save_png
+from rankmatch.pictures import Predicted
+from rankmatch.predict import in_palette, save_png
+from rankmatch.run_files import BEST, SAMPLES
 
-FILE = "samples.png"
 TITLES = ("image", "label", "prediction")
-Labels = npt.NDArray[np.uint8]
 
 
 def choose(num_val: int, num_samples: int, seed: int) -> list[int]:
     """Choose places of the validation list; all where it is short."""
     order = torch.randperm(num_val, generator=generator(seed, 0, 0, Purpose.SAMPLES))
     return sorted(order[:num_samples].tolist())
+
+
+def leave(
+    run_dir: Path, config: TrainConfig, network: nn.Module, splits: Splits, dataset: Dataset, device: torch.device
+) -> None:
+    """Leave the pictures of a run that is at its end in its folder; see `draw` and `pictures.write`.
+
+    What prevents that is a warning: pictures never cost a run its result.
+    """
+    try:
+        shown, heading = draw(run_dir / SAMPLES, config, network, splits, dataset, device, run_dir / BEST)
+        pictures.write(run_dir, config, network, shown, heading)
+    except Exception as error:
+        what = f"the pictures in {run_dir} are missing or incomplete, the result is not affected"
+        warnings.warn(f"{what}: {type(error).__name__}: {error}", stacklevel=2)
 
 
 def draw(
@@ -37,40 +53,37 @@ def draw(
     dataset: Dataset,
     device: torch.device,
     best: Path | None = None,
-) -> None:
+) -> tuple[list[Predicted], str]:
     """Write image, label and prediction of some validation images side by side, a row each; none if none are wanted.
 
-    The network is left in evaluation mode, with the weights of `best` (a run's `best.pt`) where that is there.
+    Returns these images, and which weights they are of. The network is left in evaluation mode, with the weights of
+    `best` (a run's `best.pt`) where that is there.
     """
     numerics, num = config.numerics, config.execution.tracking.num_samples
     places = choose(len(splits.val), num, numerics.seed)
     if not places:
-        return
+        return [], ""
     heading = _take(network, best) if best and best.exists() else "after the last epoch"
     network.eval()
-    rows, shown = [], set[int]()
+    shown, values = [], set[int]()
     for place in places:
         image, label = labeled_pair(dataset, splits.val[place])
         images = eval_image(image)[None].to(device)
         found = predict(network, images, mode=numerics.evaluation.mode, crop_size=numerics.augment.crop_size)
-        maps = [np.asarray(label), found[0].to(torch.uint8).cpu().numpy()]
-        shown |= {int(value) for part in maps for value in np.unique(part)}
-        rows.append(sheet.Row(splits.val[place].image, [image, *map(in_palette, maps)]))
-    save_png(sheet.draw(heading, TITLES, rows, legend(shown, config.execution.class_names)).image, path)
+        maps = np.asarray(label), found[0].to(torch.uint8).cpu().numpy()
+        values |= {int(value) for part in maps for value in np.unique(part)}
+        shown.append(Predicted(place, splits.val[place].image, image, *maps))
+    rows = [sheet.Row(one.name, [one.image, *map(in_palette, (one.label, one.prediction))]) for one in shown]
+    save_png(sheet.draw(heading, TITLES, rows, legend(values, config.execution.class_names)).image, path)
     sync_file(path)  # nobody can draw it again once the checkpoints are gone
     sync_folder(path.parent)
+    return shown, heading
 
 
 def legend(values: Iterable[int], names: Sequence[str]) -> list[tuple[str, sheet.Colour]]:
     """Name the classes that a picture shows, with their colours."""
     colours = colour_map()
-    return [(_name(value, names), tuple(map(int, colours[value]))) for value in sorted(values)]  # type: ignore[misc]
-
-
-def _name(value: int, names: Sequence[str]) -> str:
-    if value == IGNORE_INDEX:
-        return "ignored"
-    return names[value] if value < len(names) else f"class {value}"
+    return [(class_name(value, [*names], IGNORE_INDEX), tuple(map(int, colours[value]))) for value in sorted(values)]  # type: ignore[misc]
 
 
 def _take(network: nn.Module, best: Path) -> str:

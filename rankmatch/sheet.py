@@ -35,7 +35,7 @@ class Sheet:
 
 
 def draw(heading: str, titles: Sequence[str], rows: Sequence[Row], legend: Sequence[tuple[str, Colour]]) -> Sheet:
-    """Put pictures into rows and columns.
+    """Arrange pictures in rows and columns.
 
     Args:
         heading: Stands above all.

@@ -23,7 +23,7 @@ from rankmatch.methods import METHODS, Kind
 
 @dataclass(slots=True)
 class Pass:
-    """What a forward pass of a step yields on one worker."""
+    """The result of one forward pass of a step on one worker."""
 
     loss: Float[Tensor, ""]
     """Its part in the total, ready for `backward`. The mean over the workers of the sum over the passes is the loss of
@@ -31,12 +31,12 @@ class Pass:
     losses: dict[str, Float[Tensor, ""]]
     """The unweighted losses by name, without gradient."""
     ratios: dict[str, Ratio] = field(default_factory=dict)
-    """This worker's part in the figures of `diagnostics`."""
+    """This worker's part of the figures of `diagnostics`."""
 
 
 @dataclass(slots=True)
 class Teacher:
-    """What a weak view says about every pixel, without gradient."""
+    """The teacher's output for every pixel of a weak view, without gradient."""
 
     label: Int64[Tensor, "batch height width"]
     confidence: Float[Tensor, "batch height width"]
@@ -55,12 +55,12 @@ class Teacher:
 
 
 def passes(model: nn.Module, network: nn.Module, views: Views, numerics: NumericsConfig) -> Iterator[Pass]:
-    """Run a training step forward, a pass at a time.
+    """Run the forward passes of a training step, one at a time.
 
-    The gradient of a pass is to be taken before the next one is asked for: what it keeps for that is free by then.
+    Call `backward` on a pass before you ask for the next one, so that the memory kept for its gradient is free by then.
 
     Args:
-        model: The network as it is trained: wrapped, where several workers share the step.
+        model: The network as it is trained: wrapped if several workers share the step.
         network: The bare network, for the pass without gradient.
         views: From `ViewMaker`.
         numerics: Names the method and its settings.
@@ -83,7 +83,7 @@ def _pass(sums: dict[str, SumAndCount], ratios: dict[str, Ratio], settings: Meth
 
 
 def _unsynchronised(model: nn.Module) -> AbstractContextManager[None]:
-    """Leave the exchange of gradients to the last pass of a step."""
+    """Delay the exchange of gradients between workers until the last pass of a step."""
     if isinstance(model, DistributedDataParallel):
         context: AbstractContextManager[None] = model.no_sync()
         return context
@@ -120,8 +120,8 @@ def _strong_losses(
 def on_grid(maps: Bool[Tensor, "batch size size"], grid_size: int) -> Bool[Tensor, "batch grid grid"]:
     """Sample maps of the crop at the points of the feature grid, whose corners are those of the crop.
 
-    Where the crop is output stride x k + 1 the points are pixels, and mixing there equals mixing at full resolution;
-    for any other crop each point takes the nearest pixel.
+    If the crop is output stride x k + 1, the points are pixels, and mixing there equals mixing at full resolution.
+    For other crops each point takes the nearest pixel.
     """
     points = torch.linspace(0, maps.shape[-1] - 1, grid_size, device=maps.device).round().long()
     return maps[:, points][:, :, points]
@@ -195,7 +195,7 @@ def _rank(
 
 
 def _means(sums: dict[str, SumAndCount], settings: MethodConfig) -> dict[str, Tensor]:
-    """Divide every sum by its count: over all workers, or over this one alone (`normalise`)."""
+    """Divide every sum by its count: over all workers, or over this worker only (`normalise`)."""
     counts = torch.stack([count for _, count in sums.values()])
     scale = 1
     if settings.normalise == "global":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rankmatch import NUMERICS, checkpoint, samples
+from rankmatch import NUMERICS, checkpoint, samples, scores
 from rankmatch.checks import MissingFileError, MissingGpuError
 from rankmatch.config import TrainConfig
 from rankmatch.data.catalog import open_dataset
@@ -24,6 +24,7 @@ from rankmatch.hashing import sha256_of
 from rankmatch.memory import keep_freed_memory
 from rankmatch.methods import METHODS
 from rankmatch.models import DeepLabV3Plus, build_model
+from rankmatch.models.deeplabv3plus import silence_unreached
 from rankmatch.models.weights import load_backbone
 from rankmatch.optimisation import autocast, backward, make_optimizer, set_learning_rate
 from rankmatch.resume import best_with, check_same_run
@@ -39,10 +40,10 @@ class NonFiniteLossError(ArithmeticError):
 
 @dataclass(kw_only=True, slots=True)
 class FitResult:
-    """How a run stands when `fit` returns; mIoU and IoU are fractions, epochs count from 1."""
+    """The state of a run when `fit` returns; mIoU and IoU are fractions, epochs count from 1."""
 
     finished: bool = False
-    """False: stopped on demand, with a checkpoint to go on from."""
+    """False: stopped on request, with a checkpoint to resume from."""
     step: int = 0
     num_steps: int = 0
     epoch: int = 0
@@ -64,17 +65,18 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
     before_checkpoint: Callable[[], None] | None = None,
 ) -> FitResult:
-    """Train one model; on every worker of a process group, or alone.
+    """Train one model, on every worker of a process group or on a single process.
 
     Args:
         config: The run.
-        run_dir: Gets `checkpoints/step_<k>`, `best.pt` and, at the end, `samples.png`.
+        run_dir: Gets `checkpoints/step_<k>`, `best.pt` and, at the end, `evaluation.json`, `samples.png`, `pictures`.
         report: Called on rank 0 only.
-        resume_from: A checkpoint to go on from; None: the newest in `run_dir`, else the beginning.
-        should_stop: Asked at step edges, by several workers every `log_every_steps`, and between the images of an
-            evaluation, which is done again then; true ends the run with a checkpoint.
-        before_checkpoint: Called on rank 0 before each checkpoint: what was reported must lie on the disk by then, as
-            a run that resumes from it reports later steps only.
+        resume_from: A checkpoint to resume from; None: the newest in `run_dir`, else the beginning.
+        should_stop: Polled at step edges (with several workers, every `log_every_steps`) and between the images of an
+            evaluation, which is then repeated by the next run; true ends the run with a checkpoint. It is polled while
+            waiting for data as well, where true ends the run of a single worker alone.
+        before_checkpoint: Called on rank 0 before each checkpoint. All reported rows must be on the disk when it
+            returns, because a run that resumes from the checkpoint only reports later steps.
 
     Raises:
         ValueError: Bad data or settings, or a checkpoint of another configuration.
@@ -93,7 +95,7 @@ def fit(
 
 
 def choose_device(name: str) -> torch.device:
-    """Resolve `auto`; the current GPU where several workers share a node is set by the launcher of the workers."""
+    """Resolve `auto`. If several workers share a node, their launcher has set the current GPU."""
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
         raise MissingGpuError("trainer.device must be cpu or auto where torch finds no GPU; got 'cuda'")
@@ -103,7 +105,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def make_network(config: TrainConfig, device: torch.device) -> DeepLabV3Plus:
-    """Build the network with its starting weights: counted random ones, and the backbone's file if one is meant."""
+    """Build the network with its initial weights: counted random ones, and the backbone's file if `pretrained`."""
     numerics, path = config.numerics, Path(config.execution.backbone.weights)
     network = build_model(numerics.model, generator=generator(numerics.seed, 0, 0, Purpose.INIT))
     if numerics.backbone.pretrained:
@@ -117,12 +119,14 @@ def make_network(config: TrainConfig, device: torch.device) -> DeepLabV3Plus:
                 f"backbone.weights: {path} is not the file with SHA-256 {numerics.backbone.weights_sha256}"
             )
         load_backbone(network, path, numerics.backbone.weights_nest)
+    if numerics.backbone.unreached_taps == "zero":
+        silence_unreached(network, numerics.feature_size)
     network = network.to(device).to(memory_format=torch.channels_last)
     return synchronise_batch_norm(network, device)
 
 
 class _Run:
-    """One process's part in a run, and the state that a checkpoint holds."""
+    """One process's part of a run, and the state that a checkpoint holds."""
 
     def __init__(
         self,
@@ -154,12 +158,14 @@ class _Run:
         epochs = self.numerics.trainer.epochs
         self.result = FitResult(num_epochs=epochs, num_steps=epochs * self.loader.steps_per_epoch)
         self.best: checkpoint.Best | None = None
+        self.counts: scores.Counts | None = None
+        """Counts of the evaluation at the best epoch."""
         self.totals: dict[str, Tensor] = {}
-        """Of every figure [sum, count], over the epoch's steps so far and all workers."""
+        """[sum, count] of every figure, over the epoch's steps so far and all workers."""
         self.saved_at = time.monotonic()
 
     def train(self) -> FitResult:
-        """Go on from the present state to the end, or until told to stop."""
+        """Train from the current state to the end, or until told to stop."""
         while self.result.epoch < self.result.num_epochs:
             started = time.monotonic()
             if not (self._train_epoch() and self._end_epoch(time.monotonic() - started)):
@@ -170,7 +176,7 @@ class _Run:
         return self.result
 
     def restore(self, path: Path | None) -> None:
-        """Take over a checkpoint's state, if there is one."""
+        """Load a checkpoint's state, if there is one."""
         if path is None:
             if self.world.rank == 0:
                 checkpoint.show_best(None, self.run_dir)
@@ -180,6 +186,7 @@ class _Run:
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.result = FitResult(**state["result"])
+        self.counts = state.get("counts")  # which earlier versions did not keep
         self.totals = {name: total.to(self.device) for name, total in state["totals"].items()}
         steps_per_epoch = self.loader.steps_per_epoch
         self.best, weights = best_with(path, self.result.best_epoch, self.result.best_miou, steps_per_epoch)
@@ -195,7 +202,7 @@ class _Run:
         return DistributedDataParallel(network, forward_sync_buffers=False)
 
     def _train_epoch(self) -> bool:
-        """Run the epoch's remaining steps; false if told to stop before its end."""
+        """Run the remaining steps of the epoch; return false if told to stop before its end."""
         self.network.train()
         first_step = self.result.step - self.result.epoch * self.loader.steps_per_epoch
         batches = self.loader.epoch(self.result.epoch, first_step, self._stops_alone)
@@ -237,7 +244,7 @@ class _Run:
 
     @staticmethod
     def _over_workers(losses: Mapping[str, Tensor], ratios: Mapping[str, Ratio]) -> dict[str, Tensor]:
-        """Add up sums and counts; each worker's losses count once."""
+        """Add up sums and counts over workers; each worker's losses count once."""
         once = torch.ones_like(losses["loss"])
         pairs = {name: (loss, once) for name, loss in losses.items()} | dict(ratios)
         figures = sum_over_workers(
@@ -262,7 +269,7 @@ class _Run:
             raise NonFiniteLossError(f"the loss is {loss} at step {self.result.step - 1} of {self.result.num_steps}")
 
     def _end_epoch(self, duration_s: float) -> bool:
-        """Evaluate, report and save; false if told to stop in the midst of the evaluation, which is done again then."""
+        """Evaluate, report and save; return false if stopped during the evaluation, which must then be repeated."""
         row = self._quotients(self.totals)
         if self.world.rank == 0 and (fault := dead_rank_term(row)):
             warnings.warn(f"epoch {self.result.epoch + 1}: {fault}", stacklevel=2)
@@ -320,18 +327,11 @@ class _Run:
     def _draw_samples(self) -> None:
         if self.world.rank == 0:
             with autocast(self.numerics, self.device):
-                samples.draw(
-                    self.run_dir / samples.FILE,
-                    self.config,
-                    self.network,
-                    self.splits,
-                    self.dataset,
-                    self.device,
-                    self.run_dir / checkpoint.BEST,
-                )
+                samples.leave(self.run_dir, self.config, self.network, self.splits, self.dataset, self.device)
+            scores.write(self.run_dir, self.counts, self.result.best_epoch)
 
     def _note(self, evaluation: Evaluation) -> bool:
-        """Take over an epoch's figures; true if it is the best so far."""
+        """Record an epoch's figures; return true if it is the best so far."""
         result = self.result
         class_iou = [None if iou != iou else iou for iou in evaluation.class_iou.tolist()]
         result.last_miou = evaluation.miou(self.numerics.evaluation.absent_classes)
@@ -341,10 +341,11 @@ class _Run:
             return False
         result.best_miou, result.best_epoch, result.best_class_iou = result.last_miou, result.epoch, class_iou
         self.best = checkpoint.Best(result.epoch, result.step, result.best_miou)
+        self.counts = scores.of(evaluation)
         return True
 
     def _stop_agreed(self) -> bool:
-        """Ask whether to stop; several workers agree, now and then, so that none waits for one that left."""
+        """Return whether to stop; several workers agree at intervals, so that none waits for one that left."""
         if self.world.size == 1:
             return self.should_stop()
         if self.result.step % self.settings.log_every_steps:
@@ -353,17 +354,21 @@ class _Run:
         return bool(sum_over_workers(votes) > 0)
 
     def _stops_alone(self) -> bool:
-        """Ask whether to stop before a step that has no data yet; one of several workers cannot leave by itself."""
-        return self.world.size == 1 and self.should_stop()
+        """Return whether to stop while waiting for data; one of several workers asks too, but cannot leave by itself.
+
+        To ask is the sign of life by which a wait is told from a training that hangs.
+        """
+        should_stop = self.should_stop()
+        return should_stop and self.world.size == 1
 
     def _save_if_due(self) -> None:
         if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_every_min:
             self._save()
 
     def _save(self, *, is_best: bool = False) -> None:
-        """Write a checkpoint; with the present weights as the best ones right after the epoch that they are best of."""
+        """Write a checkpoint; `is_best` stores the current weights as the best ones, right after their epoch."""
         self.saved_at = time.monotonic()
-        if "loss" in self.totals:  # a checkpoint of a broken network would be gone on from for ever
+        if "loss" in self.totals:  # never save a broken network: every later attempt would resume from it
             self._check_finite(float(self.totals["loss"][0]))
         if self.world.rank != 0:
             return
@@ -376,6 +381,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "result": asdict(self.result),
             "totals": self.totals,
+            "counts": self.counts,
         }
         path = checkpoint.save(
             self.run_dir,

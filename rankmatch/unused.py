@@ -1,4 +1,4 @@
-"""Which settings of a run decide nothing, as its method, its data set or another setting leaves them unread."""
+"""Which settings of a run have no effect, because its method, its data set or another setting ignores them."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -15,7 +15,7 @@ _OF_FILES = ("colours", "image_bits")
 
 
 def unused_settings(numerics: NumericsConfig) -> frozenset[str]:
-    """Return the fields that change no number of a run, as `section.field`; a field that nothing declares counts."""
+    """Return the fields that change no number of a run, as `section.field`; undeclared fields are not among them."""
     return frozenset(_unused(numerics))
 
 
@@ -38,5 +38,5 @@ def _unused(numerics: NumericsConfig) -> Iterator[str]:
 
 
 def counts_unlabeled(numerics: NumericsConfig) -> bool:
-    """Tell whether a run reads the unlabeled list, or goes by its length."""
+    """Return whether a run reads the unlabeled list or depends on its length."""
     return METHODS[numerics.method.name].sees_unlabeled or numerics.method.supervised_steps == "equal"

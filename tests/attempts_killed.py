@@ -51,9 +51,9 @@ def attempt(cell: str, kill_at: int | None = None, stop_at: int | None = None, s
     """Train in this process as a launch inline does; return the number of changes."""
     import torch
 
-    from orchestration import files
-    from orchestration.run_cell import StopCheck, launcher, run_cell, train_inline
-    from orchestration.run_folder import RunFolder
+    from orchestration.machine import files
+    from orchestration.running.run_cell import StopCheck, launcher, run_cell, train_inline
+    from orchestration.runs.run_folder import RunFolder
 
     torch.set_num_threads(1)
     killer = Killer(cell, kill_at)

@@ -5,6 +5,7 @@ something costly is one group.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,41 @@ SIZE = (40, 48)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin the long ones first, so that no worker begins one when the other has nothing left."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to share out the tests of a group, as pytest-xdist 3.8 does with pytest 9.2 without a word."""
+    is_grouping = getattr(session.config.option, "loadgroup", False)
+    lost = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+    if is_grouping and lost:
+        raise pytest.UsageError(f"pytest {pytest.__version__} and pytest-xdist keep no groups: {lost[0]}; `make venv`")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="of the crash tests: every kind of fault at every point")
+
+
+@pytest.fixture
+def is_all(pytestconfig: pytest.Config) -> bool:
+    """Whether all points are wanted, however long that takes."""
+    return bool(pytestconfig.getoption("--all"))
+
+
+@pytest.fixture
+def tell_points(record_property: Callable[[str, object], None]) -> Callable[[str, int, list[str]], None]:
+    """Takes a name, how many faults were tried and a line for each that was not survived, for the table at the end."""
+    return lambda name, num_tried, lost: record_property("points", (name, num_tried, num_tried - len(lost), len(lost)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many faults were tried, survived and lost, wherever the tests ran."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    rows = sorted(row for report in reports for name, row in report.user_properties if name == "points")
+    if rows:
+        total = ("all", *(sum(row[place] for row in rows) for place in (1, 2, 3)))
+        terminalreporter.section("faults")
+        for row in (("", "points", "survived", "lost"), *rows, total):
+            terminalreporter.line("{:<60} {:>8} {:>8} {:>8}".format(*row))
 
 
 @pytest.fixture(scope="session")

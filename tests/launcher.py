@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 from rich.console import Console
+from typed_words import Options, launch
 
-from orchestration.launch import launch
-from orchestration.launch_plan import Options
-from orchestration.run_folder import folders
+from orchestration.runs.run_folder import folders
 
 SMALL = Path(__file__).with_name("orchestration") / "small.yaml"
 
@@ -19,6 +18,7 @@ class Launcher:
     def __init__(self, folder):
         self.file, self.runs, self.printed = folder / "small.yaml", folder / "runs", ""
         self.code: int | None = None
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(SMALL, self.file)
 
     def __call__(self, *overrides, **options):
@@ -27,6 +27,16 @@ class Launcher:
         code = launch(Options(grid=str(self.file), overrides=overrides, **settings), console)
         self.printed = console.export_text()
         return code
+
+    def copied(self, folder):
+        """Return the same grid after its launch, in another folder."""
+        copied = Launcher(folder)
+        shutil.copytree(self.runs, copied.runs)
+        copied.code, copied.printed = self.code, self.printed
+        return copied
+
+    def launches(self):
+        return sorted(path.name for path in (self.runs / "small" / "launches").iterdir())
 
     def attempts(self):
         found = folders(self.runs / "small").values()

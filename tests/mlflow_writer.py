@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestration.mirror import mirror_thread
 from orchestration.mirror.mirror_thread import mirrored
 from orchestration.mirror.tracking import MIRROR
-from orchestration.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder
 
 STEPS, PER_EPOCH, STEP_S = 60, 20, 0.05
 RESULT = {"num_steps": STEPS, "epoch": 3, "num_epochs": 3, "best_miou": 0.3, "best_epoch": 3, "last_miou": 0.3}

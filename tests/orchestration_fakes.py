@@ -185,6 +185,16 @@ class FakeSlurm:
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     folder = tmp_path / "fake"
     folder.mkdir()
+    write_programs(folder)
+    fake = FakeSlurm(folder)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(commands, "output", fake.output)
+    monkeypatch.setattr(commands, "submit_script", fake.submit_controller)
+    return fake
+
+
+def write_programs(folder: Path) -> None:
+    """Write an sbatch that keeps the scripts it is given, and an srun."""
     sbatch = f"""#!/bin/sh
 n=$(($(ls {folder}/script.* 2>/dev/null | wc -l) + 1))
 least=$(cat {folder}/refuses_cells 2>/dev/null)
@@ -206,11 +216,6 @@ echo "$n"
         path = folder / name
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
-    fake = FakeSlurm(folder)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(commands, "output", fake.output)
-    monkeypatch.setattr(commands, "submit_script", fake.submit_controller)
-    return fake
 
 
 def _hosts(expression: str) -> list[str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from orchestration.cli import app
-from orchestration.damage import DamageWarning
-from orchestration.run_folder import RunFolder, folders
+from orchestration.commands.main import app
+from orchestration.machine.damage import DamageWarning
+from orchestration.runs.run_folder import RunFolder, folders
 
 DATASET = """
 numerics:

@@ -6,7 +6,8 @@ import pytest
 from benchmarks import harness
 from typer.testing import CliRunner
 
-from orchestration import cli, cli_bench
+from orchestration.commands import bench
+from orchestration.commands import main as cli
 
 FIELDS = {"name", "ours", "reference", "ratio", "unit", "limit_share", "peak_mb", "note"}
 
@@ -35,12 +36,13 @@ def test_peak_memory_is_that_of_the_run_alone():
 
 
 def test_unknown_part_is_named():
-    with pytest.raises(ValueError, match="bench must be one of step, data, loss, eval, grid, cells; got 'speed'"):
+    known = "step, data, loss, eval, grid, dashboard, report, cells"
+    with pytest.raises(ValueError, match=f"bench must be one of {known}; got 'speed'"):
         list(harness.measure(["speed"], harness.Settings()))
 
 
 def test_without_a_checkout_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli_bench, "TESTS", tmp_path)
+    monkeypatch.setattr(bench, "TESTS", tmp_path)
     done = CliRunner().invoke(cli.app, ["bench"])
     assert isinstance(done.exception, ValueError)
     assert str(done.exception).startswith("rankmatch bench must be run from a checkout")

@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from orchestration.run_cell import launcher, run_cell, train_inline
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import JobState
+from orchestration.running.run_cell import launcher, run_cell, train_inline
+from orchestration.runs.jobs import JobState
+from orchestration.runs.run_folder import RunFolder
 
+CLOCKS = ("time", "duration_s", "evaluation_s", "gpu_duration_s")
 METRICS = ("step", "best_miou", "best_epoch", "last_miou", "best_class_iou", "last_class_iou")
 
 
@@ -61,3 +63,30 @@ def undisturbed_metrics(cell: Path, folder: Path) -> list:
     RunFolder(copy).create(RunFolder(cell).config(), {})
     assert run_cell(copy, train=train_inline, owner=launcher()) is JobState.DONE
     return metrics(copy)
+
+
+def untimed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in CLOCKS}
+
+
+def content(folder: RunFolder) -> dict[str, Any]:
+    """Return what every file of a run folder holds, less clocks and numbers of attempts."""
+    result = folder.result()
+    assert result is not None
+    last = folder.path / "attempts" / str(result["attempt"])
+    model = {**result["model"], "path": result["model"]["path"].replace(f"/{result['attempt']}/", "/<n>/")}
+    told = {name: value for name, value in result.items() if name not in (*CLOCKS, "attempt", "model", "provenance")}
+    steps, samples = folder.steps(), last / "samples.png"
+    return {
+        "config.yaml": folder.config(),
+        "axes.json": folder.axes(),
+        "result.json": told | {"model": model},
+        "epochs.jsonl": [untimed(row) for row in folder.epochs()],
+        "steps.arrow": steps.drop_columns("time").to_pylist() if steps.num_rows else [],
+        "best.pt": (last / "best.pt").read_bytes(),
+        "samples.png": samples.read_bytes() if samples.exists() else None,
+        "evaluation.json": (last / "evaluation.json").read_bytes(),
+        "pictures": {path.name: path.read_bytes() for path in last.glob("pictures/*")},
+        "files": {path.name for path in last.rglob("[!.]*")} - {"epochs.jsonl", "steps.arrow"},
+        "other weights": sorted(path.name for path in folder.path.rglob("*.pt") if path.parent != last),
+    }

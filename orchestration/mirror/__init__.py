@@ -1,1 +1,1 @@
-"""MLflow as a mirror of run folders: what it shows is read from them, so it can be deleted and made again."""
+"""MLflow as a mirror of run folders: everything it shows is read from them, so it can be deleted and rebuilt."""

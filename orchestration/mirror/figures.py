@@ -14,7 +14,7 @@ PANEL_SIZE = (4.0, 3.0)
 MARGIN = 0.1
 """Inches around panels and legend."""
 MAX_COLUMNS = 4
-"""Of the legend."""
+"""Maximum number of columns of the legend."""
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":

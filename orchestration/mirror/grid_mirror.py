@@ -1,7 +1,6 @@
 """The mirror of a launch: opened before its first job, written beside the work, ended with tables and figures."""
 
 import os
-import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,12 +10,12 @@ from typing import Any
 
 import filelock
 
-from orchestration import files
-from orchestration.cells import Cell
-from orchestration.damage import DamagedFileError, tell
-from orchestration.failures import FailureClass
-from orchestration.fields import ANYTHING, TEXT, Fields
-from orchestration.grid import Grid
+from orchestration.grids.cells import Cell
+from orchestration.grids.grid import Grid
+from orchestration.grids.values import GROUPS
+from orchestration.machine import files
+from orchestration.machine.damage import DamagedFileError, tell
+from orchestration.machine.fields import ANYTHING, TEXT, Fields
 from orchestration.mirror import figures, moved
 from orchestration.mirror.mirror_thread import MirrorThread
 from orchestration.mirror.mlflow_store import Point, Store, StoreError, metric_name
@@ -30,23 +29,26 @@ from orchestration.mirror.store_uri import (
     without_password,
 )
 from orchestration.mirror.tracking import MIRROR, STATUSES, Launch, Mirror, MirroredCell
-from orchestration.recorder import SCHEMA
-from orchestration.run_folder import RunFolder
-from orchestration.values import GROUPS
+from orchestration.runs import hints
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.folders import GridFolder, RunsFolder
+from orchestration.runs.recorder import SCHEMA
+from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.states import CellState
 from rankmatch import locks
 
-REMEMBERED, CURVES = "mlflow.json", "curves.png"
 _OF_REMEMBERED = Fields({"uri": TEXT, "had_password": ANYTHING})
+_WORST_FIRST = (CellState.FAILED, CellState.INTERRUPTED, CellState.RUNNING)
 FINISH_TIMEOUT_S = 120.0
 TURN_S = 120.0
-"""How long a writer waits for another one of the same grid to be done."""
+"""How long a writer waits for another writer of the same grid."""
 
 
 def tracking_uri(given: str, runs: Path) -> str:
-    """Return the store of a launch: the one given, else that of the environment, else SQLite in the runs folder.
+    """Return the store of a launch: the given one, else that of the environment, else SQLite in the runs folder.
 
     Raises:
-        ValueError: A password stands on the command line, where other users of the machine see it.
+        ValueError: The command line contains a password, which other users of the machine could see.
     """
     known = os.environ.get(URI_VARIABLE, "")
     if given and given != known and given != without_password(given):
@@ -54,28 +56,30 @@ def tracking_uri(given: str, runs: Path) -> str:
             f"--tracking-uri must hold no password; give it in {URI_VARIABLE}, or with a server in "
             f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; got {without_password(given)!r} with one"
         )
-    return given or known or f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+    return given or known or f"sqlite:///{RunsFolder(runs.resolve()).store_file}"
 
 
 def last_tracking_uri(given: str, grid_dir: Path) -> str:
-    """Return the store for whoever looks after a grid: without a word, that of its last launch.
+    """Return the store for commands on a launched grid: by default that of its last launch.
 
     Raises:
-        ValueError: That launch had a password, which is written nowhere and given neither.
+        ValueError: That launch used a password, which is stored nowhere and was not given.
     """
+    runs = GridFolder(grid_dir).runs.path
     if given or os.environ.get(URI_VARIABLE) or not (last := _remembered(grid_dir)):
-        return tracking_uri(given, grid_dir.parent)
+        return tracking_uri(given, runs)
     if last["had_password"] and not any(os.environ.get(name) for name in SECRET_VARIABLES):
         raise ValueError(f"{URI_VARIABLE} must be set: the last launch wrote to {last['uri']} with a password")
-    uri = moved.uri_here(last["uri"], grid_dir.parent, earlier_places(grid_dir.parent))
-    return tracking_uri(uri, grid_dir.parent)
+    return tracking_uri(moved.uri_here(last["uri"], runs, earlier_places(runs)), runs)
 
 
 def _remembered(grid_dir: Path) -> dict[str, Any]:
-    """Return the store of the newest launch that can tell it; nothing where none can."""
-    for path in sorted(grid_dir.glob(f"launches/*/{REMEMBERED}"), reverse=True):
+    """Return the store of the newest launch that recorded it; empty if none did."""
+    for launch in reversed(GridFolder(grid_dir).launches()):
         try:
-            return files.read_json(path, _OF_REMEMBERED, "the store of the launch before it is taken")
+            return files.read_json(launch.mirror_file, _OF_REMEMBERED, "the store of the launch before it is taken")
+        except FileNotFoundError:
+            continue
         except DamagedFileError as error:
             tell(error)
     return {}
@@ -83,16 +87,16 @@ def _remembered(grid_dir: Path) -> dict[str, Any]:
 
 @contextmanager
 def only_writer(grid_dir: Path, wait_s: float | None = None) -> Iterator[None]:
-    """Have one process at a time write a grid into MLflow; launches have a lock of their own.
+    """Let one process at a time write a grid into MLflow; launches have a lock of their own.
 
     Args:
         grid_dir: Folder of the grid.
         wait_s: How long to wait for another one; None: `TURN_S`.
 
     Raises:
-        StoreError: Another one has not ended in time; what it leaves out is written the next time.
+        StoreError: Another process has not finished in time; what it leaves out is written next time.
     """
-    path, wait_s = grid_dir / ".mirror.lock", TURN_S if wait_s is None else wait_s
+    path, wait_s = GridFolder(grid_dir).mirror_lock, TURN_S if wait_s is None else wait_s
     try:
         lock = locks.acquire(path, wait_s)
     except filelock.Timeout:
@@ -114,13 +118,13 @@ class GridMirror:
         self._thread: MirrorThread | None = None
         self._experiment = grid_dir.name
         self.warning = ""
-        """What went wrong at the begin."""
+        """What went wrong at the start."""
 
     def begin(self, jobs: Collection[str], *, writes_all: bool = False) -> dict[str, str]:
-        """Make schema, experiment, the launch's run and, where jobs write their own, theirs, by signature.
+        """Create schema, experiment, the launch's run and, if jobs write their own runs, those too, by signature.
 
-        Returns what the owner of their attempts must hold. A store that does not answer stops no launch: the jobs then
-        write run folders only. With `writes_all` this process writes for them whatever the store is.
+        Returns fields for the owners of their attempts. A store that does not answer does not stop a launch: the jobs
+        then only write run folders. With `writes_all` this process writes for them, whatever the store.
 
         Raises:
             ValueError: The experiment was deleted, or a driver is missing.
@@ -128,7 +132,8 @@ class GridMirror:
         assert self._launch is not None
         remembered = {"schema": SCHEMA, "uri": without_password(self.uri)}
         remembered["had_password"] = remembered["uri"] != self.uri
-        files.replace(self._grid_dir / "launches" / self._launch.id / REMEMBERED, files.to_text(remembered))
+        launch = GridFolder(self._grid_dir).launch(self._launch.id)
+        files.replace(launch.mirror_file, files.to_text(remembered))
         try:
             with only_writer(self._grid_dir):
                 mirror = self._connect()
@@ -144,13 +149,13 @@ class GridMirror:
         return {MIRROR: mirror.experiment_id}
 
     def start(self) -> None:
-        """Keep it up to date from now on."""
+        """Keep the mirror up to date from now on."""
         sync = self._in_turn(partial(Mirror.sync, cells=self._cells))
         self._thread = MirrorThread(self.open, sync, mirror=self._mirror)
         self._thread.start()
 
     def sync(self, wait_s: float | None = None) -> None:
-        """Write all that is missing, now and for as long as it takes; `wait_s` is that of `only_writer`.
+        """Write everything that is missing, however long it takes; `wait_s` is as in `only_writer`.
 
         Raises:
             StoreError: The store does not answer, or another process writes it.
@@ -160,7 +165,7 @@ class GridMirror:
             self._connect().sync(self._cells)
 
     def forget(self, signatures: Collection[str]) -> None:
-        """Delete the runs of some cells, as MLflow's page does; a store that is not there yet has none.
+        """Delete the runs of some cells, as MLflow's page does; does nothing if there is no store yet.
 
         Raises:
             StoreError: The store does not answer, or another process writes it.
@@ -174,15 +179,15 @@ class GridMirror:
     def finish_launch(
         self, loaded: Grid, found: Mapping[str, RunFolder], written: Sequence[Path], launched: Collection[str]
     ) -> str:
-        """Write what is left, then how the launch ended, its tables (the report first) and a figure of all curves.
+        """Write what is missing, then how the launch ended, its tables (the report first) and a figure of all curves.
 
         `launched` are the cells of the grid that the launch was of. Returns what went wrong, if anything.
         """
         assert self._thread is not None and self._launch is not None
         states = [found[signature].state() for signature in launched]
         statuses = {state.status for state in states if state.failure_class != FailureClass.OUTPERFORMED}
-        worst = next((status for status in ("failed", "interrupted", "running") if status in statuses), "done")
-        picture = self._grid_dir / CURVES
+        worst = next((status for status in _WORST_FIRST if status in statuses), CellState.DONE)
+        picture = GridFolder(self._grid_dir).curves_file
         figures.curves(curve_rows(loaded, found)).savefig(picture, dpi=120)
         end = partial(
             Mirror.end_launch,
@@ -205,9 +210,10 @@ class GridMirror:
             return self._connect()
 
     def where(self) -> str:
-        """Tell how to see it, and under which name where that is not the grid's."""
-        uri = without_password(self.uri)
-        place = uri if uri.startswith(SERVERS) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        """Say how to view the experiment; on a server, also its name if that is not the grid's."""
+        if not self.uri.startswith(SERVERS):
+            return hints.command("ui", self._grid_dir)
+        place = without_password(self.uri)
         return place if self._experiment == self._grid_dir.name else f"{place} (experiment {self._experiment!r})"
 
     def _in_turn(self, work: Callable[[Mirror], None]) -> Callable[[Mirror], None]:
@@ -218,7 +224,7 @@ class GridMirror:
         return wait_and_work
 
     def _connect(self) -> Mirror:
-        store, owner = Store(self.uri), owner_of(self._grid_dir.parent)
+        store, owner = Store(self.uri), owner_of(GridFolder(self._grid_dir).runs.path)
         experiment = own_experiment(store, self._grid_dir, owner)
         self._experiment = experiment.name
         mirror = Mirror(store, experiment.id, owner)
@@ -228,28 +234,28 @@ class GridMirror:
 
 
 def mirrored_cells(loaded: Grid, found: Mapping[str, RunFolder]) -> list[MirroredCell]:
-    """Return what MLflow shows of a grid."""
+    """Return the cells of a grid for MLflow."""
     return [MirroredCell(found[cell.signature], cell.axes, cell.signature) for cell in loaded.cells]
 
 
 def _summary(loaded: Grid, found: Mapping[str, RunFolder]) -> list[Point]:
-    """Return what the page shows beside a launch: how many cells are done, and the mean of each place of the table."""
+    """Return the numbers of a launch's run: how many cells are done, and the mean at each place of the table."""
     states = {cell.signature: found[cell.signature].state() for cell in loaded.cells}
-    done = [state for state in states.values() if state.status == "done"]
+    done = [state for state in states.values() if state.status is CellState.DONE]
     numbers: dict[str, float] = {"cells": len(states), "cells_done": len(done)}
     places: dict[str, list[float]] = {}
     for cell in loaded.cells:
-        if (best := states[cell.signature].best_miou) is not None and states[cell.signature].status == "done":
+        if (best := states[cell.signature].best_miou) is not None and states[cell.signature].status is CellState.DONE:
             name = " ".join(filter(None, (_label(cell, axes) for axes in (loaded.table.rows, loaded.table.columns))))
-            place = f"mean_best_miou/{metric_name(name)}" if name else "mean_best_miou"  # seeds alone, or a search
+            place = f"mean_best_miou/{metric_name(name)}" if name else "mean_best_miou"  # only seeds, or a search
             places.setdefault(place, []).append(best)
     numbers |= {name: fmean(values) for name, values in places.items()}
-    when = max((state.updated for state in done), default=0.0)  # the same for whoever repeats it
+    when = max((state.updated for state in done), default=0.0)  # the same when repeated
     return [Point(name, value, when, 0) for name, value in numbers.items()]
 
 
 def curve_rows(loaded: Grid, found: Mapping[str, RunFolder]) -> list[dict[str, object]]:
-    """Return the rows that `figures.curves` draws: a panel for each column of the table, a label for each row."""
+    """Return the rows for `figures.curves`: a panel for each column of the table, a label for each row."""
     rows = []
     for cell in loaded.cells:
         place = {"panel": _label(cell, loaded.table.columns), "label": _label(cell, loaded.table.rows)}

@@ -1,6 +1,6 @@
-"""MLflow is written beside the work, on a thread: a dead, slow or restarting store costs the training nothing.
+"""Write MLflow on a thread beside the work, so that a dead, slow or restarting store does not hold up the training.
 
-What it missed is in the run folders; the thread goes on when the store is back, else `rankmatch sync` does.
+What it misses is in the run folders; the thread continues when the store is back, or `rankmatch sync` does.
 """
 
 import os
@@ -9,22 +9,23 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from orchestration import hints
-from orchestration.attempt import Attempt
 from orchestration.mirror.mlflow_store import Store, StoreError
 from orchestration.mirror.store_uri import URI_VARIABLE
 from orchestration.mirror.tracking import MIRROR, Mirror, MirroredCell
-from orchestration.run_folder import RunFolder
+from orchestration.runs import hints
+from orchestration.runs.attempt import Attempt
+from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.states import CellState
 
 EVERY_S, LONGEST_S = 5.0, 60.0
-"""Between two syncs; while the store does not answer, twice as long each time."""
+"""Seconds between two syncs; while the store does not answer, twice as long each time."""
 JOB_EVERY_S = 10.0
 JOB_FINISH_S = 20.0
 """How long a job whose training has ended waits for the store."""
 
 
 class MirrorThread(threading.Thread):
-    """Connects, syncs again and again, and connects anew after an error."""
+    """Connect, sync repeatedly, and reconnect after an error."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class MirrorThread(threading.Thread):
         mirror: Mirror | None = None,
         every_s: float = EVERY_S,
     ) -> None:
-        """Take what opens a mirror and what brings it up to date; `mirror` is one that is open already."""
+        """Take functions that open a mirror and bring it up to date; `mirror` is one that is already open."""
         super().__init__(name="mlflow-mirror", daemon=True)
         self._connect, self._sync, self._mirror, self._every_s = connect, sync, mirror, every_s
         self._ended = threading.Event()
@@ -42,7 +43,7 @@ class MirrorThread(threading.Thread):
         self._error = ""
 
     def run(self) -> None:
-        """Work until `finish` is called, and once more then."""
+        """Sync until `finish` is called, and once more then."""
         wait_s = self._every_s
         while not self._ended.wait(wait_s):
             is_done = self._try(self._sync)
@@ -51,19 +52,19 @@ class MirrorThread(threading.Thread):
             self._try(self._last)
 
     def finish(self, timeout_s: float, last: Callable[[Mirror], None] | None = None) -> str:
-        """Wait for a last sync and for what shall come after it; return what went wrong, if anything."""
+        """Wait for a last sync and the action after it; return what went wrong, if anything."""
         self._last = last
         self._ended.set()
         self.join(timeout_s)
         return f"the store did not answer within {timeout_s:.0f} s" if self.is_alive() else self._error
 
     def _try(self, work: Callable[[Mirror], None]) -> bool:
-        self._error = "the mirror broke down"  # what nobody foresaw ends this thread, and no training
+        self._error = "the mirror broke down"  # an unforeseen error ends this thread, never a training
         try:
             self._mirror = self._mirror or self._connect()
             work(self._mirror)
         except (StoreError, OSError, ValueError) as error:
-            self._mirror = None  # what it remembers may not be what the store has
+            self._mirror = None  # its memory may differ from the store
             self._error = str(error)
             return False
         self._error = ""
@@ -72,7 +73,7 @@ class MirrorThread(threading.Thread):
 
 @contextmanager
 def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
-    """Have a job write its own run while it trains, where its launch said so."""
+    """Let a job write its own run while it trains, if its launch said so."""
     experiment_id, uri = attempt.known_owner().get(MIRROR), os.environ.get(URI_VARIABLE, "")
     if not experiment_id:
         yield
@@ -81,7 +82,7 @@ def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
         _say(folder, f"{URI_VARIABLE} is not set in the job")
         yield
         return
-    cell = MirroredCell(folder, {}, folder.path.name.partition("-")[0])
+    cell = MirroredCell(folder, {}, folder.signature)
 
     def connect() -> Mirror:
         mirror = Mirror(Store(uri), experiment_id)
@@ -91,7 +92,7 @@ def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
 
     def sync(mirror: Mirror) -> None:
         state = folder.look()
-        if state.status != "damaged" and not attempt.superseded():
+        if state.status is not CellState.DAMAGED and not attempt.superseded():
             mirror.sync_cell(cell, state)
 
     thread = MirrorThread(connect, sync, every_s=JOB_EVERY_S)
@@ -104,5 +105,5 @@ def mirrored(folder: RunFolder, attempt: Attempt) -> Iterator[None]:
 
 
 def _say(folder: RunFolder, why: str) -> None:
-    writes = f"which {hints.command('sync', folder.path.parents[1])} will write"
-    sys.stderr.write(f"MLflow lacks rows of {folder.path.name}, {writes}: {why}\n")
+    writes = f"which {hints.command('sync', folder.grid.path)} will write"
+    sys.stderr.write(f"MLflow lacks rows of {folder.name}, {writes}: {why}\n")

@@ -1,6 +1,6 @@
-"""An MLflow store: SQLite, PostgreSQL or a server; the one place that talks to it, and where its limits are known.
+"""An MLflow store: SQLite, PostgreSQL or a server. Only this module talks to it and knows its limits.
 
-Whatever goes wrong with it is a `StoreError`, whose text holds no password.
+All its errors are `StoreError`s, whose text contains no password.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # MLflow takes seconds to import
 MAX_KEY, MAX_PARAM_VALUE, MAX_TAG_VALUE, MAX_PARAMS, MAX_METRICS = 250, 6000, 8000, 100, 1000
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Has the page show an experiment as trainings; it takes those of unknown kind for conversations with models."""
+"""Makes the page show an experiment as trainings; by default it takes unknown ones for conversations with models."""
 _PLACES = (
     ("experiments", "artifact_location", "experiment_id = :experiment"),
     ("runs", "artifact_uri", "experiment_id = :experiment"),
@@ -30,12 +30,12 @@ _PLACES = (
     ("model_versions", "storage_location", "run_id IN ({runs})"),
     ("tags", "value", "key = 'rankmatch.folder' AND run_uuid IN ({runs})"),
 )
-"""Where a database of MLflow says where files lie: table, column, and which rows are of an experiment."""
+"""Where MLflow's database stores paths: table, column, and the condition for the rows of an experiment."""
 _FORBIDDEN = re.compile(r"[^\w\-./ :]")
 
 
 class StoreError(Exception):
-    """The store did not do what it was asked; nothing but the mirror is affected."""
+    """The store failed; only the mirror is affected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +51,29 @@ class Point:
 
 @dataclass(slots=True)
 class StoredRun:
-    """A run as the store has it; `tags` and `params` are kept up to date by what is logged through it."""
+    """A run in the store; `tags` and `params` follow what is logged through it."""
 
     id: str
     status: str = "RUNNING"
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     artifacts: str = ""
-    """Where its files are, as a URI."""
+    """URI of its files."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredExperiment:
-    """An experiment as the store has it."""
+    """An experiment in the store."""
 
     id: str
     name: str
     tags: Mapping[str, str]
     artifacts: str
-    """Where its runs' files go, as a URI."""
+    """URI for its runs' files."""
     is_deleted: bool
 
     def checked(self) -> Self:
-        """Return it.
+        """Return the experiment unless it was deleted.
 
         Raises:
             ValueError: It was deleted.
@@ -90,7 +90,7 @@ class Store:
     """A connection to a store; each process, and each thread, opens its own."""
 
     def __init__(self, uri: str) -> None:
-        """Open a store, which makes the schema of a database that has none.
+        """Open a store; an empty database gets its schema.
 
         Raises:
             StoreError: It does not answer.
@@ -101,7 +101,7 @@ class Store:
             self._client = client_of(uri)
 
     def experiments(self, name: str, value: str) -> list[StoredExperiment]:
-        """Return the experiments with a tag, deleted ones too."""
+        """Return the experiments with a tag, including deleted ones."""
         from mlflow.entities import ViewType
 
         with _answers():
@@ -111,11 +111,11 @@ class Store:
     def make_experiment(
         self, name: str, artifacts: Path | None = None, tags: Mapping[str, str] | None = None
     ) -> StoredExperiment:
-        """Return the experiment of a name, whoever made it and even if it was deleted; make it where there is none.
+        """Return the experiment with a name, whoever made it and even if it was deleted; create it if there is none.
 
         Args:
             name: Of the experiment.
-            artifacts: Gets the files of a new one; None leaves that to the store.
+            artifacts: Folder for the files of a new one; None lets the store decide.
             tags: Of a new one.
         """
         from mlflow.exceptions import MlflowException
@@ -124,14 +124,14 @@ class Store:
         with _answers():
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                # Not set_experiment: of several processes at once its losers write to experiment 0 without a word.
+                # Not set_experiment: if several processes call it at once, the losers silently write to experiment 0.
                 try:
                     made = self._client.create_experiment(name, artifact_location=place, tags=_KIND | dict(tags or {}))
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
                     found = self._client.get_experiment_by_name(name)
-                    if found is None:  # MLflow calls whatever a database refuses so
+                    if found is None:  # MLflow uses this error for everything that a database refuses
                         raise
                 else:
                     found = self._client.get_experiment(made)
@@ -141,7 +141,7 @@ class Store:
         """Return the id of an experiment; see `make_experiment`.
 
         Raises:
-            ValueError: One of that name was deleted, which keeps the name blocked.
+            ValueError: One with that name was deleted, which blocks the name.
         """
         return self.make_experiment(name, artifacts).checked().id
 
@@ -152,14 +152,14 @@ class Store:
                 self._client.set_experiment_tag(experiment_id, name, value)
 
     def move(self, experiment_id: str, old: Path, new: Path) -> None:
-        """Have what a database says of an experiment's files say that they lie in another folder.
+        """Change the folder of an experiment's files in a database.
 
-        MLflow has no call for it. Other experiments, and files that lie elsewhere, are left alone.
+        MLflow has no call for this. Other experiments, and files elsewhere, are not changed.
         """
         import sqlalchemy as sql
         from mlflow.tracking._tracking_service import utils
 
-        # URIs of files, and what this project itself notes as a path, in a tag
+        # URIs of files, and the path that this project stores in a tag
         starts = [(f"{old.as_uri()}/", f"{new.as_uri()}/"), (f"{old}/", f"{new}/")]
         runs = "SELECT run_uuid FROM runs WHERE experiment_id = :experiment"
         with _answers(), self._client._tracking_client.store.engine.begin() as connection:
@@ -171,7 +171,7 @@ class Store:
                     )
                     values = {"before": before, "after": after, "length": len(before), "rest": len(before) + 1}
                     connection.execute(sql.text(statement), values | {"experiment": int(experiment_id)})
-        utils._artifact_repos_cache.clear()  # this process may have written to a run when it lay elsewhere
+        utils._artifact_repos_cache.clear()  # this process may have written to a run at its old place
 
     def describe(self, experiment_id: str, text: str) -> None:
         """Show a text (Markdown) above the runs of an experiment."""
@@ -179,7 +179,7 @@ class Store:
             self._client.set_experiment_tag(experiment_id, NOTE, text[:MAX_TAG_VALUE])
 
     def runs(self, experiment_id: str, query: str) -> list[StoredRun]:
-        """Return the runs that a query of MLflow's finds, oldest first."""
+        """Return the runs found by an MLflow query, oldest first."""
         found: list[StoredRun] = []
         token: str | None = None
         with _answers():
@@ -195,7 +195,7 @@ class Store:
     def create_run(
         self, experiment_id: str, name: str, tags: Mapping[str, str], started: float | None, status: str = "RUNNING"
     ) -> StoredRun:
-        """Make a run."""
+        """Create a run."""
         start_time = None if started is None else milliseconds(started)
         with _answers():
             run = _stored(self._client.create_run(experiment_id, start_time, _fitting(tags), name))
@@ -210,7 +210,7 @@ class Store:
             self._client.delete_run(run.id)
 
     def log_params(self, run: StoredRun, params: Mapping[str, str]) -> None:
-        """Log the parameters that a run does not have; those that it has cannot change."""
+        """Log the parameters that a run does not have yet; existing ones cannot change."""
         from mlflow.entities import Param
 
         new = {name[:MAX_KEY]: value[:MAX_PARAM_VALUE] for name, value in params.items()}
@@ -221,7 +221,7 @@ class Store:
         run.params |= new
 
     def log_rows(self, run: StoredRun, rows: Iterable[Sequence[Point]]) -> None:
-        """Log points in few calls, those of one row in the same one, so that they are there together or not at all."""
+        """Log points in few calls, those of one row in the same call, so that they appear together or not at all."""
         with _answers():
             for batch in _batches(rows):
                 self._client.log_batch(run.id, metrics=batch)
@@ -237,7 +237,7 @@ class Store:
             run.tags |= changed
 
     def set_status(self, run: StoredRun, status: str, ended: float | None = None) -> None:
-        """Set the status; one that ends a run with the time of its end."""
+        """Set the status; a final one also sets the time of the end."""
         with _answers():
             if status in ("RUNNING", "SCHEDULED"):
                 self._client.update_run(run.id, status)
@@ -246,7 +246,7 @@ class Store:
         run.status = status
 
     def log_file(self, run: StoredRun, path: Path, folder: str = "") -> None:
-        """Attach a file; one of that name is replaced."""
+        """Attach a file, replacing one with the same name."""
         with _answers():
             self._client.log_artifact(run.id, str(path), folder or None)
 
@@ -261,7 +261,7 @@ class Store:
             return sorted((point.step, point.value) for point in self._client.get_metric_history(run.id, name))
 
     def make_model(self, name: str, tags: Mapping[str, str]) -> dict[str, str]:
-        """Return the tags of a registered model, whoever made it; make it where there is none."""
+        """Return the tags of a registered model, whoever made it; create it if there is none."""
         from mlflow.exceptions import MlflowException
 
         with _answers():
@@ -279,7 +279,7 @@ class Store:
                 self._client.set_registered_model_tag(name, key, value)
 
     def experiments_of_model(self, name: str) -> set[str]:
-        """Return the ids of the experiments that the versions of a registered model come from."""
+        """Return the ids of the experiments from which the versions of a registered model come."""
         with _answers():
             versions = self._client.search_model_versions(f"name = '{name}'")
             return {self._client.get_run(str(version.run_id)).info.experiment_id for version in versions}
@@ -287,7 +287,7 @@ class Store:
     def register(self, name: str, run: StoredRun, folder: str, tags: Mapping[str, str]) -> tuple[str, bool]:
         """Make a folder of a run's files the newest version of a registered model.
 
-        Returns: The version, and whether it is new: the newest one is kept if it is of the same run.
+        Returns: The version, and whether it is new: the newest one is kept if it comes from the same run.
         """
         with _answers():
             found = self._client.search_model_versions(f"name = '{name}'")
@@ -299,13 +299,13 @@ class Store:
 
 
 def metric_name(name: str) -> str:
-    """Return a name that MLflow takes for a metric."""
+    """Return a metric name that MLflow accepts."""
     return _FORBIDDEN.sub("_", name)[:MAX_KEY]
 
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """Turn whatever a store raises into a `StoreError` of one line."""
+    """Turn all exceptions of a store into a `StoreError` of one line."""
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -348,5 +348,5 @@ def _fitting(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return a time as MLflow has it."""
+    """Return a time in MLflow's unit."""
     return round(1000 * seconds)

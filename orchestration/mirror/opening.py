@@ -1,4 +1,4 @@
-"""How an MLflow store is opened, so that the first ones to do so at once all get it."""
+"""Open an MLflow store, safely even if several processes are the first to open it at once."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # MLflow takes seconds to import
     from mlflow.tracking import MlflowClient
 
 _SETTINGS = {
-    # A dead server would hold the caller up for minutes with every call.
+    # Otherwise a dead server would delay every call by minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "PGCONNECT_TIMEOUT": "10",
@@ -24,7 +24,7 @@ _SETTINGS = {
 }
 _LOUD = ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool")
 _LOCK = 0x7261_6E6B_6D61
-"""The key of the lock in a PostgreSQL database that is held while it is opened."""
+"""Key of the lock held in a PostgreSQL database while it is opened."""
 _PASSES_BY = re.compile("database is locked|readonly database|out-of-date database schema|unable to open")
 _ANEW = "move it away, and `rankmatch sync` writes all of it again from the run folders"
 
@@ -38,13 +38,13 @@ def client_of(uri: str) -> "MlflowClient":
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in _LOUD:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors with their tracebacks are raised as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised anyway
     path = sqlite_file_of(uri)
     return _opened(uri) if path is None else _opened_file(uri, path)
 
 
 def _opened_file(uri: str, path: Path) -> "MlflowClient":
-    """Open an SQLite database. MLflow's own way lets several processes that make one at once leave half of it."""
+    """Open an SQLite database; by MLflow's own way, several processes at once can leave a new one half made."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
@@ -64,7 +64,7 @@ def _opened_file(uri: str, path: Path) -> "MlflowClient":
 
 
 def _make_schema(path: Path) -> None:
-    """Do what MLflow's client does to an empty database; it would keep the file open."""
+    """Create the schema as MLflow's client does; the client itself would keep the file open."""
     import sqlalchemy
     from mlflow.store.db import utils
 
@@ -76,7 +76,7 @@ def _make_schema(path: Path) -> None:
 
 
 def _opened(uri: str) -> "MlflowClient":
-    """Open a server or another database, one process at a time: an empty one gets its schema."""
+    """Open a server or another database, one process at a time; an empty one gets its schema."""
     from mlflow.tracking import MlflowClient
 
     with nullcontext() if uri.startswith(SERVERS) else _alone(uri):
@@ -85,7 +85,7 @@ def _opened(uri: str) -> "MlflowClient":
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Connect once, since MLflow tries for half an hour where a database is gone; hold a lock of its meanwhile."""
+    """Connect only once, because MLflow retries for half an hour if a database is gone; hold the database's lock."""
     import sqlalchemy
 
     try:

@@ -1,7 +1,7 @@
-"""Whose an experiment or a registered model is, in a store that several people or runs folders share.
+"""Who owns an experiment or a registered model, in a store that several people or runs folders share.
 
-An experiment belongs to a grid of one runs folder and is named after the grid; where somebody else's has that name, the
-user and the runs folder are added. Who owns it stands in its tags, so that it is found whatever it is called.
+An experiment belongs to a grid of one runs folder and is named after the grid; if another owner has that name, user and
+runs folder are added. The owner is stored in its tags, so that it is found whatever its name.
 """
 
 import getpass
@@ -13,17 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestration import files
-from orchestration.damage import DamagedFileError
-from orchestration.fields import TEXT, Fields, Kind
+from orchestration.machine import files
+from orchestration.machine.damage import DamagedFileError
+from orchestration.machine.fields import TEXT, Fields, Kind
 from orchestration.mirror import moved
 from orchestration.mirror.mlflow_store import Store, StoredExperiment, StoredRun, StoreError
 from orchestration.mirror.store_uri import artifacts_folder, sqlite_file_of
-from orchestration.recorder import SCHEMA
+from orchestration.runs.folders import GridFolder, RunsFolder
+from orchestration.runs.recorder import SCHEMA
 from rankmatch import locks
 
-RUNS_FILE = "runs.json"
-"""In a runs folder: its id, by which stores know it."""
 LOCK_S = 60.0
 _ID = Kind(
     "an id of hexadecimal digits", lambda value: isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]+", value))
@@ -39,13 +38,13 @@ FOLDER, LAUNCH = "rankmatch.folder", "rankmatch.launch"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A runs folder, and the user at work in it."""
+    """A runs folder and its user."""
 
     runs_id: str
     user: str
 
     def marks(self, grid: str) -> dict[str, str]:
-        """Return the tags of what belongs to a grid of it."""
+        """Return the tags for everything that belongs to one of its grids."""
         return {RUNS: self.runs_id, GRID: grid, OWNER: self.user}
 
     def run_tags(self) -> dict[str, str]:
@@ -53,15 +52,15 @@ class Owner:
         return {RUNS: self.runs_id, USER: self.user}
 
     def suffix(self) -> str:
-        """Return what is added to a name that somebody else has."""
+        """Return the suffix for a name that another owner has."""
         return f"{self.user} {self.runs_id[:6]}"
 
 
 def owner_of(runs: Path) -> Owner:
-    """Return the owner of what is written for a runs folder; its id is made once, and anew in a copy of it.
+    """Return the owner for a runs folder; its id is created once, and newly in a copy of the folder.
 
     Raises:
-        StoreError: The id cannot be read, or is not there and cannot be written.
+        StoreError: The id cannot be read, or is missing and cannot be written.
     """
     try:
         return Owner(_runs_id(runs.resolve()), _user())
@@ -72,33 +71,33 @@ def owner_of(runs: Path) -> Owner:
 
 
 def own_experiment(store: Store, grid_dir: Path, owner: Owner) -> StoredExperiment:
-    """Return the experiment of a grid, which is made where there is none.
+    """Return the experiment of a grid; create it if there is none.
 
-    One that an earlier version made has no owner; it is taken over where all of it comes from this folder.
+    An experiment of an earlier version has no owner; it is taken over if everything in it comes from this folder.
 
     Raises:
         StoreError: The store does not answer.
-        ValueError: It was deleted, which keeps its name blocked.
+        ValueError: It was deleted, which blocks its name.
     """
-    name, marks = grid_dir.name, owner.marks(grid_dir.name)
-    artifacts = artifacts_folder(store.uri, grid_dir.parent, name)
+    name, marks, runs = grid_dir.name, owner.marks(grid_dir.name), GridFolder(grid_dir).runs.path
+    artifacts = artifacts_folder(store.uri, runs, name)
     for known in store.experiments(RUNS, owner.runs_id):
         if known.tags.get(GRID) == name:
-            return moved.here(store, known.checked(), grid_dir.parent, earlier_places(grid_dir.parent))
+            return moved.here(store, known.checked(), runs, earlier_places(runs))
     for known in _came_along(store, grid_dir):
         store.tag_experiment(known.checked().id, marks)
-        return moved.here(store, known, grid_dir.parent, earlier_places(grid_dir.parent))
+        return moved.here(store, known, runs, earlier_places(runs))
     found = store.make_experiment(name, artifacts, marks)
     if found.tags.get(RUNS) == owner.runs_id:
         return found.checked()
     if RUNS not in found.tags and _is_ours(store, found, grid_dir, artifacts):
         store.tag_experiment(found.checked().id, marks)
-        return moved.here(store, found, grid_dir.parent, earlier_places(grid_dir.parent))
+        return moved.here(store, found, runs, earlier_places(runs))
     return store.make_experiment(f"{name} ({owner.suffix()})", artifacts, marks).checked()
 
 
 def own_model(store: Store, name: str, experiment: str, owner: Owner) -> str:
-    """Return the name of a registered model, made where there is none; of two owners the first has the plain one.
+    """Return the name of a registered model, creating it if needed; of two owners, the first has the plain name.
 
     Raises:
         StoreError: The store does not answer.
@@ -115,9 +114,9 @@ def own_model(store: Store, name: str, experiment: str, owner: Owner) -> str:
 
 
 def earlier_places(runs: Path) -> list[Path]:
-    """Return where a runs folder, or the one that it is a copy of, has been, as far as it is known."""
+    """Return the known earlier places of a runs folder, or of the one that it is a copy of."""
     try:
-        content = files.read_json(runs.resolve() / RUNS_FILE, _OF_RUNS)
+        content = files.read_json(RunsFolder(runs.resolve()).id_file, _OF_RUNS)
     except (OSError, DamagedFileError):
         return []
     places = [Path(place) for place in (content["path"], *content.get("earlier_paths", ()))]
@@ -125,19 +124,19 @@ def earlier_places(runs: Path) -> list[Path]:
 
 
 def _came_along(store: Store, grid_dir: Path) -> list[StoredExperiment]:
-    """Return the experiment that a copied SQLite file has of a grid, where it was copied with its runs folder."""
-    file = sqlite_file_of(store.uri)
-    if file is None or not file.is_relative_to(grid_dir.parent.resolve()):
+    """Return a grid's experiment in a SQLite file that was copied together with its runs folder."""
+    file, runs = sqlite_file_of(store.uri), GridFolder(grid_dir).runs
+    if file is None or not file.is_relative_to(runs.path.resolve()):
         return []
-    content = files.read_json(grid_dir.parent / RUNS_FILE, _OF_RUNS)
+    content = files.read_json(runs.id_file, _OF_RUNS)
     found = [one for known in content.get("earlier_ids", ()) for one in store.experiments(RUNS, known)]
     return [one for one in found if one.tags.get(GRID) == grid_dir.name and not one.is_deleted]
 
 
 def _is_ours(store: Store, found: StoredExperiment, grid_dir: Path, artifacts: Path | None) -> bool:
-    """Tell whether an experiment without an owner is unmistakably that of a grid's folder."""
+    """Return whether an experiment without an owner clearly belongs to a grid's folder."""
     file = sqlite_file_of(store.uri)
-    if file and file.parent == grid_dir.parent.resolve():
+    if file and file.parent == GridFolder(grid_dir).runs.path.resolve():
         return True
     if artifacts and found.artifacts == artifacts.resolve().as_uri():
         return True
@@ -149,24 +148,24 @@ def _is_ours(store: Store, found: StoredExperiment, grid_dir: Path, artifacts: P
 
 def _is_of(run: StoredRun, grid_dir: Path) -> bool:
     if LAUNCH in run.tags:
-        return (grid_dir / "launches" / run.tags[LAUNCH]).is_dir()
+        return GridFolder(grid_dir).launch(run.tags[LAUNCH]).path.is_dir()
     folder = run.tags.get(FOLDER, "")
     return bool(folder) and Path(folder).is_relative_to(grid_dir)
 
 
 def _runs_id(runs: Path) -> str:
-    path = runs / RUNS_FILE
+    path = RunsFolder(runs).id_file
     if not path.exists():
         runs.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # somebody else's launch was faster
+        with suppress(FileExistsError):  # another owner's launch was faster
             files.publish(path, _text(secrets.token_hex(8), runs))
-    with locks.held(path.with_name(f".{RUNS_FILE}.lock"), LOCK_S):
+    with locks.held(files.lock_of(path), LOCK_S):
         content = files.read_json(path, _OF_RUNS, _WITHOUT_ID)
         known, place = str(content["id"]), Path(content["path"])
         if place == runs or (place.exists() and place.samefile(runs)):
             return known
         paths, ids = [*content.get("earlier_paths", ()), str(place)], [*content.get("earlier_ids", ())]
-        if _has_id(place / RUNS_FILE, known):  # this folder is a copy, and the first one is still there
+        if _has_id(RunsFolder(place).id_file, known):  # this folder is a copy, and the original still exists
             ids, known = [*ids, known], secrets.token_hex(8)
         files.replace(path, _text(known, runs, [*dict.fromkeys(paths)], ids))
         return known
@@ -188,5 +187,5 @@ def _text(runs_id: str, runs: Path, earlier_paths: Sequence[str] = (), earlier_i
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container that knows no user of this number
+    except (KeyError, OSError):  # a container without a user of this number
         return str(os.getuid())

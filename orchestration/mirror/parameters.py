@@ -1,15 +1,15 @@
-"""The parameters of a run as MLflow shows them: by the names that a user types, and none that decides nothing."""
+"""The parameters of a run in MLflow: by the names that a user types, and without unused settings."""
 
 from dataclasses import asdict
 
-from orchestration.cells import short_names_once
-from orchestration.values import flatten, format_value
+from orchestration.grids.cells import short_names_once
+from orchestration.grids.values import flatten, format_value
 from rankmatch.config import TrainConfig
 from rankmatch.unused import unused_settings
 
 
 def parameters(config: TrainConfig) -> dict[str, str]:
-    """Return the settings that a run uses: none that its method or data set does not read, and no place left empty."""
+    """Return the settings that a run uses, without those that its method or data set ignores or empty paths."""
     unused, given = unused_settings(config.numerics), flatten(asdict(config))
     used = {short: given[full] for short, full in short_names_once().items() if full in given and short not in unused}
     return {short: format_value(value) for short, value in used.items() if value not in ("", [], {})}

@@ -1,4 +1,4 @@
-"""Trained models under names: of each method and backbone of a grid the one that the table's figure is best of."""
+"""Register trained models: for each method and backbone of a grid, the one with the best figure in the table."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,32 +6,34 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration import made_with
-from orchestration.grid import Grid
-from orchestration.launch_folder import run_folders
+from orchestration.grids.grid import Grid
+from orchestration.grids.launched import run_folders
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells, only_writer
 from orchestration.mirror.tracking import MirroredCell
-from orchestration.recorder import Row
-from orchestration.run_folder import RunFolder
+from orchestration.runs import made_with
+from orchestration.runs.recorder import Row
+from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.states import CellState
 from rankmatch.hashing import sha256_of
+from rankmatch.run_files import BEST
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The best finished cell of a method and a backbone."""
+    """The best finished cell of a method and backbone."""
 
     name: str
-    """Of the registered model: `<grid>.<method>.<backbone>`."""
+    """Name of the registered model: `<grid>.<method>.<backbone>`."""
     cell: MirroredCell
     result: Row
 
     @property
     def weights(self) -> Path:
-        """The file of the best epoch's weights; one that is not there where the result names none."""
-        return Path(self.cell.folder.path / (self.result.get("model") or {"path": "best.pt"})["path"])
+        """The file of the best epoch's weights; a missing file if the result names none."""
+        return Path(self.cell.folder.path / (self.result.get("model") or {"path": BEST})["path"])
 
     def tags(self) -> dict[str, str]:
-        """Return what a version says of itself."""
+        """Return the tags of a version."""
         result = self.result
         figures = {"best_miou": result["best_miou"], "best_epoch": result["best_epoch"]}
         commits = " ".join(made_with.values(result["provenance"], made_with.COMMIT))
@@ -44,7 +46,7 @@ class Candidate:
 def candidates(
     loaded: Grid, grid_dir: Path, methods: Sequence[str] = (), backbones: Sequence[str] = ()
 ) -> list[Candidate]:
-    """Choose by `best_miou`, the validation figure of the table; of equal ones the first of the grid."""
+    """Choose by `best_miou`, the validation figure of the table; ties go to the first cell of the grid."""
     best: dict[str, Candidate] = {}
     for name, cell in _finished(loaded, grid_dir, methods, backbones):
         result = cell.folder.result()
@@ -57,10 +59,10 @@ def candidates(
 def register(
     loaded: Grid, grid_dir: Path, uri: str, methods: Sequence[str], backbones: Sequence[str], console: Console
 ) -> None:
-    """Copy the weights of the chosen cells into MLflow, and make them the newest versions of their models.
+    """Copy the weights of the chosen cells into MLflow as the newest versions of their models.
 
     Raises:
-        ValueError: No finished cell is meant, or its weights are not there.
+        ValueError: No finished cell matches, or its weights are missing.
         StoreError: The store does not answer.
     """
     chosen = candidates(loaded, grid_dir, methods, backbones)
@@ -102,5 +104,5 @@ def _finished(
         numerics, folder = cell.config.numerics, found[cell.signature]
         method, backbone = numerics.method.name, numerics.backbone.name
         is_meant = (not methods or method in methods) and (not backbones or backbone in backbones)
-        if is_meant and folder.look().status == "done":
+        if is_meant and folder.look().status is CellState.DONE:
             yield f"{loaded.name}.{method}.{backbone}", MirroredCell(folder, cell.axes, cell.signature)

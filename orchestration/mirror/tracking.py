@@ -1,8 +1,8 @@
-"""The MLflow mirror of run folders: what it shows is read from them, so it can be deleted and made again.
+"""The MLflow mirror of run folders: everything it shows is read from them, so it can be deleted and rebuilt.
 
-A run for each cell over all its attempts, below a run for the launch that began it. How far a run is, its own curves
-say, and a point that is logged twice with the same time is one point: so whoever goes on repeats nothing, even behind a
-server that died in the middle.
+There is a run for each cell over all its attempts, below a run for the launch that began it. A run's own curves show
+how far it is mirrored, and a point that is logged twice with the same time stays one point. So any process can continue
+the mirror without repeating anything, even after a server that died half way.
 """
 
 import math
@@ -12,28 +12,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestration.attempt import CONFIG, RESULT
-from orchestration.cells import from_yaml
-from orchestration.costs import num_steps
-from orchestration.damage import tell
+from orchestration.grids.cells import from_yaml, names_in
+from orchestration.machine.damage import tell
 from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, StoreError, metric_name
+from orchestration.mirror.naming import described, name_of
 from orchestration.mirror.ownership import FOLDER, LAUNCH, Owner, own_model
 from orchestration.mirror.parameters import parameters
-from orchestration.recorder import Row
-from orchestration.run_folder import FolderState, RunFolder
+from orchestration.planning.costs import num_steps
+from orchestration.runs.folders import LaunchFolder
+from orchestration.runs.recorder import Row
+from orchestration.runs.run_folder import FolderState, RunFolder
+from orchestration.runs.states import CellState
 from rankmatch.config import TrainConfig
 
 SIGNATURE, STATUS, LAUNCHES, FAILURE = (f"rankmatch.{name}" for name in ("signature", "status", "launches", "failure"))
-STATUSES = {"running": "RUNNING", "interrupted": "KILLED", "failed": "FAILED", "done": "FINISHED"}
+STATUSES = {
+    CellState.RUNNING: "RUNNING",
+    CellState.INTERRUPTED: "KILLED",
+    CellState.FAILED: "FAILED",
+    CellState.DONE: "FINISHED",
+}
+"""MLflow's words for states; cells in other states have no run."""
 FINAL = ("best_miou", "best_epoch", "last_miou", "duration_s", "gpu_duration_s", "num_present_classes", "attempt")
-"""Numbers of the result; logged as `final/<name>`, apart from the curves."""
+"""Numbers of the result, logged as `final/<name>`, separate from the curves."""
 EPOCHS, STEPS, _PROCESSOR = "epoch", "step/loss", "cpu_percent"
-"""A metric of each kind of row; the last step of its curve says how far that kind is mirrored."""
+"""One metric of each kind of row; the last step of its curve shows how far that kind is mirrored."""
 MIRROR = "mirror"
 """The field of `owner.json` by which an attempt's job mirrors itself: the id of the experiment."""
-SAMPLES, MODEL = "samples.png", "model"
+MODEL, REFERENCE = "model", "model/reference.json"
 _SOURCE = {"mlflow.source.name": "rankmatch", "mlflow.source.type": "LOCAL"}
-"""Beside the commit, which the page shows only with them."""
+"""Tags beside the commit; the page shows the commit only with them."""
 _HINT = "Expand a launch (+) or group by a tag to see curves of its cells.\n\n"
 _NOT_METRICS = ("step", "time", "num_epochs", "num_steps")
 _CLASS_IOU = "class_iou_"
@@ -43,7 +51,7 @@ Points = list[Point]
 
 @dataclass(frozen=True, slots=True)
 class MirroredCell:
-    """A run folder, and what a run is found and grouped by."""
+    """A run folder, with the tags by which its run is found and grouped."""
 
     folder: RunFolder
     axes: Mapping[str, str]
@@ -52,31 +60,31 @@ class MirroredCell:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A launch as MLflow shows it: the parent of the cells that it began."""
+    """A launch in MLflow: the parent of the cells that it began."""
 
     id: str
     files: Sequence[Path] = ()
-    """Attached when it begins."""
+    """Files to attach at the start."""
 
 
 @dataclass(slots=True)
 class _Progress:
-    """What one process remembers of a cell."""
+    """What a process remembers about a cell."""
 
     run: StoredRun
     config: TrainConfig
     stride: int | None
-    """Steps for which the first row stands; None: steps are not wanted."""
+    """How many steps one logged row represents; None: no step rows are logged."""
     last: dict[str, int] = field(default_factory=dict)
-    """By kind of row the last step that is mirrored."""
+    """The last mirrored step, by kind of row."""
     seen: tuple[str, float] | None = None
 
 
 class Mirror:
-    """One experiment; only one process may write a cell's run at a time."""
+    """The mirror of one experiment; only one process may write a cell's run at a time."""
 
     def __init__(self, store: Store, experiment_id: str, owner: Owner | None = None) -> None:
-        """Take an experiment; `owner` is who has made it, for whoever makes runs in it."""
+        """Take an experiment; `owner` provides the tags of new runs."""
         self._store, self.experiment_id, self._owner = store, experiment_id, owner
         self._run_tags = owner.run_tags() if owner else {}
         self._progress: dict[str, _Progress] = {}
@@ -84,30 +92,30 @@ class Mirror:
         self._launches: dict[str, StoredRun] = {}
 
     def sync(self, cells: Iterable[MirroredCell]) -> None:
-        """Bring runs up to date with run folders; a cell that was never begun gets no run.
+        """Update runs from run folders; a cell that never began gets no run.
 
-        Left alone are cells whose jobs mirror themselves, as long as they run.
+        Cells whose jobs mirror themselves are skipped while they run.
 
         Raises:
-            StoreError: The store does not answer, or a cell cannot be read for now; what it has stays, and the next
-                call goes on.
+            StoreError: The store does not answer, or a cell cannot be read now; what was written stays, and the next
+                call continues.
         """
         away: list[str] = []
         for cell in cells:
             state, known = cell.folder.state(), self._progress.get(cell.signature)
-            away += [state.damage] if state.status == "unreadable" else []
+            away += [state.damage] if state.status is CellState.UNREADABLE else []
             is_known = known is not None and known.seen == (state.status, state.updated)
-            if state.status in ("missing", "damaged", "unreadable") or is_known or _mirrors_itself(cell.folder, state):
+            if state.status not in STATUSES or is_known or _mirrors_itself(cell.folder, state):
                 continue
             try:
                 self.sync_cell(cell, state)
-            except ValueError as error:  # a file of this cell; those of the others are written
+            except ValueError as error:  # the fault is in this cell only; the others are written
                 tell(f"{cell.folder.path.name} is not written to MLflow: {error}")
         if away:
             raise StoreError("; ".join(away[:3]))
 
     def sync_cell(self, cell: MirroredCell, state: FolderState) -> None:
-        """Bring one run up to date."""
+        """Update one run."""
         known = self._of(cell)
         run, folder = known.run, cell.folder
         if run.tags.get(STATUS) == "done":
@@ -118,8 +126,8 @@ class Mirror:
             self._store.log_rows(run, rows)
             known.last[kind] = rows[-1][0].step
         if known.seen is None:
-            self._store.log_file(run, folder.path / CONFIG)
-        if state.status == "done":
+            self._store.log_file(run, folder.config_file)
+        if state.status is CellState.DONE:
             self._log_result(cell, known)
         if run.status != STATUSES[state.status]:
             self._store.set_status(run, STATUSES[state.status], state.updated)
@@ -130,14 +138,14 @@ class Mirror:
         known.seen = (state.status, state.updated)
 
     def schedule(self, cells: Iterable[MirroredCell], launch_id: str) -> None:
-        """Make the runs of cells that are about to be trained, so that their jobs need only find them."""
+        """Create the runs of cells that are about to train, so that their jobs only need to find them."""
         for cell in cells:
             self._find_runs()
             if cell.signature not in self._known_runs:
                 self._known_runs[cell.signature] = self._create(cell, launch_id, None, "SCHEDULED")
 
     def forget(self, signatures: Iterable[str]) -> None:
-        """Delete the runs of some cells: MLflow can restore them, and cells of these signatures get new ones."""
+        """Delete the runs of some cells; MLflow can restore them, and new cells with these signatures get new runs."""
         self._find_runs()
         for signature in signatures:
             self._progress.pop(signature, None)
@@ -145,13 +153,13 @@ class Mirror:
                 self._store.delete_run(run)
 
     def find(self, signature: str) -> bool:
-        """Look for the run of a single cell; false if nobody has made it."""
+        """Find the run of a single cell; return false if there is none."""
         found = self._store.runs(self.experiment_id, f"tags.`{SIGNATURE}` = '{signature}'")
         self._runs = {signature: found[0]} if found else {}
         return bool(found)
 
     def begin_launch(self, launch: Launch) -> None:
-        """Make the run of a launch; those of earlier ones that are still said to run were killed."""
+        """Create the run of a launch, and mark earlier launches that still count as running as killed."""
         for other in self._store.runs(
             self.experiment_id, f"tags.`{LAUNCH}` LIKE '%' and attributes.status = 'RUNNING'"
         ):
@@ -165,7 +173,7 @@ class Mirror:
     def end_launch(
         self, launch_id: str, status: str, files: Sequence[Path], note: str, summary: Sequence[Point] = ()
     ) -> None:
-        """Attach tables, figures and numbers to the run of a launch, and show a text above all runs."""
+        """Attach tables, figures and numbers to a launch's run, and show a text above all runs."""
         run = self._launch(launch_id)
         self._store.log_rows(run, [summary] if summary else [])
         for path in files:
@@ -175,14 +183,14 @@ class Mirror:
         self._store.set_status(run, status)
 
     def register(self, name: str, cell: MirroredCell, weights: Path, tags: Mapping[str, str]) -> tuple[str, str, bool]:
-        """Attach weights and configuration to a cell's run, and make them the newest version of a registered model.
+        """Attach weights and configuration to a cell's run, and register them as a model's newest version.
 
-        Returns: The model's name, another one where somebody else's has that, the version, and whether it is new.
+        Returns: The model's name (a different one if another owner has it), the version, and whether it is new.
         """
         assert self._owner is not None
         name = own_model(self._store, name, self.experiment_id, self._owner)
         run = self._of(cell).run
-        for path in (weights, cell.folder.path / CONFIG):
+        for path in (weights, cell.folder.config_file):
             self._store.log_file(run, path, MODEL)
         return name, *self._store.register(name, run, MODEL, tags)
 
@@ -202,11 +210,12 @@ class Mirror:
         return self._progress[cell.signature]
 
     def _create(self, cell: MirroredCell, launch_id: str, started: float | None, status: str) -> StoredRun:
-        folder = cell.folder.path
-        tags = {**cell.axes, **_SOURCE, SIGNATURE: cell.signature, FOLDER: str(folder)} | self._run_tags
+        tags = {**cell.axes, **_SOURCE, SIGNATURE: cell.signature, FOLDER: str(cell.folder.path)} | self._run_tags
         if launch_id:
             tags[PARENT] = self._launch(launch_id).id
-        return self._store.create_run(self.experiment_id, folder.name.partition("-")[2], tags, started, status)
+        names = names_in(cell.folder.config())
+        tags[NOTE] = described(cell.folder, cell.axes, names)
+        return self._store.create_run(self.experiment_id, name_of(cell.folder, cell.axes, names), tags, started, status)
 
     def _last_steps(self, run: StoredRun, num_workers: int) -> dict[str, int]:
         if run.tags.get(STATUS) == "done":
@@ -221,7 +230,7 @@ class Mirror:
         return self._runs
 
     def _find_runs(self) -> None:
-        """Find the runs of cells. Of two the older one counts: a server may have made one and not have said so."""
+        """Find the runs of cells. Of two, the older one counts: a server may have created one without confirming it."""
         if self._runs is None:
             found = self._store.runs(self.experiment_id, f"tags.`{SIGNATURE}` LIKE '%'")
             self._runs = {}
@@ -240,7 +249,7 @@ class Mirror:
         return self._launches[launch_id]
 
     def _create_launch(self, launch_id: str) -> StoredRun:
-        """Make the run of a launch that is over, as it is unless `begin_launch` says otherwise."""
+        """Create the run of a launch as one that is over; `begin_launch` corrects that."""
         begun = _launch_time(launch_id)
         tags = {LAUNCH: launch_id} | self._run_tags
         run = self._store.create_run(self.experiment_id, _launch_name(launch_id), tags, begun)
@@ -248,18 +257,18 @@ class Mirror:
         return run
 
     def _log_result(self, cell: MirroredCell, known: _Progress) -> None:
-        result, run, path = cell.folder.result() or {}, known.run, cell.folder.path
+        result, run = cell.folder.result() or {}, known.run
         rows = cell.folder.epochs()
         ended = rows[-1]["time"] if rows else _begun(cell.folder)  # the same for whoever repeats it
         final = {f"final/{name}": result.get(name) for name in FINAL}
         best = _class_ious(result.get("best_class_iou", ()), known.config, "final/best_class_iou/")
         self._store.log_rows(run, [_points(final | best, ended, result["step"])])
-        for name in (CONFIG, RESULT):
-            self._store.log_file(run, path / name)
-        samples = path / "attempts" / str(result["attempt"]) / SAMPLES
+        for path in (cell.folder.config_file, cell.folder.result_file):
+            self._store.log_file(run, path)
+        samples = cell.folder.attempt(result["attempt"]).samples_file
         if samples.is_file():
             self._store.log_file(run, samples)
-        self._log_model(run, path, known.config, result.get("model"))
+        self._log_model(run, cell.folder.path, known.config, result.get("model"))
 
     def _log_model(self, run: StoredRun, path: Path, config: TrainConfig, model: Mapping[str, Any] | None) -> None:
         tracking = config.execution.tracking
@@ -268,11 +277,11 @@ class Mirror:
         is_small = model["bytes"] <= 1e6 * tracking.max_model_mb
         if tracking.model == "copy" and is_small:
             self._store.log_file(run, path / model["path"], MODEL)
-        self._store.log_json(run, {**model, "folder": str(path)}, f"{MODEL}/reference.json")
+        self._store.log_json(run, {**model, "folder": str(path)}, REFERENCE)
 
 
 def _new_rows(folder: RunFolder, known: _Progress) -> dict[str, list[Points]]:
-    """Return by kind the rows after those that are mirrored, without the kinds that have none."""
+    """Return the rows that are not mirrored yet, by kind, without empty kinds."""
     last = known.last
     epochs = [_epoch_points(row, known.config) for row in folder.epochs() if row["step"] > last.get(EPOCHS, -1)]
     rows = {EPOCHS: epochs, STEPS: list(_step_rows(folder, known.stride, last.get(STEPS, -1)))}
@@ -298,7 +307,7 @@ def _stride(config: TrainConfig) -> int | None:
 
 
 def _step_rows(folder: RunFolder, stride: int | None, last: int) -> Iterator[Points]:
-    """Give the first row of each of the equal parts of a run."""
+    """Yield the first row of each of a run's equal parts."""
     if not stride:
         return
     place, begun = last // stride, _begun(folder)
@@ -310,7 +319,7 @@ def _step_rows(folder: RunFolder, stride: int | None, last: int) -> Iterator[Poi
 
 
 def _system_rows(folder: RunFolder, last: Mapping[str, int]) -> dict[str, list[Points]]:
-    """Return by worker what it took of its machine; the step of such a row is the seconds since the run began."""
+    """Return the rows of machine use by worker; the step of such a row is the seconds since the run began."""
     begun = _begun(folder)
     found: dict[str, list[Points]] = {}
     for attempt in folder.attempts():
@@ -337,7 +346,7 @@ def _begun(folder: RunFolder) -> float:
 
 
 def _points(numbers: Mapping[str, Any], time: float, step: int) -> Points:
-    """Return the points of a row; what is unknown or not finite has none."""
+    """Return the points of a row, without unknown or non-finite values."""
     known = {name: value for name, value in numbers.items() if value is not None and math.isfinite(value)}
     return [Point(name, float(value), time, step) for name, value in known.items()]
 
@@ -348,7 +357,7 @@ def _class_ious(values: Sequence[float | None], config: TrainConfig, prefix: str
 
 
 def _class_name(number: int, names: Sequence[str]) -> str:
-    """Return what a class's curve is called; names that MLflow would write alike are told apart by their numbers."""
+    """Return the name of a class's curve; names that MLflow would merge get their numbers."""
     if not names:
         return str(number)
     shown = [metric_name(name) for name in names]
@@ -368,20 +377,17 @@ def _tags_of_state(folder: RunFolder, state: FolderState) -> dict[str, str]:
 
 
 def _mirrors_itself(folder: RunFolder, state: FolderState) -> bool:
-    return state.status == "running" and MIRROR in folder.attempts()[-1].known_owner()
+    return state.status is CellState.RUNNING and MIRROR in folder.attempts()[-1].known_owner()
 
 
 def _launch_of(owner: Mapping[str, Any]) -> str:
-    """Return the user's launch that an attempt follows from; on Slurm a controller may have submitted it."""
+    """Return the user's launch behind an attempt; on Slurm a controller may have submitted it."""
     return str(owner.get("campaign") or owner.get("launch") or "")
 
 
 def _launch_time(launch_id: str) -> float | None:
-    try:
-        begun = datetime.strptime(launch_id.partition("-")[0], "%Y%m%dT%H%M%S.%f")
-    except ValueError:
-        return None
-    return begun.replace(tzinfo=UTC).timestamp()
+    begun = LaunchFolder(Path(launch_id)).moment
+    return begun.timestamp() if begun else None
 
 
 def _launch_name(launch_id: str) -> str:

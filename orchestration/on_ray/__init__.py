@@ -1,1 +1,1 @@
-"""Cells on Ray: which Ray, who shares what of it, and the training of one cell in it."""
+"""Cells on Ray: which Ray, how cells share it, and the training of one cell in it."""

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import ray
 
-from orchestration import scratch
+from orchestration.machine import scratch
 from orchestration.on_ray.protocol import SETTINGS, TOKEN_VARIABLE, check_ray, settings
 from orchestration.on_ray.shares import Node
 
@@ -30,7 +30,7 @@ def private_ray(
     folder: Path | None = None,
     name: str | None = None,
 ) -> Iterator[Path]:
-    """Run a Ray on this machine that nobody else's commands reach; yields its temporary folder.
+    """Run a Ray on this machine that nobody else's commands reach; yield its temporary folder.
 
     `RAY_ADDRESS` is ignored, authentication is on with `TOKEN`, and CPUs are those this process may use.
 
@@ -64,9 +64,9 @@ def private_ray(
 
 
 def _init(**arguments: Any) -> None:  # noqa: ANN401 (whatever ray.init takes)
-    """Start a Ray, and again if it was not up within 30 s, a limit that Ray gives no setting for.
+    """Start a Ray, and try again if it was not up within 30 s, a limit that Ray has no setting for.
 
-    On a busy machine, or where its programs are read over a network for the first time, that is no fault.
+    On a busy machine, or when its programs are first read over a network, a slow start is no fault.
     """
     before = set(psutil.Process().children())
     for tries_left in reversed(range(_TRIES)):
@@ -88,14 +88,14 @@ def _init(**arguments: Any) -> None:  # noqa: ANN401 (whatever ray.init takes)
 
 @contextmanager
 def existing_ray(address: str) -> Iterator[None]:
-    """Use a Ray that runs already, and leave it as it was; this process must be on one of its nodes.
+    """Use a running Ray, and leave it as it was; this process must be on one of its nodes.
 
-    The token, where the Ray asks for one, comes from the environment (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN`,
+    The token, if the Ray asks for one, comes from the environment (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN`,
     `RAY_AUTH_TOKEN_PATH`), which Ray reads itself. Its processes import what this one imports.
 
     Raises:
         ValueError: Another version of Ray is installed.
-        ConnectionError: It does not answer, or not to us.
+        ConnectionError: It does not answer, or refuses us.
     """
     check_ray()
     _apply_settings()

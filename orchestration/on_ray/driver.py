@@ -1,9 +1,8 @@
-"""The process between a launcher and Ray: has Tune run a trial for each cell, and another where the policy says so.
+"""The process between a launcher and Ray: it has Tune run a trial for each cell, and another if the policy says so.
 
 The launcher follows the cells, or is the head job of a pilot, whose nodes are other jobs.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -22,22 +21,24 @@ from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestration.control_group import num_oom_kills
-from orchestration.failures import AttemptEnd, Decision, Failure, FailureClass, LostError, decide
+from orchestration.machine import own_files
+from orchestration.machine.control_group import num_oom_kills
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray
 from orchestration.on_ray.due import Due
 from orchestration.on_ray.memory import machine_has_room, memory_failure, node_of, survive_kills
+from orchestration.on_ray.orders import DriverOrder
 from orchestration.on_ray.pilot import Nodes, pilot_ray
 from orchestration.on_ray.protocol import beside, kill_session
 from orchestration.on_ray.shares import Machine, Node, Share, elsewhere, max_at_once, share, shunned
 from orchestration.on_ray.stop import CellStop, own_node
-from orchestration.patience import patiently, say_once
-from orchestration.retries import decision_of, failed_hosts
-from orchestration.run_cell import Trainer, record_loss, record_never_began, run_cell
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog
-from orchestration.schedulers.ray_tune import ORDER
+from orchestration.running.run_cell import Trainer, record_loss, record_never_began, run_cell
+from orchestration.runs.failures import AttemptEnd, Decision, Failure, FailureClass, LostError, decide
+from orchestration.runs.folders import LaunchFolder
+from orchestration.runs.jobs import CellJob, JobState, StateLog
+from orchestration.runs.patience import patiently, say_once
+from orchestration.runs.retries import decision_of, failed_hosts
+from orchestration.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:  # Optuna, which a grid does not need
     from orchestration.on_ray.search import Halving, Points
@@ -49,43 +50,42 @@ _NEXT_TO_NOTHING: dict[str, int | float] = {"memory": 1}
 
 
 def main() -> None:
-    """Carry out the order in the folder named first, as long as the launcher named second lives."""
+    """Carry out the order in the folder given first, while the launcher given second lives."""
     launch_dir, launcher_pid = Path(sys.argv[1]), int(sys.argv[2])
-    order = json.loads((launch_dir / ORDER).read_text())
-    pilot, options = order.get("pilot"), order["options"]
-    ray_folder = pilot["folder"] if pilot else order["ray_folder"]
+    order = DriverOrder.from_file(LaunchFolder(launch_dir).ray_order_file)
+    pilot, options = order.pilot, order.options
+    ray_folder = str(pilot.folder) if pilot else order.ray_folder
     threading.Thread(target=_end_with, args=(launcher_pid, ray_folder), daemon=True).start()
-    jobs = [CellJob(**{**job, "cell_dir": Path(job["cell_dir"])}) for job in order["jobs"]]
     with _ray(order, launch_dir) as storage, beside(_end_with_node):
-        machine = Machine((Node(**pilot["node"]),) * pilot["num_nodes"] if pilot else nodes())
-        shares = [share(job, machine, **options) for job in jobs]
-        num_at_once = max_at_once(shares, machine, options["max_concurrent"])
-        if order.get("is_search"):
+        machine = Machine((Node(pilot.node.num_cpus, pilot.node.num_gpus),) * pilot.num_nodes if pilot else nodes())
+        shares = [share(job, machine, options) for job in order.jobs]
+        num_at_once = max_at_once(shares, machine, options.max_concurrent)
+        if order.is_search:
             _search(shares, num_at_once, launch_dir, order, storage)
             return
-        queue = _Queue(shares, launch_dir, order["owner"], pilot["end_time"] if pilot else None)
+        queue = _Queue(shares, launch_dir, order.owner, pilot.end_time if pilot else None)
         if not pilot:
-            if not order["address"]:
+            if not order.address:
                 queue.watch(machine_has_room)
             _tune(queue, _Judge(queue), num_at_once, storage)
             return
         seen = Nodes(launch_dir)
-        queue.room = partial(seen.room, shares, options["max_concurrent"])
+        queue.room = partial(seen.room, shares, options.max_concurrent)
         queue.leaving = seen.leaving
         with beside(seen.drain):
             _tune(queue, _Judge(queue, seen), num_at_once, storage)
 
 
 @contextmanager
-def _ray(order: dict[str, Any], launch_dir: Path) -> Iterator[Path]:
-    """Start a Ray, or use the one at an address; yields a folder that its nodes see, for what Tune writes."""
-    address, pilot = order["address"], order.get("pilot")
+def _ray(order: DriverOrder, launch_dir: Path) -> Iterator[Path]:
+    """Start a Ray, or use the one at an address; yield a folder for Tune's files that its nodes see."""
+    address, pilot = order.address, order.pilot
     if not (address or pilot):
-        with private_ray(folder=Path(order["ray_folder"])) as folder:
-            yield folder / "tune"
+        with private_ray(folder=Path(order.ray_folder)) as folder:
+            yield folder / LaunchFolder.tune_dir.name
         return
-    folder = launch_dir / "tune"
-    with pilot_ray(launch_dir, name=pilot["name"], folder=Path(pilot["folder"])) if pilot else existing_ray(address):
+    folder = LaunchFolder(launch_dir).tune_dir
+    with pilot_ray(launch_dir, name=pilot.name, folder=pilot.folder) if pilot else existing_ray(address):
         try:
             yield folder
         finally:
@@ -93,7 +93,7 @@ def _ray(order: dict[str, Any], launch_dir: Path) -> Iterator[Path]:
 
 
 def _end_with_node(ended: threading.Event) -> None:
-    """End this process once Ray's daemon on this node is gone: Tune would wait for another one for ever."""
+    """End this process once Ray's daemon on this node is gone: Tune would wait forever for another one."""
     own = ray.get_runtime_context().get_node_id()
     while not ended.wait(1.0):
         if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):  # type: ignore[no-untyped-call]
@@ -111,24 +111,24 @@ def _end_with(launcher_pid: int, ray_folder: str) -> None:
     kill_session(os.getpid())
 
 
-def _search(shares: Sequence[Share], num_at_once: int, launch_dir: Path, order: dict[str, Any], storage: Path) -> None:
+def _search(shares: Sequence[Share], num_at_once: int, launch_dir: Path, order: DriverOrder, storage: Path) -> None:
     """Run a trial for each point of a search; the first share stands for what all points take."""
-    from orchestration import search as searches
     from orchestration.on_ray.search import Halving, Points
+    from orchestration.search import spaces as searches
 
-    log, search = StateLog(launch_dir), searches.load(str(launch_dir / searches.FILE))
+    log, search = StateLog(launch_dir), searches.load(str(LaunchFolder(launch_dir).grid_file))
     log.write(shares[0].job.name, JobState.RUNNING)
-    points = Points(search, launch_dir, shares[0], [entry.job.name for entry in shares[1:]], order["owner"])
-    if not order["address"]:
+    points = Points(search, launch_dir, shares[0], [entry.job.name for entry in shares[1:]], order.owner)
+    if not order.address:
         points.watch(machine_has_room)
     _tune(points, _Judge(points), num_at_once, storage, Halving(search, launch_dir, points.settled))
-    log.write(shares[0].job.name, JobState.STOPPED if (launch_dir / LAUNCH_STOP).exists() else JobState.DONE)
+    log.write(shares[0].job.name, JobState.STOPPED if LaunchFolder(launch_dir).stop_file.exists() else JobState.DONE)
 
 
 def _tune(
     queue: "_Queue | Points", judge: "_Judge", num_at_once: int, storage: Path, scheduler: "Halving | None" = None
 ) -> None:
-    """Run a trial for each cell of the queue; a trial's process goes on with the next cell unless one failed."""
+    """Run a trial for each cell of the queue; a trial's process continues with the next cell unless one failed."""
     survive_kills()
     tune.Tuner(
         tune.with_resources(_train_cell, _resources),
@@ -154,7 +154,7 @@ def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 
 def _train_cell(config: dict[str, Any]) -> None:
-    """Be a trial: train one cell and note how it ended."""
+    """Run a trial: train one cell and record how it ended."""
     job: CellJob = config["share"].job
     log, stop = StateLog(config["launch_dir"]), CellStop(config["launch_dir"], job.name, config.get("end_time"))
     if stop():
@@ -164,7 +164,7 @@ def _train_cell(config: dict[str, Any]) -> None:
     from orchestration.on_ray.train import Grant, train_with_ray  # torch: here, and not in the process that drives
 
     grant = Grant(config["share"].num_cpus, config["share"].num_gpus, config["shunned"])
-    owner = job.owner({**config["owner"], **own_node().get("owner", {})})
+    owner = job.owner({**config["owner"], **own_node().owner})
     train: Trainer = partial(train_with_ray, grant=grant)
     why: Callable[[], str] = stop.why
     reporting: AbstractContextManager[None] = nullcontext()
@@ -184,14 +184,14 @@ def _train_cell(config: dict[str, Any]) -> None:
 
 
 def _note_stopped(log: StateLog, job: CellJob, stop: CellStop) -> None:
-    """Note that a cell was told to end; where only its node leaves, have Tune end this process, and `_Judge` know."""
+    """Record that a cell was told to end; if only its node leaves, have Tune end this process and let `_Judge` know."""
     log.write(job.name, JobState.STOPPED)
     if not stop.is_for_good():
         raise RuntimeError(f"{job.name} moves to another node")
 
 
 class _Queue(Searcher):
-    """Hands Tune the cells, longest first; one that is to be tried again takes its old place in the order."""
+    """Gives Tune the cells in the plan's order; a retried cell takes its old place in it."""
 
     def __init__(
         self, shares: Sequence[Share], launch_dir: Path, owner: dict[str, Any], end_time: float | None
@@ -206,7 +206,7 @@ class _Queue(Searcher):
         self._running: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
-        """Return the next cell; None: wait, one that runs may come back, or one's time is to come."""
+        """Return the next cell; None: wait, as a running one may come back, or the time of one is still to come."""
         if not self._due:
             return None if self._running else Searcher.FINISHED
         try:
@@ -216,7 +216,8 @@ class _Queue(Searcher):
             return None
 
     def _next(self, trial_id: str) -> dict[str, Any] | None:
-        is_stopping = (self.launch_dir / LAUNCH_STOP).exists()  # then each ends at once, and none waits for that
+        # when the launch stops, each ends at once, and none waits for that
+        is_stopping = LaunchFolder(self.launch_dir).stop_file.exists()
         if len(self._running) >= self.room() or not self._due.is_ready(at_once=is_stopping):
             return None
         leaving = self.leaving()
@@ -243,7 +244,7 @@ class _Queue(Searcher):
         }
 
     def watch(self, has_room: Callable[[], bool]) -> None:
-        """Have cells that are to wait do so until there is room."""
+        """Have waiting cells wait until there is room."""
         self._due.has_room = has_room
 
     @property
@@ -252,25 +253,25 @@ class _Queue(Searcher):
         return len(self._running)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Forget a trial that did not fail; what comes of one that did is for `_Judge` to say."""
+        """Forget a trial that did not fail; `_Judge` decides about one that did."""
         if not error:
             del self._running[trial_id]
 
     def settle(self, trial_id: str, decision: Decision) -> None:
-        """Forget a trial that failed, or have its cell tried again when it says so."""
+        """Forget a trial that failed, or retry its cell if the decision says so."""
         place = self._running.pop(trial_id)
         if decision.again:
             self._due.push(place, decision.wait_min)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: where a launch goes on is written in the run folders."""
+        """Save nothing: the run folders hold where a launch resumes."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Have nothing to restore."""
+        """Restore nothing."""
 
 
 class _Judge(tune.Callback):
-    """Writes down that a trial's process died, since it no longer can, and asks the policy whether its cell goes on."""
+    """Records that a trial's process died, since it no longer can, and asks the policy whether to retry its cell."""
 
     def __init__(self, queue: "_Queue | Points", nodes: Nodes | None = None) -> None:
         self._queue, self._nodes, self._log = queue, nodes, StateLog(queue.launch_dir)
@@ -279,7 +280,7 @@ class _Judge(tune.Callback):
         """How often the end of a cell's try could not be written down in a row."""
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
-        """Settle a cell that failed; one that its launch or its node told to end before it began has not."""
+        """Settle a cell that failed; one that its launch or its node told to end before it started has not failed."""
         job: CellJob = trial.config["share"].job
         try:
             decision = patiently(partial(self._settle, job, trial))
@@ -290,7 +291,7 @@ class _Judge(tune.Callback):
         self._queue.settle(trial.trial_id, decision)
 
     def _settle(self, job: CellJob, trial: Trial) -> Decision:
-        is_stopping = (self._queue.launch_dir / LAUNCH_STOP).exists()
+        is_stopping = LaunchFolder(self._queue.launch_dir).stop_file.exists()
         has_moved = self._log.read().get(job.name) is JobState.STOPPED
         if _num_attempts(job) > trial.config["num_attempts"]:
             record_loss(job.cell_dir, self._failure(job, trial))
@@ -305,18 +306,18 @@ class _Judge(tune.Callback):
         return decision_of(RunFolder(job.cell_dir), self._queue.owner["campaign"])
 
     def _without_trace(self, job: CellJob) -> Decision:
-        """Decide about a cell whose folder takes nothing, on a full disk mostly: as if a file server were away."""
+        """Decide about a cell whose folder cannot be written, mostly on a full disk, as if a file server were away."""
         self._unwritten[job.name] += 1
         return decide([AttemptEnd(FailureClass.FILE_SYSTEM, 0, 0)] * self._unwritten[job.name])
 
     def _failure(self, job: CellJob, trial: Trial) -> Failure:
-        owner, error = RunFolder(job.cell_dir).attempts()[-1].known_owner(), _error_of(trial)
+        owner, error = RunFolder(job.cell_dir).attempts()[-1].known_owner(), self._error_of(trial)
         if self._nodes and self._nodes.has_lost(owner):
             return Failure(FailureClass.NODE_FAILURE, "LostError", f"the node {owner['host']} is gone", "")
         return memory_failure(error) or self._killed_by_kernel() or Failure.of(error or LostError(_GONE))
 
     def _killed_by_kernel(self) -> Failure | None:
-        """Tell a process that the kernel of this machine ended for memory: alone, it was too large."""
+        """Recognize a process that the kernel of this machine killed for memory: if it was alone, it was too large."""
         before, self._num_oom_kills = self._num_oom_kills, num_oom_kills()
         if self._num_oom_kills <= before:
             return None
@@ -325,19 +326,22 @@ class _Judge(tune.Callback):
         return Failure(kind, "LostError", message, "")
 
     def _record_never_began(self, job: CellJob, trial: Trial) -> None:
-        error = _error_of(trial)
+        error = self._error_of(trial)
         failure = memory_failure(error) or replace(Failure.of(error or LostError(_GONE)), kind=FailureClass.NEVER_BEGAN)
         host = next((node.host for node in nodes() if node.ray_id == node_of(error)), "")
         record_never_began(job.cell_dir, job.owner(self._queue.owner), failure, host)
 
-
-def _error_of(trial: Trial) -> BaseException | None:
-    """Return what ended a trial, which Tune has written down here; `Trial.get_pickled_error` looks where it will be."""
-    path = trial.pickled_error_file
-    if path is None or not Path(path).is_file():
-        return None
-    error: BaseException = cloudpickle.loads(Path(path).read_bytes())
-    return getattr(error, "cause", None) or error
+    def _error_of(self, trial: Trial) -> BaseException | None:
+        """Return what ended a trial, from where Tune has written it; `Trial.get_pickled_error` looks elsewhere."""
+        path = trial.pickled_error_file
+        if path is None or not Path(path).is_file():
+            return None
+        try:
+            content = own_files.read(Path(path), shared=self._queue.launch_dir)
+        except PermissionError as refusal:
+            return LostError(f"{_GONE}, and why is not known: {refusal}")
+        error: BaseException = cloudpickle.loads(content)
+        return getattr(error, "cause", None) or error
 
 
 def _num_attempts(job: CellJob) -> int:

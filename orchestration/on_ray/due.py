@@ -1,4 +1,4 @@
-"""The cells that wait for a try in a launch on Ray, by their places in its order, some for a time to pass."""
+"""The cells that wait for a try in a launch on Ray, by their places in its order; some wait for a time to pass."""
 
 import heapq
 import time
@@ -22,14 +22,14 @@ class Due:
         return bool(self._ready or self._later)
 
     def push(self, place: int, wait_min: float = 0) -> None:
-        """Have a cell tried again, after some minutes."""
+        """Have a cell tried again after some minutes."""
         if wait_min:
             heapq.heappush(self._later, (time.monotonic() + 60 * wait_min, place))
         else:
             heapq.heappush(self._ready, place)
 
     def is_ready(self, *, at_once: bool = False) -> bool:
-        """Tell whether a cell can be taken now; at once: without waiting for the time of any."""
+        """Return whether a cell can be taken now; `at_once` ignores the times."""
         while self._later and (at_once or self._can_go_on(self._later[0][0])):
             heapq.heappush(self._ready, heapq.heappop(self._later)[1])
         return bool(self._ready)

@@ -1,6 +1,5 @@
 """The process of a Slurm job that trains: a Ray of the job's own, on one node or several, and one cell in it."""
 
-import json
 import os
 import signal
 import sys
@@ -10,43 +9,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ray
 
-from orchestration import files
+from orchestration.machine import files
 from orchestration.on_ray.cluster import private_ray
 from orchestration.on_ray.lend import lend_node
+from orchestration.on_ray.orders import JobOrder
 from orchestration.on_ray.protocol import (
-    ADDRESS,
-    ENDED,
     EXIT_CODES,
-    STOP_FILE,
     TOKEN_VARIABLE,
     end_session,
     kill_session,
 )
 from orchestration.on_ray.stop import StopAsked
-from orchestration.run_cell import run_cell
+from orchestration.running.run_cell import run_cell
+from orchestration.runs.folders import JobFolder
 
 JOIN_TIMEOUT_S = 180.0
 
 
 def main() -> None:
-    """Carry out the order in the file named first, as long as the process named second lives."""
+    """Carry out the order in the file given first, while the process given second lives."""
     path, parent_pid = Path(sys.argv[1]), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(parent_pid,), daemon=True).start()
-    order = json.loads(path.read_text())
-    asked = StopAsked(path.parent / STOP_FILE, order["end_time"])
-    with _ray_of_job(order, path.parent):
+    order = JobOrder.from_file(path)
+    folder = JobFolder(path.parent)
+    asked = StopAsked(folder.stop_file, order.end_time)
+    with _ray_of_job(order, folder):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray has made it deadly again
         from orchestration.on_ray.train import Grant, train_with_ray  # torch takes seconds; Ray is up by now
 
-        grant = Grant(order["num_cpus_per_worker"], 1.0 if order["num_gpus_per_node"] else 0.0)
+        grant = Grant(order.num_cpus_per_worker, 1.0 if order.num_gpus_per_node else 0.0)
         state = run_cell(
-            Path(order["cell_dir"]),
+            order.cell_dir,
             train=partial(train_with_ray, grant=grant),
-            owner=order["owner"],
+            owner=order.owner,
             should_stop=asked,
             why=asked.why,
         )
@@ -54,22 +52,21 @@ def main() -> None:
 
 
 @contextmanager
-def _ray_of_job(order: dict[str, Any], folder: Path) -> Iterator[None]:
-    num_nodes = order["num_nodes"]
+def _ray_of_job(order: JobOrder, folder: JobFolder) -> Iterator[None]:
     with private_ray(
-        num_cpus=order["num_cpus_per_node"],
-        num_gpus=order["num_gpus_per_node"],
-        folder=Path(order["temp_dir"]),
+        num_cpus=order.num_cpus_per_node,
+        num_gpus=order.num_gpus_per_node,
+        folder=order.temp_dir,
     ):
-        if num_nodes == 1:
+        if order.num_nodes == 1:
             yield
             return
-        files.replace(folder / ADDRESS, ray.get_runtime_context().gcs_address)
+        files.replace(folder.address_file, ray.get_runtime_context().gcs_address)
         try:
-            _wait_for_nodes(num_nodes)
+            _wait_for_nodes(order.num_nodes)
             yield
         finally:
-            files.replace(folder / ENDED, "")
+            files.replace(folder.over_file, "")
 
 
 def _wait_for_nodes(num_nodes: int) -> None:
@@ -80,17 +77,17 @@ def _wait_for_nodes(num_nodes: int) -> None:
         time.sleep(0.2)
 
 
-def join(folder: Path, temp_dir: Path, *, num_cpus: int, num_gpus: int) -> int:
+def join(folder: JobFolder, temp_dir: Path, *, num_cpus: int, num_gpus: int) -> int:
     """Lend this node to the Ray of the job's first node until that has ended; return the exit code of Ray's daemon."""
     deadline = time.monotonic() + JOIN_TIMEOUT_S
-    while not (folder / ADDRESS).exists():
-        if (folder / ENDED).exists() or time.monotonic() > deadline:
+    while not folder.address_file.exists():
+        if folder.over_file.exists() or time.monotonic() > deadline:
             return 1
         time.sleep(0.2)
-    address, token = (folder / ADDRESS).read_text(), os.environ[TOKEN_VARIABLE]
+    address, token = folder.address_file.read_text(), os.environ[TOKEN_VARIABLE]
     daemon = lend_node(address, token, num_cpus=num_cpus, num_gpus=num_gpus, folder=temp_dir)
     try:
-        while daemon.poll() is None and not (folder / ENDED).exists():
+        while daemon.poll() is None and not folder.over_file.exists():
             time.sleep(0.5)
         return daemon.poll() or 0
     finally:

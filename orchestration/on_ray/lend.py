@@ -1,4 +1,4 @@
-"""A node lent to a Ray that another one began; imports no Ray."""
+"""A node lent to a Ray that another one has started; imports no Ray."""
 
 import os
 import socket
@@ -27,13 +27,13 @@ def lend_node(
     """Start Ray's daemon in a session of its own; what it runs inherits the environment.
 
     Args:
-        address: Of the Ray's head.
-        token: Of that Ray.
-        num_cpus: Lent.
-        num_gpus: Lent.
-        name: Of the node; empty: its address.
-        folder: For sockets and logs; None: where the head has its own.
-        environment: More variables.
+        address: Address of the Ray's head.
+        token: Token of that Ray.
+        num_cpus: CPUs to lend.
+        num_gpus: GPUs to lend.
+        name: Name of the node; empty: its address.
+        folder: Folder for sockets and logs; None: where the head has its own.
+        environment: Additional variables.
         prepare: Called in the new process before it becomes Ray's.
     """
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}",
@@ -51,7 +51,7 @@ def lend_node(
 
 
 def answers(address: str, timeout_s: float = 5.0) -> bool:
-    """Tell whether somebody listens at an address."""
+    """Return whether somebody listens at an address."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout_s).close()
@@ -61,7 +61,7 @@ def answers(address: str, timeout_s: float = 5.0) -> bool:
 
 
 def has_raylet(daemon: "subprocess.Popen[bytes]") -> bool:
-    """Tell whether a daemon's raylet runs; drained, it ends, and `ray start --block` stays."""
+    """Return whether a daemon's raylet runs; a drained one ends, while `ray start --block` stays."""
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(daemon.pid).children()
         return any(child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE for child in children)

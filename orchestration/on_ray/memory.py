@@ -1,4 +1,4 @@
-"""Processes that Ray ends because their machine runs out of memory: how Tune survives that, and who took the memory.
+"""Processes that Ray kills when their machine runs out of memory: how Tune survives that, and who took the memory.
 
 Ray watches memory where nobody else does (`protocol.settings`), and may do so in a Ray that somebody else runs.
 """
@@ -12,7 +12,7 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.tune.execution import tune_controller
 
-from orchestration.failures import Failure, FailureClass
+from orchestration.runs.failures import Failure, FailureClass
 
 _SAYS_SO = "running low on memory"
 _USED = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")
@@ -25,7 +25,7 @@ _THRESHOLD, _USUAL, _MARGIN = "RAY_memory_usage_threshold", 0.95, 0.05
 
 
 class KilledForMemoryError(ActorDiedError):
-    """A trial's process was ended by Ray, as its machine ran out of memory."""
+    """Ray killed a trial's process because its machine ran out of memory."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class KilledForMemoryError(ActorDiedError):
 
 
 class _Actors(RayActorManager):
-    """Ray's own has not foreseen an `OutOfMemoryError`: Tune would end with all its trials, or not say why one did."""
+    """Ray's own class ignores `OutOfMemoryError`: Tune would end with all its trials, or not say why one did."""
 
     def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:  # noqa: ANN401
         super()._actor_start_failed(tracked_actor, _as_death(exception))
@@ -50,12 +50,12 @@ def _as_death(error: Exception) -> Exception:
 
 
 def survive_kills() -> None:
-    """Have Tune, in this process, go on when Ray ends a trial's process for memory: as when one is lost."""
+    """Have Tune, in this process, treat a process that Ray kills for memory like a lost one."""
     vars(tune_controller)[RayActorManager.__name__] = _Actors
 
 
 def memory_failure(error: BaseException | None) -> Failure | None:
-    """Describe an end for memory, and by whom it was taken; None: it was something else."""
+    """Describe an out-of-memory kill, and who took the memory; None: it was something else."""
     text = str(error or "")
     if _SAYS_SO not in text:
         return None
@@ -71,12 +71,12 @@ def memory_failure(error: BaseException | None) -> Failure | None:
 
 
 def node_of(error: BaseException | None) -> str:
-    """Return Ray's id of the node whose memory ran out, as far as it is said."""
+    """Return Ray's id of the node whose memory ran out, if the message says it."""
     found = _NODE.search(str(error or ""))
     return found[1] if found else ""
 
 
 def machine_has_room() -> bool:
-    """Tell whether this machine is far enough from where Ray ends processes."""
+    """Return whether this machine is far from the threshold at which Ray kills processes."""
     threshold = float(os.environ.get(_THRESHOLD, _USUAL))
     return bool(psutil.virtual_memory().percent < 100 * (threshold - _MARGIN))

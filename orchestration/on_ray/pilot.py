@@ -11,52 +11,52 @@ from typing import Any
 
 import ray
 
-from orchestration import files
 from orchestration.on_ray.cluster import TOKEN, private_ray
 from orchestration.on_ray.lend import answers
-from orchestration.on_ray.protocol import HEAD, NODES, STOP_FILE
+from orchestration.on_ray.orders import HeadAddress
 from orchestration.on_ray.shares import Machine, Node, Share, max_at_once
+from orchestration.runs.folders import LaunchFolder
 
 LOOK_S = 1.0
 
 
 @contextmanager
 def pilot_ray(launch_dir: Path, *, name: str, folder: Path) -> Iterator[None]:
-    """Run the head of a Ray that has no CPUs of its own, and tell nodes where it is, by a file for this user alone."""
+    """Run the head of a Ray without CPUs of its own, and publish its address to nodes in a file for this user alone."""
     with private_ray(num_cpus=0, num_gpus=0, folder=folder, name=name):
-        head = {"address": ray.get_runtime_context().gcs_address, "token": TOKEN}
-        files.replace(launch_dir / HEAD, files.to_text(head), mode=0o600)
+        path = LaunchFolder(launch_dir).pilot_head_file
+        HeadAddress(ray.get_runtime_context().gcs_address, TOKEN).to_file(path, mode=0o600)
         try:
             yield
         finally:
-            (launch_dir / HEAD).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 class Nodes:
-    """The nodes of the Ray in use; each one's name is that of its job's folder, whose stop file says that it leaves."""
+    """The nodes of the Ray in use; each is named after its job's folder, whose stop file marks that it leaves."""
 
     def __init__(self, launch_dir: Path) -> None:
-        self._folder, self._drained = launch_dir / NODES, set[str]()
+        self._launch, self._drained = LaunchFolder(launch_dir), set[str]()
         self._seen: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
 
     def room(self, shares: Sequence[Share], max_concurrent: int | None) -> int:
-        """Count how many cells may run at once on those that are there and stay."""
+        """Count how many cells may run at once on the nodes that are there and stay."""
         found = [node["Resources"] for name, node in self._alive().items() if not self._leaves(name)]
         machine = Machine(tuple(Node(lent["CPU"], int(lent.get("GPU", 0))) for lent in found if lent.get("CPU")))
         return max_at_once(shares, machine, max_concurrent) if machine.nodes else 0
 
     def leaving(self) -> tuple[str, ...]:
-        """Return Ray's ids of those that leave: Ray is slower than their cells to know it."""
+        """Return Ray's ids of the nodes that leave: Ray learns it later than their cells."""
         return tuple(node["NodeID"] for name, node in self._alive().items() if self._leaves(name))
 
     def has_lost(self, owner: Mapping[str, Any]) -> bool:
-        """Tell whether the node of an attempt's owner is gone; Ray itself takes up to half a minute to say so."""
+        """Return whether the node of an attempt's owner is gone; Ray itself takes up to half a minute to say so."""
         job = owner.get("slurm", {})
-        node = self._look().get(f"{job.get('job')}.{job.get('restart')}")
+        node = self._look().get(self._launch.job(str(job.get("job")), job.get("restart")).name)
         return node is None or not answers(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}")
 
     def drain(self, ended: threading.Event) -> None:
-        """Have Ray give nothing more to nodes that leave, and their daemons end when nothing runs there any more."""
+        """Have Ray assign nothing more to nodes that leave, and end their daemons when nothing runs there any more."""
         while not ended.wait(LOOK_S):
             for name, node in self._alive().items():
                 if self._leaves(name) and name not in self._drained:
@@ -64,7 +64,7 @@ class Nodes:
                     _drain(node["NodeID"])
 
     def _leaves(self, name: str) -> bool:
-        return (self._folder / name / STOP_FILE).exists()
+        return self._launch.job_named(name).stop_file.exists()
 
     def _alive(self) -> dict[str, dict[str, Any]]:
         """Return what Ray says of its nodes, looked up once a second."""
@@ -78,7 +78,7 @@ class Nodes:
 
 
 def _drain(node_id: str) -> None:
-    """Say it by Ray's own command; where it fails, a cell that is given to the node once more moves on from there."""
+    """Drain by Ray's own command; if it fails, a cell that is assigned to the node again moves on from there."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--node-id", node_id,
                "--address", ray.get_runtime_context().gcs_address, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
                "--reason-message", "its job ends"]  # fmt: skip

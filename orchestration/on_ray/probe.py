@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestration import provenance
+from orchestration.machine import provenance
 from orchestration.on_ray.cluster import existing_ray, nodes
 
 WAIT_S = 5.0
@@ -20,7 +20,7 @@ WAIT_S = 5.0
 
 
 def main() -> None:
-    """Print what the Ray at the address named first has; the folder named second is to be seen by all its nodes."""
+    """Print what the Ray at the address given first has; all its nodes must see the folder given second."""
     address, folder = sys.argv[1], Path(sys.argv[2])
     with existing_ray(address):
         found = nodes()

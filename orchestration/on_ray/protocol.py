@@ -1,4 +1,4 @@
-"""What a job and the process in it that trains have agreed on: file names and exit codes; imports no Ray."""
+"""What a job and its training process agree on: file names and exit codes; imports no Ray."""
 
 import os
 import signal
@@ -7,20 +7,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
 
-from orchestration.control_group import memory_is_watched
-from orchestration.schedulers import JobState
+from orchestration.machine.control_group import memory_is_watched
+from orchestration.runs.folders import JobFolder
+from orchestration.runs.jobs import JobState
 
 SUPPORTED_RAY = "2.60"
 """Ray Train changes with each minor version; pyproject.toml asks for this one."""
 
-ORDER, STOP_FILE, ADDRESS, ENDED = "order.json", "stop", "address", "ended"
-NODES, NODE, HEAD = "jobs", "node.json", "head.json"
-"""In the folder of a pilot's launch: one for each start of a job that lends its node, what that says of itself, and
-where the head is."""
+
 EXIT_CODES = {JobState.DONE: 0, JobState.STOPPED: 3, JobState.FAILED: 4, JobState.SUPERSEDED: 5}
 
 TOKEN_VARIABLE = "RANKMATCH_RAY_TOKEN"
@@ -33,7 +30,7 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",  # compute nodes have no way out, and nobody asked
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Each of these is a process or a thread per run that watches what the run folder or the scheduler watches already.
+    # Each of these is a process or a thread per run that watches what the run folder or the scheduler already watches.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -44,19 +41,19 @@ SETTINGS = {
 
 
 def settings() -> dict[str, str]:
-    """Return what Ray's processes on this machine get as variables.
+    """Return the environment variables for Ray's processes on this machine.
 
-    Ray ends processes where its machine runs out of memory, whoever took it. That is left to those who see to it
-    already, and give each job its own.
+    Ray kills processes when its machine runs out of memory, whoever took it. That is left to whatever already
+    limits memory and gives each job its own.
     """
     return SETTINGS | ({"RAY_memory_monitor_refresh_ms": "0"} if memory_is_watched() else {})
 
 
 def check_ray() -> None:
-    """Refuse a Ray that this program was not made for.
+    """Refuse a version of Ray that this program does not support.
 
     Raises:
-        ValueError: With the version that is there.
+        ValueError: With the installed version.
     """
     try:
         installed = version("ray")
@@ -70,7 +67,7 @@ def check_ray() -> None:
 
 
 def end_session(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that leads a session, and all that it started: after two seconds by force."""
+    """End a process that leads a session, and all that it started; after two seconds by force."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
@@ -81,7 +78,7 @@ def end_session(process: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Have a thread do something while a block runs; an event tells it that the block has ended."""
+    """Run something in a thread while a block runs; an event signals that the block has ended."""
     ended = threading.Event()
     thread = threading.Thread(target=work, args=(ended,), daemon=True)
     thread.start()
@@ -93,7 +90,7 @@ def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
 
 
 def kill_session(leader: int) -> None:
-    """Kill what is left of a session, this process last if it is of it.
+    """Kill what is left of a session, this process last if it belongs to it.
 
     Ray's workers lead groups of their own, and one that is stopped does not hear that its Ray is gone.
     """
@@ -110,7 +107,7 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def stop_kind(folder: Path) -> str:
-    """Return why a training was told to end, a value of `FailureClass`; empty: it was not."""
-    path = folder / STOP_FILE
+def stop_kind(folder: JobFolder) -> str:
+    """Return why a training was told to end, a value of `FailureClass`; empty if it was not."""
+    path = folder.stop_file
     return path.read_text().partition("\n")[0] if path.exists() else ""

@@ -1,6 +1,6 @@
 """A search under Ray Tune: Optuna's next points become cells, and ASHA's verdicts end those that fall behind.
 
-Tune and Optuna remember nothing between launches: both learn anew from the run folders.
+Tune and Optuna remember nothing between launches: each launch feeds them from the run folders.
 """
 
 import math
@@ -21,22 +21,24 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from orchestration import index, study
-from orchestration.cells import Cell, to_yaml
-from orchestration.costs import num_steps
-from orchestration.failures import Decision, FailureClass
-from orchestration.index import IndexedCell
+from orchestration.grids import index
+from orchestration.grids.cells import Cell
+from orchestration.grids.described import describe
+from orchestration.grids.index import IndexedCell
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import nodes
 from orchestration.on_ray.due import Due
 from orchestration.on_ray.protocol import beside
 from orchestration.on_ray.shares import Share, shunned
 from orchestration.on_ray.verdicts import Verdict
-from orchestration.patience import patiently
-from orchestration.retries import failed_hosts
-from orchestration.run_folder import CELLS, RunFolder, folders
-from orchestration.schedulers import LAUNCH_STOP
-from orchestration.search import Search, cells_of, point_of
+from orchestration.planning.costs import num_steps
+from orchestration.runs.failures import Decision, FailureClass
+from orchestration.runs.folders import LaunchFolder
+from orchestration.runs.patience import patiently
+from orchestration.runs.retries import failed_hosts
+from orchestration.runs.run_folder import RunFolder, folders, run_folder
+from orchestration.search import study
+from orchestration.search.spaces import Search, cells_of, point_of
 from orchestration.tables.search_table import DONE, OUTPERFORMED, SETTLED, Point
 
 if TYPE_CHECKING:
@@ -50,8 +52,6 @@ FOLLOW_S = 0.1
 
 @dataclass(slots=True)
 class _Known:
-    """A point that has a run folder."""
-
     cell: Cell
     folder: RunFolder
     name: str
@@ -63,7 +63,7 @@ class _Known:
 
     @property
     def point(self) -> Point:
-        """What its run folder says."""
+        """Return what its run folder says."""
         found = point_of(self.cell, self.folder)
         return replace(found, status="waiting") if self.due else found
 
@@ -74,15 +74,15 @@ class _Known:
 
 
 class Points(Searcher):
-    """Hands Tune the points: first those to go on with, then new ones, each with a run folder of its own."""
+    """Gives Tune the points: first those to resume, then new ones, each with a run folder of its own."""
 
     def __init__(
         self, search: Search, launch_dir: Path, template: Share, due: Sequence[str], owner: dict[str, Any]
     ) -> None:
-        """Learn from the run folders what is known; `due` are the cells that this launch has to go on with."""
+        """Read from the run folders what is known; `due` are the cells that this launch has to resume."""
         super().__init__(metric=METRIC, mode="max")
         self.launch_dir, self.owner = launch_dir, owner
-        self._search, self._template, self._grid_dir = search, template, launch_dir.parents[1]
+        self._search, self._template, self._grid_dir = search, template, LaunchFolder(launch_dir).grid.path
         found = folders(self._grid_dir)
         self._known = []
         for place, cell in enumerate(cells_of(search, self._grid_dir)):
@@ -106,12 +106,12 @@ class Points(Searcher):
 
     @property
     def settled(self) -> list[Point]:
-        """The points that are known already and not trained on, in the order of their draws."""
+        """The known points that are not trained further, in the order of their draws."""
         return [known.point for known in self._known if known.is_settled]
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ANN401 (a configuration, a mark or None)
-        """Return the next point; None: wait, one that runs may come back, or one's time is to come."""
-        if patiently((self.launch_dir / LAUNCH_STOP).exists):
+        """Return the next point; None: wait, as a running one may come back, or the time of one is still to come."""
+        if patiently(LaunchFolder(self.launch_dir).stop_file.exists):
             return Searcher.FINISHED
         if not self._due.is_ready() and (len(self._known) >= self._search.settings.num_samples or not self._draw()):
             return None if self._running or self._due else Searcher.FINISHED
@@ -130,7 +130,7 @@ class Points(Searcher):
         }
 
     def watch(self, has_room: Callable[[], bool]) -> None:
-        """Have points that are to wait do so until there is room."""
+        """Have waiting points wait until there is room."""
         self._due.has_room = has_room
 
     @property
@@ -139,7 +139,7 @@ class Points(Searcher):
         return len(self._running)
 
     def _draw(self) -> bool:
-        """Draw a point that is not known yet and make its run folder; false if the spaces hold no more."""
+        """Draw a new point and make its run folder; false if the spaces hold no more."""
         if self._is_exhausted:
             return False
         number, signatures = len(self._known), {known.cell.signature for known in self._known}
@@ -155,21 +155,21 @@ class Points(Searcher):
         return False
 
     def _add(self, cell: Cell, name: str) -> None:
-        folder = RunFolder(self._grid_dir / CELLS / cell.folder_name)
-        patiently(lambda: folder.create(to_yaml(cell.config), cell.axes))
+        folder = run_folder(self._grid_dir, cell.folder_name)
+        patiently(lambda: describe(folder, cell))
         self._known.append(_Known(cell, folder, name, due=True))
         patiently(lambda: index.write(self._grid_dir, [self._indexed(known.cell) for known in self._known]))
         self._due.push(len(self._known) - 1)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tell Optuna of an epoch."""
+        """Report an epoch to Optuna."""
         place = self._running[trial_id]
         if result[TIME] > self._known[place].told:
             self._known[place].told = result[TIME]
             self._optuna.on_trial_result(self._known[place].name, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna how a point ended; what comes of one that failed is for the judge to say."""
+        """Report to Optuna how a point ended; the judge decides about one that failed."""
         if error:
             return
         known = self._known[self._running.pop(trial_id)]
@@ -181,7 +181,7 @@ class Points(Searcher):
             self._optuna.on_trial_complete(known.name, None)  # which Optuna calls pruned
 
     def settle(self, trial_id: str, decision: Decision) -> None:
-        """Give up a point that failed, or have it tried again when the decision says so."""
+        """Give up a point that failed, or retry it if the decision says so."""
         place = self._running.pop(trial_id)
         if decision.again:
             self._due.push(place, decision.wait_min)
@@ -195,17 +195,17 @@ class Points(Searcher):
         return IndexedCell(cell.signature, cell.slug, config.numerics.method.name, num_steps(config), None, num_gpus)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: where a search goes on is written in the run folders."""
+        """Save nothing: the run folders hold where a search resumes."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Have nothing to restore."""
+        """Restore nothing."""
 
 
 class Halving(FIFOScheduler):
     """Asks ASHA after each epoch, and has its verdict written: a training that it ends leaves a checkpoint."""
 
     def __init__(self, search: Search, launch_dir: Path, settled: Sequence[Point]) -> None:
-        """Tell ASHA of the points that are known already."""
+        """Report to ASHA the points that are already known."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._launch_dir, self._epochs = launch_dir, search.epochs
         self._asha = ASHAScheduler(
@@ -227,7 +227,7 @@ class Halving(FIFOScheduler):
         self._asha.on_trial_remove(nobody, trial)
 
     def on_trial_add(self, tune_controller: "TuneController", trial: Trial) -> None:
-        """Have ASHA know a point; by its cell's name, so that one that is tried again stays one."""
+        """Add the point to ASHA under its cell's name, so that a retried point stays the same one."""
         self._asha.on_trial_add(tune_controller, _named(_name_of(trial)))
 
     def on_trial_result(self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]) -> str:
@@ -243,7 +243,7 @@ class Halving(FIFOScheduler):
         self._asha.on_trial_remove(tune_controller, _named(_name_of(trial)))
 
     def on_trial_remove(self, tune_controller: "TuneController", trial: Trial) -> None:
-        """Do the same."""
+        """Have ASHA forget the point's bracket, as when it completes."""
         self._asha.on_trial_remove(tune_controller, _named(_name_of(trial)))
 
 
@@ -260,7 +260,7 @@ def _result(epoch: int, miou: float | None) -> dict[str, Any]:
 
 
 def reporting_epochs(folder: RunFolder) -> AbstractContextManager[None]:
-    """Tell Tune of every epoch in a run folder, those of earlier attempts first, while this process trains there."""
+    """Report every epoch of a run folder to Tune, those of earlier attempts first, while this process trains there."""
     return beside(partial(_follow, folder))
 
 
@@ -273,7 +273,7 @@ def _follow(folder: RunFolder, ended: threading.Event) -> None:
                 if row["epoch"] > told:
                     told = row["epoch"]
                     tune.report(_result(told, row["miou"]))
-    # whatever ends this thread, the training would wait for a verdict for ever: so it is lost, recorded and tried again
+    # whatever ends this thread, the training would wait forever for a verdict: so it counts as lost and is retried
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestration.schedulers import CellJob
+from orchestration.on_ray.orders import Sharing
+from orchestration.runs.jobs import CellJob
 
 _SLACK = 1e-3  # a third of a CPU, three times
 
@@ -19,7 +20,7 @@ class Node:
     ray_id: str = ""
 
     def fits(self, num_cpus: float, num_gpus: float) -> int:
-        """Count how many workers it holds at once; the shares of a worker lie on one GPU."""
+        """Count how many workers it holds at once; a worker's share lies on one GPU."""
         by_cpu = int(self.num_cpus / num_cpus + _SLACK)
         return min(by_cpu, self.num_gpus * int(1 / num_gpus + _SLACK)) if num_gpus else by_cpu
 
@@ -40,7 +41,7 @@ class Machine:
         return sum(node.fits(num_cpus, num_gpus) for node in self.nodes)
 
     def largest_cpu_share(self, asked: float, num_gpus: float, num_workers: int) -> float:
-        """Return the CPUs that each of some workers can get so that all of them run at once, at most what is asked."""
+        """Return the CPUs that each worker can get so that all of them run at once, at most what is asked."""
         sizes = {node.num_cpus for node in self.nodes if node.num_gpus or not num_gpus}
         parts = {size / count for size in sizes for count in range(1, num_workers + 1)}
         shares = sorted((part for part in {asked, *parts} if 0 < part <= asked), reverse=True)
@@ -56,28 +57,29 @@ class Share:
     num_gpus: float
 
 
-def share(job: CellJob, machine: Machine, *, max_concurrent: int | None, num_gpus_per_worker: float) -> Share:
-    """Divide the machine: what the job asks for, or less where the machine or the wanted number of cells is small.
+def share(job: CellJob, machine: Machine, sharing: Sharing) -> Share:
+    """Divide the machine: what the job asks for, or less if the machine or the wanted number of cells is small.
 
-    CPUs can be shared, so that no job waits for ever for more than there are; GPUs cannot.
+    CPUs can be shared, so that no job waits forever for more than there are; GPUs cannot.
 
     Raises:
-        ValueError: More GPUs than there are.
+        ValueError: The job asks for more GPUs than there are.
     """
     workers = job.num_workers
-    num_gpus = num_gpus_per_worker if job.device == "cuda" or (job.device == "auto" and machine.num_gpus) else 0.0
+    uses_gpus = job.device == "cuda" or (job.device == "auto" and machine.num_gpus)
+    num_gpus = sharing.num_gpus_per_worker if uses_gpus else 0.0
     room = sum(node.num_gpus for node in machine.nodes) * int(1 / num_gpus + _SLACK) if num_gpus else math.inf
     if workers > room:
         raise ValueError(
             f"trainer.num_workers={workers} of {job.name} needs more GPUs than the {machine.num_gpus} there are"
         )
-    wanted = int(min(workers * (max_concurrent or 1), room))
+    wanted = int(min(workers * (sharing.max_concurrent or 1), room))
     num_cpus = machine.largest_cpu_share(float(job.num_cpus_per_worker), num_gpus, wanted)
     return Share(job, math.floor(num_cpus * 10_000) / 10_000, num_gpus)  # Ray counts in ten thousandths
 
 
 def shunned(share: Share, nodes: Sequence[Node], hosts: Sequence[str]) -> tuple[str, ...]:
-    """Return Ray's ids of the nodes on some hosts, for a cell to go elsewhere; none where the rest cannot hold it."""
+    """Return Ray's ids of the nodes on the hosts that a cell avoids; none if the other nodes cannot hold it."""
     rest = Machine(tuple(node for node in nodes if node.host not in hosts))
     if rest.fits(share.num_cpus, share.num_gpus) < share.job.num_workers:
         return ()
@@ -85,11 +87,11 @@ def shunned(share: Share, nodes: Sequence[Node], hosts: Sequence[str]) -> tuple[
 
 
 def elsewhere(ray_ids: Sequence[str]) -> dict[str, str]:
-    """Return what Ray calls a label selector: any node but these."""
+    """Return Ray's label selector for any node but these."""
     return {"ray.io/node-id": f"!in({','.join(ray_ids)})"} if ray_ids else {}
 
 
 def max_at_once(shares: Sequence[Share], machine: Machine, max_concurrent: int | None) -> int:
-    """Count how many cells may run at once, the largest ones too: then no cell ever waits for half of its workers."""
+    """Count how many cells may run at once, the largest included: then no cell ever waits for half of its workers."""
     fitting = [machine.fits(entry.num_cpus, entry.num_gpus) // entry.job.num_workers for entry in shares]
     return max(1, min([*fitting, *([max_concurrent] if max_concurrent else [])]))

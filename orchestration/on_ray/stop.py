@@ -1,19 +1,18 @@
-"""When a training is told to end: by a file, by a time limit, or because the node that it is on leaves its pilot."""
+"""When a training is told to end: by a file, by a time limit, or because its node leaves the pilot."""
 
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from orchestration import files
-from orchestration.damage import DamagedFileError, tell
-from orchestration.fields import NUMBER, Fields
-from orchestration.on_ray.protocol import NODE, NODE_VARIABLE, NODES, STOP_FILE
-from orchestration.patience import patiently
-from orchestration.schedulers import LAUNCH_STOP, cancelled_cells
+from orchestration.machine import files
+from orchestration.machine.damage import DamagedFileError, tell
+from orchestration.on_ray.orders import NodeNote
+from orchestration.on_ray.protocol import NODE_VARIABLE
+from orchestration.runs.folders import JobFolder, LaunchFolder
+from orchestration.runs.jobs import cancelled_cells
+from orchestration.runs.patience import patiently
 
-_OF_NODE = Fields({"end_time": NUMBER.or_null()}, {"owner": Fields({}).kind("what owners of attempts hold")})
 RESERVE_S = 20.0
 """Kept free before the time limit beside twice the longest way between two questions."""
 
@@ -22,7 +21,7 @@ RESERVE_S = 20.0
 class StopAsked:
     """Tells a training to end: somebody wrote the stop file, or the job's time is nearly over.
 
-    The time limit is watched by the longest way between two calls, which holds a step, or an image of an evaluation and
+    The margin before the time limit is the longest time between two calls: a step, or an image of an evaluation and
     the checkpoint after it.
     """
 
@@ -32,7 +31,7 @@ class StopAsked:
     _longest_s: float = 0.0
 
     def __call__(self) -> bool:
-        """Tell whether to stop with a checkpoint."""
+        """Return whether to stop with a checkpoint."""
         now = time.time()
         if self._last is not None:
             self._longest_s = max(self._longest_s, now - self._last)
@@ -57,22 +56,22 @@ class CellStop:
     """
 
     def __init__(self, launch_dir: Path, cell: str, end_time: float | None) -> None:
-        """Take the launch's folder, the name of the cell's, and when the time of the launch itself is over."""
+        """Take the launch's folder, the name of the cell's, and when the launch's own time is over."""
         self._words = launch_dir, cell, end_time
         self._launch_dir, self._cell = launch_dir, cell
-        self._launch = StopAsked(launch_dir / LAUNCH_STOP, end_time)
-        self._node = StopAsked(place / STOP_FILE, own_node()["end_time"]) if (place := node_folder()) else None
+        self._launch = StopAsked(LaunchFolder(launch_dir).stop_file, end_time)
+        self._node = StopAsked(place.stop_file, own_node().end_time) if (place := node_folder()) else None
 
     def __reduce__(self) -> tuple[type["CellStop"], tuple[Path, str, float | None]]:
         return CellStop, self._words
 
     def __call__(self) -> bool:
-        """Tell whether to stop with a checkpoint."""
+        """Return whether to stop with a checkpoint."""
         asked = [self._launch(), self._node is not None and self._node(), self._is_cancelled()]  # each keeps its time
         return any(asked)
 
     def is_for_good(self) -> bool:
-        """Tell whether the cell ends with this launch, rather than goes on at another node."""
+        """Return whether the cell ends with this launch, rather than moving to another node."""
         return self._launch.stop_file.exists() or self._is_cancelled()
 
     def why(self) -> str:
@@ -81,24 +80,25 @@ class CellStop:
             return self._launch.why()
         if self._node is not None and (own := self._node.why()):
             return own
-        found = sorted((self._launch_dir / NODES).glob(f"*/{STOP_FILE}"), key=lambda path: path.stat().st_mtime)
+        told = (job.stop_file for job in LaunchFolder(self._launch_dir).jobs() if job.stop_file.exists())
+        found = sorted(told, key=lambda path: path.stat().st_mtime)
         return found[-1].read_text() if found else ""  # of several workers only one may have been on it
 
     def _is_cancelled(self) -> bool:
         return self._cell in patiently(lambda: cancelled_cells(self._launch_dir))
 
 
-def node_folder() -> Path | None:
+def node_folder() -> JobFolder | None:
     """Return the folder of the Slurm job that lends this process's node to a pilot."""
     place = os.environ.get(NODE_VARIABLE)
-    return Path(place) if place else None
+    return JobFolder(Path(place)) if place else None
 
 
-def own_node() -> dict[str, Any]:
-    """Return what that job says of itself: its `owner`, as attempts hold it, and its `end_time`; nothing elsewhere."""
+def own_node() -> NodeNote:
+    """Return that job's note of itself; nothing outside a pilot."""
     place = node_folder()
     try:
-        return files.read_json(place / NODE, _OF_NODE, "cells here know neither its job nor its end") if place else {}
+        return NodeNote.from_file(place.node_file) if place else NodeNote(None)
     except DamagedFileError as error:  # they train all the same
         tell(error)
-        return {"end_time": None}
+        return NodeNote(None)

@@ -14,17 +14,17 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
-from orchestration import files
-from orchestration.attempt import Attempt
-from orchestration.failures import Failure, LostError, TrainingError
+from orchestration.machine import files
 from orchestration.on_ray.memory import memory_failure
+from orchestration.on_ray.orders import WorkerFailure
 from orchestration.on_ray.shares import elsewhere
-from orchestration.recorder import FencedError
-from orchestration.run_cell import Stop, train_here
+from orchestration.running.run_cell import Stop, train_here
+from orchestration.runs.attempt import Attempt
+from orchestration.runs.failures import Failure, LostError, TrainingError
+from orchestration.runs.folders import CellFolder
+from orchestration.runs.recorder import FencedError
 from rankmatch.config import TrainConfig
 from rankmatch.trainer import FitResult, choose_device
-
-_RESULT, _FAILURE = "result.json", "failure.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +47,19 @@ def train_with_ray(
 
     Raises:
         TrainingError: What a worker raised, with its class.
-        FencedError: The cell belongs to somebody else by now.
+        FencedError: The cell now belongs to a newer attempt.
     """
     grant = grant or Grant()
-    folder = attempt.path / "ray"
-    folder.mkdir(exist_ok=True)
-    task = _Task(config, attempt, resume_from, should_stop, folder, grant)
+    attempt.training_dir.mkdir(exist_ok=True)
+    task = _Task(config, attempt, resume_from, should_stop, grant)
     try:
         _trainer(task).fit()
     except TrainingFailedError as error:
-        raise _worker_error(folder, error) from None
+        raise _worker_error(attempt, error) from None
     else:
-        return FitResult(**json.loads((folder / _RESULT).read_text()))
+        return FitResult(**json.loads(attempt.training_result_file.read_text()))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(attempt.training_dir, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,6 @@ class _Task:
     attempt: Attempt
     resume_from: Path | None
     should_stop: Stop
-    folder: Path
     grant: Grant
 
     @property
@@ -92,44 +90,46 @@ def _trainer(task: _Task) -> TorchTrainer:
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=grant.num_gpus > 0, **placed),
         run_config=RunConfig(
-            name=f"{_signature(task.attempt)}-a{task.attempt.number}",
-            storage_path=str(task.folder),
+            name=f"{CellFolder(task.attempt.cell_dir).signature}-a{task.attempt.number}",
+            storage_path=str(task.attempt.training_dir),
             failure_config=FailureConfig(max_failures=0),
         ),
     )
 
 
-def _signature(attempt: Attempt) -> str:
-    return attempt.path.parents[1].name.partition("-")[0]
-
-
 def _train_loop(loop_config: dict[str, Any]) -> None:
-    """Train on one worker; the first one writes the result, and any that fails writes why before it raises."""
+    """Train on one worker; the first one writes the result, and any that fails records why before it raises."""
     task: _Task = loop_config["task"]
-    with output_to(task.attempt.path / "log"):
+    with output_to(task.attempt.log_file):
         try:
             result = _fit(task)
-        except Exception as error:  # raised again: with several workers only a note of each tells which was first
+        except Exception as error:  # raised again: with several workers only a note of each shows which was first
             if task.num_workers > 1:
-                _note_failure(task.folder, error)
+                _note_failure(task.attempt, error)
             raise
     if _rank(task) == 0:
-        _write(task.folder / _RESULT, asdict(result))
+        files.replace(task.attempt.training_result_file, json.dumps(asdict(result)), sync=False)
 
 
 def _fit(task: _Task) -> FitResult:
     config = with_data_workers(task.config, task.grant)
     settings = config.execution.trainer
     if task.grant.num_gpus and settings.device == "auto":
-        choose_device("cuda")  # refuses: a node that lost its GPU must not go on slowly on its processor
+        choose_device("cuda")  # refuses: a node that lost its GPU must not train slowly on its processor instead
     num_threads = settings.num_threads or max(1, int(task.grant.num_cpus) - settings.num_data_workers)
     return train_here(
-        config, task.attempt, task.resume_from, task.should_stop, num_threads=num_threads, worker=_rank(task)
+        config,
+        task.attempt,
+        task.resume_from,
+        task.should_stop,
+        num_threads=num_threads,
+        worker=_rank(task),
+        is_watched=True,
     )
 
 
 def with_data_workers(config: TrainConfig, grant: Grant) -> TrainConfig:
-    """Settle how many processes load images where the settings leave that open: a GPU must not wait for them."""
+    """Set how many processes load images if the settings leave that open: a GPU must not wait for them."""
     trainer = config.execution.trainer
     if trainer.num_data_workers >= 0:
         return config
@@ -141,38 +141,30 @@ def _rank(task: _Task) -> int:
     return ray.train.get_context().get_world_rank() if task.num_workers > 1 else 0
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content))
-    draft.replace(path)
-
-
-def _note_failure(folder: Path, error: Exception) -> None:
-    """Write down a failure unless another worker's is there: the first is the cause, the rest lost their partner."""
+def _note_failure(attempt: Attempt, error: Exception) -> None:
+    """Record a failure unless another worker's is there: the first is the cause, the others lost their partner."""
     with suppress(FileExistsError):
-        fields = {**asdict(Failure.of(error)), "fenced": isinstance(error, FencedError)}
-        files.publish(folder / _FAILURE, json.dumps(fields))
+        told = WorkerFailure(Failure.of(error), isinstance(error, FencedError))
+        files.publish(attempt.training_failure_file, files.to_text(told.to_json()))
 
 
-def _worker_error(folder: Path, error: TrainingFailedError) -> Exception:
-    """Return what the workers wrote of their failure; without a word of them they died.
+def _worker_error(attempt: Attempt, error: TrainingFailedError) -> Exception:
+    """Return what the workers recorded of their failure; workers without a record died.
 
-    One that Ray ended wrote nothing, and its partners that they had lost it.
+    A worker that Ray killed recorded nothing, and its partners recorded that they had lost it.
     """
     ends = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
     for failure in filter(None, map(memory_failure, (*ends, error))):
         return TrainingError(failure)
-    if not (folder / _FAILURE).exists():
+    if not attempt.training_failure_file.exists():
         return LostError(str(error))
-    fields = json.loads((folder / _FAILURE).read_text())
-    if fields.pop("fenced"):
-        return FencedError(fields["message"])
-    return TrainingError(Failure.from_dict(fields))
+    told = WorkerFailure.from_file(attempt.training_failure_file)
+    return FencedError(told.failure.message) if told.fenced else TrainingError(told.failure)
 
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Append all that this process and its children print to a file, below Python too."""
+    """Append all output of this process and its children to a file, below Python too."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]

@@ -3,74 +3,71 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from orchestration import files
-from orchestration.attempt import Attempt
-from orchestration.damage import DamagedFileError, tell
-from orchestration.failures import FailureClass
-from orchestration.fields import COUNT, FLAG, Fields
-from orchestration.recorder import EPOCHS
-from orchestration.run_cell import Stop, Trainer
-from orchestration.run_folder import RunFolder
+from orchestration.machine.damage import DamagedFileError, tell
+from orchestration.machine.messages import NEEDED, Message
+from orchestration.running.run_cell import Stop, Trainer
+from orchestration.runs.attempt import Attempt
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.folders import LaunchFolder
+from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import TrainConfig
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from rankmatch.trainer import FitResult
 
-FOLDER = "verdicts"
 POLL_S = 0.05
-_OF_VERDICT = Fields({"epoch": COUNT, "stop": FLAG})
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was decided of a point after an epoch."""
+class Verdict(Message):
+    """What was decided about a point after an epoch."""
 
-    epoch: int = 0
-    stop: bool = False
+    ADVICE: ClassVar[str] = "the point continues as if it had not fallen behind"
+
+    epoch: int = field(default=0, metadata={NEEDED: True})
+    stop: bool = field(default=False, metadata={NEEDED: True})
 
 
 def write(launch_dir: Path, name: str, verdict: Verdict) -> None:
-    """Tell a training to go on or to stop."""
-    path = launch_dir / FOLDER / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    files.replace(path, files.to_text({"epoch": verdict.epoch, "stop": verdict.stop}), sync=False)
+    """Write whether a training continues or stops."""
+    launch = LaunchFolder(launch_dir)
+    launch.verdicts_dir.mkdir(exist_ok=True)
+    verdict.to_file(launch.verdict_file(name), sync=False)
 
 
 def read(launch_dir: Path, name: str) -> Verdict:
-    """Return the newest verdict of a point; where it is damaged, the point goes on and waits for no other."""
-    path = launch_dir / FOLDER / f"{name}.json"
+    """Return the newest verdict of a point; if it is damaged, the point continues and waits for no other."""
     try:
-        known = files.read_json(path, _OF_VERDICT, "the point goes on as if it had not fallen behind")
+        return Verdict.from_file(LaunchFolder(launch_dir).verdict_file(name))
     except FileNotFoundError:
         return Verdict()
     except DamagedFileError as error:
         tell(error)
         return Verdict(sys.maxsize)
-    return Verdict(known["epoch"], known["stop"])
 
 
 class StopByVerdict:
-    """Tells whether to stop with a checkpoint, at step edges; waits where an epoch's verdict is due."""
+    """Returns whether to stop with a checkpoint, at step edges; waits if an epoch's verdict is due."""
 
     def __init__(self, attempt: Attempt, launch_dir: Path, asked: Stop) -> None:
         self._attempt, self._launch_dir, self._asked = attempt, launch_dir, asked
         self._seen, self._stop = -1, False
 
     def __call__(self) -> bool:
-        """Tell it."""
+        """Return whether to stop with a checkpoint."""
         if self._asked():
             return True
-        rows = self._attempt.path / EPOCHS
+        rows = self._attempt.epochs_file
         size = rows.stat().st_size if rows.exists() else 0
         if size != self._seen:
-            cell = RunFolder(self._attempt.path.parents[1])
+            cell = RunFolder(self._attempt.cell_dir)
             epoch = max((row["epoch"] for row in cell.epochs()), default=0)
-            while (verdict := read(self._launch_dir, cell.path.name)).epoch < epoch:
+            while (verdict := read(self._launch_dir, cell.name)).epoch < epoch:
                 if self._asked():
                     return True
                 time.sleep(POLL_S)
@@ -90,7 +87,7 @@ def _train_judged(
 
 
 def why(launch_dir: Path, name: str) -> Callable[[], str]:
-    """Return what says of what class an early end was, as `run_cell` asks it."""
+    """Return the class of an early end, as `run_cell` asks for it."""
     return partial(_why, launch_dir, name)
 
 

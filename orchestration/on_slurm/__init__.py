@@ -1,1 +1,1 @@
-"""Cells on Slurm: the site, the submission, the job, how it stands, and the next step when it has ended."""
+"""Cells on Slurm: the site, the submission, the job, the state of the queue, and the next step when a job has ended."""

@@ -1,4 +1,4 @@
-"""Elements of an array as Slurm writes them together, `13_[0-3,7%2]` or `13_[1-5:2]`; pure."""
+"""Elements of an array as Slurm abbreviates them, `13_[0-3,7%2]` or `13_[1-5:2]`; pure."""
 
 import re
 
@@ -6,7 +6,7 @@ _TOGETHER = re.compile(r"(\d+)_\[?([\d,:-]+)(?:%\d+)?\]?")
 
 
 def spelt_out(written: str) -> list[str]:
-    """Return the elements, each as `13_0`; none where the words are no such ones."""
+    """Return the elements, each as `13_0`; none if the text has another form."""
     found = _TOGETHER.fullmatch(written)
     if not found:
         return []

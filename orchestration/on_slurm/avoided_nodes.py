@@ -1,10 +1,10 @@
-"""Which nodes a cell keeps away from: where it failed, and where others did while elsewhere it went well; pure."""
+"""Which nodes a cell avoids: where it failed, and where others did while cells elsewhere succeeded; pure."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestration.failures import AVOIDED_S
+from orchestration.runs.failures import AVOIDED_S
 
 MANY_CELLS = 2
 """So many cells that failed on a node make it one that all keep away from."""
@@ -27,22 +27,22 @@ class Record:
     """What is known of the nodes of a campaign."""
 
     failed: Sequence[Try]
-    """Of the last day, newest first."""
+    """The failures of the last day, newest first."""
     for_all: Collection[str]
-    """The nodes that every cell keeps away from."""
+    """The nodes that every cell avoids."""
     seen: Collection[str]
     """The nodes that cells have been on."""
 
     def avoided(
         self, cell: str, usable: Collection[str] | None, needed: int = 1, *, up: Collection[str] | None = None
     ) -> tuple[str, ...]:
-        """Return the nodes that a cell keeps away from, never so that nothing is left for it.
+        """Return the nodes that a cell avoids, never so many that none is left for it.
 
         Args:
-            cell: Whose next try it is.
-            usable: The nodes that could hold it; None: nobody knows, and at most half of those seen are avoided.
-            needed: How many nodes it takes.
-            up: Where nobody knows which could hold it, those of which one does know that some other could not.
+            cell: The cell that is tried next.
+            usable: The nodes that could hold it; None: unknown, and at most half of the nodes seen are avoided.
+            needed: How many nodes it needs.
+            up: The nodes that exist, if it is unknown which could hold it; no others are counted or avoided.
         """
         wanted = list(dict.fromkeys(one.node for one in self.failed if one.cell == cell or one.node in self.for_all))
         left = [node for node in self.seen if up is None or node in up] if usable is None else usable
@@ -52,14 +52,14 @@ class Record:
 
 
 def record(tries: Sequence[Try], now: float) -> Record:
-    """Sum up the attempts of all cells of a campaign; what failed longer than a day ago is forgotten."""
+    """Summarize the attempts of all cells of a campaign; failures older than a day are forgotten."""
     lately = [one for one in tries if now - one.time < AVOIDED_S]
     failed = sorted((one for one in lately if one.failed), key=lambda one: one.time, reverse=True)
     return Record(failed, _bad_for_all(lately), {one.node for one in tries})
 
 
 def _bad_for_all(tries: Sequence[Try]) -> set[str]:
-    """Return the nodes where two different cells failed, while elsewhere more cells did not fail than did."""
+    """Return the nodes where two different cells failed, while elsewhere more cells succeeded than failed."""
     bad, good = (_nodes_of_cells(one for one in tries if one.failed is failed) for failed in (True, False))
     cells: dict[str, set[str]] = defaultdict(set)
     for cell, nodes in bad.items():

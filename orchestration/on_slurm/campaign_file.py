@@ -1,34 +1,28 @@
-"""What a campaign, a user's launch on Slurm and all that follows from it, keeps in the folders of its launches."""
+"""A campaign, a user's launch on Slurm and all that follows from it: what it keeps in the folders of its launches."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from orchestration import files
-from orchestration.damage import DamagedFileError, tell
-from orchestration.fields import COUNT, FLAG, NUMBER, TEXT, TEXTS, Fields, Kind
+from orchestration.machine.damage import DamagedFileError, tell
+from orchestration.machine.fields import COUNT, NUMBER, Fields, Kind
+from orchestration.machine.messages import KIND, Message
 from orchestration.on_slurm.cluster import ClusterConfig, from_values
-from orchestration.schedulers import cancelled_cells
+from orchestration.runs.folders import ControllersFolder, GridFolder, LaunchFolder
+from orchestration.runs.jobs import cancelled_cells
 
-ORDER, ENDED, CONTROLLER = "campaign.json", "ended.json", "controller.json"
-CONTROLLERS = "controllers"
-"""The folder of a campaign's controllers."""
-_NEW_LAUNCH = "a new launch of the grid goes on with its cells"
+_NEW_LAUNCH = "a new launch of the grid resumes its cells"
 _NUMBER_FROM_0 = Kind("a number from 0", lambda value: NUMBER.holds(value) and value >= 0)
 _FROM_1 = Kind("a whole number from 1", lambda value: COUNT.holds(value) and value > 0)
-_OF_CAMPAIGN = Fields(
-    {"name": TEXT, "grid_name": TEXT, "runs": TEXT, "snapshot": TEXT, "commit": TEXT, "dirty": FLAG,
-     "cluster": Fields({}).kind("the fields of a site")},
-    {"max_concurrent": _FROM_1.or_null(), "num_nodes": _FROM_1.or_null(), "num_gpus_per_worker": _NUMBER_FROM_0,
-     "difference": TEXTS, "commit_unknown": TEXT, "mark": TEXTS, "retried": TEXT.listed(),
-     "budget_gpu_hours": _NUMBER_FROM_0.or_null()},
-)  # fmt: skip
+_SITE = Fields({}).kind("the fields of a site")
 
 
 @dataclass(frozen=True, slots=True)
-class Campaign:
-    """What a controller needs to know of the launch that it goes on with."""
+class Campaign(Message):
+    """What a controller needs to know of the launch that it resumes."""
+
+    ADVICE: ClassVar[str] = _NEW_LAUNCH
 
     name: str
     """The folder of the user's launch; attempts carry it, and the policy of retries counts by it."""
@@ -37,11 +31,11 @@ class Campaign:
     snapshot: str
     commit: str
     dirty: bool
-    cluster: dict[str, Any]
-    max_concurrent: int | None = None
-    num_nodes: int | None = None
+    cluster: dict[str, Any] = field(metadata={KIND: _SITE})
+    max_concurrent: int | None = field(default=None, metadata={KIND: _FROM_1.or_null()})
+    num_nodes: int | None = field(default=None, metadata={KIND: _FROM_1.or_null()})
     """Of a pilot; None: each cell is a job."""
-    num_gpus_per_worker: float = 1.0
+    num_gpus_per_worker: float = field(default=1.0, metadata={KIND: _NUMBER_FROM_0})
     difference: dict[str, str] = field(default_factory=dict)
     """Where what was not committed is kept, and its hash."""
     commit_unknown: str = ""
@@ -50,30 +44,32 @@ class Campaign:
     """What attempts hold whose jobs write MLflow themselves."""
     retried: list[str] = field(default_factory=list)
     """The signatures of the cells that somebody wanted tried again; empty: it has the whole grid."""
-    budget_gpu_hours: float | None = None
+    budget_gpu_hours: float | None = field(default=None, metadata={KIND: _NUMBER_FROM_0.or_null()})
+    until: float | None = field(default=None, metadata={KIND: _NUMBER_FROM_0.or_null()})
+    """Cells that would end later are not submitted: seconds since 1970."""
 
     @classmethod
     def read(cls, launch_dir: Path) -> "Campaign":
-        """Read that of a launch.
+        """Read the campaign of a launch.
 
         Raises:
-            DamagedFileError: It cannot be told.
+            DamagedFileError: Its file cannot be read.
         """
-        path = launch_dir / ORDER
-        known = files.read_json(path, _OF_CAMPAIGN, _NEW_LAUNCH)
-        known["cluster"] = _of_this_version(path, known["cluster"])
+        path = LaunchFolder(launch_dir).campaign_file
+        stored = cls.from_file(path)
+        known = replace(stored, cluster=_of_this_version(path, stored.cluster))
         try:
-            from_values(known["cluster"])
+            from_values(known.cluster)
         except ValueError as error:
             raise DamagedFileError(path, f"its cluster is none ({error})", _NEW_LAUNCH) from None
-        return cls(**{part.name: known[part.name] for part in fields(cls) if part.name in known})
+        return known
 
     def write(self, launch_dir: Path) -> None:
         """Make a launch one of this campaign."""
-        files.replace(launch_dir / ORDER, files.to_text(asdict(self)))
+        self.to_file(LaunchFolder(launch_dir).campaign_file)
 
     def code(self) -> dict[str, Any]:
-        """Return what the provenance of attempts says of the code that was launched."""
+        """Return what the provenance of attempts says of the launched code."""
         dirty = self.dirty if self.commit else None
         unknown = "" if self.commit else self.commit_unknown
         return {"commit": self.commit, "dirty": dirty, "commit_unknown": unknown, **self.difference}
@@ -83,25 +79,34 @@ class Campaign:
         """The name of its controllers' jobs, and of no others."""
         return f"rankmatch-controller-{self.name}"
 
-    def folder(self, grid_dir: Path) -> Path:
-        """Return that of the user's launch."""
-        return grid_dir / "launches" / self.name
+    def folder(self, grid_dir: Path) -> LaunchFolder:
+        """Return the folder of the user's launch."""
+        return GridFolder(grid_dir).launch(self.name)
 
-    def controllers(self, grid_dir: Path) -> Path:
+    def controllers(self, grid_dir: Path) -> ControllersFolder:
         """Return the folder of its controllers."""
-        return self.folder(grid_dir) / CONTROLLERS
+        return self.folder(grid_dir).controllers
 
     def over(self, grid_dir: Path) -> Path:
-        """Return the file that says that nothing is left to be done."""
-        return self.folder(grid_dir) / ENDED
+        """Return the file that marks the campaign as over."""
+        return self.folder(grid_dir).campaign_over_file
 
     def config(self) -> ClusterConfig:
         """Return the site."""
         return ClusterConfig(**self.cluster)
 
 
+@dataclass(frozen=True, slots=True)
+class Ended(Message):
+    """A note that nobody has to do anything about a campaign any more."""
+
+    time: float
+    why: str = ""
+    """Where it was not brought to its end."""
+
+
 def _of_this_version(path: Path, site: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a site that this version has; those of a newer one are named."""
+    """Return the fields of a site that this version knows; warn of those of a newer one."""
     unknown = site.keys() - {part.name for part in fields(ClusterConfig)}
     if unknown:
         tell(f"{path}: cluster.{', cluster.'.join(sorted(unknown))} are of a newer version and do nothing here")
@@ -109,17 +114,17 @@ def _of_this_version(path: Path, site: dict[str, Any]) -> dict[str, Any]:
 
 
 def newest_readable(launches: Sequence[Path]) -> Campaign | None:
-    """Return the campaign of the newest of some launches whose file can be read; the damaged ones are named."""
+    """Return the campaign of the newest launch whose file can be read; warn of damaged files."""
     return next((known for folder in reversed(launches) if (known := _read(folder))), None)
 
 
 def campaign_named(grid_dir: Path, name: str) -> Campaign:
-    """Return a campaign by its name: as its own launch holds it, else as one that followed from it does.
+    """Return a campaign by its name, from its own launch or else from one that followed it.
 
     Raises:
         DamagedFileError: None of these files can be read.
     """
-    own = grid_dir / "launches" / name
+    own = GridFolder(grid_dir).launch(name).path
     try:
         return Campaign.read(own)
     except DamagedFileError as error:
@@ -131,7 +136,7 @@ def campaign_named(grid_dir: Path, name: str) -> Campaign:
 
 
 def open_campaigns(grid_dir: Path) -> dict[Path, Campaign]:
-    """Return the campaigns of a grid that are not over by the folders of their newest launches, oldest first."""
+    """Return the campaigns of a grid that are not over, by the folders of their newest launches, oldest first."""
     found: dict[str, list[tuple[Path, Campaign]]] = {}
     for folder in launches_of(grid_dir):
         if (campaign := _read(folder)) is not None:
@@ -141,18 +146,18 @@ def open_campaigns(grid_dir: Path) -> dict[Path, Campaign]:
 
 
 def launches_of(grid_dir: Path, campaign: str = "") -> list[Path]:
-    """Return the folders of a campaign's launches, oldest first; of all campaigns where none is named."""
-    found = [path.parent for path in sorted(grid_dir.glob(f"launches/*/{ORDER}"))]
+    """Return the folders of a campaign's launches, oldest first; of all campaigns if none is named."""
+    found = [launch.path for launch in GridFolder(grid_dir).launches() if launch.campaign_file.exists()]
     return [folder for folder in found if not campaign or name_of(folder) == campaign]
 
 
 def cancelled_in(grid_dir: Path, campaign: str) -> set[str]:
-    """Return the cells of a campaign that somebody cancelled by name, in whichever launch of it that was noted."""
+    """Return the cells of a campaign that somebody cancelled by name, whichever of its launches recorded that."""
     return {name for folder in launches_of(grid_dir, campaign) for name in cancelled_cells(folder)}
 
 
 def name_of(launch_dir: Path) -> str:
-    """Return the campaign of a launch; none where that cannot be told, so that others go on."""
+    """Return the name of a launch's campaign; empty if the file cannot be read, so that others can continue."""
     known = _read(launch_dir)
     return known.name if known else ""
 
@@ -166,5 +171,6 @@ def _read(launch_dir: Path) -> Campaign | None:
 
 
 def _is_over(grid_dir: Path, name: str, launches: Iterable[tuple[Path, Campaign]]) -> bool:
-    """Look where it is said; earlier versions said it in the folder of the last launch."""
-    return any((folder / ENDED).exists() for folder in (grid_dir / "launches" / name, *(path for path, _ in launches)))
+    """Return whether a campaign is over; earlier versions recorded it in the folder of the last launch."""
+    folders = [GridFolder(grid_dir).launch(name), *(LaunchFolder(path) for path, _ in launches)]
+    return any(folder.campaign_over_file.exists() for folder in folders)

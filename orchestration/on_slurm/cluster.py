@@ -1,17 +1,20 @@
-"""What a cluster's site needs to be told: the fields of `experiments/conf/cluster/*.yaml`, checked here."""
+"""What a launch has to know of a site: the fields of `experiments/conf/cluster/*.yaml`, checked here."""
 
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from orchestration import yaml_text
-from orchestration.cells import experiments_folder
+from orchestration.grids import site_places
+from orchestration.grids.cells import experiments_folder
+from orchestration.grids.places import SECTIONS, Places
+from orchestration.grids.values import near_matches, parse, read_scalar
+from orchestration.machine import yaml_text
+from orchestration.mirror.store_uri import seen_from, without_password
 from orchestration.on_slurm.durations import to_minutes
-from orchestration.values import near_matches, parse, read_scalar
 from rankmatch.checks import in_range, one_of
 
 CONTAINERS = ("", "apptainer", "pyxis")
@@ -21,6 +24,8 @@ RESERVED = frozenset({"array", "clusters", "dependency", "error", "help", "job-n
                       "test-only", "usage", "version", "wait", "wrap"})  # fmt: skip
 """Flags of sbatch by which jobs are found, follow each other and are heard of."""
 PREFIX = "cluster."
+SCHEDULERS = ("slurm", "local", "ray", "inline")
+_WITHOUT_SLURM = frozenset({"scheduler", "address", "tracking_uri", *SECTIONS})
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
 _DURATIONS = ("time_min", "max_time_min", "controller_time_min")
 _NOTHING = ("~", "null", "Null", "NULL")
@@ -29,7 +34,22 @@ _NOTHING = ("~", "null", "Null", "NULL")
 
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
-    """A Slurm site; empty or 0 is left to Slurm."""
+    """A site; empty or 0 leaves a setting to Slurm."""
+
+    scheduler: str = "slurm"
+    """What starts cells: `slurm`; `local`, a private Ray; `ray`, an existing one; `inline`, this process. Without Slurm
+    a site has no more than this, `address`, `tracking_uri`, data and weights."""
+    address: str = ""
+    """Of the existing Ray, `HOST:PORT` or `auto`."""
+    data_root: dict[str, str] = field(default_factory=dict)
+    """Folders of the data sets, by their names or files; relative to the site's file."""
+    split_root: dict[str, str] = field(default_factory=dict)
+    data_store: dict[str, str] = field(default_factory=dict)
+    """The same for split lists and packed data."""
+    weights: dict[str, str] = field(default_factory=dict)
+    """ImageNet files, by the names of the backbones."""
+    tracking_uri: str = ""
+    """The MLflow store, without a password."""
 
     partition: str = ""
     account: str = ""
@@ -73,7 +93,7 @@ class ClusterConfig:
     cell, at most the partition's limit."""
     time_factor: float = 2.0
     max_time_min: int = 0
-    """No job asks for more; 0: the partition's limit. A cell that takes longer goes on in a job of its own."""
+    """No job asks for more; 0: the partition's limit. A cell that takes longer resumes in a further job."""
     signal_before_s: int = 120
     """How long before its time limit a job is told to write its checkpoint."""
     max_submit: int = 0
@@ -98,6 +118,13 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         one_of("cluster.container", self.container, CONTAINERS)
+        one_of("cluster.scheduler", self.scheduler, SCHEDULERS)
+        _check_without_slurm(self)
+        if without_password(self.tracking_uri) != self.tracking_uri:
+            raise ValueError(
+                "cluster.tracking_uri must hold no password; give it in MLFLOW_TRACKING_USERNAME and "
+                f"MLFLOW_TRACKING_PASSWORD; got {without_password(self.tracking_uri)!r} with one"
+            )
         one_of("cluster.mem_flag", self.mem_flag, MEM_FLAGS)
         one_of("cluster.gpu_flag", self.gpu_flag, GPU_FLAGS)
         if bool(self.container) != bool(self.image):
@@ -114,7 +141,7 @@ class ClusterConfig:
 
 
 def _flags(name: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Return flags by the names that sbatch has for them, and refuse those by which the launch knows its jobs."""
+    """Return flags by sbatch's names for them, and refuse those by which the launch knows its jobs."""
     flags = {}
     for key, value in given.items():
         flag = key.strip().lstrip("-").replace("_", "-").lower()
@@ -130,36 +157,66 @@ def _flags(name: str, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _one_line(name: str, value: str) -> None:
-    """Refuse what would end a line of the batch script and begin a command."""
+    """Refuse a line end, which would end the line of the batch script and start a command."""
     if "\n" in value or "\r" in value:
         raise ValueError(f"{PREFIX}{name} must be one line; got {value!r}")
 
 
+def _check_without_slurm(site: ClusterConfig) -> None:
+    """Refuse what only jobs of Slurm read, and an address where no existing Ray is used."""
+    if site.address and site.scheduler != "ray":
+        raise ValueError(f"{PREFIX}address must be given with scheduler: ray; got it with {site.scheduler}")
+    if site.scheduler == "slurm":
+        return
+    for part in fields(site):
+        default = part.default_factory() if part.default_factory is not MISSING else part.default
+        if part.name not in _WITHOUT_SLURM and getattr(site, part.name) != default:
+            raise ValueError(
+                f"{PREFIX}{part.name} must be given with scheduler: slurm; {site.scheduler} reads only "
+                f"{', '.join(sorted(_WITHOUT_SLURM))}"
+            )
+
+
+def places_of(site: ClusterConfig, source: str = "the site") -> Places:
+    """Return where a site keeps data and weights."""
+    return site_places.read({name: getattr(site, name) for name in SECTIONS}, source)
+
+
+def is_file(name: str) -> bool:
+    """Return whether `--cluster` names a site's file."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def load(name: str, settings: Iterable[str] = ()) -> ClusterConfig:
-    """Read a site of `experiments/conf/cluster` by name, or a YAML file, with changes `cluster.partition=gpu`.
+    """Read a site of `experiments/conf/cluster` by name, or a YAML file, with changes such as `cluster.partition=gpu`.
 
     Raises:
         ValueError: Naming the field, its value and what is allowed.
     """
-    path = (
-        Path(name) if name.endswith((".yaml", ".yml")) else experiments_folder() / "conf" / "cluster" / f"{name}.yaml"
-    )
+    path = Path(name) if is_file(name) else experiments_folder() / "conf" / "cluster" / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(
             f"--cluster must be one of local, inline, ray, {', '.join(names())}, or a YAML file; got {name!r}"
         )
     values = yaml_text.read(path)
+    if is_file(name) and not path.read_text(encoding="utf-8").strip():
+        raise ValueError(f"{path} must describe a site; it is empty, as after a `rankmatch site detect` that failed")
     try:
         if not isinstance(values, dict):
             raise ValueError(f"a site must be a mapping of fields; got {values!r}")
         values = {key: _checked(key, value) for key, value in values.items()}
+        told = {key: values[key] for key in SECTIONS if key in values}
+        values |= site_places.absolute(told, path.resolve().parent)
+        site_places.read({key: values[key] for key in told}, str(path))
+        if "tracking_uri" in values:
+            values["tracking_uri"] = seen_from(values["tracking_uri"], path.resolve().parent)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return from_values(values, settings)
 
 
 def from_values(values: Mapping[str, Any], settings: Iterable[str] = ()) -> ClusterConfig:
-    """Build a checked site from fields, text still or of their types, with changes `cluster.partition=gpu`.
+    """Build a checked site from fields, given as text or typed, with changes such as `cluster.partition=gpu`.
 
     Raises:
         ValueError: Naming the field, its value and what is allowed.
@@ -217,13 +274,13 @@ def _checked(key: str, value: Any) -> Any:  # noqa: ANN401 (text, or as a campai
 
 def _minutes(name: str, text: str) -> int:
     try:
-        return int(text) if text.startswith("-") else to_minutes(text)  # the sign of a number is looked at later
+        return int(text) if text.startswith("-") else to_minutes(text)  # the sign of a number is checked later
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
 def shell_setup(cluster: ClusterConfig, environment: dict[str, str]) -> list[str]:
-    """Return the shell lines that a job starts with; every value is quoted."""
+    """Return the shell lines with which a job starts; every value is quoted."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in {**cluster.environment, **environment}.items()]
     modules = [f"module load {shlex.quote(name)}" for name in cluster.modules]
     return [*modules, *exports, *cluster.setup]
@@ -238,7 +295,7 @@ def python_command(cluster: ClusterConfig, python: str) -> str:
 
 
 def srun_words(cluster: ClusterConfig) -> list[str]:
-    """Return the words for srun: one node that fails ends the job, and the container is srun's with pyxis."""
+    """Return the words for srun: a node that fails ends the job, and with pyxis the container is srun's."""
     words = ["--kill-on-bad-exit=1", *cluster.srun_args]
     if cluster.container == "pyxis":
         words += [f"--container-image={cluster.image}", *cluster.container_args]

@@ -1,4 +1,4 @@
-"""What Slurm's own commands say, as text: the one seam to squeue, sacct, scontrol and scancel.
+"""The output of Slurm's own commands, as text: the only module that calls squeue, sacct, scontrol and scancel.
 
 Every call has a time limit, since all of them hang while slurmctld is down.
 """
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from orchestration import tool_environment
+from orchestration.machine import tool_environment
 from orchestration.on_slurm.array_elements import spelt_out
 from orchestration.on_slurm.durations import moment
 from orchestration.on_slurm.refusals import passes
-from orchestration.schedulers import SchedulerError
+from orchestration.runs.jobs import SchedulerError
 
 TIMEOUT_S = 30.0
 SBATCH_TIMEOUT_S = 300.0
@@ -32,12 +32,12 @@ class SlurmError(Exception):
 
 
 class SlurmRefusal(SlurmError):
-    """Slurm does not take what it was asked for, and would not take it a second time."""
+    """Slurm refuses a request, and would refuse it again."""
 
 
 @contextmanager
 def answers() -> Iterator[None]:
-    """Turn Slurm's silence into what ends a command with one message."""
+    """Turn Slurm's silence into an error that ends a command with one message."""
     try:
         yield
     except SlurmError as error:
@@ -46,7 +46,7 @@ def answers() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Job:
-    """A job by its number and its name: a slurmctld that lost its last seconds gives numbers to other jobs again."""
+    """A job by its number and its name: a slurmctld that lost its last seconds assigns numbers again."""
 
     number: str
     """`123`, or `123_4` of an array."""
@@ -59,7 +59,7 @@ class Job:
         return Job(self.number.partition("_")[0], self.name)
 
     def __str__(self) -> str:
-        """Show it as users write it."""
+        """Return it as users write it."""
         return self.number
 
 
@@ -80,14 +80,14 @@ class QueuedJob:
 
     @property
     def is_waiting(self) -> bool:
-        """Tell whether it has not started."""
+        """Return whether it has not started."""
         return self.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SPECIAL_EXIT")
 
     @property
     def is_held(self) -> bool:
-        """Tell whether it waits until somebody releases it."""
+        """Return whether it waits until somebody releases it."""
         says_so = any(word in self.reason.lower() for word in ("held", "hold"))
-        return self.is_waiting and (says_so or self.has_no_priority)  # what also waits for another job may not say it
+        return self.is_waiting and (says_so or self.has_no_priority)  # one that waits for a job too may not say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +104,20 @@ class EndedJob:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended; of the starts before the last one accounting may have missed that."""
+        """Whether it has ended; for starts before the last one, accounting may have missed the end."""
         return self.state not in ("RUNNING", "PENDING")
 
 
 def is_here() -> bool:
-    """Tell whether this machine can submit to Slurm."""
+    """Return whether this machine can submit to Slurm."""
     return shutil.which("sbatch") is not None
 
 
 def queue(users: Collection[int] = ()) -> dict[Job, QueuedJob]:
-    """Return the jobs of this user, and of others by their user ids, that have not ended; array elements each.
+    """Return the jobs of this user, and of others by their user ids, that have not ended; array elements one by one.
 
     Raises:
-        SlurmError: squeue says nothing; the jobs may be there or not.
+        SlurmError: squeue does not answer; the jobs may exist or not.
     """
     asked = ",".join(map(str, sorted({os.getuid(), *users})))
     return _queued(output(["squeue", "--noheader", "--array", f"--user={asked}", _QUEUE_FORMAT]))
@@ -126,8 +126,8 @@ def queue(users: Collection[int] = ()) -> dict[Job, QueuedJob]:
 def _queued(text: str) -> dict[Job, QueuedJob]:
     found = {}
     for line in text.splitlines():
-        words = line.split("|", 6)  # the name comes last, as other people's may hold anything
-        if len(words) == 7:  # not what follows a line end in somebody's name
+        words = line.split("|", 6)  # the name comes last, since other people's names may contain anything
+        if len(words) == 7:  # not the rest of a name with a line end in it
             number, state, node, reason, priority, excluded, name = words
             job = Job(number, name)
             found[job] = QueuedJob(job, state, node, reason, priority == "0", excluded.replace("(null)", ""))
@@ -135,10 +135,10 @@ def _queued(text: str) -> dict[Job, QueuedJob]:
 
 
 def jobs_by_name(name: str) -> list[Job]:
-    """Find the jobs of a name, queued or as far back as accounting knows, without their array indices.
+    """Find the jobs of a name, in the queue or as far back as accounting knows, without their array indices.
 
     Raises:
-        SlurmError: squeue says nothing.
+        SlurmError: squeue does not answer.
     """
     found = output(["squeue", "--noheader", f"--name={name}", "--states=all", "--format=%F"]).split()
     if not found and (text := _accounting([f"--name={name}", "--format=JobID"])) is not None:
@@ -147,19 +147,19 @@ def jobs_by_name(name: str) -> list[Job]:
 
 
 def is_queued(name: str) -> bool:
-    """Tell whether a job of a name has not ended.
+    """Return whether a job of a name has not ended.
 
     Raises:
-        SlurmError: squeue says nothing.
+        SlurmError: squeue does not answer.
     """
     return bool(output(["squeue", "--noheader", f"--name={name}", "--format=%i"]).strip())
 
 
 def submit(script: Path, name: str) -> Job:
-    """Hand a batch script to sbatch; the job is the one of that name, whatever else a site has sbatch print.
+    """Submit a batch script with sbatch; the job is found by its name, whatever else a site makes sbatch print.
 
     Raises:
-        SlurmRefusal: sbatch says what it does not take.
+        SlurmRefusal: sbatch says what it refuses.
         SlurmError: sbatch does not answer, or no job of the name is there.
     """
     try:
@@ -175,17 +175,17 @@ def submit(script: Path, name: str) -> Job:
 
 
 def ended(jobs: Iterable[Job]) -> Mapping[Job, tuple[EndedJob, ...]] | None:
-    """Return how each start of jobs ended, as far as it has; None where there is no accounting.
+    """Return how each start of some jobs ended, if it has; None where there is no accounting.
 
-    A job that was requeued has several, by its restarts. Of one that is not named here nothing is known, which says
-    nothing of how it went. Elements that were cancelled before they began have one row together, which is found by the
+    A requeued job has several starts, by its restarts. Of a job that is missing here nothing is known, which says
+    nothing about how it ended. Elements that were cancelled before they started share one row, which is found by the
     number of their array alone.
     """
     wanted = sorted(set(jobs))
     arrays = sorted({job.array.number for job in wanted}, key=lambda number: (len(number), number))
     rows: dict[Job, tuple[EndedJob, ...]] = {}
     together: dict[Job, tuple[EndedJob, ...]] = {}
-    for first in range(0, len(arrays), 1000):  # one word of a command has at most 128 KiB
+    for first in range(0, len(arrays), 1000):  # one argument of a command has at most 128 KiB
         numbers = ",".join(arrays[first : first + 1000])
         text = _accounting([f"--jobs={numbers}", "--format=JobID,State,ExitCode,NodeList,End,JobName"])
         if text is None:
@@ -204,12 +204,12 @@ def ended(jobs: Iterable[Job]) -> Mapping[Job, tuple[EndedJob, ...]] | None:
 
 
 def _up_to_the_last_end(starts: tuple[EndedJob, ...]) -> tuple[EndedJob, ...]:
-    """Leave out the starts behind the last one that has ended; those before it keep their places."""
+    """Leave out the starts after the last one that has ended; those before it keep their places."""
     return starts[: max((place for place, start in enumerate(starts, 1) if start.is_over), default=0)]
 
 
 def ended_lately(array: Job) -> dict[Job, EndedJob]:
-    """Return how the elements of an array, or one job, ended, for some minutes, where there is no accounting too."""
+    """Return how the elements of an array, or one job, ended; slurmctld knows for minutes, even without accounting."""
     try:
         text = output(["scontrol", "--oneliner", "show", "job", array.number])
     except SlurmError:
@@ -230,7 +230,7 @@ def _fields_of(line: str) -> dict[str, str]:
 
 
 def job_fields(job: Job) -> dict[str, str]:
-    """Return what `scontrol show job` says of a job; empty where it is not known or scontrol is not here.
+    """Return what `scontrol show job` says of a job; empty if the job is unknown or scontrol is missing.
 
     The text is parsed, as the JSON of scontrol changes between versions.
     """
@@ -243,7 +243,7 @@ def job_fields(job: Job) -> dict[str, str]:
 
 
 def is_preempted(fields: Mapping[str, str]) -> bool:
-    """Tell whether a job was preempted since its present start."""
+    """Return whether a job was preempted since its present start."""
     preempted = fields.get("PreemptTime", "None")
     return preempted[:1].isdigit() and preempted >= fields.get("StartTime", "")
 
@@ -254,12 +254,12 @@ def end_time(fields: Mapping[str, str]) -> float | None:
 
 
 def cancel(jobs: Collection[Job]) -> None:
-    """End jobs; one that has ended already is none of them, nor is another job that has its number.
+    """End jobs; skip those that have ended, and other jobs that have got their numbers.
 
-    With `--name`, scancel ends the elements beside one that waits too, so squeue is asked.
+    With `--name`, scancel would also end the elements next to one that waits, so squeue is asked.
 
     Raises:
-        SlurmError: squeue says nothing, or scancel failed.
+        SlurmError: squeue does not answer, or scancel failed.
     """
     if not jobs:
         return
@@ -272,7 +272,7 @@ def cancel(jobs: Collection[Job]) -> None:
 
 
 def cancel_waiting(name: str) -> None:
-    """End the jobs of a name that have not begun.
+    """End the jobs of a name that have not started.
 
     Raises:
         SlurmError: scancel failed.
@@ -290,7 +290,7 @@ def cancel_all(name: str) -> None:
 
 
 def submit_script(script: Path, *, begin_s: int, after: str = "") -> str:
-    """Submit a batch script whose job begins so many seconds from now, when another job has ended; return its number.
+    """Submit a batch script that starts in so many seconds, after another job has ended; return its number.
 
     Raises:
         SlurmError: sbatch refused, or did not answer.
@@ -304,26 +304,26 @@ def submit_script(script: Path, *, begin_s: int, after: str = "") -> str:
 
 
 def waiting_numbers(name: str) -> list[str]:
-    """Return the numbers of the jobs of a name that have not begun, oldest first.
+    """Return the numbers of the jobs of a name that have not started, oldest first.
 
     Raises:
-        SlurmError: squeue says nothing.
+        SlurmError: squeue does not answer.
     """
     said = output(["squeue", "--noheader", "--me", f"--name={name}", "--states=PENDING", "--format=%A"])
     return sorted(said.split(), key=int)
 
 
 def throttle(array: Job, count: int) -> None:
-    """Have at most so many elements of an array run at a time.
+    """Limit how many elements of an array run at a time.
 
     Raises:
-        SlurmError: None of it waits any more, or Slurm does not answer.
+        SlurmError: No element waits any more, or Slurm does not answer.
     """
     output(["scontrol", "update", f"JobId={array.number}", f"ArrayTaskThrottle={count}"])
 
 
 def keep_from(numbers: Iterable[str], nodes: Collection[str]) -> None:
-    """Have jobs that wait keep away from these nodes, and from no others; of an array those elements that wait.
+    """Have waiting jobs avoid exactly these nodes; of an array, the elements that wait.
 
     Raises:
         SlurmError: Slurm does not answer, or does not allow it.
@@ -336,7 +336,7 @@ def keep_from(numbers: Iterable[str], nodes: Collection[str]) -> None:
 
 
 def begin_in(number: str, seconds: int) -> None:
-    """Have a job that waits begin so many seconds from now.
+    """Have a waiting job start in so many seconds.
 
     Raises:
         SlurmError: It does not wait any more, or Slurm does not answer.
@@ -364,7 +364,7 @@ def _accounting(options: Sequence[str]) -> str | None:
 
 
 def _state(text: str) -> str:
-    """`CANCELLED by 1000` is CANCELLED."""
+    """Return the state alone: `CANCELLED by 1000` is CANCELLED."""
     found = _KEPT_STATES.match(text)
     return found[0] if found else text
 
@@ -373,7 +373,7 @@ def output(command: Sequence[str]) -> str:
     """Return what one of Slurm's commands prints.
 
     Raises:
-        SlurmError: It is not here, does not answer in time, or fails; with the reason that it gives.
+        SlurmError: It is missing, does not answer in time, or fails; with the reason that it gives.
     """
     return _run(command, tool_environment.for_slurm(), TIMEOUT_S)
 

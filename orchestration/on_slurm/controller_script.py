@@ -1,12 +1,14 @@
 """The shell around a controller, and the lines by which jobs wake one; pure text.
 
-What must hold even where Python does not start stands here: who follows is asked of Slurm before anything else is done.
+What must hold even if Python does not start is here: the script first asks Slurm for followers, before anything else.
 """
 
 import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+from orchestration.runs.folders import ControllersFolder
 
 NUM_WAITING = 2
 """So many controllers wait in the queue while one is at work: one may die before its first line."""
@@ -17,31 +19,31 @@ REPORTED = 3
 """The exit code of a controller that failed and has said so itself."""
 MAX_RESTARTS = 60
 
-FAILURES, TOLD, SCRIPT = "failures", "told", "controller.sh"
-"""In the folder of controllers: how many in a row have not come to their end, whether one of these could say so, and
-what sbatch is given."""
+
 SILENT = 2
 """So many in a row that have not come to their end are told of by others: what ends a job at its time limit ends its
 shell too."""
 
 
-def before(name: str, folder: Path, over: Path, every_s: int, words: Sequence[str] = (), text: str = "") -> list[str]:
-    """Return what a controller begins with: it counts itself as failed until it has not, and sees to who follows.
+def before(
+    name: str, folder: ControllersFolder, over: Path, every_s: int, words: Sequence[str] = (), text: str = ""
+) -> list[str]:
+    """Return the first lines of a controller: it counts itself as failed until it succeeds, and submits its followers.
 
     Args:
-        name: Of all controllers of the campaign, and of no other job.
-        folder: Theirs.
-        over: The file that says that nothing is left to be done.
-        every_s: Between two controllers of which the earlier one came to its end.
+        name: The name of all controllers of the campaign, and of no other job.
+        folder: The controllers' folder.
+        over: The file that marks the campaign as over.
+        every_s: Seconds between two controllers if the earlier one ended well.
         words: The site's command that takes a line of text, if it has one.
-        text: What is said where those before could say nothing.
+        text: The message for when earlier controllers could not report anything.
     """
-    told = _quoted(folder / TOLD)
+    told = _quoted(folder.told_file)
     return [
         *_functions(name, folder),
         f"if [ -e {_quoted(over)} ]; then rm_slurm scancel --quiet --name={name} --state=PENDING; exit 0; fi",
-        f"failures=$(cat {_quoted(folder / FAILURES)} 2> /dev/null); failures=${{failures:-0}}",
-        f"echo $((failures + 1)) > {_quoted(folder / FAILURES)}",
+        f"failures=$(cat {_quoted(folder.failures_file)} 2> /dev/null); failures=${{failures:-0}}",
+        f"echo $((failures + 1)) > {_quoted(folder.failures_file)}",
         f"delay={every_s}",
         f"if [ $failures -gt 0 ]; then delay=$(({FIRST_S} << (failures < 8 ? failures - 1 : 7))); fi",
         f"if [ $delay -gt {LONGEST_S} ]; then delay={LONGEST_S}; fi",
@@ -56,20 +58,20 @@ def before(name: str, folder: Path, over: Path, every_s: int, words: Sequence[st
     ]
 
 
-def after(name: str, folder: Path, over: Path, words: Sequence[str], text: str) -> list[str]:
-    """Return what a controller ends with: where nobody follows it, it goes back into the queue itself.
+def after(name: str, folder: ControllersFolder, over: Path, words: Sequence[str], text: str) -> list[str]:
+    """Return the last lines of a controller: if nobody follows it, it goes back into the queue itself.
 
     Args:
-        name: Of all controllers of the campaign.
-        folder: Theirs.
-        over: The file that says that nothing is left to be done.
+        name: The name of all controllers of the campaign.
+        folder: The controllers' folder.
+        over: The file that marks the campaign as over.
         words: The site's command that takes a line of text, if it has one.
-        text: What is said where Python could not say what is wrong.
+        text: The message for when Python could not report what is wrong.
     """
     return [
         "code=$?",
         f"if [ $code -eq 0 ] || [ -e {_quoted(over)} ]; then exit $code; fi",
-        f"touch {_quoted(folder / TOLD)}",
+        f"touch {_quoted(folder.told_file)}",
         f"is_told=; if [ $code -eq {REPORTED} ]; then is_told=1; fi",
         f"is_last=; if [ $failures -ge {MAX_FAILURES} ]; then is_last=1; fi",
         # Python does not know that it was the last restart
@@ -81,17 +83,17 @@ def after(name: str, folder: Path, over: Path, words: Sequence[str], text: str) 
         "  exit $code",
         "fi",
         'if waiting=$(rm_waiting) && [ -z "$waiting" ] && ! rm_follow; then',
-        # that is no new job, so that no limit on their number keeps it from it
+        # a requeue is no new job, so no limit on the number of jobs prevents it
         '  rm_slurm scontrol requeue "$SLURM_JOB_ID" && sleep 60',
         "fi",
         "exit $code",
     ]
 
 
-def wake(name: str, folder: Path, over: Path) -> list[str]:
-    """Return what a job ends with that a controller has to see: the first one that waits begins now, or a new one.
+def wake(name: str, folder: ControllersFolder, over: Path) -> list[str]:
+    """Return the last lines of a job whose end a controller must see: the first waiting one starts now, or a new one.
 
-    A controller looks by itself too, some minutes later: where none of this works, nothing is lost but these.
+    A controller also looks by itself some minutes later: if none of this works, only these minutes are lost.
     """
     return [
         *_functions(name, folder),
@@ -109,17 +111,19 @@ def _tell(words: Sequence[str], text: str) -> list[str]:
     return [
         f"  echo {shlex.quote(text)}",
         *([f"  timeout 60 {shlex.join([*words, text])}"] if words else []),
-        '  if [ -n "$RANKMATCH_WEBHOOK" ]; then',
-        "    curl --silent --max-time 20 --header 'Content-Type: application/json' "
-        f'--data {body} "$RANKMATCH_WEBHOOK" > /dev/null',
-        "  fi",
+        # The address is a secret, and everybody on the machine sees a program's words: curl reads it from its input.
+        '  case "$RANKMATCH_WEBHOOK" in http://*@*) ;;',
+        '  https://* | http://localhost[:/]* | http://127.0.0.1[:/]* | "http://[::1]"*)',
+        '    printf \'url = "%s"\\n\' "$RANKMATCH_WEBHOOK" | curl --config - --silent --max-time 20 '
+        f"--header 'Content-Type: application/json' --data {body} > /dev/null ;;",
+        "  esac",
     ]
 
 
-def _functions(name: str, folder: Path) -> list[str]:
-    script = _quoted(folder / SCRIPT)
+def _functions(name: str, folder: ControllersFolder) -> list[str]:
+    script = _quoted(folder.script_file)
     return [
-        # as tool_environment has it: neither a user's filters nor what describes this job
+        # as tool_environment has it: neither a user's filters nor this job's variables
         "rm_slurm() { (for one in ${!SLURM_@} ${!SBATCH_@} ${!SQUEUE_@} ${!SCANCEL_@} ${!SCONTROL_@}; do",
         '  case $one in SLURM_CONF | SLURM_JWT) ;; *) unset "$one" ;; esac; done; "$@"); }',
         f'rm_queue() {{ rm_slurm squeue --noheader --me --name={name} --format=%A "$@"; }}',

@@ -10,10 +10,10 @@ _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
 def to_minutes(text: str) -> int:
-    """Read a duration in minutes, seconds rounded up.
+    """Read a duration in minutes; seconds are rounded up.
 
     Raises:
-        ValueError: It is none of Slurm's forms.
+        ValueError: It has none of Slurm's forms.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:

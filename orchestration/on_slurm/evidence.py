@@ -1,15 +1,15 @@
-"""How attempts ended that could not write it down themselves, as their followers and controllers find it out."""
+"""How attempts ended that could not record it themselves, as their followers and controllers find it out."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestration.attempt import Attempt, node_of
-from orchestration.failures import Failure, FailureClass, known_class
 from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.commands import EndedJob, Job
-from orchestration.run_cell import record_failure
-from orchestration.run_folder import RunFolder
+from orchestration.running.run_cell import record_failure
+from orchestration.runs.attempt import Attempt, node_of
+from orchestration.runs.failures import Failure, FailureClass, known_class
+from orchestration.runs.run_folder import RunFolder
 
 BY_STATE = {
     "NODE_FAIL": FailureClass.NODE_FAILURE,
@@ -32,7 +32,7 @@ a cancel, and a job that was put back into the queue may have lost its node."""
 
 
 def all_ended_lately(jobs: Iterable[Job]) -> dict[Job, EndedJob]:
-    """Return how jobs ended of which accounting does not know it, or not yet, as far as slurmctld still knows it."""
+    """Return how jobs ended that accounting does not know, or not yet, as far as slurmctld still knows it."""
     found: dict[Job, EndedJob] = {}
     for array in sorted({job.array for job in jobs}):
         found |= commands.ended_lately(array)
@@ -40,12 +40,12 @@ def all_ended_lately(jobs: Iterable[Job]) -> dict[Job, EndedJob]:
 
 
 def last_event(attempt: Attempt) -> dict[str, Any]:
-    """Return what an attempt wrote at its end; nothing where it did not."""
+    """Return the event that an attempt wrote at its end; nothing if it wrote none."""
     return next((event for event in attempt.events()[-1:] if event["event"] in ("stopped", "failed")), {})
 
 
 def is_unclear(event: Mapping[str, Any]) -> bool:
-    """Tell whether accounting may know better than the last event of an attempt why it ended."""
+    """Return whether accounting may know better than the last event of an attempt why it ended."""
     if not event:
         return True
     kind = event.get("kind")
@@ -55,7 +55,7 @@ def is_unclear(event: Mapping[str, Any]) -> bool:
 
 
 def says_more(event: Mapping[str, Any], failure: Failure) -> bool:
-    """Tell whether what was found out of an end says more than its last event."""
+    """Return whether what was found out about an end says more than the attempt's last event."""
     return not event or failure.kind in _KNOWS_BETTER.get(known_class(event.get("kind", "")), ())
 
 
@@ -67,10 +67,10 @@ def failure_of(
     lately: EndedJob | None = None,
     is_requeued: bool = False,
 ) -> Failure:
-    """Say how an attempt ended, by what accounting knows of each start of its job, and by whether it had another one.
+    """Return how an attempt ended, by what accounting knows of each start of its job, and whether it had another one.
 
-    Where accounting does not know of its start, slurmctld may still know of the last one.
-    Slurm begins a job again when its node is lost, or when it is preempted and has not ended within its grace; not when
+    If accounting does not know the start, slurmctld may still know the last one.
+    Slurm starts a job again when its node is lost, or when it is preempted and has not ended within its grace; not when
     it has crashed.
     """
     node, known = node_of(attempt.known_owner(), attempt.events()), _end(attempt, ends, lately)
@@ -87,14 +87,14 @@ def failure_of(
 
 
 def when(attempt: Attempt, known: EndedJob | None) -> float:
-    """Return when an attempt ended: by its own words, else as Slurm says of its job, else when it wrote last."""
+    """Return when an attempt ended: by its own event, else by Slurm's word on its job, else by its last write."""
     if last_event(attempt) or known is None or known.time is None:
         return attempt.ended()
     return min(known.time, time.time())
 
 
 def _end(attempt: Attempt, ends: Sequence[EndedJob], lately: EndedJob | None) -> EndedJob | None:
-    """Return how the start of a job ended that an attempt was made in, by how often the job had been requeued."""
+    """Return how the start of a job ended in which an attempt was made, by how often the job had been requeued."""
     restart = attempt.known_owner().get("slurm", {}).get("restart", max(0, len(ends) - 1))
     if restart >= len(ends):
         return lately
@@ -102,7 +102,7 @@ def _end(attempt: Attempt, ends: Sequence[EndedJob], lately: EndedJob | None) ->
 
 
 def record_earlier_starts(folder: RunFolder) -> None:
-    """Write down how the attempts of earlier starts of this job ended, where they could not: nobody else looks."""
+    """Record how the attempts of earlier starts of this job ended if they could not: nobody else looks at them."""
     own = signals.own_job()
     earlier = [attempt for attempt in folder.attempts() if _is_earlier_start(attempt, own)]
     unclear = [attempt for attempt in earlier if is_unclear(last_event(attempt))]

@@ -1,6 +1,6 @@
-"""The shell around a site's own lines and what they prepare for: whatever these do, what stands behind them is run.
+"""The shell around a site's own lines and the command they prepare: whatever these do, the lines after it run.
 
-`set -e`, `set -u`, an `exit` or a trap of a site's setup would else end the batch script with the training, and nobody
+`set -e`, `set -u`, an `exit` or a trap in a site's setup would else end the batch script with the training, and nobody
 would requeue the job or call a controller.
 """
 
@@ -12,22 +12,22 @@ _KEEP = '{ export -p >&"${rm_kept:-}"; } 2> /dev/null'
 
 
 def before(setup: Sequence[str]) -> list[str]:
-    """Return what stands before a command: the setup, in a shell of its own whose end is not that of the script."""
+    """Return the lines before a command: the setup, in a shell of its own whose end is not the script's end."""
     return [
         _PLAIN,
         # a file without a name, which nobody has to remove: it keeps what the setup exports, as a PATH with scontrol
         'rm_file=$(mktemp) && exec {rm_kept}<> "$rm_file" && rm -f "$rm_file"',
         "(",
-        f"trap '{_KEEP}' EXIT",  # for a setup that fails half way
+        f"trap '{_KEEP}' EXIT",  # for a setup that fails halfway
         *setup,
-        "",  # where the last line of the setup ends with a backslash
+        "",  # if the last line of the setup ends with a backslash
         f"{_KEEP} || :",
-        f"{_PLAIN}; trap - ERR DEBUG RETURN",  # one on EXIT is run, but its exit code does not count
+        f"{_PLAIN}; trap - ERR DEBUG RETURN",  # a trap on EXIT runs, but its exit code does not count
     ]
 
 
 def after() -> list[str]:
-    """Return what stands behind the command; `$?` is its exit code then, or that with which the setup ended."""
+    """Return the lines after the command; `$?` is then its exit code, or that with which the setup ended."""
     return [
         "rm_code=$?",
         '{ echo "rm_code=$rm_code" >&"${rm_kept:-}"; } 2> /dev/null',
@@ -40,7 +40,7 @@ def after() -> list[str]:
 
 
 def refuse(setup: Sequence[str]) -> None:
-    """Refuse lines that are no whole commands: they would take what stands behind them for their own.
+    """Refuse lines that are no complete commands: they would swallow the lines after them.
 
     Raises:
         ValueError: With what bash says.

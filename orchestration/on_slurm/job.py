@@ -1,7 +1,7 @@
-"""A Slurm job: hears Slurm's signals, has its cell trained in a process of its own, and says how that ended.
+"""A Slurm job: it hears Slurm's signals, has its cell trained in a separate process, and records how that ended.
 
 Slurm's signals go to every process of a job, so the training and all that it starts, data workers and Ray's daemons,
-are begun deaf to them; what they mean is passed on through a file.
+are started deaf to them; what the signals mean is passed on through a file.
 """
 
 import os
@@ -17,26 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import rankmatch
-from orchestration import files, scratch, snapshot
-from orchestration.attempt import Attempt
-from orchestration.control_group import num_oom_kills
-from orchestration.failures import Failure, FailureClass
-from orchestration.on_ray.protocol import EXIT_CODES, ORDER, STOP_FILE, end_session, stop_kind
+from orchestration.machine import scratch, snapshot
+from orchestration.machine.control_group import num_oom_kills
+from orchestration.on_ray.orders import JobOrder
+from orchestration.on_ray.protocol import EXIT_CODES, end_session, stop_kind
 from orchestration.on_slurm import evidence, signals
 from orchestration.on_slurm.campaign_file import cancelled_in
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE, Listener, job_id
-from orchestration.retries import decision_of
-from orchestration.run_cell import launcher, record_loss
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import JobState
+from orchestration.running.run_cell import launcher, record_loss
+from orchestration.runs.attempt import Attempt
+from orchestration.runs.failures import Failure, FailureClass
+from orchestration.runs.folders import JobFolder, launch_with_jobs
+from orchestration.runs.jobs import JobState
+from orchestration.runs.retries import decision_of
+from orchestration.runs.run_folder import RunFolder
 
 _DRIVER = "from orchestration.on_ray.job import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
 class CellTask:
-    """What travels to a job: one cell and what its workers get."""
+    """What a job needs: one cell and what its workers get."""
 
     cell_dir: str
     jobs_dir: str
@@ -54,9 +56,9 @@ class CellTask:
     notifier: Notifier = Notifier("")
 
     def __call__(self) -> None:
-        """Be one task of the job: the first node's trains, the others' lend their node to its Ray."""
+        """Run one task of the job: the first node's trains, the others lend their nodes to its Ray."""
         check_sources(self.root)
-        folder = signals.make_folder(Path(self.jobs_dir))
+        folder = signals.make_folder(launch_with_jobs(Path(self.jobs_dir)).path)
         if int(os.environ.get("SLURM_PROCID", "0")):
             signals.be_deaf()  # the first task hears them
             from orchestration.on_ray.job import join
@@ -71,14 +73,14 @@ class CellTask:
 class _Head(Listener):
     """The first task of a job."""
 
-    def __init__(self, task: CellTask, folder: Path) -> None:
-        super().__init__(folder / STOP_FILE, task.signal_before_s)
+    def __init__(self, task: CellTask, folder: JobFolder) -> None:
+        super().__init__(folder.stop_file, task.signal_before_s)
         self.task, self.folder, self.cell = task, folder, RunFolder(Path(task.cell_dir))
         self.num_oom_kills = num_oom_kills()
 
     def run(self) -> int:
         """Train, and return the exit code of the job."""
-        signals.sweep()  # first, as an earlier start of this very job may have left something
+        signals.sweep()  # first, since an earlier start of this very job may have left something
         evidence.record_earlier_starts(self.cell)
         if self._is_given_up():
             return 0
@@ -89,9 +91,9 @@ class _Head(Listener):
         return code
 
     def _train(self, temp_dir: Path) -> int:
-        files.replace(self.folder / ORDER, files.to_text(self._order(temp_dir)))
+        self._order(temp_dir).to_file(self.folder.order_file)
         training = subprocess.Popen(
-            [sys.executable, "-c", _DRIVER, str(self.folder / ORDER), str(os.getpid())],
+            [sys.executable, "-c", _DRIVER, str(self.folder.order_file), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=signals.be_deaf,  # safe: this process has one thread
@@ -112,11 +114,11 @@ class _Head(Listener):
         return self.task.notifier.tell_beside(f"started {campaign}", text)
 
     def _is_given_up(self) -> bool:
-        """Tell, here and to whom it concerns, whether the policy gives the cell up, or here alone, somebody did so.
+        """Return whether the cell is given up, and report it if the policy does so and not the user.
 
-        Whoever cancels a cell may not have seen the job of a controller that submitted it at that moment.
+        A user who cancels a cell may have missed the job of a controller that submitted it at that moment.
         """
-        if self.cell.path.name in cancelled_in(self.cell.path.parents[1], self.task.owner["campaign"]):
+        if self.cell.path.name in cancelled_in(self.cell.grid.path, self.task.owner["campaign"]):
             sys.stderr.write(f"{self.cell.path.name} was cancelled\n")
             return True
         decision = decision_of(self.cell, self.task.owner["campaign"])
@@ -129,20 +131,20 @@ class _Head(Listener):
 
     @property
     def _grid(self) -> str:
-        return self.cell.path.parents[1].name
+        return self.cell.grid.name
 
-    def _order(self, temp_dir: Path) -> dict[str, Any]:
+    def _order(self, temp_dir: Path) -> JobOrder:
         task = self.task
-        return {
-            "cell_dir": task.cell_dir,
-            "end_time": self.end_time,
-            "num_nodes": task.num_nodes,
-            "num_cpus_per_node": task.num_cpus_per_node,
-            "num_gpus_per_node": task.num_gpus_per_node,
-            "num_cpus_per_worker": task.num_cpus_per_node * task.num_nodes / task.num_workers,
-            "temp_dir": str(temp_dir),
-            "owner": {**launcher(), **task.owner, "slurm": signals.this_job()},
-        }
+        return JobOrder(
+            cell_dir=self.cell.path,
+            end_time=self.end_time,
+            num_nodes=task.num_nodes,
+            num_cpus_per_node=task.num_cpus_per_node,
+            num_gpus_per_node=task.num_gpus_per_node,
+            num_cpus_per_worker=task.num_cpus_per_node * task.num_nodes / task.num_workers,
+            temp_dir=temp_dir,
+            owner={**launcher(), **task.owner, "slurm": signals.this_job()},
+        )
 
     def _exit_code(self, code: int) -> int:
         if code == EXIT_CODES[JobState.STOPPED]:
@@ -151,19 +153,19 @@ class _Head(Listener):
             return REQUEUE if self.task.requeue else FOLLOW
         if code not in EXIT_CODES.values():
             self._record_crash(code)
-            return 0 if self.cell.has_result() else 1  # one that crashed on its way out has nothing left to do
+            return 0 if self.cell.has_result() else 1  # one that crashed while it shut down has nothing left to do
         if code == EXIT_CODES[JobState.FAILED]:
             self._record_memory_kill()
             return 1
         return 0
 
     def _my_attempt(self) -> Attempt | None:
-        """Return the newest attempt; None where it is another job's, as this node was given up."""
+        """Return the newest attempt; None if it is another job's, because this node was given up."""
         newest = next(iter(self.cell.attempts()[-1:]), None)
         return newest if newest and newest.known_owner().get("slurm") == signals.this_job() else None
 
     def _record_memory_kill(self) -> None:
-        """Add to the failure of a training that lost a data worker that the kernel killed it for its memory."""
+        """Add to a failure for a lost data worker that the kernel killed the worker for its memory."""
         attempt = self._my_attempt()
         if attempt and num_oom_kills() > self.num_oom_kills and attempt.end().kind is FailureClass.DATA_WORKER:
             message = f"a data worker was killed for the memory it took in job {job_id()} on {socket.gethostname()}"
@@ -183,12 +185,12 @@ class _Head(Listener):
 
 
 def batch_epilogue(wake: Sequence[str] = ()) -> list[str]:
-    """Return the shell lines behind the training's: they requeue just this element of the array, or call a controller.
+    """Return the shell lines after the training: they requeue just this element of the array, or call a controller.
 
-    Not another job that was given its number while nobody knew of this one.
+    They never requeue another job that got this one's number.
 
     Args:
-        wake: Call a controller where `$code` is not 0, or this job is among the last.
+        wake: Call a controller if `$code` is not 0, or if this job is among the last.
     """
     element = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
     is_own = f'scontrol --oneliner show job {element} | grep --fixed-strings " JobName=$SLURM_JOB_NAME " > /dev/null'
@@ -203,7 +205,7 @@ def batch_epilogue(wake: Sequence[str] = ()) -> list[str]:
 
 
 def check_sources(root: str) -> None:
-    """Refuse to go on with other code than that which was launched."""
+    """Refuse to resume with other code than what was launched."""
     found = Path(rankmatch.__file__).resolve().parents[1]
     if found != Path(root).resolve():
         raise RuntimeError(f"the job must import the code that was launched, {root}; it imports {found}")

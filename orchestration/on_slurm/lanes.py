@@ -1,7 +1,7 @@
-"""How many elements of each array run at a time, so that all arrays of a grid together stay within one limit; pure.
+"""How many elements of each array run at a time, so that all arrays of a grid together stay within a limit; pure.
 
-An array may begin as many as its throttle says, whatever the others do. So each gets what it runs, and a share of what
-is free: whichever begins first, the sum holds.
+An array may start as many as its throttle says, whatever the others do. So each gets what it runs, and a share of what
+is free: whichever starts first, the sum holds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ NEW = Job("", "")
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """What arrays may run, and what an array more has to wait for."""
+    """What arrays may run, and what a new array has to wait for."""
 
     of: Mapping[Job, int]
     throttled: tuple[Job, ...]
@@ -27,7 +27,7 @@ class Lanes:
 
 
 def lanes(queued: Iterable[QueuedJob], most: int, num_new: int = 0) -> Lanes:
-    """Divide what may run at a time among the arrays that are there, and one of `num_new` jobs more."""
+    """Divide what may run at a time among the existing arrays and a new one of `num_new` jobs."""
     jobs = list(queued)
     arrays = dict.fromkeys(job.job.array for job in jobs) | dict.fromkeys([NEW] if num_new else [])
     running = {array: sum(job.job.array == array and not job.is_waiting for job in jobs) for array in arrays}

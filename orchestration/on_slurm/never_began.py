@@ -1,27 +1,27 @@
-"""Jobs that ended before they claimed an attempt: no Python, no sources, a module that is missing.
+"""Jobs that ended before they claimed an attempt: no Python, no sources, a missing module.
 
-Nobody but who looks at the queue can tell, and does so as the cell's attempt: so it is shown, counted and tried again
-as every other failure is.
+Only a look at the queue finds them, and records them as attempts of the cell: so they are shown, counted and retried
+like every other failure.
 """
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from orchestration import files
-from orchestration.attempt import LOG, Attempt, last_write
-from orchestration.damage import DamagedFileError, tell
-from orchestration.failures import Failure, FailureClass
-from orchestration.on_ray.protocol import NODE, NODES
+from orchestration.machine import files
+from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.on_slurm import commands, site_nodes, submissions
-from orchestration.on_slurm.campaign_file import ORDER, Campaign
+from orchestration.on_slurm.campaign_file import Campaign
 from orchestration.on_slurm.commands import EndedJob, Job, SlurmError
 from orchestration.on_slurm.evidence import BY_STATE, all_ended_lately
 from orchestration.on_slurm.queue_state import Lost
-from orchestration.retries import decision_of
-from orchestration.run_cell import record_loss
-from orchestration.run_folder import AttemptTaken, RunFolder, folders
-from orchestration.schedulers import cancelled_cells
+from orchestration.running.run_cell import record_loss
+from orchestration.runs.attempt import Attempt, last_write
+from orchestration.runs.failures import Failure, FailureClass
+from orchestration.runs.folders import LaunchFolder
+from orchestration.runs.jobs import cancelled_cells
+from orchestration.runs.retries import decision_of
+from orchestration.runs.run_folder import AttemptTaken, RunFolder, folders, run_folder
 
 TAIL_LINES = 200
 ENOUGH = 3
@@ -29,10 +29,10 @@ ENOUGH = 3
 
 
 def record(grid_dir: Path) -> list[Lost]:
-    """Write down of each cell whose newest job is gone without an attempt how that ended.
+    """Record the ends of all cells whose newest job is gone without an attempt.
 
     Raises:
-        SlurmError: squeue says nothing, and nothing was written.
+        SlurmError: squeue does not answer, and nothing was written.
     """
     launches = submissions.newest_launches(grid_dir)
     left_out = _cancelled_or_begun(grid_dir)
@@ -52,36 +52,36 @@ def record(grid_dir: Path) -> list[Lost]:
     found = []
     for folder, job in gone.items():
         known = ends.get(job)
-        if known is None or known.state != "COMPLETED":  # it found the cell done, given up or another's
+        if known is None or known.state != "COMPLETED":  # it found the cell done, given up or another job's
             found += _record(folder, job, known, launches[folder.path.name])
     return found
 
 
 def _ends(jobs: Collection[Job]) -> dict[Job, EndedJob]:
-    """Return how jobs ended last, as accounting says it, else as slurmctld still knows it."""
+    """Return how jobs last ended, by accounting, else as slurmctld still knows it."""
     accounted = commands.ended(jobs) or {}
     lately = all_ended_lately(job for job in jobs if job not in accounted)
     return lately | {job: some[-1] for job, some in accounted.items()}
 
 
 def whole_launches(grid_dir: Path, lost: Iterable[Lost]) -> Iterator[tuple[Path, str]]:
-    """Return the launches of which some jobs have ended and none has begun a cell, with the words of one of them."""
+    """Return the launches in which some jobs have ended and none has started a cell, with the message of one."""
     words = {item.cell: item.failure.message for item in lost if item.failure.kind is FailureClass.NEVER_BEGAN}
     launches = submissions.newest_launches(grid_dir)
     for launch_dir in dict.fromkeys(launches[cell] for cell in words):
         cells = [cell for cell, folder in launches.items() if folder == launch_dir]
-        kinds = [kind for cell in cells for kind in _kinds(RunFolder(grid_dir / "cells" / cell), launch_dir)]
+        kinds = [kind for cell in cells for kind in _kinds(run_folder(grid_dir, cell), launch_dir)]
         if len(kinds) >= min(ENOUGH, len(cells)) and {*kinds} == {FailureClass.NEVER_BEGAN}:
             yield launch_dir, next(words[cell] for cell in cells if cell in words)
 
 
 def _cancelled_or_begun(grid_dir: Path) -> set[str]:
-    """Return the cells that somebody cancelled by name, and those of pilots whose heads have begun."""
+    """Return the cells that somebody cancelled by name, and those of pilots whose heads have started."""
     found: set[str] = set()
     for launch_dir, one in submissions.read(grid_dir):
         found -= {*one.cells}
         found |= {*one.cells} & {*cancelled_cells(launch_dir)}
-        if one.is_pilot and any((launch_dir / NODES).glob(f"{one.job_id}.*/{NODE}")):
+        if one.is_pilot and any(job.node_file.exists() for job in LaunchFolder(launch_dir).jobs(one.job_id)):
             found |= {*one.cells}
     return found
 
@@ -93,41 +93,41 @@ def _is_silent(folder: RunFolder, job: Job, launch_dir: Path) -> bool:
 
 
 def _is_of(attempt: Attempt, job: Job, launch_dir: Path) -> bool:
-    """Tell whether an attempt is one of a job or its launch; may be, where its owner cannot be read."""
+    """Return whether an attempt is one of a job or its launch; also true if its owner cannot be read."""
     owner = attempt.known_owner()
     if not owner:
-        return last_write(attempt.path) >= (launch_dir / ORDER).stat().st_mtime
+        return last_write(attempt.path) >= LaunchFolder(launch_dir).campaign_file.stat().st_mtime
     return str(owner.get("slurm", {}).get("job", "")) == job.number or owner.get("launch") == launch_dir.name
 
 
 def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Path) -> list[Lost]:
     try:
         campaign = Campaign.read(launch_dir)
-    except DamagedFileError as error:  # a newer launch has the cell tried again
+    except DamagedFileError as error:  # a newer launch retries the cell
         tell(error)
         return []
     if not decision_of(folder, campaign.name).again:
         return []
-    text = _tail(launch_dir / "jobs" / f"{job.number}_0_log.out")
+    text = _tail(LaunchFolder(launch_dir).job_log(job.number))
     failure = _failure(job, known, text)
     owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "pid": 0,
              "host": _first_node(known),
              "slurm": {"job": job.number, "name": job.name, "restart": 0, **_all_nodes(known)}}  # fmt: skip
-    with suppress(AttemptTaken):  # by a job that has begun after all
+    with suppress(AttemptTaken):  # by a job that has started after all
         attempt = folder.claim(owner)
-        files.replace(attempt.path / LOG, text)
+        files.replace(attempt.log_file, text)
         record_loss(folder.path, failure, known_dead=True)
         return [Lost(folder.path.name, failure)]
     return []
 
 
 def _all_nodes(known: EndedJob | None) -> dict[str, str]:
-    """Return the nodes of a job of several: any of them may have kept it from beginning."""
+    """Return the nodes of a job of several: any of them may have kept it from starting."""
     return {"nodes": known.node} if known and any(mark in known.node for mark in ("[", ",")) else {}
 
 
 def _first_node(known: EndedJob | None) -> str:
-    """Return the node that ran the batch script, and the task that claims the attempt; none where nobody knows it."""
+    """Return the node that ran the batch script, and the task that claims the attempt; none if unknown."""
     if known is None or not known.node.strip("()") or known.node.startswith(("None", "(")):
         return ""
     with suppress(SlurmError):

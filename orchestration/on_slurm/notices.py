@@ -1,4 +1,4 @@
-"""Tell somebody: by mail, a command of their own or a webhook, each cause at most once an hour."""
+"""Notify people: by mail, a command of their own or a webhook, each cause at most once an hour."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -18,21 +19,22 @@ from typing import Any
 
 import filelock
 
-from orchestration import files
+from orchestration.machine import files
 from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.runs.folders import GridFolder
 from rankmatch import locks
 
 SILENCE_S = 3600.0
 TIMEOUT_S = 20.0
 NUM_TRIES = 5
 """Of what nobody says again; they wait 75 s in all."""
-SENT = "notices.json"
 WEBHOOK = "RANKMATCH_WEBHOOK"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """Who is told of a grid, and how; travels to jobs."""
+    """Who is notified about a grid, and how; travels to jobs."""
 
     grid_dir: str
     mail_user: str = ""
@@ -41,17 +43,17 @@ class Notifier:
 
     @classmethod
     def of(cls, site: ClusterConfig, grid_dir: Path) -> "Notifier":
-        """Take what a site says."""
+        """Take a site's settings."""
         return cls(str(grid_dir), site.mail_user, site.mail_server, tuple(site.notify_command))
 
     def tell(
         self, cause: str, text: str, *, once: bool = False, insists: bool = False, is_last_word: bool = False
     ) -> bool:
-        """Send a line of text unless one of the same cause was sent within the hour, or ever; tell whether it went.
+        """Send a line of text unless its cause was reported within the hour, or ever; return whether it was sent.
 
-        A notice that fails is written to the log and harms nothing. One that `insists` is sent even where nobody can
-        note that it was, on a full disk; others are not, since each job of a grid would send it then. One that is the
-        last word on something, which nobody says another time, is tried for a minute or two.
+        A notice that fails is written to the log and harms nothing. One that `insists` is sent even if nobody can
+        record that it was, on a full disk; others are not, as each job of a grid would then send them. One that is the
+        last word on something, which nobody repeats later, is tried for a minute or two.
         """
         with harmless(f"the notice {text!r}"):
             ways = self._ways()
@@ -66,7 +68,7 @@ class Notifier:
         return False
 
     def tell_beside(self, cause: str, text: str) -> threading.Thread:
-        """Send a line once for ever, from a thread: who has to hear Slurm's signals waits for no mail server."""
+        """Send a line only once, from a thread: a process that must hear Slurm's signals waits for no mail server."""
         thread = threading.Thread(target=partial(self.tell, cause, text, once=True), daemon=True)
         thread.start()
         return thread
@@ -90,7 +92,7 @@ class Notifier:
         return ways
 
     def _claim(self, cause: str, *, once: bool) -> bool:
-        """Take a cause for oneself, so that of many jobs at once one tells of it."""
+        """Claim a cause, so that of many jobs at once one reports it."""
         with self._lock():
             earlier = self._read().get(cause)
             is_silent = earlier is not None and (
@@ -105,11 +107,11 @@ class Notifier:
             self._write(cause, is_sent=is_sent)
 
     def _lock(self) -> AbstractContextManager[None]:
-        return locks.held(Path(self.grid_dir) / ".notices.lock", TIMEOUT_S)
+        return locks.held(GridFolder(Path(self.grid_dir)).notices_lock, TIMEOUT_S)
 
     def _read(self) -> dict[str, Any]:
-        """Return what was sent; a damaged file, as a full disk leaves it, is as good as none and is replaced."""
-        path = Path(self.grid_dir) / SENT
+        """Return what was sent; a damaged file, such as a full disk leaves, counts as missing and is replaced."""
+        path = GridFolder(Path(self.grid_dir)).notices_file
         try:
             content: Any = files.read_json(path)
             is_whole = isinstance(content, dict) and all(
@@ -127,30 +129,28 @@ class Notifier:
 
     def _write(self, cause: str, *, is_sent: bool) -> None:
         content = {**self._read(), cause: {"time": time.time(), "sent": is_sent}}
-        files.replace(Path(self.grid_dir) / SENT, files.to_text(content))
+        files.replace(GridFolder(Path(self.grid_dir)).notices_file, files.to_text(content))
 
 
 @contextmanager
 def harmless(what: str) -> Iterator[None]:
-    """Have something that only informs fail with a word in the log: it must not end what trains or submits."""
+    """Log the failure of something that only informs: it must not end what trains or submits."""
     try:
         yield
-    except (
-        Exception
-    ) as error:  # of files, locks, mail, MLflow or this code: what it was to tell is worth less than the work
+    except Exception as error:  # of files, locks, mail, MLflow or this code: the notice is worth less than the work
         with suppress(OSError):  # the log itself may be on a full disk
             sys.stderr.write(f"{what} failed: {_words_of(error)}\n")
 
 
 def _words_of(error: Exception) -> str:
-    """Say what went wrong: in the system's own words, else by its class alone, since the rest may hold an address."""
+    """Return what went wrong: the system's own words, else the error's class alone, as its text may hold an address."""
     said = error.strerror if isinstance(error, OSError) else None
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _failure(way: Callable[[str], None], text: str, num_tries: int) -> str:
-    """Send in one way, several times where it fails; return what went wrong the last time."""
-    import tenacity  # needed where something is told, thus by few
+    """Send in one way, several times if it fails; return what went wrong the last time."""
+    import tenacity  # only needed where something is sent, so by few
 
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_result(bool),
@@ -162,10 +162,10 @@ def _failure(way: Callable[[str], None], text: str, num_tries: int) -> str:
 
 
 def _error(way: Callable[[str], None], text: str) -> str:
-    """Send in one way; return what went wrong: no way that fails may keep the others from being tried."""
+    """Send in one way; return what went wrong: a way that fails must not keep the others from being tried."""
     try:
         way(text)
-    except Exception as error:  # smtplib, urllib and subprocess have no base of their own in common
+    except Exception as error:  # smtplib, urllib and subprocess share no base class for errors
         return type(error).__name__
     return ""
 
@@ -174,11 +174,36 @@ def _run(command: Sequence[str]) -> None:
     subprocess.run(command, check=True, timeout=TIMEOUT_S)
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments: Any) -> None:  # noqa: ANN401 (as urllib has it)
+        """Follow none: the text would go to an address that nobody named."""
+
+
+def check_webhook() -> None:
+    """Refuse a webhook to which texts would travel in the clear, before anything is submitted.
+
+    Raises:
+        ValueError: Without the address, of which a part is mostly a secret.
+    """
+    if (url := os.environ.get(WEBHOOK, "")) and not _is_safe(url):
+        raise ValueError(f"{WEBHOOK} must be an https:// address, or http:// on this machine (127.0.0.1, localhost)")
+
+
+def _is_safe(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK))
+
+
 def _post(url: str, text: str) -> None:
+    check_webhook()
     request = urllib.request.Request(  # noqa: S310 (the user's own address)
         url, data=json.dumps({"text": text}).encode(), headers={"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
+    with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
         pass
 
 

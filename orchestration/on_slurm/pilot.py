@@ -1,6 +1,6 @@
-"""The jobs of a pilot: a head that gives cells to whatever nodes there are, and nodes that come, leave and come back.
+"""The jobs of a pilot: a head that gives cells to the nodes there are, and nodes that come, leave and come back.
 
-A node that leaves has its cells write a checkpoint, and they move to others. A head never begins again: its nodes leave
+When a node leaves, its cells write checkpoints and move to others. A head never starts again: its nodes leave
 with it, and what is left is for the campaign's next step.
 """
 
@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestration import files, scratch
-from orchestration.failures import FailureClass
-from orchestration.fields import TEXT, Fields
+from orchestration.machine import files, scratch
 from orchestration.on_ray.job import JOIN_TIMEOUT_S
 from orchestration.on_ray.lend import answers, has_raylet, lend_node
-from orchestration.on_ray.protocol import ENDED, HEAD, NODE, NODE_VARIABLE, NODES, STOP_FILE, end_session, stop_kind
+from orchestration.on_ray.orders import DriverOrder, HeadAddress, Lent, NodeNote, PilotOrder, Sharing
+from orchestration.on_ray.protocol import NODE_VARIABLE, end_session, stop_kind
+from orchestration.on_ray.scheduler import DRIVER, with_whole_paths
 from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.campaign_file import cancelled_in
 from orchestration.on_slurm.job import check_sources
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import Listener, job_id, make_folder
-from orchestration.retries import decision_of
-from orchestration.run_cell import launcher
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import LAUNCH_STOP, CellJob, JobState, StateLog, cancel_cells
-from orchestration.schedulers.ray_tune import DRIVER, ORDER, order
+from orchestration.running.run_cell import launcher
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.folders import JobFolder, LaunchFolder
+from orchestration.runs.jobs import CellJob, JobState, StateLog, cancel_cells
+from orchestration.runs.retries import decision_of
+from orchestration.runs.run_folder import RunFolder
 
-_OF_HEAD = Fields({"address": TEXT, "token": TEXT})
 LOOK_FOR_NODES_S = 30.0
 LOOK_FOR_HEAD_S = 5.0
 MAX_MISSED = 3
@@ -42,7 +42,7 @@ QUIET_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class PilotHead:
-    """What travels to the head's job."""
+    """What the head's job needs."""
 
     launch_dir: str
     root: str
@@ -50,25 +50,25 @@ class PilotHead:
     owner: Mapping[str, Any]
     """Of the launch, with its `campaign`."""
     jobs: tuple[CellJob, ...]
-    options: Mapping[str, Any]
-    """Of the Ray that the nodes make together: `max_concurrent` and `num_gpus_per_worker`."""
+    sharing: Sharing
+    """Of the Ray that the nodes make together."""
     num_nodes: int
-    node: Mapping[str, int]
-    """What each lends: `num_cpus` and `num_gpus`."""
+    node: Lent
+    """What each lends."""
     nodes_name: str
     """Of the jobs that lend them."""
     signal_before_s: int
     notifier: Notifier
 
     def __call__(self) -> None:
-        """Be the head until all cells have ended."""
+        """Run the head until all cells have ended."""
         check_sources(self.root)
-        sys.exit(_Head(self, make_folder(Path(self.launch_dir) / NODES)).run())
+        sys.exit(_Head(self, make_folder(Path(self.launch_dir))).run())
 
 
 @dataclass(frozen=True, slots=True)
 class PilotNode:
-    """What travels to the job of a node."""
+    """What the job of a node needs."""
 
     launch_dir: str
     root: str
@@ -81,16 +81,16 @@ class PilotNode:
     def __call__(self) -> None:
         """Lend the node until the head has ended or the node must leave."""
         check_sources(self.root)
-        sys.exit(_Node(self, make_folder(Path(self.launch_dir) / NODES)).run())
+        sys.exit(_Node(self, make_folder(Path(self.launch_dir))).run())
 
 
 class _Head(Listener):
-    """Runs the driver of Ray Tune, and passes on what the job is told."""
+    """Runs the driver of Ray Tune, and passes on what the job's signals mean."""
 
-    def __init__(self, task: PilotHead, folder: Path) -> None:
-        self.task, self.folder, self.launch_dir = task, folder, Path(task.launch_dir)
-        super().__init__(self.launch_dir / LAUNCH_STOP, task.signal_before_s)
-        self.log = StateLog(self.launch_dir)
+    def __init__(self, task: PilotHead, folder: JobFolder) -> None:
+        self.task, self.folder, self.launch = task, folder, LaunchFolder(Path(task.launch_dir))
+        super().__init__(self.launch.stop_file, task.signal_before_s)
+        self.log = StateLog(self.launch.path)
         self.has_told, self.quiet_since, self.num_missed = False, 0.0, 0
         self.next_look = time.monotonic() + 2 * LOOK_FOR_NODES_S
 
@@ -102,15 +102,15 @@ class _Head(Listener):
             return self._drive(place.ray)
 
     def _drive(self, temp_dir: Path) -> int:
-        # its cells look in this launch's folder, which somebody who cancelled one meanwhile may not have seen
-        if cancelled := cancelled_in(self.launch_dir.parents[1], self.task.owner["campaign"]):
-            cancel_cells(self.launch_dir, cancelled)
-        files.replace(self.launch_dir / ORDER, files.to_text(self._order(temp_dir)))
+        # its cells look in this launch's folder, which whoever cancelled one meanwhile may have missed
+        if cancelled := cancelled_in(self.launch.grid.path, self.task.owner["campaign"]):
+            cancel_cells(self.launch.path, cancelled)
+        self._order(temp_dir).to_file(self.launch.ray_order_file)
         driver = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(self.launch_dir), str(os.getpid())],
+            [sys.executable, "-c", DRIVER, str(self.launch.path), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, NODE_VARIABLE: str(self.folder)},
+            env={**os.environ, NODE_VARIABLE: str(self.folder.path)},
             preexec_fn=signals.be_deaf,  # safe: this process has one thread
         )
         try:
@@ -120,32 +120,26 @@ class _Head(Listener):
                 self._tell_of_begin()
                 time.sleep(0.5)
         finally:
-            files.replace(self.launch_dir / ENDED, "")
+            files.replace(self.launch.pilot_over_file, "")
             end_session(driver)
-            (self.launch_dir / HEAD).unlink(missing_ok=True)
+            self.launch.pilot_head_file.unlink(missing_ok=True)
             _cancel_waiting(self.task.nodes_name)
         self._tell_of_failures()
         return int(driver.returncode != 0 and not self.stop_file.exists())
 
-    def _order(self, temp_dir: Path) -> dict[str, Any]:
+    def _order(self, temp_dir: Path) -> DriverOrder:
         task = self.task
-        pilot = {
-            "name": self.folder.name,
-            "folder": str(temp_dir),
-            "num_nodes": task.num_nodes,
-            "node": dict(task.node),
-            "end_time": self.end_time,
-        }
-        return order(task.jobs, {**launcher(), **task.owner}, dict(task.options)) | {"pilot": pilot}
+        pilot = PilotOrder(self.folder.name, temp_dir, task.num_nodes, task.node, self.end_time)
+        return DriverOrder(with_whole_paths(task.jobs), {**launcher(), **task.owner}, task.sharing, pilot=pilot)
 
     def _is_over(self) -> bool:
-        """Tell whether a pilot was told to end and no cell trains any more; those not begun have nothing to lose."""
+        """Return whether a pilot was told to end and no cell trains any more; the others have nothing to lose."""
         if not self.stop_file.exists() or JobState.RUNNING in self.log.read().values():
             self.quiet_since = time.monotonic()
         return time.monotonic() - self.quiet_since > QUIET_S
 
     def _look_for_nodes(self) -> None:
-        """End a pilot that no job lends a node any more; where squeue says nothing, some may."""
+        """End a pilot to which no job lends a node any more; if squeue does not answer, some job may."""
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + LOOK_FOR_NODES_S
@@ -171,15 +165,15 @@ class _Head(Listener):
 
     @property
     def _grid(self) -> str:
-        return self.launch_dir.parents[1].name
+        return self.launch.grid.name
 
 
 class _Node(Listener):
-    """Lends this node, and passes on that it leaves to the cells on it."""
+    """Lends this node, and tells the cells on it when it leaves."""
 
-    def __init__(self, task: PilotNode, folder: Path) -> None:
-        super().__init__(folder / STOP_FILE, task.signal_before_s)
-        self.task, self.folder, self.launch_dir = task, folder, Path(task.launch_dir)
+    def __init__(self, task: PilotNode, folder: JobFolder) -> None:
+        super().__init__(folder.stop_file, task.signal_before_s)
+        self.task, self.folder, self.launch = task, folder, LaunchFolder(Path(task.launch_dir))
         self.has_joined, self.num_missed, self.next_look = False, 0, 0.0
         self.leave_by: float | None = None
 
@@ -189,21 +183,21 @@ class _Node(Listener):
         head = self._wait_for_head()
         if head:
             with scratch.held(slurm=signals.this_job()) as place:
-                self._lend(head["address"], head["token"], place.ray)
+                self._lend(head.address, head.token, place.ray)
         return self._exit_code()
 
-    def _wait_for_head(self) -> dict[str, Any]:
-        """Return where the head is, once it says so and answers; nothing if it does not."""
+    def _wait_for_head(self) -> HeadAddress | None:
+        """Return where the head is, once it says so and answers; nothing if it never does."""
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         while time.monotonic() < deadline and not self._has_ended() and not self.stop_file.exists():
             with suppress(FileNotFoundError):
-                head = files.read_json(self.launch_dir / HEAD, _OF_HEAD, "the next pilot has a head of its own")
-                self._look_for_head(head["address"])
+                head = HeadAddress.from_file(self.launch.pilot_head_file)
+                self._look_for_head(head.address)
                 if not self.num_missed:
                     return head
             self.pass_on()
             time.sleep(0.5)
-        return {}
+        return None
 
     def _lend(self, address: str, token: str, temp_dir: Path) -> None:
         _describe_node(self.folder, self.end_time)
@@ -214,7 +208,7 @@ class _Node(Listener):
             num_gpus=self.task.num_gpus,
             name=self.folder.name,
             folder=temp_dir,
-            environment={NODE_VARIABLE: str(self.folder)},
+            environment={NODE_VARIABLE: str(self.folder.path)},
             prepare=signals.be_deaf,
         )
         try:
@@ -226,7 +220,7 @@ class _Node(Listener):
             end_session(daemon)
 
     def _stays(self, daemon: "subprocess.Popen[bytes]") -> bool:
-        """Tell whether the pilot goes on and something may still run here: drained, Ray's daemon ends by itself."""
+        """Return whether the pilot continues and something may still run here: a drained Ray daemon ends by itself."""
         if has_raylet(daemon):
             self.has_joined = True
         elif self.has_joined or self.is_orphan:
@@ -236,7 +230,7 @@ class _Node(Listener):
         return not self._has_ended() and (self.leave_by is None or time.monotonic() < self.leave_by)
 
     def _look_for_head(self, address: str) -> None:
-        """Have the cells of this node write a checkpoint where the head is gone; they can be given to nobody else."""
+        """Have the cells of this node write a checkpoint if the head is gone: nobody can move them to other nodes."""
         if time.monotonic() < self.next_look or self.is_orphan:
             return
         self.next_look = time.monotonic() + LOOK_FOR_HEAD_S
@@ -246,11 +240,11 @@ class _Node(Listener):
 
     @property
     def is_orphan(self) -> bool:
-        """Whether the head is gone without having ended."""
+        """Return whether the head is gone without having ended."""
         return self.num_missed >= MAX_MISSED
 
     def _has_ended(self) -> bool:
-        return (self.launch_dir / ENDED).exists()
+        return self.launch.pilot_over_file.exists()
 
     def _exit_code(self) -> int:
         if self._has_ended() or self.is_orphan:
@@ -262,9 +256,9 @@ class _Node(Listener):
         return 1
 
 
-def _describe_node(folder: Path, end_time: float | None) -> None:
+def _describe_node(folder: JobFolder, end_time: float | None) -> None:
     owner = {**launcher(), "slurm": signals.this_job()}
-    files.replace(folder / NODE, files.to_text({"owner": owner, "end_time": end_time}))
+    NodeNote(end_time, owner).to_file(folder.node_file)
 
 
 def _cancel_waiting(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Which nodes cells keep away from: chosen when they are submitted, and looked at again while they wait."""
+"""Which nodes cells avoid: chosen when they are submitted, and reconsidered while they wait."""
 
 import time
 from collections import defaultdict
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration.failures import POLICY, AttemptEnd, Fault
-from orchestration.grid import Grid
-from orchestration.launch_folder import run_folders
+from orchestration.grids.grid import Grid
+from orchestration.grids.launched import run_folders
+from orchestration.machine import announce
 from orchestration.on_slurm import commands, site_nodes, submissions
 from orchestration.on_slurm.avoided_nodes import Record, Try, record
 from orchestration.on_slurm.campaign_file import Campaign, launches_of
@@ -20,9 +20,10 @@ from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.on_slurm.resources import Resources, resources
 from orchestration.on_slurm.sbatch_flags import SIZES, Flags, training_flags
 from orchestration.on_slurm.site_nodes import Node
-from orchestration.outages import excused
-from orchestration.run_folder import folders
-from orchestration.schedulers import CellJob
+from orchestration.runs.failures import POLICY, AttemptEnd, Fault
+from orchestration.runs.jobs import CellJob
+from orchestration.runs.outages import excused
+from orchestration.runs.run_folder import folders
 
 _NAMED = ("nodelist", "nodefile")
 _UNSEEN = ("reservation", "licenses", "tmp", "mincpus", "extra-node-info", "sockets-per-node", "cores-per-socket",
@@ -31,7 +32,7 @@ _UNSEEN = ("reservation", "licenses", "tmp", "mincpus", "extra-node-info", "sock
 
 
 def placed(jobs: Sequence[CellJob], site: ClusterConfig, grid_dir: Path, campaign: str) -> list[CellJob]:
-    """Return jobs with the nodes that each keeps away from."""
+    """Return jobs with the nodes that each of them avoids."""
     known = record(_tries(grid_dir, campaign), time.time())
     if not known.failed:
         return list(jobs)
@@ -42,17 +43,17 @@ def placed(jobs: Sequence[CellJob], site: ClusterConfig, grid_dir: Path, campaig
 def free_waiting(
     campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str, QueuedJob], console: Console
 ) -> None:
-    """Let jobs that wait go to nodes that they need not keep away from any more, or have to take as no other is left.
+    """Let waiting jobs use nodes that they need no longer avoid, or must use since no other is left.
 
     Args:
-        campaign: Whose jobs.
+        campaign: The campaign of the jobs.
         loaded: Its grid.
         grid_dir: Folder of the grid.
-        jobs: What Slurm has of its cells.
-        console: Hears what is changed.
+        jobs: The jobs of its cells on Slurm.
+        console: Prints what is changed.
 
     Raises:
-        SlurmError: squeue says nothing.
+        SlurmError: squeue does not answer.
     """
     queued = submissions.queue(grid_dir) if campaign.num_nodes else {job.job: job for job in jobs.values()}
     every = [job for job, one in queued.items() if one.is_waiting]
@@ -76,14 +77,14 @@ def free_waiting(
 
 
 def _with_learned_nodes(site: ClusterConfig, excluded: Mapping[Job, str]) -> dict[Job, list[str]]:
-    """Return what jobs keep away from, of those that do so from more than their site excludes."""
+    """Return the nodes that jobs avoid, of jobs that avoid more than their site excludes."""
     by_site = {*_excluded_by(site)}
     spelt_out = {text: _spelt_out(text) for text in {*excluded.values()} if text}
     return {job: spelt_out[text] for job, text in excluded.items() if text and {*spelt_out[text]} - by_site}
 
 
 def _numbers(some: Collection[Job], waiting: Collection[Job]) -> list[str]:
-    """Return the numbers of jobs: of an array its own where all that waits of it is meant, as Slurm parts it else."""
+    """Return the numbers of jobs: an array's own if all its waiting elements are meant, as Slurm would split it."""
     parted = {job.array for job in waiting if job not in some}
     return list(dict.fromkeys(job.number if job.array in parted else job.array.number for job in some))
 
@@ -95,11 +96,11 @@ def _change(numbers: Sequence[str], after: Sequence[str], console: Console) -> N
         text = f"{jobs} keeps away from {left} now: nothing else is left to it, or a day has passed"
     except SlurmError as error:
         text = f"{jobs} keeps away from more nodes than it needs: {error}"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    announce.say(console, text)
 
 
 def _cells_of(campaign: Campaign, grid_dir: Path, waiting: Collection[Job]) -> Iterator[tuple[Job, Sequence[str]]]:
-    """Return the names of the cells that a campaign's waiting jobs are for: in a pilot all are for all."""
+    """Return the names of the cells that a campaign's waiting jobs are for: in a pilot, all are for all."""
     launches = launches_of(grid_dir, campaign.name)
     for launch_dir, one in submissions.read(grid_dir):
         if launch_dir not in launches:
@@ -111,7 +112,7 @@ def _cells_of(campaign: Campaign, grid_dir: Path, waiting: Collection[Job]) -> I
 
 
 def _cell_jobs(loaded: Grid, grid_dir: Path) -> dict[str, CellJob]:
-    """Return what cells ask for that have no result yet, by the names of their folders."""
+    """Return what cells without a result ask for, by the names of their folders."""
     found, made = run_folders(loaded, grid_dir), {}
     for cell in loaded.cells:
         trainer, folder = cell.config.execution.trainer, found[cell.signature]
@@ -122,7 +123,7 @@ def _cell_jobs(loaded: Grid, grid_dir: Path) -> dict[str, CellJob]:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What cells can choose among."""
+    """The nodes from which cells can choose."""
 
     site: ClusterConfig
     known: Record
@@ -141,7 +142,7 @@ class _Choice:
             return cls(site, known, None, excluded)
 
     def avoided(self, job: CellJob) -> tuple[str, ...]:
-        """Return the nodes that a job keeps away from: none where the site's file names those that it is to have."""
+        """Return the nodes that a job avoids: none if the site's file names the nodes to use."""
         asked = resources(job, self.site)
         flags, by_hand = training_flags(self.site, asked), {*self.site.extra}
         if by_hand & {*_NAMED}:
@@ -169,13 +170,13 @@ def _excluded_by(site: ClusterConfig) -> list[str]:
 
 
 def _counted(asked: Resources, site: ClusterConfig) -> Resources:
-    """Return what Slurm counts of a job's share: where nobody asks for GPUs or memory, its nodes may have none."""
+    """Return the part of a job's share that Slurm counts: where nobody asks for GPUs or memory, nodes may list none."""
     gpus = 0 if site.gpu_flag == "none" else asked.gpus_per_node
     return replace(asked, gpus_per_node=gpus, mem_gb_per_node=0.0 if site.mem_flag == "none" else asked.mem_gb_per_node)
 
 
 def _tries(grid_dir: Path, campaign: str) -> list[Try]:
-    """Return the attempts of a campaign, those that hit the site as a whole not as failures of their nodes."""
+    """Return the attempts of a campaign; failures that hit the site as a whole do not count against their nodes."""
     ends = excused({folder.path.name: folder.ends(campaign) for folder in folders(grid_dir).values()})
     return [
         Try(cell, node, end.time, end.is_told and POLICY[end.kind].excludes_node and end.fault is not Fault.SITE)
@@ -186,7 +187,7 @@ def _tries(grid_dir: Path, campaign: str) -> list[Try]:
 
 
 def _nodes_of(end: AttemptEnd) -> list[str]:
-    """Return the nodes of an attempt, any of which may have been its end; of a job that never began perhaps none."""
+    """Return the nodes of an attempt, any of which may have ended it; possibly none for a job that never started."""
     return _spelt_out(end.nodes) or [node for node in (end.node,) if node]
 
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration.failures import MAX_WITHOUT_PROGRESS, Decision
-from orchestration.grid import Grid
-from orchestration.launch_folder import run_folders
+from orchestration.grids.grid import Grid
+from orchestration.grids.launched import run_folders
+from orchestration.machine import announce
 from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
-from orchestration.retries import decisions, lately
-from orchestration.run_folder import RunFolder
+from orchestration.runs.failures import MAX_WITHOUT_PROGRESS, Decision
+from orchestration.runs.folders import signature_in
+from orchestration.runs.retries import decisions, lately
+from orchestration.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Left:
 
 
 def left(loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str] = ()) -> dict[str, Left]:
-    """Decide about what is left to a campaign, by signature; attempts of cells that have a job are not read.
+    """Decide about the cells left to a campaign, by signature; attempts of cells that have a job are not read.
 
     Args:
         loaded: Its grid.
@@ -63,7 +65,7 @@ def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[s
 
 
 def not_due(cells: Mapping[str, Left], campaign: str) -> dict[str, float]:
-    """Return the seconds until cells are tried again whose last failure is one to wait after, by signature."""
+    """Return the seconds until cells are retried whose last failure requires a wait, by signature."""
     waits = {key: one for key, one in cells.items() if one.decision.wait_min}
     now = time.time()
     rest = {key: one.folder.ends(campaign)[-1].time + 60 * one.decision.wait_min - now for key, one in waits.items()}
@@ -71,13 +73,13 @@ def not_due(cells: Mapping[str, Left], campaign: str) -> dict[str, float]:
 
 
 def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
-    """Return the newer campaigns that have jobs of cells without a result, by signature: the cells are theirs now.
+    """Return the newer campaigns that have jobs of cells without a result, by signature: these cells are now theirs.
 
-    What sbatch refused has no job, and leaves the cells to the campaign that had them.
+    Where sbatch refused, there is no job, and the cells stay with the campaign that had them.
     """
     named = {folder: name_of(folder) for folder in launches_of(grid_dir)}
     newer = {
-        name.partition("-")[0]: named[folder]
+        signature_in(name): named[folder]
         for folder, submission in submissions.read(grid_dir)
         if submission.job_id and named.get(folder, "") > campaign
         for name in submission.cells
@@ -87,7 +89,7 @@ def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
 
 
 def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
-    """Return what the attempts of a campaign have taken, a GPU for each worker."""
+    """Return the GPU-hours that the attempts of a campaign have used, a GPU for each worker."""
     found = run_folders(loaded, grid_dir)
     workers = {cell.signature: cell.config.execution.trainer.num_workers for cell in loaded.cells}
     return sum(
@@ -99,8 +101,8 @@ def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
 
 
 def tell_of_outages(site: ClusterConfig, grid_dir: Path, campaign: str, console: Console) -> None:
-    """Tell of what came over many cells of a campaign within the last hour."""
+    """Report failures that hit many cells of a campaign within the last hour."""
     for outage in lately(grid_dir, campaign, SILENCE_S):
         text = f"{grid_dir.name}: {outage}; that does not count against them, and they are tried again after a while"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        announce.say(console, text)
         Notifier.of(site, grid_dir).tell(f"outage: {outage.kinds}", text)

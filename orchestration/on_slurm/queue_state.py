@@ -1,16 +1,16 @@
-"""How the cells of a grid stand on Slurm: run folders first, squeue second, accounting third."""
+"""The state of a grid's cells on Slurm: run folders first, squeue second, accounting third."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestration.failures import Failure
 from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.on_slurm.evidence import all_ended_lately, failure_of, is_unclear, last_event, says_more
-from orchestration.run_cell import record_loss
-from orchestration.run_folder import RunFolder, folders
-from orchestration.schedulers import JobState, StateLog
+from orchestration.running.run_cell import record_loss
+from orchestration.runs.failures import Failure
+from orchestration.runs.jobs import JobState, StateLog
+from orchestration.runs.run_folder import RunFolder, folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def queued_cells(grid_dir: Path) -> dict[str, QueuedJob]:
     """Return the jobs that Slurm has not ended, by the names of the cells' folders.
 
     Raises:
-        SlurmError: squeue says nothing.
+        SlurmError: squeue does not answer.
     """
     queued = submissions.queue(grid_dir)
     pilots = {
@@ -40,8 +40,13 @@ def queued_cells(grid_dir: Path) -> dict[str, QueuedJob]:
     return found
 
 
+def state_of(job: QueuedJob) -> JobState:
+    """Return what Slurm says of a job that it has."""
+    return JobState.PENDING if job.is_waiting else JobState.RUNNING
+
+
 def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) -> QueuedJob | None:
-    """Return a cell's job; that of a pilot waits, runs or is gone as the cell in it does."""
+    """Return a cell's job; a pilot's job waits, runs or is gone as its cell does."""
     if states is None or job.is_waiting:
         return job
     state = states.get(cell, JobState.PENDING)
@@ -52,13 +57,13 @@ def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) 
 
 
 def record_lost(grid_dir: Path) -> list[Lost]:
-    """Write down how attempts of a grid ended whose jobs are gone and that could not do so themselves.
+    """Record how attempts of a grid ended whose jobs are gone and that could not do so themselves.
 
-    What accounting says overrules one that wrote down only that its process vanished, or that it was preempted where
+    Accounting overrules an attempt that recorded only that its process vanished, or that it was preempted where
     it could not ask.
 
     Raises:
-        SlurmError: squeue says nothing, and nothing was written.
+        SlurmError: squeue does not answer, and nothing was written.
     """
     unclear = {folder: job for folder in folders(grid_dir).values() if (job := _job_of_unclear_end(folder, grid_dir))}
     if not unclear:
@@ -78,7 +83,7 @@ def record_lost(grid_dir: Path) -> list[Lost]:
 
 
 def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:
-    """Return the job of the newest attempt if that did not write why it ended, and its job was one of Slurm's."""
+    """Return the job of the newest attempt if that recorded no reason for its end, and its job was one of Slurm's."""
     attempts = folder.attempts()
     if not attempts or folder.has_result():
         return None

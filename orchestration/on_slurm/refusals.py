@@ -1,4 +1,4 @@
-"""Why sbatch refused: what passes, as it has nothing to do with what it was asked for, and what does not; pure."""
+"""Why sbatch refused: temporary reasons, which do not depend on the request, and permanent ones; pure."""
 
 import re
 
@@ -11,9 +11,9 @@ _LIMIT = re.compile(r"\b(?:QOS|Assoc|Job|Max|Grp)\w*?(?:Limit|PerJob\w*)\b")
 
 
 def passes(reason: str) -> bool:
-    """Tell whether the same may be taken another time.
+    """Return whether the same request may be accepted later.
 
-    sbatch has one sentence for too many jobs and for a job that asks for too much; before it comes the limit's name.
+    sbatch has one message for too many jobs and for a job that asks for too much; the limit's name comes before it.
     """
     named = _LIMIT.findall(reason)
     return bool(_PASSES.search(reason)) and all("submit" in limit.lower() for limit in named)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestration.on_slurm.cluster import ClusterConfig
 
 if TYPE_CHECKING:
-    from orchestration.schedulers import CellJob
+    from orchestration.runs.jobs import CellJob
 
 START_MIN = 15
 """For Ray, the imports and the first batch, whatever the estimate."""
@@ -50,7 +50,7 @@ def resources(job: "CellJob", cluster: ClusterConfig, partition_max_min: int | N
 
 
 def pilot_node(jobs: "Sequence[CellJob]", cluster: ClusterConfig, num_gpus_per_worker: float) -> Resources:
-    """Return what each node of a pilot asks for: what the largest cell does, and on shared GPUs for as many as fit."""
+    """Return what each node of a pilot asks for: enough for the largest cell or, on shared GPUs, for as many as fit."""
     asked = [resources(job, cluster) for job in jobs]
     gpus = max(one.gpus_per_node for one in asked)
     workers = gpus * int(1 / num_gpus_per_worker + 1e-3)
@@ -64,7 +64,7 @@ def pilot_node(jobs: "Sequence[CellJob]", cluster: ClusterConfig, num_gpus_per_w
 
 
 def time_min(estimate_s: float | None, cluster: ClusterConfig, partition_max_min: int | None = None) -> int:
-    """Return the time limit in minutes, rounded up so that like cells ask for the same, at most what is allowed."""
+    """Return the time limit in minutes, rounded up so that similar cells ask for the same, at most what is allowed."""
     limits = [limit for limit in (cluster.max_time_min, partition_max_min) if limit]
     if cluster.time_min:
         return min([cluster.time_min, *limits])
@@ -74,11 +74,11 @@ def time_min(estimate_s: float | None, cluster: ClusterConfig, partition_max_min
 
 
 def shares(lengths: list[int], most: int | None) -> list[int]:
-    """Divide a number of jobs at a time among arrays, at least one each; the first `most` arrays of them.
+    """Divide the jobs that may run at a time among arrays, at least one each; only the first `most` arrays get any.
 
     Args:
         lengths: Elements of each array.
-        most: At a time, over all arrays; None: no limit.
+        most: Jobs at a time over all arrays; None: no limit.
     """
     if most is None:
         return list(lengths)

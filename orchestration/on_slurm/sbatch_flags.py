@@ -1,4 +1,4 @@
-"""The flags that jobs give to sbatch: what a cell asks for and what its site says of it; pure.
+"""The flags that jobs give to sbatch: what a cell asks for and what its site adds; pure.
 
 A site may replace or leave out any of them by `cluster.extra`.
 """
@@ -26,11 +26,11 @@ def training_flags(config: ClusterConfig, asked: Resources, avoided: Sequence[st
     Args:
         config: The site.
         asked: What the job needs.
-        avoided: Nodes that it must not get, beside those that the site excludes.
+        avoided: Nodes that it must not get, besides those that the site excludes.
     """
     excluded, extra = ",".join([*filter(None, [config.exclude]), *avoided]), dict(config.extra)
     if avoided and (others := extra.get("exclude", LEAVE_OUT)).lower() != LEAVE_OUT and "/" not in others:
-        extra["exclude"] = ",".join([others, *avoided])  # what is no name of a file
+        extra["exclude"] = ",".join([others, *avoided])  # unless it names a file
     own = _named(config) | _gpus(config, asked.gpus_per_node) | {
         "time": str(asked.time_min),
         "nodes": str(asked.nodes),
@@ -45,7 +45,7 @@ def training_flags(config: ClusterConfig, asked: Resources, avoided: Sequence[st
 
 
 def head_flags(config: ClusterConfig, asked: Resources) -> Flags:
-    """Return the flags of the head of a pilot, which is warned of its end as jobs that train are."""
+    """Return the flags of a pilot's head, which is warned of its end as training jobs are."""
     own = _small(config, asked.cpus_per_node, asked.mem_gb_per_node, asked.time_min)
     return _for_small(config, own | {"signal": _warning(config), "no-requeue": ""})
 
@@ -75,7 +75,7 @@ def _for_small(config: ClusterConfig, own: Flags) -> Flags:
 
 
 def merged(own: Flags, extra: Mapping[str, str]) -> Flags:
-    """Return flags with those of a site in their places; what excludes one of these goes."""
+    """Return flags with a site's own in their places; a flag that excludes one of these is dropped."""
     flags = dict(own)
     for key, text in extra.items():
         if text.lower() == LEAVE_OUT:
@@ -88,7 +88,7 @@ def merged(own: Flags, extra: Mapping[str, str]) -> Flags:
 
 
 def _rivals(key: str, text: str, flags: Mapping[str, str]) -> Collection[str]:
-    """Return the flags that sbatch does not take together with another."""
+    """Return the flags that sbatch does not accept together with another."""
     if key in _MEMORY:
         return _MEMORY
     if key in ("requeue", "no-requeue"):

@@ -1,6 +1,6 @@
-"""The defaults for sbatch that a site puts into everybody's shell: they count here as they do there.
+"""The sbatch defaults that a site puts into everybody's shell: here they count as they do for sbatch.
 
-They are taken over into the site when a grid is launched, so that the jobs that follow have the same ones.
+They are copied into the site when a grid is launched, so that later jobs have the same ones.
 """
 
 import os
@@ -29,7 +29,7 @@ _IN_A_JOB = "SLURM_JOB_ID"
 
 
 def with_defaults(site: ClusterConfig, environment: Mapping[str, str] = os.environ) -> ClusterConfig:
-    """Return a site with the defaults of the shell for what it leaves open; unchanged within a job."""
+    """Return a site with the shell's defaults for what it leaves open; unchanged within a job."""
     if _IN_A_JOB in environment:
         return site
     found = {field: environment[name] for name, field in _FIELDS.items() if environment.get(name)}
@@ -41,7 +41,7 @@ def with_defaults(site: ClusterConfig, environment: Mapping[str, str] = os.envir
 
 
 def notes(site: ClusterConfig, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return what to say of the defaults of the shell, given the site with them."""
+    """Return notes about the shell's defaults, given the site with them."""
     if _IN_A_JOB in environment:
         return []
     lines = []

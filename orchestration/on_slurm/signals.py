@@ -8,16 +8,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestration import files, scratch
-from orchestration.failures import FailureClass
+from orchestration.machine import files, scratch
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, SlurmError
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.folders import JobFolder, LaunchFolder
+from rankmatch import durable
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 REQUEUE = 85
 """The exit code that the batch script answers with `scontrol requeue`: containers have no scontrol."""
 FOLLOW = 86
-"""The exit code of a job that may not be requeued and whose cell shall go on: its batch script calls a controller."""
+"""The exit code of a job that may not be requeued and whose cell is to resume: its batch script calls a controller."""
 NOTHING = "nothing"
 """What Slurm says where its commands are not, as in a container."""
 NAME_VARIABLE = "RANKMATCH_JOB_NAME"
@@ -39,7 +41,7 @@ class Listener:
         self.heard = number
 
     def pass_on(self) -> None:
-        """Tell trainings of a signal; they write a checkpoint at the next step edge."""
+        """Report a signal to trainings; they write a checkpoint at the next step edge."""
         if self.heard is not None and not self.stop_file.exists():
             fields = commands.job_fields(own_job())
             says = f"Slurm says {fields.get('JobState', NOTHING)}"
@@ -47,13 +49,13 @@ class Listener:
             files.replace(self.stop_file, f"{meaning}\n{signal.Signals(self.heard).name} came; {says}")
 
     def _meaning(self, number: int, fields: Mapping[str, str]) -> FailureClass:
-        """Tell by what Slurm says what a signal is for: a job that ends and is not to begin again was cancelled."""
+        """Ask Slurm what a signal is for: a job that ends and will not restart was cancelled."""
         if fields.get("JobState") in ("NODE_FAIL", "BOOT_FAIL"):
             return FailureClass.NODE_FAILURE
-        if commands.is_preempted(fields):  # before its end is looked at, which is that of its grace by now
+        if commands.is_preempted(fields):  # before its end is looked at, which by now is that of its grace
             return FailureClass.PREEMPTED
         end_time = self.end_time
-        if fields.get("JobState") == "RUNNING":  # one that is being ended has its present end there
+        if fields.get("JobState") == "RUNNING":  # for a job that is being ended, this is now
             end_time = commands.end_time(fields) or end_time
         # Slurm may send its warning up to 60 s earlier than asked.
         if end_time is not None and time.time() > end_time - self._signal_before_s - 60:
@@ -66,7 +68,7 @@ class Listener:
 def be_deaf() -> None:
     """Keep Slurm's signals from this process and all that it starts.
 
-    Blocked too, since Ray's daemons handle SIGTERM by ending, whatever they inherit, and take all workers with them.
+    They are also blocked, since Ray's daemons end on SIGTERM, whatever they inherit, and take all workers with them.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     for number in SIGNALS:
@@ -74,7 +76,7 @@ def be_deaf() -> None:
 
 
 def job_id() -> str:
-    """Return this job's id as users write it: `123`, or `123_4` of an array."""
+    """Return this job's id as users write it: `123`, or `123_4` for an element of an array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
 
@@ -85,12 +87,12 @@ def own_job() -> Job:
 
 
 def restart() -> str:
-    """Return how often Slurm has begun this job again."""
+    """Return how often Slurm has restarted this job."""
     return os.environ.get("SLURM_RESTART_COUNT", "0")
 
 
 def this_job() -> dict[str, Any]:
-    """Describe this job as the owners of attempts hold it."""
+    """Describe this job for the owner of an attempt."""
     job = own_job()
     several = os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1"
     nodes = os.environ.get("SLURM_JOB_NODELIST", "") if several else ""
@@ -98,10 +100,10 @@ def this_job() -> dict[str, Any]:
     return {"job": job.number, "restart": int(restart()), **{key: value for key, value in known.items() if value}}
 
 
-def make_folder(jobs_dir: Path) -> Path:
+def make_folder(launch_dir: Path) -> JobFolder:
     """Make the folder of this start of the job."""
-    folder = jobs_dir / f"{job_id()}.{restart()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = LaunchFolder(launch_dir).job(job_id(), restart())
+    durable.make_folder(folder.path)
     return folder
 
 
@@ -111,7 +113,7 @@ def sweep() -> None:
 
 
 def _is_over(owner: Mapping[str, Any]) -> bool:
-    """Tell whether the start of a job that owns a folder has ended: on another node of one /tmp, or nobody knows."""
+    """Return whether the start of a job that owns a folder has ended; false for another node's, or if unknown."""
     known = owner.get("slurm", {})
     try:
         job = Job(known["job"], known["name"])

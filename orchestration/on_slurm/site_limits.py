@@ -1,4 +1,4 @@
-"""What a site allows: by partition, account and qos, as scontrol and sacctmgr say it."""
+"""What a site allows: by partition, account and qos, from scontrol and sacctmgr."""
 
 import os
 import pwd
@@ -22,19 +22,19 @@ def max_array_size() -> int:
     """Return how many elements an array may have at this site.
 
     Raises:
-        SlurmError: scontrol says nothing.
+        SlurmError: scontrol does not answer.
     """
-    return int(_configuration().get("MaxArraySize", "1001"))
+    return int(configuration().get("MaxArraySize", "1001"))
 
 
 def max_minutes(partition: str) -> int | None:
-    """Return the time limit of a partition, of several (`main,low`) the least; None where there is none.
+    """Return the time limit of a partition, of several (`main,low`) the shortest; None if there is none.
 
     Args:
         partition: Empty: the default one.
 
     Raises:
-        SlurmError: scontrol says nothing.
+        SlurmError: scontrol does not answer.
         ValueError: There is no such partition.
     """
     limits = [row.get("MaxTime", UNLIMITED) for row in _partitions(partition)]
@@ -42,13 +42,13 @@ def max_minutes(partition: str) -> int | None:
 
 
 def submit_limit(account: str, qos: str, partition: str) -> SubmitLimit | None:
-    """Return the limit that counts for jobs of an account, a qos and a partition; None where accounting does not say.
+    """Return the limit for jobs of an account, a qos and a partition; None if accounting does not say.
 
-    As Slurm has it, one of the partition's qos comes before one of the job's, and that before the association's. What
+    As in Slurm, a limit of the partition's qos precedes one of the job's, and that precedes the association's. What
     the user has in other accounts or on other clusters does not count.
 
     Raises:
-        SlurmError: squeue or scontrol says nothing.
+        SlurmError: squeue or scontrol does not answer.
         ValueError: There is no such partition.
     """
     places = _partitions(partition)
@@ -65,19 +65,54 @@ def submit_limit(account: str, qos: str, partition: str) -> SubmitLimit | None:
 
 
 def refuse_other_clusters() -> None:
-    """Refuse to launch where the shell sends sbatch to another cluster: nothing here would find the jobs again.
+    """Refuse to launch if the shell sends sbatch to another cluster: nothing here would find the jobs again.
 
     Raises:
-        SlurmError: scontrol says nothing.
+        SlurmError: scontrol does not answer.
         ValueError: Naming both clusters.
     """
     for variable in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"):
         named = os.environ.get(variable, "")
-        if named and "SLURM_JOB_ID" not in os.environ and named != (here := _configuration().get("ClusterName", "")):
+        if named and "SLURM_JOB_ID" not in os.environ and named != (here := configuration().get("ClusterName", "")):
             raise ValueError(
                 f"{variable} must name the cluster that Slurm's commands are of here, {here}, or be unset; "
                 f"got {named!r}: launch on a login node of that cluster, or with its SLURM_CONF"
             )
+
+
+def default_partitions() -> list[str]:
+    """Return the names of the partitions for jobs that name none; a site may have none.
+
+    Raises:
+        SlurmError: scontrol does not answer.
+    """
+    return [row["PartitionName"] for row in _partitions("")]
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """An account that this user may name, with its qos."""
+
+    account: str
+    is_default: bool
+    qos: tuple[str, ...]
+    """The default one first, where there is one."""
+
+
+def memberships() -> list[Membership]:
+    """Return the accounts of this user on this cluster; none if accounting does not say.
+
+    Raises:
+        SlurmError: scontrol does not answer.
+    """
+    cluster = configuration().get("ClusterName", "")
+    text = _accounting("user", _user(), "withassoc", f"cluster={cluster}",
+                       "format=DefaultAccount,Account,QOS,DefaultQOS")  # fmt: skip
+    found = []
+    for row in (line.split("|") for line in text.splitlines() if line.count("|") == 3):
+        qos = dict.fromkeys(name for name in (row[3], *row[2].split(",")) if name)
+        found.append(Membership(row[1], row[1] == row[0], tuple(qos)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +128,7 @@ class _Association:
 
 
 def _association(account: str, partitions: Sequence[str]) -> _Association | None:
-    cluster = _configuration().get("ClusterName", "")
+    cluster = configuration().get("ClusterName", "")
     text = _accounting("user", _user(), "withassoc", f"cluster={cluster}",
                        "format=DefaultAccount,Account,Partition,MaxSubmitJobs,DefaultQOS")  # fmt: skip
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 4]
@@ -118,7 +153,7 @@ def _num_queued(which: str) -> int:
 
 
 def _accounting(*words: str) -> str:
-    """Ask sacctmgr; nothing where it does not answer: many sites let users ask nothing, and sbatch refuses then."""
+    """Ask sacctmgr; nothing if it does not answer: many sites let users ask nothing, and then sbatch refuses."""
     try:
         return commands.output(["sacctmgr", "--noheader", "--parsable2", "show", *words])
     except SlurmError:
@@ -126,10 +161,10 @@ def _accounting(*words: str) -> str:
 
 
 def _partitions(names: str) -> list[dict[str, str]]:
-    """Return what scontrol says of partitions, separated by commas; of the default one where none is named.
+    """Return what scontrol says of partitions, separated by commas; of the default one if none is named.
 
     Raises:
-        SlurmError: scontrol says nothing.
+        SlurmError: scontrol does not answer.
         ValueError: There is no such partition.
     """
     text = commands.output(["scontrol", "--all", "--oneliner", "show", "partition"])
@@ -143,13 +178,18 @@ def _partitions(names: str) -> list[dict[str, str]]:
     return [known[name] for name in names.split(",")]
 
 
-def _configuration() -> dict[str, str]:
+def configuration() -> dict[str, str]:
+    """Return what scontrol says of the cluster's settings.
+
+    Raises:
+        SlurmError: scontrol does not answer.
+    """
     pairs = (line.partition("=") for line in commands.output(["scontrol", "show", "config"]).splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _user() -> str:
-    """Return who this process is, whatever LOGNAME says."""
+    """Return the name of this process's user, whatever LOGNAME says."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

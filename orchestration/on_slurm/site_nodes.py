@@ -1,7 +1,7 @@
 """The nodes of a site, as sinfo shows them."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestration.on_slurm import commands
@@ -13,7 +13,7 @@ _GPUS = re.compile(r"gpu(?::([^:,()]+))??:(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a node has in all, whoever uses it now."""
+    """A node with all its resources, whoever uses them now."""
 
     name: str
     """As Slurm calls it."""
@@ -27,14 +27,19 @@ class Node:
     @property
     def takes_jobs(self) -> bool:
         """Whether it is up, or powered down until a job comes."""
-        return self.state.rstrip("~#!%$@^-+") in _TAKES_JOBS  # not with `*`: it does not answer
+        return self.state.rstrip("~#!%$@^-+") in _TAKES_JOBS  # a state with `*` means that the node does not answer
+
+    @property
+    def gpu_types(self) -> frozenset[str]:
+        """The types of its GPUs, if Slurm knows them."""
+        return frozenset(found for found, _ in _GPUS.findall(self.gres) if found)
 
     def num_gpus(self, kind: str = "") -> int:
-        """Count its GPUs, of a type or of all."""
+        """Count its GPUs, of a type or in all."""
         return sum(int(count) for found, count in _GPUS.findall(self.gres) if kind in ("", found))
 
     def holds(self, asked: Resources, *, gpu_type: str = "", constraint: str = "") -> bool:
-        """Tell whether it could hold a job's share; a constraint that is not understood is not looked at."""
+        """Return whether it could hold a job's share; a constraint that is not understood is ignored."""
         return (
             self.takes_jobs
             and self.num_cpus >= asked.cpus_per_node
@@ -50,26 +55,42 @@ class Node:
 
 
 def is_understood(constraint: str) -> bool:
-    """Tell whether a constraint is one feature, or several of one kind, `a&b` or `a|b`; others count and group."""
+    """Return whether a constraint is one feature, or several joined by one operator, `a&b` or `a|b`."""
     return not constraint or any(re.fullmatch(rf"[\w.:-]+({joined}[\w.:-]+)*", constraint) for joined in ("&", r"\|"))
 
 
 def of_partition(partition: str) -> list[Node]:
-    """Return the nodes of a partition, of several (`main,low`), or (empty) of the default one.
+    """Return the nodes of a partition, of several (`main,low`), or (if empty) of the default one.
 
     Raises:
-        SlurmError: sinfo says nothing.
+        SlurmError: sinfo does not answer.
     """
-    asked = [f"--partition={partition}"] if partition else []
-    text = commands.output(["sinfo", "--noheader", "--Node", *asked, "--format=%N|%c|%m|%G|%f|%T|%P"])
-    found: dict[str, Node] = {}
+    named = [f"--partition={partition}"] if partition else []
+    found = {node.name: node for place, node in _places(named) if partition or place.endswith("*")}
+    return list(found.values())
+
+
+def by_partition() -> dict[str, list[Node]]:
+    """Return the nodes of each partition that this user may see.
+
+    Raises:
+        SlurmError: sinfo does not answer.
+    """
+    found: dict[str, list[Node]] = {}
+    for place, node in _places([]):
+        found.setdefault(place.rstrip("*"), []).append(node)
+    return found
+
+
+def _places(named: Sequence[str]) -> Iterator[tuple[str, Node]]:
+    """Yield each node with each of its partitions, as sinfo writes them."""
+    text = commands.output(["sinfo", "--noheader", "--Node", *named, "--format=%N|%c|%m|%G|%f|%T|%P"])
     for line in text.splitlines():
         words = line.split("|")
-        if len(words) == 7 and (partition or words[6].endswith("*")):
+        if len(words) == 7:
             features = frozenset(words[4].split(","))
             cpus, memory = (int(word.rstrip("+")) for word in words[1:3])
-            found[words[0]] = Node(words[0], cpus, memory, words[3], features, words[5])
-    return list(found.values())
+            yield words[6], Node(words[0], cpus, memory, words[3], features, words[5])
 
 
 def names_of(expression: str) -> list[str]:

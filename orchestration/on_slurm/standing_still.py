@@ -1,6 +1,6 @@
-"""Jobs that wait for what does not come by itself: why, by squeue's word for it, and what helps; pure.
+"""Jobs that wait for what does not happen by itself: why, by squeue's word for it, and what helps; pure.
 
-What is advised is what Slurm lets the owner of a job do: release what he held himself, change where a waiting job is to
+The advice is what Slurm lets the owner of a job do: release a job that they held, change where a waiting job is to
 run, and end it.
 """
 
@@ -19,12 +19,12 @@ NUM_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What helps jobs that wait for some reasons."""
+    """What helps jobs that wait for certain reasons."""
 
     reasons: str
     """A pattern of the whole word, as squeue writes it."""
     what: str
-    """What it means; with the command that mends it, where `{numbers}` are those of the jobs, `{number}` the first."""
+    """What it means and the command that fixes it; `{numbers}` are those of the jobs, `{number}` is the first."""
 
 
 _ELSEWHERE = "scontrol update JobId={number} Partition=NAME"
@@ -45,12 +45,12 @@ UNKNOWN = Remedy(".*", "scontrol show job {number} says more")
 
 
 def is_standing_still(job: QueuedJob) -> bool:
-    """Tell whether a job waits for what does not come by itself."""
+    """Return whether a job waits for what does not happen by itself."""
     return job.is_waiting and (job.is_held or job.reason not in PASSING)
 
 
 def remedy(jobs: Iterable[QueuedJob]) -> str:
-    """Return the reason of jobs that have one, and what helps; the first one's where they differ."""
+    """Return the reason of jobs that have one, and what helps; the first one's if they differ."""
     known = list(jobs)
     reason, numbers = known[0].reason, [str(job.job) for job in known]
     otherwise = HELD if known[0].is_held else UNKNOWN
@@ -60,7 +60,7 @@ def remedy(jobs: Iterable[QueuedJob]) -> str:
 
 
 def of_cells(jobs: Iterable[QueuedJob]) -> list[str]:
-    """Return a line for each reason for which cells wait that does not go by by itself."""
+    """Return a line for each lasting reason for which cells wait."""
     by_reason: dict[str, list[QueuedJob]] = defaultdict(list)
     for job in jobs:
         if is_standing_still(job):

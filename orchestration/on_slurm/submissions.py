@@ -1,23 +1,29 @@
-"""Which Slurm job has which cell: written down before sbatch is called, completed behind it."""
+"""Which Slurm job has which cell: recorded before sbatch is called, completed after it."""
 
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from orchestration import files
-from orchestration.damage import DamagedFileError, tell
-from orchestration.fields import COUNT, TEXT, Fields, Kind
+from orchestration.machine.damage import DamagedFileError, tell
+from orchestration.machine.fields import COUNT, Kind
+from orchestration.machine.messages import KIND, Message
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, QueuedJob
-from orchestration.schedulers import cancel_cells
+from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.jobs import cancel_cells
+from rankmatch.durable import make_folder
 
-FOLDER = "submissions"
+_USER = Kind("a user id, or -1", lambda value: value == -1 or COUNT.holds(value))
 
 
 @dataclass(slots=True)
-class Submission:
-    """An array of jobs, or one job; element i has cell i. In a pilot one job, its head, has all cells."""
+class Submission(Message):
+    """An array of jobs, or one job; element i has cell i. In a pilot, one job, its head, has all cells."""
+
+    ADVICE: ClassVar[str] = "its cells look as if they had no job; see squeue"
 
     name: str
     """Of the jobs, and of no others."""
@@ -29,7 +35,7 @@ class Submission:
     """Of the jobs that lend a pilot its nodes."""
     nodes_id: str = ""
     """The number of their array."""
-    user: int = -1
+    user: int = field(default=-1, metadata={KIND: _USER})
     """Who submitted it, by user id."""
 
     @property
@@ -44,11 +50,11 @@ class Submission:
 
     @property
     def is_pilot(self) -> bool:
-        """Whether cells are no jobs of their own."""
+        """Whether cells are not jobs of their own."""
         return bool(self.nodes_name)
 
     def jobs(self) -> dict[str, Job]:
-        """Return the job of each cell; of none where sbatch has told no number."""
+        """Return the job of each cell; none if sbatch has returned no number."""
         if self.job is None:
             return {}
         if self.is_pilot or len(self.cells) == 1:
@@ -56,54 +62,51 @@ class Submission:
         return {cell: Job(f"{self.job_id}_{place}", self.name) for place, cell in enumerate(self.cells)}
 
     def write(self, launch_dir: Path) -> None:
-        """Store it."""
-        folder = launch_dir / FOLDER
-        folder.mkdir(exist_ok=True)
-        files.replace(folder / f"{self.name}.json", files.to_text(asdict(self)))
+        """Store the submission."""
+        launch = LaunchFolder(launch_dir)
+        make_folder(launch.submissions_dir)
+        self.to_file(launch.submission_file(self.name))
 
     def remove(self, launch_dir: Path) -> None:
-        """Remove it, as sbatch has refused it: there is no job to look for."""
-        (launch_dir / FOLDER / f"{self.name}.json").unlink(missing_ok=True)
-
-
-_USER = Kind("a user id, or -1", lambda value: value == -1 or COUNT.holds(value))
-_OF_SUBMISSION = Fields(
-    {"name": TEXT, "cells": TEXT.listed()},
-    {"job_id": TEXT, "nodes_name": TEXT, "nodes_id": TEXT, "user": _USER},
-)
+        """Remove the submission after sbatch has refused it: there is no job to look for."""
+        LaunchFolder(launch_dir).submission_file(self.name).unlink(missing_ok=True)
 
 
 def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
     """Return all submissions of a grid with the folders of their launches, oldest first.
 
-    One that cannot be read is left out with a warning: its cells look as if they had no job, and attempts of a job that
-    nobody knows end as soon as a newer one begins.
+    An unreadable one is left out with a warning: its cells look as if they had no job, and attempts of a job that
+    nobody knows end as soon as a newer one starts.
+
+    Raises:
+        PermissionError: Another user has closed the folder of a launch.
     """
-    paths = sorted(grid_dir.glob(f"launches/*/{FOLDER}/*.json"))
-    return [(path.parents[1], submission) for path in paths if (submission := _read(path))]
+    for launch in GridFolder(grid_dir).launches():
+        with suppress(FileNotFoundError):
+            launch.submissions_dir.stat()  # `glob` of newer Pythons finds nothing where it may not look
+    found = [(launch.path, path) for launch in GridFolder(grid_dir).launches() for path in launch.submission_files()]
+    return [(launch_dir, submission) for launch_dir, path in found if (submission := _read(path))]
 
 
 def _read(path: Path) -> Submission | None:
     try:
-        known = files.read_json(path, _OF_SUBMISSION, "its cells look as if they had no job; see squeue")
+        submission = Submission.from_file(path)
     except DamagedFileError as error:
         tell(error)
         return None
-    names = {part.name for part in fields(Submission)}
-    submission = Submission(**{name: value for name, value in known.items() if name in names})
     if submission.user < 0:  # written by an earlier version
         submission.user = path.stat().st_uid
     return submission
 
 
 def remove_unused(launch_dir: Path) -> None:
-    """Remove the folder of a launch that has submitted nothing; not where sbatch may have taken something."""
-    if not any((launch_dir / FOLDER).glob("*.json")):
+    """Remove the folder of a launch that has submitted nothing, unless sbatch may have accepted something."""
+    if not LaunchFolder(launch_dir).submission_files():
         shutil.rmtree(launch_dir, ignore_errors=True)
 
 
 def queue(grid_dir: Path) -> dict[Job, QueuedJob]:
-    """Return what squeue says of the jobs of all who have submitted cells of a grid, whichever grids they are of.
+    """Return what squeue says of the jobs of all who have submitted cells of a grid, of whatever grids.
 
     Raises:
         SlurmError: squeue says nothing; the jobs may be there or not.
@@ -111,12 +114,12 @@ def queue(grid_dir: Path) -> dict[Job, QueuedJob]:
     return commands.queue({submission.user for _, submission in read(grid_dir)})
 
 
-def complete(grid_dir: Path, hand_over: Callable[[Path, Submission], None]) -> list[tuple[Path, Submission]]:
-    """Look up by name the jobs of launches that were killed between sbatch and the note of its answer; as `read`.
+def complete(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> list[tuple[Path, Submission]]:
+    """Look up by name the jobs of launches that were killed between sbatch and the record of its answer; see `read`.
 
     Args:
         grid_dir: Folder of the grid.
-        hand_over: Gives such jobs their tasks. It comes before the note: once that is written nobody looks again.
+        give_tasks: Gives such jobs their tasks. It runs before the record: once that is written nobody looks again.
 
     Raises:
         SlurmError: Slurm does not answer.
@@ -125,14 +128,14 @@ def complete(grid_dir: Path, hand_over: Callable[[Path, Submission], None]) -> l
     for launch_dir, submission in read(grid_dir):
         if not submission.job_id and (jobs := commands.jobs_by_name(submission.name)):
             submission.job_id = jobs[-1].number
-            hand_over(launch_dir, submission)
+            give_tasks(launch_dir, submission)
             submission.write(launch_dir)
             found.append((launch_dir, submission))
     return found
 
 
 def note_cancelled(grid_dir: Path, cells: Iterable[str], going_on: Iterable[Path] = ()) -> None:
-    """Write down that cells were cancelled: in the launches that submitted them, and in those that may do so.
+    """Record that cells were cancelled: in the launches that submitted them, and in those that may do so.
 
     Args:
         grid_dir: Folder of the grid.
@@ -140,17 +143,17 @@ def note_cancelled(grid_dir: Path, cells: Iterable[str], going_on: Iterable[Path
         going_on: Folders of launches that are not over; the newest counts in any case.
     """
     submitted = {launch for launch, submission in read(grid_dir) if {*submission.cells} & {*cells}}
-    for launch_dir in submitted | {*going_on, *sorted(grid_dir.glob("launches/*"))[-1:]}:
+    for launch_dir in submitted | {*going_on, *(launch.path for launch in GridFolder(grid_dir).launches()[-1:])}:
         cancel_cells(launch_dir, cells)
 
 
 def nodes_of(grid_dir: Path, heads: Collection[Job]) -> list[str]:
-    """Return the names of the jobs that lend their nodes to pilots, by the jobs of their heads."""
+    """Return the names of the jobs that lend nodes to pilots, by the jobs of their heads."""
     return [one.nodes_name for _, one in read(grid_dir) if one.is_pilot and one.job in heads]
 
 
 def newest_jobs(grid_dir: Path) -> Mapping[str, Job]:
-    """Return the newest job of each cell's folder that was ever submitted."""
+    """Return the newest job that was submitted for each cell's folder."""
     jobs: dict[str, Job] = {}
     for _, submission in read(grid_dir):
         jobs |= submission.jobs()
@@ -163,7 +166,7 @@ def newest_launches(grid_dir: Path) -> Mapping[str, Path]:
 
 
 def job_of(grid_dir: Path, cell: str, number: str, name: str = "") -> Job:
-    """Return the job of a cell's attempt, whose name attempts of earlier versions do not hold."""
+    """Return the job of a cell's attempt; attempts of earlier versions do not hold its name."""
     if name:
         return Job(number, name)
     array = number.partition("_")[0]

@@ -1,1 +1,1 @@
-"""From run folders to tables: collected, cached, printed, compared and put to the test."""
+"""From run folders to tables: collect, cache, print, compare and verify results."""

@@ -1,7 +1,6 @@
-"""Rows of finished runs in Parquet files beside the run folders, kept in step with them; can be deleted at any time."""
+"""The cache of finished runs' rows: Parquet files that follow the run folders and can be deleted at any time."""
 
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,27 +10,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-VERSION = 4
+from rankmatch.durable import replacing
+
+VERSION = 5
 MAX_PARTS = 16
 RUN = "run"
-"""The column that says to which run a row belongs: its folder, relative to the root."""
+"""The column with the run of a row: its folder, relative to the root."""
 _META = b"rankmatch"
 
 Keys = Mapping[str, str]
-"""For each run what its rows were read from: another key, other rows."""
+"""For each run a key of the state its rows were read from; with another key the rows are outdated."""
 
 
 class ResultCache:
-    """A folder of Parquet files; each names the runs that it holds rows of, and their keys."""
+    """A folder of Parquet files; each names its runs and their keys."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def read(self, keys: Keys) -> tuple[pa.Table | None, set[str]]:
-        """Return the rows of runs with these keys, and which runs these are.
+        """Return the cached rows of runs with these keys, and the names of those runs.
 
-        A file that is torn, of another version or about a run that is no more as it was is taken away, and the rest
-        of it written anew, so that nothing in the folder is out of date.
+        A file that is torn, of another version or with an outdated run is removed and its other rows are rewritten, so
+        that nothing in the folder is outdated.
         """
         tables: list[pa.Table] = []
         held: set[str] = set()
@@ -58,26 +59,22 @@ class ResultCache:
         return merged, held
 
     def add(self, table: pa.Table, keys: Keys) -> None:
-        """Write rows of runs that it does not hold yet."""
+        """Add rows of runs that are not in the cache."""
         self._folder.mkdir(parents=True, exist_ok=True)
         meta = json.dumps({"version": VERSION, "keys": dict(keys)}).encode()
-        draft = self._folder / f".{secrets.token_hex(8)}"
         texts = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
-        try:
+        with replacing(self._folder / f"{secrets.token_hex(8)}.parquet") as draft:
             pq.write_table(
                 table.replace_schema_metadata({_META: meta}),
                 draft,
-                use_dictionary=texts,  # floats hardly repeat, and are neither worth that nor a compression
+                use_dictionary=texts,  # floats hardly repeat: a dictionary or compression would not pay
                 compression="none",
                 write_statistics=False,
                 write_page_checksum=True,
             )
-            os.replace(draft, self._folder / f"{draft.name[1:]}.parquet")  # noqa: PTH105
-        finally:
-            draft.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Take all files away."""
+        """Remove all files."""
         for path in self._folder.glob("*.parquet"):
             path.unlink(missing_ok=True)
 

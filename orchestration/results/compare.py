@@ -1,7 +1,8 @@
-"""Two runs, or two grids, side by side: settings, curves, classes, and what they were made with."""
+"""Compare two runs, or two grids: settings, curves, classes and provenance."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -14,14 +15,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestration import grid, made_with, yaml_text
-from orchestration.attempt import CONFIG
-from orchestration.damage import tell
+from orchestration.grids import grid
+from orchestration.grids.cells import from_yaml, to_yaml
+from orchestration.grids.values import flatten
+from orchestration.machine import announce, yaml_text
+from orchestration.machine.damage import tell
 from orchestration.results import run_table
-from orchestration.run_folder import CELLS, RunFolder, folders
+from orchestration.runs import made_with
+from orchestration.runs.folders import CellFolder
+from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.tables import comparisons
 from orchestration.tables.table import DASH
-from orchestration.values import flatten
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
@@ -31,7 +35,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A run with all that is compared."""
+    """A run with everything to compare."""
 
     folder: RunFolder
 
@@ -42,13 +46,15 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """The configuration, by full name."""
-        tree = yaml_text.parse(self.folder.config())
-        return {name: str(value) for name, value in flatten(tree).items()}
+        """The configuration, by full name, with the fields that its file lacks since they have their neutral value."""
+        text = self.folder.config()
+        with suppress(ValueError):  # of a newer version: its fields as they stand
+            text = to_yaml(from_yaml(text), whole=True)
+        return {name: str(value) for name, value in flatten(yaml_text.parse(text)).items()}
 
     @cached_property
     def result(self) -> Row:
-        """The result, empty without one."""
+        """The result; empty if there is none."""
         return self.folder.result() or {}
 
     @cached_property
@@ -58,12 +64,12 @@ class Run:
 
     @cached_property
     def provenance(self) -> dict[str, str]:
-        """What it was made with, the parts of mappings under their own names."""
+        """The provenance, flattened."""
         return dict(made_with.flat(self.folder.look().provenance))
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the classes, as far as the configuration has them."""
+        """The names of the classes, if the configuration has them."""
         tree = yaml_text.parse(self.folder.config())
         return list(tree.get("execution", {}).get("class_names", []))
 
@@ -72,34 +78,34 @@ Pair = tuple[Run, Run]
 
 
 def resolve(word: str, runs: Path) -> Path:
-    """Find a grid or a run: by its path, by a grid's name, by a signature or a part of a run's name.
+    """Find a grid or a run by its path, a grid's name, a signature or a part of a run's name.
 
     Raises:
-        ValueError: None is meant, or several runs are.
+        ValueError: Nothing matches, or several runs do.
     """
     name = grid.name_of(Path(word)) if grid.is_path(word) else word
     for path in (Path(word), runs / name):
-        if (path / CONFIG).is_file() or folders(path):
+        if CellFolder(path).config_file.is_file() or folders(path):
             return path.resolve()
     found = [run for run in run_table.find(runs) if word in run.rpartition("/")[2]]
     if len(found) == 1:
         return (runs / found[0]).resolve()
-    grids = ", ".join(sorted({run.rpartition(f"/{CELLS}/")[0] for run in run_table.find(runs)}))
+    grids = ", ".join(sorted({str(CellFolder(Path(run)).grid.path) for run in run_table.find(runs)}))
     means = f"which means {len(found)} runs: {', '.join(found[:4])}" if found else f"grids below {runs} are {grids}"
     raise ValueError(f"A and B must each be a grid, a signature or a part of one run's name; got {word!r}, {means}")
 
 
 def compare(a: Path, b: Path, console: Console, metrics: Sequence[str], kind: str, output: Path | None) -> None:
-    """Print how two runs or two grids differ; write their curves to a file if one is given.
+    """Print how two runs or two grids differ; also write their curves to a file, if one is given.
 
     Raises:
-        ValueError: A run is compared with a grid, grids cannot be paired, or a metric or a format is not known.
+        ValueError: A run is compared with a grid, grids cannot be paired, or a metric or a format is unknown.
     """
     if output is not None or kind:
         run_table.check_kind(kind)
         if output is None:
             raise ValueError("--output must name a file where --format is given; got nothing")
-    is_run = [(path / CONFIG).is_file() for path in (a, b)]
+    is_run = [CellFolder(path).config_file.is_file() for path in (a, b)]
     if is_run[0] != is_run[1]:
         raise ValueError(f"A and B must be two runs or two grids; {a.name} and {b.name} are one of each")
     pairs = [(Run(RunFolder(a)), Run(RunFolder(b)))] if is_run[0] else _paired(a, b, console)
@@ -117,7 +123,7 @@ def compare(a: Path, b: Path, console: Console, metrics: Sequence[str], kind: st
 
 
 def _paired(a: Path, b: Path, console: Console) -> list[Pair]:
-    """Pair the runs of two grids that agree in all axes that both grids have."""
+    """Pair the runs of two grids that agree in all common axes."""
     sides = [_readable(path) for path in (a, b)]
     shared = [axis for axis in sides[0][0].axes if all(axis in run.axes for side in sides for run in side)]
     keyed: list[dict[tuple[str, ...], Run]] = []
@@ -138,7 +144,7 @@ def _paired(a: Path, b: Path, console: Console) -> list[Pair]:
 
 
 def _readable(grid_dir: Path) -> list[Run]:
-    """Return the runs of a grid but those of which a file cannot be read, which a warning names."""
+    """Return the runs of a grid; skip unreadable ones with a warning."""
     found = []
     for folder in folders(grid_dir).values():
         run = Run(folder)
@@ -152,7 +158,7 @@ def _readable(grid_dir: Path) -> list[Run]:
 
 
 def differences(pairs: Iterable[tuple[Mapping[str, str], Mapping[str, str]]]) -> dict[tuple[str, str, str], int]:
-    """Count in how many pairs a field has these two values, A's and B's; `DASH` where a side has none."""
+    """Count the pairs by a field's values in A and B; `DASH` if a side has none."""
     found: Counter[tuple[str, str, str]] = Counter()
     for ours, others in pairs:
         for name in dict.fromkeys([*ours, *others]):
@@ -205,7 +211,7 @@ def _print_cells(pairs: Sequence[Pair], console: Console) -> None:
 
 
 def curves(pairs: Sequence[Pair], metric: str) -> list[list[float | None]]:
-    """Return A's and B's mean of a metric over the pairs, by epoch from 1; None for an epoch that none has."""
+    """Return A's and B's means of a metric over the pairs, by epoch from 1; None if no run has that epoch."""
     sides = []
     for runs in zip(*pairs, strict=True):
         by_epoch: dict[int, list[float]] = {}
@@ -219,7 +225,7 @@ def curves(pairs: Sequence[Pair], metric: str) -> list[list[float | None]]:
 
 
 def sparkline(values: Sequence[float | None], low: float, high: float, num_epochs: int, width: int = WIDTH) -> str:
-    """Draw a curve of `num_epochs` places as a line of bars; each shows the mean of its epochs, a gap is a space."""
+    """Draw a curve over `num_epochs` epochs as a line of bars; each bar is a mean over epochs, gaps are spaces."""
     width = min(width, num_epochs)
     bars = []
     for place in range(width):
@@ -253,7 +259,7 @@ def _print_curves(pairs: Sequence[Pair], metrics: Sequence[str], console: Consol
 
 
 def _for_curves(pairs: Sequence[Pair]) -> tuple[Sequence[Pair], str]:
-    """Choose the pairs that curves are the mean of: those of two finished runs, so that both sides have the same."""
+    """Choose the pairs to average curves over: those of two finished runs, so that both sides have the same seeds."""
     if len(pairs) == 1:
         return pairs, ""
     done = [pair for pair in pairs if all(run.result for run in pair)]
@@ -266,7 +272,7 @@ def _for_curves(pairs: Sequence[Pair]) -> tuple[Sequence[Pair], str]:
 
 
 def curve_rows(pairs: Sequence[Pair]) -> list[Row]:
-    """Return every epoch row of both sides, with the side, the run and its axes."""
+    """Return all epoch rows of both sides, with side, run and axes."""
     rows = []
     for pair in pairs:
         for side, run in zip("AB", pair, strict=True):
@@ -296,7 +302,7 @@ def _print_classes(pairs: Sequence[Pair], console: Console) -> None:
 
 
 def _ious(pair: Pair, number: int) -> list[float | None]:
-    """Return the IoU of a class of both runs; None where no label shows it."""
+    """Return both runs' IoU of each class; None if no label shows the class."""
     return [run.result["best_class_iou"][number] for run in pair]
 
 
@@ -314,11 +320,12 @@ def _show(title: str, drawn: RichTable, console: Console) -> None:
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        announce.say(console, line)
 
 
 def _place(path: Path) -> str:
-    return "/".join(path.parts[-3:]) if path.parent.name == CELLS else path.name
+    cell = CellFolder(path)
+    return str(path.relative_to(cell.grid.runs.path)) if cell.is_in_grid else path.name
 
 
 def _short(text: str) -> str:

@@ -1,23 +1,25 @@
-"""The epoch rows of many runs at once: lines of JSON -> columns."""
+"""Read the epoch rows of many runs at once: lines of JSON -> columns."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orchestration.damage import tell_of_lines
-from orchestration.files import read_bytes
-from orchestration.recorder import EPOCH_FIELDS, EPOCHS
-from orchestration.run_folder import ATTEMPTS, RunFolder
+from orchestration.machine.damage import tell_of_lines
+from orchestration.machine.files import read_bytes, to_line
+from orchestration.machine.json_values import parse
+from orchestration.runs.folders import AttemptFolder, CellFolder
+from orchestration.runs.recorder import EPOCH_FIELDS
+from orchestration.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+_ATTEMPTS, _EPOCHS = CellFolder.attempts_dir.name, AttemptFolder.epochs_file.name
 INTEGERS = ("step", "epoch", "num_epochs", "num_steps")
 RUNS_AT_ONCE = 200
 NUM_THREADS = 2
@@ -29,21 +31,21 @@ class Piece:
 
     path: str
     lines: bytes
-    """Whole lines."""
+    """Complete lines."""
     limit: float
-    """The step from which on a later attempt repeats them."""
+    """The step from which a later attempt repeats the rows."""
 
 
 def read(root: str, runs: Sequence[tuple[str, bool]], damaged: set[str]) -> "Iterator[pa.Table]":
-    """Read the rows of runs: for some hundreds of runs at a time a table, with the column `run` first.
+    """Read the rows of runs; yield a table for some hundreds of runs at a time, with `run` as its first column.
 
     Args:
-        root: What the runs' names are relative to.
-        runs: The name of each, and whether it is finished.
-        damaged: Gets the names of runs of which lines are left out, as they are no rows; a warning names them too.
+        root: The folder to which the runs' names are relative.
+        runs: The name of each run, and whether it is finished.
+        damaged: Receives the names of runs with invalid lines, which are skipped with a warning.
 
     Raises:
-        ValueError: Rows do not go together.
+        ValueError: The rows do not fit together.
     """
     chunks = [runs[first : first + RUNS_AT_ONCE] for first in range(0, len(runs), RUNS_AT_ONCE)]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -57,12 +59,12 @@ def _read_chunk(root: str, runs: Sequence[tuple[str, bool]], damaged: set[str]) 
     pieces = [(run, piece) for run, is_done in runs for piece in _pieces(f"{root}/{run}", is_done)]
     found = [(run, piece) for run, piece in pieces if piece.lines]
     frame = _frame(found)
-    if frame is None:  # rare: line by line
+    if frame is None:  # rare, so slow is fine: line by line
         whole = [(run, _without_damage(run, piece, damaged)) for run, piece in found]
         found = [(run, piece) for run, piece in whole if piece.lines]
         frame = _frame(found)
         if frame is None:
-            raise ValueError(f"the {EPOCHS} of {root}/{runs[0][0]} or of one after it cannot be read")
+            raise ValueError(f"the {_EPOCHS} of {root}/{runs[0][0]} or of one after it cannot be read")
     counts = [piece.lines.count(b"\n") for _, piece in found]
     owners = pa.array(np.repeat(np.arange(len(found), dtype=np.int32), counts))
     names = pa.DictionaryArray.from_arrays(owners, pa.array([run for run, _ in found], pa.string()))
@@ -74,7 +76,7 @@ def _read_chunk(root: str, runs: Sequence[tuple[str, bool]], damaged: set[str]) 
 
 
 def _frame(found: "Sequence[tuple[str, Piece]]") -> "pl.DataFrame | None":
-    """Read lines at once; None where one of them is no row."""
+    """Read lines at once; None if one of them is not a row."""
     import polars as pl
 
     contents = [piece.lines for _, piece in found]
@@ -90,23 +92,24 @@ def _frame(found: "Sequence[tuple[str, Piece]]") -> "pl.DataFrame | None":
 
 def _without_damage(run: str, piece: "Piece", damaged: set[str]) -> "Piece":
     lines = piece.lines.split(b"\n")[:-1]
-    bad = [number for number, line in enumerate(lines, 1) if line and not _is_row(line)]
+    rows = [_row(line) for line in lines]
+    bad = [number for number, (line, row) in enumerate(zip(lines, rows, strict=True), 1) if line and row is None]
     if bad:
         tell_of_lines(piece.path, bad)
         damaged.add(run)
-    return replace(piece, lines=b"".join(line + b"\n" for line in lines if _is_row(line)))
+    return replace(piece, lines=b"".join(to_line(row) for row in rows if row is not None))
 
 
 def _pieces(path: str, is_done: bool) -> "list[Piece]":
-    """Return the rows of each attempt as they stand in the files."""
+    """Return the rows of each attempt as in the files."""
     try:
-        names = os.listdir(f"{path}/{ATTEMPTS}") if is_done else []  # noqa: PTH208 (fast)
+        names = os.listdir(f"{path}/{_ATTEMPTS}") if is_done else []  # noqa: PTH208 (fast)
     except FileNotFoundError:
         return []
     if len(names) == 1:
-        return [_piece(f"{path}/{ATTEMPTS}/{names[0]}/{EPOCHS}", math.inf)]
+        return [_piece(f"{path}/{_ATTEMPTS}/{names[0]}/{_EPOCHS}", math.inf)]
     attempts = RunFolder(Path(path)).attempts_with_limits(of_epochs=True)
-    return [_piece(f"{attempt.path}/{EPOCHS}", limit) for attempt, limit in attempts]
+    return [_piece(str(attempt.epochs_file), limit) for attempt, limit in attempts]
 
 
 def _piece(path: str, limit: float) -> "Piece":
@@ -122,18 +125,18 @@ def _whole_lines(path: str) -> bytes:
 
 
 def _columns(contents: Sequence[bytes]) -> dict[str, "pl.DataType"]:
-    """Name every column, by the first row of each file: one process wrote it, and all of its rows alike."""
+    """Return all columns, from the first row of each file: one process wrote it, so its rows have the same fields."""
     import polars as pl
 
     names: dict[str, None] = {}
     for content in contents:
-        names.update(json.loads(content[: content.find(b"\n")]))
+        names.update(parse(content[: content.find(b"\n")]))
     return {name: pl.Int64() if name in INTEGERS else pl.Float64() for name in names}
 
 
-def _is_row(line: bytes) -> bool:
+def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse(line)
     except ValueError:
-        return False
-    return not EPOCH_FIELDS.fault(row)
+        return None
+    return None if EPOCH_FIELDS.fault(row) else row

@@ -1,15 +1,16 @@
-"""What finished runs were trained with and what they took: the facts of a methods section, each in words."""
+"""The facts of a methods section in words: settings of finished runs, and the resources they used."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestration import made_with
-from orchestration.cells import Cell
+from orchestration.grids.cells import Cell
+from orchestration.planning import costs
 from orchestration.results.run_table import collect
-from orchestration.results.wording import BACKBONES, MAX_VALUES, TITLES, counted, listed, worded
-from orchestration.run_folder import folders
+from orchestration.results.wording import BACKBONES, MAX_VALUES, counted, listed, worded
+from orchestration.runs import made_with
+from orchestration.runs.run_folder import folders
 from orchestration.tables.consistency import BETWEEN
 from rankmatch.config import NumericsConfig
 from rankmatch.methods import METHODS
@@ -24,28 +25,44 @@ class Run:
     axes: Mapping[str, str]
     numerics: NumericsConfig
     record: Mapping[str, Any]
-    """Its row of `run_table`."""
+    """Its row in `run_table`."""
     provenance: Mapping[str, Any]
+    num_labels: int | None = None
+    """How many images of its split are labeled, if the lists are here or published."""
 
 
 def finished_runs(grid_dir: Path, cells: Sequence[Cell]) -> list[Run]:
-    """Return the finished runs among the cells of a grid, in its order."""
+    """Return the finished runs among a grid's cells, in grid order."""
     found, records = folders(grid_dir), collect(grid_dir, cells).to_pylist()
     return [
-        Run(cell.axes, cell.config.numerics, record, found[cell.signature].state().provenance)
+        Run(cell.axes, cell.config.numerics, record, found[cell.signature].state().provenance, num_labels(cell))
         for cell, record in zip(cells, records, strict=True)
         if record["status"] == "done"
     ]
 
 
-def settings(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the settings of the runs by name, each with the rows that have it where rows differ."""
+def num_labels(cell: Cell) -> int | None:
+    """Return how many images of a cell's split are labeled; None if its lists cannot be read and are not published."""
+    try:
+        size = costs.split_size(cell.config)
+    except (ValueError, OSError):  # a run that has ended is described whatever became of its lists
+        return None
+    return size.num_labeled if size else None
+
+
+def settings(runs: Sequence[Run], begun: Sequence[Run] | None = None) -> dict[str, str]:
+    """Return the settings of the runs by name; if rows differ, each value with its rows.
+
+    Args:
+        runs: The runs to describe.
+        begun: Those of them whose number of steps is known; None: all.
+    """
     told: dict[str, tuple[Callable[[NumericsConfig], str], str]] = {
         "network": (lambda one: f"DeepLabV3+ on {backbone(one)}", "backbone"),
         "backbone starts from": (_start, ""),
         "data set": (lambda one: f"{one.dataset.name} ({one.dataset.num_classes} classes)", "dataset"),
         "split": (lambda one: one.split, "split"),
-        "method": (lambda one: TITLES[one.method.name], "method"),
+        "method": (lambda one: METHODS[one.method.name].title, "method"),
         "optimizer": (optimizer, ""),
         "schedule": (lambda one: f"polynomial, power {one.trainer.poly_power:g}", ""),
         "learning rate of the backbone": (lambda one: rate(one), "trainer.learning_rate"),
@@ -55,11 +72,12 @@ def settings(runs: Sequence[Run]) -> dict[str, str]:
         "epochs": (lambda one: str(one.trainer.epochs), "trainer.epochs"),
     }
     found = {name: by_rows(runs, of, own) for name, (of, own) in told.items()}
-    return found | {"steps": steps(runs), "seeds": seeds(runs)}
+    known = {"steps": steps(begun)} if (begun := runs if begun is None else begun) else {}
+    return found | known | {"seeds": seeds(runs)}
 
 
 def totals(runs: Sequence[Run]) -> dict[str, str]:
-    """Return what the runs took, by name."""
+    """Return the resources that the runs used, by name."""
     gpu, wall = summed(runs, "gpu_duration_s"), summed(runs, "duration_s")
     return {
         "runs": str(len(runs)),
@@ -70,40 +88,40 @@ def totals(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def by_rows(runs: Sequence[Run], of: Callable[[NumericsConfig], str], own: str = "") -> str:
-    """Say a setting of the runs; see `wording.worded`."""
+    """Word a setting of the runs; see `wording.worded`."""
     return worded([run.axes for run in runs], [of(run.numerics) for run in runs], own)
 
 
 def by_records(runs: Sequence[Run], of: Callable[[Run], str]) -> str:
-    """Say what the files of the runs tell; see `wording.worded`."""
+    """Word a value from the runs' records; see `wording.worded`."""
     return worded([run.axes for run in runs], [of(run) for run in runs])
 
 
 def backbone(numerics: NumericsConfig) -> str:
-    """Name the backbone, with its width where that is another one, and its output stride."""
+    """Name the backbone, with its output stride, and its width if that is not 1."""
     chosen = numerics.backbone
     width = "" if chosen.width == 1 else f"width {chosen.width:g}, "
     return f"{BACKBONES[chosen.name]} ({width}output stride {chosen.output_stride})"
 
 
 def optimizer(numerics: NumericsConfig) -> str:
-    """Name the optimizer and what it is set to."""
+    """Name the optimizer and its settings."""
     return f"SGD with momentum {numerics.trainer.momentum:g} and weight decay {numerics.trainer.weight_decay:g}"
 
 
 def rate(numerics: NumericsConfig, factor: float = 1.0) -> str:
-    """Return the learning rate at the begin, as it is after the scaling to the batch."""
+    """Return the initial learning rate, after scaling to the batch."""
     trainer = numerics.trainer
     return f"{factor * trainer.learning_rate * trainer.labeled_batch_size / trainer.reference_batch_size:.6g}"
 
 
 def crop(numerics: NumericsConfig) -> str:
-    """Return the size of a crop."""
+    """Word the size of a crop."""
     return f"{numerics.augment.crop_size} × {numerics.augment.crop_size} pixels"
 
 
 def batch(numerics: NumericsConfig) -> str:
-    """Return the images of a step."""
+    """Word the images of a step."""
     labeled, unlabeled = numerics.trainer.labeled_batch_size, numerics.trainer.unlabeled_batch_size
     if not METHODS[numerics.method.name].sees_unlabeled:
         return counted(labeled, "labeled image")
@@ -111,12 +129,12 @@ def batch(numerics: NumericsConfig) -> str:
 
 
 def steps(runs: Sequence[Run]) -> str:
-    """Return the steps of a run."""
+    """Word the steps of a run."""
     return by_records(runs, lambda run: counted(run.record["num_steps"], "step"))
 
 
 def seeds(runs: Sequence[Run]) -> str:
-    """Return the seeds that each setting was trained with."""
+    """Word the seeds with which each setting was trained."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in runs:
         point = tuple((axis, value) for axis, value in run.axes.items() if axis != "seed")
@@ -125,7 +143,7 @@ def seeds(runs: Sequence[Run]) -> str:
 
 
 def hardware_of(run: Run) -> str:
-    """Name the devices of a run; empty where its files do not tell."""
+    """Name the devices of a run; empty if not recorded."""
     devices = listed(made_with.values(run.provenance, "device"), "and then")
     number = run.provenance.get("num_gpus")
     if not devices or number is None:
@@ -134,14 +152,14 @@ def hardware_of(run: Run) -> str:
 
 
 def code_of(run: Run) -> str:
-    """Name the commit of a run, and that there were changes to it; empty where no commit is known."""
+    """Name the commit of a run, and uncommitted changes if any; empty if no commit is known."""
     commits = [code for code in (run.record["code"] or "").split(BETWEEN) if code]
     changed = [f"{one.partition('+')[0][:12]}{' with uncommitted changes' if '+' in one else ''}" for one in commits]
     return listed(list(dict.fromkeys(changed)), "and then")
 
 
 def hours(seconds: float) -> str:
-    """Write a duration in hours, with two digits that count or more."""
+    """Format a duration in hours, with at least two significant digits."""
     value = seconds / 3600
     if 0 < value < 0.001:
         return "<0.001"
@@ -149,7 +167,7 @@ def hours(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a duration in the unit that suits it."""
+    """Format a duration in a suitable unit."""
     if seconds >= 7200:
         return f"{hours(seconds)} hours"
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
@@ -166,6 +184,6 @@ def _start(numerics: NumericsConfig) -> str:
 
 
 def summed(runs: Sequence[Run], name: str) -> float | None:
-    """Add up a field of the records; None where one does not know it."""
+    """Add up a field of the records; None if one of them lacks it."""
     values = [run.record[name] for run in runs]
     return None if any(value is None for value in values) else sum(values)

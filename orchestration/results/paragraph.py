@@ -1,22 +1,27 @@
-"""The methods paragraph of a paper, from what a grid's finished runs say of themselves."""
+"""The methods paragraph of a paper, from the records of a grid's finished runs."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 from orchestration.results import facts
 from orchestration.results.facts import Run, by_records, by_rows
-from orchestration.results.wording import TITLES, counted, listed
+from orchestration.results.wording import counted, listed
 from rankmatch.methods import METHODS, Kind
 
 _MODES = {"whole": "on whole images", "sliding": "by sliding windows of the size of a crop"}
 
 
-def methods_paragraph(runs: Sequence[Run]) -> str:
-    """Describe runs in sentences; where rows differ, it says which have what. What is not known is not in it."""
-    return " ".join(_sentences(runs))
+def methods_paragraph(runs: Sequence[Run], *, last: bool = False) -> str:
+    """Describe runs in sentences; if rows differ, say which ones have which value. Leave out what is not known.
+
+    Args:
+        runs: Finished runs.
+        last: The figures are those of the last epoch instead of the best one.
+    """
+    return " ".join(_sentences(runs, "after the last epoch" if last else "after the epoch in which it is highest"))
 
 
 def missing(runs: Sequence[Run]) -> list[str]:
-    """Name what the runs do not tell and a paper says, a line each."""
+    """Name facts that belong in a paper but were not recorded, one line each."""
     wanted: dict[str, Callable[[Run], object]] = {
         "the commit of the code": facts.code_of,
         "the hash of requirements.lock": lambda run: run.provenance.get("lock_sha256"),
@@ -34,12 +39,14 @@ def missing(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def _sentences(runs: Sequence[Run]) -> Iterator[str]:
+def _sentences(runs: Sequence[Run], when: str) -> Iterator[str]:
     yield (
         f"Each model is a DeepLabV3+ on {by_rows(runs, facts.backbone, 'backbone')} whose backbone starts from "
         f"{facts.settings(runs)['backbone starts from']}."
     )
     yield f"The data set is {facts.settings(runs)['data set']}; the labeled images are those of split {_splits(runs)}."
+    if all(run.num_labels is not None for run in runs):
+        yield f"That is {by_records(runs, lambda run: counted(run.num_labels or 0, 'labeled image'))}."
     yield from _methods(runs)
     yield (
         f"We use {by_rows(runs, facts.optimizer)}. The learning rate of the backbone starts at "
@@ -52,7 +59,7 @@ def _sentences(runs: Sequence[Run]) -> Iterator[str]:
     yield f"A run lasts {epochs} and takes {facts.steps(runs)}."
     yield f"Each setting is trained with {facts.seeds(runs)}."
     mode = by_rows(runs, lambda one: _MODES[one.evaluation.mode])
-    yield f"We report the mIoU on the validation images, predicted {mode}, after the epoch in which it is highest."
+    yield f"We report the mIoU on the validation images, predicted {mode}, {when}."
     yield from _costs(runs)
 
 
@@ -62,7 +69,7 @@ def _splits(runs: Sequence[Run]) -> str:
 
 def _methods(runs: Sequence[Run]) -> Iterator[str]:
     names = list(dict.fromkeys(run.numerics.method.name for run in runs))
-    words = [TITLES[name] for name in names]
+    words = [METHODS[name].title for name in names]
     yield f"We compare {listed(words)}." if len(words) > 1 else f"The method is {words[0]}."
     looking = [run for run in runs if METHODS[run.numerics.method.name].sees_unlabeled]
     if looking:

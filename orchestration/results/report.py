@@ -1,22 +1,23 @@
-"""A grid's report: its tables, its cells and what they were made with, as Markdown and CSV in the grid's folder."""
+"""A grid's report: tables, cells, settings and provenance, as Markdown and CSV in the grid's folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestration import files, made_with, unpredicted
-from orchestration.cells import Cell
-from orchestration.grid import Grid
-from orchestration.results import facts, paragraph, settings
+from orchestration.grids.cells import Cell
+from orchestration.grids.grid import Grid
+from orchestration.machine import files
+from orchestration.results import facts, paragraph, published, settings
 from orchestration.results.run_table import collect
-from orchestration.run_folder import RunFolder, folders
-from orchestration.tables import formats, published
+from orchestration.runs import made_with, unpredicted
+from orchestration.runs.folders import GridFolder
+from orchestration.runs.run_folder import RunFolder, folders
+from orchestration.tables import formats
 from orchestration.tables.consistency import BETWEEN
 from orchestration.tables.differences import sections
 from orchestration.tables.layouts import Layout
 from orchestration.tables.table import DASH, METRICS, Table, build
 
-REPORT, CSV = "report.md", "table.csv"
 _CELL_COLUMNS = ("status", "best", "last", "best epoch", "epochs", "attempts", "hours", "commit")
 _NOTE = (
     "mIoU in percent on the validation list: mean ± standard deviation of a sample (number of cells), over {over}. "
@@ -27,7 +28,7 @@ _NOTE = (
 
 _NOTHING = "Nothing is trained yet.\n"
 _EXPECTED = ("commit", "lock_sha256", "device", "split_sha256", "data_fingerprint")
-"""What a run is expected to tell of how it was made."""
+"""Provenance that every run should have recorded."""
 
 
 def build_table(
@@ -37,33 +38,33 @@ def build_table(
     metric: str = "best_miou",
     baseline: Mapping[str, str] | None = None,
 ) -> Table:
-    """Build a table of the cells' records with the published figures that its layout names."""
+    """Build a table of the cells' records, with the published figures named in its layout."""
     points = _at_all_points(records, cells)
     figures = published.figures(layout, points)
     return build(points, layout, metric, baseline, figures, settings.describe(cells, records))
 
 
 def _at_all_points(records: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[Mapping[str, Any]]:
-    """Put the record of a cell at every point of the grid that it stands for, so that each column has its baseline."""
+    """Repeat a cell's record at every grid point that it stands for, so that each column has its baseline."""
     also = {cell.signature: cell.also for cell in cells}
     return [{**record, **point} for record in records for point in ({}, *also.get(record["signature"], ()))]
 
 
 def write(loaded: Grid, grid_dir: Path) -> list[Path]:
-    """Write a grid's report and table anew; return the files."""
-    return [write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline), grid_dir / CSV]
+    """Rewrite a grid's report and table; return the files."""
+    return [write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline), GridFolder(grid_dir).table_file]
 
 
 def write_report(
     grid_dir: Path, cells: Sequence[Cell], layout: Layout, baseline: Mapping[str, str] | None = None
 ) -> Path:
-    """Write `report.md` and `table.csv` in place of earlier ones; return the report's path.
+    """Write `report.md` and `table.csv`, replacing earlier ones; return the report's path.
 
     Args:
         grid_dir: Folder of the grid's runs.
-        cells: The grid's, in its order.
+        cells: The cells of the grid, in its order.
         layout: Axes of the tables' rows and columns.
-        baseline: Axis values of the entries that others are compared with.
+        baseline: Axis values of the entries to compare others with.
     """
     records = collect(grid_dir, cells).to_pylist()
     built = [build_table(records, cells, layout, metric, baseline) for metric in METRICS]
@@ -78,9 +79,10 @@ def write_report(
         f"## Settings and totals\n\n{_settings_and_totals(grid_dir, cells)}",
         f"## Provenance\n\n{_provenance(grid_dir, records)}",
     ]
-    files.replace(grid_dir / CSV, formats.to_csv(*built))
-    files.replace(grid_dir / REPORT, "\n".join(parts))
-    return grid_dir / REPORT
+    folder = GridFolder(grid_dir)
+    files.replace(folder.table_file, formats.to_csv(*built))
+    files.replace(folder.report_file, "\n".join(parts))
+    return folder.report_file
 
 
 def _table_section(table: Table) -> str:
@@ -136,7 +138,7 @@ def _text(value: float | None, factor: float) -> str:
 
 
 def _settings_and_totals(grid_dir: Path, cells: Sequence[Cell]) -> str:
-    """List what the finished runs were trained with and took, and the methods paragraph that says so."""
+    """List settings and resources of the finished runs, and the methods paragraph."""
     runs = facts.finished_runs(grid_dir, cells)
     if not runs:
         return _NOTHING
@@ -146,18 +148,18 @@ def _settings_and_totals(grid_dir: Path, cells: Sequence[Cell]) -> str:
 
 
 def _warnings(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:
-    """Name the cells that almost never predict a class, and what to look at; no section where there are none."""
+    """List the cells that almost never predict a class, with advice; no section if there are none."""
     known = folders(grid_dir)
     lines = [
         f"- {cell.signature} ({cell.slug}) {unpredicted.in_words(classes, cell.config.execution.class_names)}\n"
         for cell in cells
         if cell.signature in known and (classes := known[cell.signature].state().unpredicted)
     ]
-    return [f"## Warnings\n\n{''.join(lines)}\nWhere that is not meant, {unpredicted.ADVICE}.\n"] if lines else []
+    return [f"## Warnings\n\n{''.join(lines)}\nIf that is not intended, {unpredicted.ADVICE}.\n"] if lines else []
 
 
 def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
-    """List every value that a thing had among the cells, with the number of cells: more than one stands out."""
+    """List all values of each provenance field with their numbers of cells, so that different values stand out."""
     known = folders(grid_dir)
     found: dict[str, dict[str, int]] = {}
     for record in records:
@@ -176,7 +178,7 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _provenance_of(folder: RunFolder) -> Mapping[str, Any]:
-    """Return what a cell was made with; of one without a result, what its last attempt has said of it."""
+    """Return a cell's provenance; without a result, what its last attempt recorded."""
     provenance = folder.look().provenance
     if folder.has_result() or not (attempts := folder.attempts()):
         return provenance
@@ -184,7 +186,7 @@ def _provenance_of(folder: RunFolder) -> Mapping[str, Any]:
 
 
 def _count_unknown(found: dict[str, dict[str, int]], finished: Sequence[str], known: Mapping[str, RunFolder]) -> None:
-    """Add of how many finished runs a thing that each should tell is not known, and of the commit why."""
+    """Add the number of finished runs without a field that each should have; for the commit, with the reason."""
     for signature in finished:
         provenance = known[signature].state().provenance
         for name in _EXPECTED:

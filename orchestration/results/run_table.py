@@ -1,4 +1,4 @@
-"""Run folders -> one Arrow table with a row for each run, and one with a row for each epoch."""
+"""Read run folders into one Arrow table with a row for each run, and one with a row for each epoch."""
 
 import json
 import os
@@ -13,23 +13,19 @@ import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestration import files, made_with
-from orchestration.attempt import CONFIG, RESULT
-from orchestration.cells import NAMES, Cell, names_in, settings_in, settings_of
-from orchestration.damage import DamagedFileError, tell
+from orchestration.grids.cells import NAMES, Cell, names_in, settings_in, settings_of
+from orchestration.grids.values import near_matches, parse
+from orchestration.machine import files
+from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.results import epoch_rows
 from orchestration.results.cache import RUN, ResultCache
-from orchestration.run_folder import (
-    CELLS,
-    FolderState,
-    RunFolder,
-    cell_names,
-    folders,
-    state_of_result,
-)
+from orchestration.runs import made_with
+from orchestration.runs.folders import CellFolder, GridFolder, RunsFolder, cell_names
+from orchestration.runs.run_folder import FolderState, RunFolder, folders, run_folder, state_of_result
+from orchestration.runs.states import CellState
 from orchestration.tables.consistency import BETWEEN
-from orchestration.values import near_matches, parse
 from rankmatch import locks
+from rankmatch.durable import replacing
 
 FIELDS = {
     "status": pa.string(),
@@ -48,6 +44,7 @@ FIELDS = {
     "gpu_duration_s": pa.float64(),
     "commit": pa.string(),
     "code": pa.string(),
+    "image": pa.string(),
     "numerics": pa.string(),
     "device": pa.string(),
     "split_sha256": pa.string(),
@@ -62,8 +59,7 @@ FIELDS = {
     "transductive": pa.int64(),
 }
 """Columns after the names and the axes; what only a finished training has is null before. Where attempts differ in
-commit, code, numerics, device or host, their values stand side by side."""
-CACHE = ".results"
+commit, code, image, numerics, device or host, their values stand side by side."""
 CACHE_LOCK_S = 60.0
 FILTERS = ("grid", "status")
 
@@ -79,12 +75,19 @@ _OF_RESULT = (
 )
 _OF_STATE = ("status", "epoch", "num_epochs", "step", "num_steps", "num_attempts", "failure")
 _OF_ATTEMPTS = ("commit", "numerics", "device", "host")
-_NO_GRIDS_BELOW = ("attempts", "artifacts", "checked", "launches", "snapshots")
+_RESULT, _CELLS = CellFolder.result_file.name, GridFolder.cells_dir.name
+_NO_GRIDS_BELOW = (
+    CellFolder.attempts_dir.name,
+    RunsFolder.artifacts_dir.name,
+    RunsFolder.checked_dir.name,
+    GridFolder.launches_dir.name,
+    GridFolder.snapshots_dir.name,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What the run folders below a root say."""
+    """The results in the run folders below a root."""
 
     runs: pa.Table
     """A row for each run: `run` (its folder, relative to the root), `grid`, `signature`, the names, the axes as text,
@@ -94,23 +97,23 @@ class Results:
 
 
 def collect(grid_dir: Path, cells: Sequence[Cell]) -> pa.Table:
-    """Read the run folders of a grid's cells: a row for each cell, in their order, also where nothing is trained."""
+    """Read the run folders of a grid's cells: a row for each cell, in grid order, even if nothing is trained yet."""
     found = folders(grid_dir)
     rows = []
     for cell in cells:
-        folder = found.get(cell.signature, RunFolder(grid_dir / CELLS / cell.folder_name))
+        folder = found.get(cell.signature, run_folder(grid_dir, cell.folder_name))
         named = {"grid": grid_dir.name, "signature": cell.signature, **_names(cell)}
         rows.append(named | _fields(folder) | settings_of(cell.config) | cell.axes)
     return _table(rows)
 
 
 def load(root: Path, *, with_epochs: bool = False, say: Callable[[str], None] = lambda text: None) -> Results:
-    """Read every run folder below a root. Finished runs are read once and then come from the cache `.results`.
+    """Read every run folder below a root. Finished runs are read once, then taken from the cache `.results`.
 
     Args:
         root: A folder of grids, at any depth, or the folder of one.
-        with_epochs: Read the epoch rows too.
-        say: Gets a line where the cache cannot be written.
+        with_epochs: Also read the epoch rows.
+        say: Called with a line if the cache cannot be written.
 
     Raises:
         ValueError: There is no run below the root, or a file is damaged.
@@ -118,8 +121,8 @@ def load(root: Path, *, with_epochs: bool = False, say: Callable[[str], None] = 
     found = find(root)
     keys = {run: key for run in found if (key := _key(f"{root}/{run}"))}
     try:
-        (root / CACHE).mkdir(exist_ok=True)
-        with locks.held(root / CACHE / "lock", CACHE_LOCK_S):
+        RunsFolder(root).cache_dir.mkdir(exist_ok=True)
+        with locks.held(RunsFolder(root).cache_lock, CACHE_LOCK_S):
             return _load(root, found, keys, with_epochs, is_kept=True)
     except (OSError, filelock.Timeout) as error:
         say(f"without a cache, which takes longer: {error}")
@@ -163,7 +166,7 @@ def select(runs: pa.Table, filters: Sequence[str]) -> pa.Table:
 
 
 def epochs_of(found: Results, runs: pa.Table) -> pa.Table:
-    """Return the epoch rows of some of the runs, with what names these in place of `run`."""
+    """Return the epoch rows of some runs, with the columns that identify the run in place of `run`."""
     assert found.epochs is not None
     named = runs.select([name for name in runs.column_names if name not in FIELDS])
     wanted = named[RUN].combine_chunks()
@@ -197,11 +200,11 @@ def _from_cache(
     read: Callable[[Sequence[str], set[str]], Iterator[pa.Table]],
     is_kept: bool,
 ) -> pa.Table:
-    """Take the rows of finished runs from a cache, read the others, and add to it what is finished by now.
+    """Take the rows of finished runs from a cache, read the others, and add newly finished ones to the cache.
 
-    Runs of which something cannot be read are read every time: mended, they need not look otherwise from outside.
+    Runs with unreadable files are read every time, because a repair need not be visible from outside.
     """
-    cache = ResultCache(root / CACHE / kind)
+    cache = ResultCache(RunsFolder(root).cache_dir / kind)
     known, held = cache.read(keys) if is_kept else (None, set())
     fresh, damaged = [run for run in keys if run not in held], set[str]()
     added = list(read(fresh, damaged)) if fresh else []
@@ -215,9 +218,9 @@ def _from_cache(
 
 
 def _key(path: str) -> str:
-    """Tell a finished run's result from any other that might take its place; empty for a run that is not finished."""
+    """Return a key of a finished run's result that changes when it is replaced; empty for an unfinished run."""
     try:
-        stat = os.stat(f"{path}/{RESULT}")  # noqa: PTH116 (half the time)
+        stat = os.stat(f"{path}/{_RESULT}")  # noqa: PTH116 (half the time)
     except FileNotFoundError:
         return ""
     return f"{stat.st_mtime_ns}.{stat.st_size}"
@@ -229,30 +232,28 @@ def _runs_below(folder: str, prefix: str) -> Iterator[str]:
             entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
         ]
     for name in inner:
-        runs = cell_names(f"{folder}/{name}") if name == CELLS else []
+        runs = cell_names(f"{folder}/{name}") if name == _CELLS else []
         yield from (f"{prefix}{name}/{run}" for run in runs)
         if not runs and name not in _NO_GRIDS_BELOW:
             yield from _runs_below(f"{folder}/{name}", f"{prefix}{name}/")
 
 
 def _row_of(root: Path, run: str) -> dict[str, Any]:
-    path = f"{root}/{run}"
-    named = {"grid": path.rsplit("/", 3)[-3], "signature": run.rpartition("/")[2].partition("-")[0]}
-    folder = RunFolder(Path(path))
-    fields = {RUN: run, **named, **_fields(folder)}
+    folder = RunFolder(root / run)
+    fields = {RUN: run, "grid": folder.grid.name, "signature": folder.signature, **_fields(folder)}
     try:
         config, axes = folder.config(), folder.axes()
         return {**fields, **names_in(config), **settings_in(config), **axes}
     except (ValueError, OSError) as error:
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        why = why if str(path) in why else f"{path}/{CONFIG}: {why}"
+        why = why if str(folder.path) in why else f"{folder.config_file}: {why}"
         tell(why)
         return {**fields, "status": "damaged", "failure": why}
 
 
 def _fields(folder: RunFolder) -> dict[str, Any]:
     state, result = _state_and_result(folder)
-    if state.status == "unreadable":
+    if state.status is CellState.UNREADABLE:
         tell(state.damage)
     return {
         **{name: getattr(state, name) for name in _OF_STATE},
@@ -260,20 +261,21 @@ def _fields(folder: RunFolder) -> dict[str, Any]:
         **{name: state.provenance.get(name) for name in ("split_sha256", "data_fingerprint", "transductive")},
         **{name: _side_by_side(made_with.values(state.provenance, name)) for name in _OF_ATTEMPTS},
         "code": _side_by_side(made_with.code(state.provenance)),
+        "image": _side_by_side(made_with.images(state.provenance)),
         "folder": folder.path.name,
     }
 
 
 def _state_and_result(folder: RunFolder) -> tuple[FolderState, dict[str, Any] | None]:
-    """Read both from one look at the result, so that a row is whole or its state says why it is not."""
-    for _ in range(2):  # an error may pass, and a cell be done, between the result and the state
-        with suppress(DamagedFileError, OSError):  # its state tells why
+    """Read the result once for both, so that a row is complete or its state says why it is not."""
+    for _ in range(2):  # between reading result and state, an error may pass or the cell may finish
+        with suppress(DamagedFileError, OSError):  # its state says why
             if (result := folder.result()) is not None:
                 return state_of_result(result), result
-        if (state := folder.state()).status != "done":
+        if (state := folder.state()).status is not CellState.DONE:
             return state, None
-    why = f"{folder.path / RESULT} cannot be read for now"
-    return FolderState("unreadable", failure=why, damage=why), None
+    why = f"{folder.result_file} cannot be read for now"
+    return FolderState(CellState.UNREADABLE, failure=why, damage=why), None
 
 
 def _side_by_side(values: Sequence[str]) -> str | None:
@@ -299,33 +301,35 @@ def _ordered(table: pa.Table) -> pa.Table:
 
 
 def export(table: pa.Table, kind: str, path: Path) -> None:
-    """Write a table as csv, parquet or json (a row a line); lists become JSON text in csv.
+    """Write a table as csv, parquet or json (one row per line); lists become JSON text in csv.
 
     Raises:
-        ValueError: The kind is another one.
+        ValueError: The kind is unknown.
     """
     check_kind(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as draft:
         KINDS[kind](table, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def check_kind(kind: str) -> None:
-    """Refuse a format that there is not.
+    """Refuse an unknown format.
 
     Raises:
-        ValueError: Naming those that there are.
+        ValueError: The format is unknown; the message lists the formats.
     """
     if kind not in KINDS:
         raise ValueError(f"--format must be one of {', '.join(KINDS)}; got {kind!r}")
 
 
+def with_column(table: pa.Table, name: str, values: Sequence[Any], *, first: bool = False) -> pa.Table:
+    """Add a column; its values are numbers or None."""
+    kind = pa.int64() if all(isinstance(value, int) for value in values) else pa.float64()
+    return table.add_column(0 if first else table.num_columns, name, pa.array(values, kind))
+
+
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Make a table of rows that need not have the same fields."""
+    """Build a table from rows that may have different fields."""
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
 
@@ -348,8 +352,13 @@ def _to_parquet(table: pa.Table, path: Path) -> None:
 
 def _to_json(table: pa.Table, path: Path) -> None:
     with path.open("wb") as file:
-        for batch in table.to_batches(max_chunksize=10_000):
-            file.writelines(files.to_line(row) for row in batch.to_pylist())
+        file.writelines(json_lines(table))
+
+
+def json_lines(table: pa.Table) -> Iterator[bytes]:
+    """Yield each row as a line of JSON."""
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from (files.to_line(row) for row in batch.to_pylist())
 
 
 KINDS: dict[str, Callable[[pa.Table, Path], None]] = {"csv": _to_csv, "parquet": _to_parquet, "json": _to_json}

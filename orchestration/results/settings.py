@@ -1,29 +1,31 @@
-"""What the cells of a table were trained with, in one sentence, so that a table says what it compares."""
+"""Describe the settings of a table's cells in one sentence, so that the table says what it compares."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from orchestration import alike, yaml_text
-from orchestration.cells import Cell, experiments_folder
+from orchestration.grids import alike
+from orchestration.grids.cells import Cell, experiments_folder
+from orchestration.machine import yaml_text
 from rankmatch.config import NumericsConfig
 from rankmatch.methods import METHODS, Kind
 
 
 def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str:
-    """Name backbone, crop, agents, preset, batch, learning rate, epochs and, where methods differ in them, the steps.
+    """Name backbone, crop, agents, preset, batch, learning rate, epochs; also scoring and steps if they are special.
 
-    Where the code of finished cells is not known, that is said too.
+    Also say so if the code of finished cells is not known.
 
     Args:
-        cells: Those of the table.
-        records: A row for each, with `num_steps` where it has begun.
+        cells: The cells of the table.
+        records: A row for each, with `num_steps` if it has begun.
     """
     numerics = [cell.config.numerics for cell in cells]
     agents = [each.method.num_agents for each in numerics if METHODS[each.method.name].has(Kind.RANK)]
     parts = [
         _values(numerics, lambda each: each.backbone.name),
         f"crop {_values(numerics, lambda each: each.augment.crop_size)}",
+        *_windows(numerics),
         *([f"{_listed(agents)} agents"] if agents else []),
         f"preset {_values(numerics, preset)}",
         f"{_values(numerics, _batch)} images a step",
@@ -35,8 +37,16 @@ def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str
     return "ours: " + ", ".join(parts) + _unknown_code(records) + idle
 
 
+def _windows(numerics: Sequence[NumericsConfig]) -> list[str]:
+    """Say how images are scored, unless as a whole, as for nearly all published figures."""
+    modes = list(dict.fromkeys(each.evaluation.mode for each in numerics))
+    if modes == ["whole"]:
+        return []
+    return [f"scored by windows of the crop{' or whole' if 'whole' in modes else ''}"]
+
+
 def without_commit(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the records of finished cells of which no commit says what code trained them."""
+    """Return the records of finished cells without a commit."""
     return [record for record in records if record.get("best_miou") is not None and "code" in record
             and not record["code"]]  # fmt: skip
 
@@ -50,14 +60,14 @@ def _unknown_code(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def preset(numerics: NumericsConfig) -> str:
-    """Return the name of the preset that a configuration agrees with; `of its own` where it is none."""
+    """Return the name of the preset that a configuration matches; `of its own` if none."""
     named = (name for name, fields in _presets().items() if all(_agrees(numerics, *field) for field in fields))
     return next(named, "of its own")
 
 
 @cache
 def _presets() -> dict[str, list[tuple[str, str, str]]]:
-    """Return section, name and text of each field that a preset sets."""
+    """Return section, name and text of each field in a preset."""
     found = {}
     for path in sorted((experiments_folder() / "conf" / "preset").glob("*.yaml")):
         sections = yaml_text.read(path)["numerics"]
@@ -78,7 +88,7 @@ def _batch(numerics: NumericsConfig) -> str:
 
 
 def _steps(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say how many steps `supervised` takes where that is another number than the other methods take."""
+    """Say how many steps `supervised` takes, if the other methods take another number."""
     known = {record["signature"]: record["num_steps"] for record in records}
     taken: dict[bool, list[int]] = {True: [], False: []}
     for cell in cells:
@@ -104,6 +114,6 @@ def _values(numerics: Iterable[NumericsConfig], of: Callable[[NumericsConfig], o
 
 
 def _listed(values: Sequence[object]) -> str:
-    """Name each value once; of many the first few."""
+    """Name each value once; of many only the first few."""
     texts = list(dict.fromkeys(map(str, values)))
     return " or ".join(texts[:4]) + (" or others" if len(texts) > 4 else "")

@@ -1,5 +1,6 @@
-"""Finished runs put to the test: their figures recomputed from checkpoints, their making compared with their row's."""
+"""Verify finished runs: recompute their figures from checkpoints, and compare their provenance within table rows."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,31 +10,33 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from orchestration import grid, launched, moved_data
-from orchestration.cells import Cell, from_yaml
-from orchestration.checkout import NO_REPOSITORY
+from orchestration.grids import grid, launched, moved_data
+from orchestration.grids.cells import Cell, from_yaml
+from orchestration.machine import announce
+from orchestration.machine.checkout import NO_REPOSITORY
 from orchestration.results import run_table, settings
-from orchestration.run_folder import CELLS, RunFolder
+from orchestration.results.score import Source, score
+from orchestration.runs.folders import CellFolder, GridFolder
+from orchestration.runs.run_folder import RunFolder, run_folder
 from orchestration.tables.consistency import Odd, odd_ones
-from orchestration.trained import Source, score
 from rankmatch.checks import MissingFileError
 from rankmatch.hashing import sha256_of
+from rankmatch.run_files import BEST
 
-BEST = "best.pt"
-GRID = "grid.yaml"
+_HASH = re.compile("[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What recomputing a run's figures gave."""
+    """The result of recomputing a run's figures."""
 
     run: str
     fault: str = ""
-    """What differs, or why it could not be recomputed; empty if all is as it was."""
+    """The difference, or why it could not be recomputed; empty if nothing differs."""
     largest: float = 0.0
     """The largest difference, in points."""
     is_unchecked: bool = False
-    """It could not be recomputed, so that nothing is known of its figures."""
+    """It could not be recomputed, so nothing is known about its figures."""
 
 
 def verify(
@@ -47,17 +50,17 @@ def verify(
     device: str,
     settings: Sequence[str] = (),
 ) -> int:
-    """Recompute some finished runs, and find those that were not made as their row; return 1 if anything is amiss.
+    """Recompute some finished runs, and find runs made differently from their row; return 1 if anything is wrong.
 
     Args:
-        root: A folder of grids, or that of one.
-        filters: Which runs, as for `run_table.select`.
-        console: Gets a line for each finding.
-        count: How many runs are recomputed.
-        seed: Of the choice.
-        tolerance: What a figure may differ by, in points.
-        device: Where: cpu, cuda or auto.
-        settings: What differs from the configurations of the runs: `data_root=FOLDER`, where the data have moved.
+        root: A folder of grids, or the folder of one grid.
+        filters: Which runs, as in `run_table.select`.
+        console: Receives a line for each finding.
+        count: How many runs to recompute.
+        seed: Seed of the choice.
+        tolerance: Allowed difference of a figure, in points.
+        device: cpu, cuda or auto.
+        settings: Changes to the configurations of the runs: `data_root=FOLDER` if the data have moved.
 
     Raises:
         ValueError: There is no finished run.
@@ -77,7 +80,7 @@ def verify(
     lost = [row for row in runs if row["status"] in ("damaged", "unreadable")]
     for row in lost:
         _say(console, f"{row['status'].upper()} {row['run']}: {row['failure']}")
-    grid_dirs = sorted({(root / row["run"]).parents[1] for row in runs})
+    grid_dirs = sorted({CellFolder(root / row["run"]).grid.path for row in runs})
     num_odd = _report_odd(grid_dirs, console)
     num_unchecked = sum(check.is_unchecked for check in checks)
     num_bad = sum(bool(check.fault) for check in checks) - num_unchecked
@@ -93,7 +96,7 @@ def _say_check(check: Check, console: Console) -> None:
 
 
 def choose(runs: Sequence[str], count: int, seed: int) -> list[str]:
-    """Choose runs by chance; the same runs, count and seed give the same choice."""
+    """Choose runs at random; the same runs, count and seed give the same choice."""
     ordered = sorted(runs)
     draws = np.random.default_rng(seed).permutation(len(ordered))[:count]
     return [ordered[place] for place in sorted(draws)]
@@ -102,7 +105,7 @@ def choose(runs: Sequence[str], count: int, seed: int) -> list[str]:
 def recompute(
     root: Path, run: str, tolerance: float, device: str, console: Console, settings: Sequence[str] = ()
 ) -> Check:
-    """Score a run's best checkpoint as its training did, and compare with its result."""
+    """Score a run's best checkpoint as its training did, and compare the figures with its result."""
     folder = RunFolder(root / run)
     result = folder.result() or {}
     checkpoint = _best_weights(folder, result)
@@ -114,7 +117,7 @@ def recompute(
             changed = f"{BEST} is not the file that the training published"
         source = Source(checkpoint, settings=(*_places_now(folder), *settings), device=device)
         check = _compared(run, result, score(source, console, as_trained=True), tolerance)
-    except (ValueError, OSError, RuntimeError) as error:  # torch tells of a torn file by a RuntimeError
+    except (ValueError, OSError, RuntimeError) as error:  # torch raises a RuntimeError for a torn file
         way = " (for verify, --set data_root=FOLDER)" if isinstance(error, MissingFileError) else ""
         words = [f"cannot be recomputed: {' '.join(str(error).split())}{way}", changed]
         return Check(run, "; ".join(filter(None, words)), is_unchecked=not changed)
@@ -122,10 +125,10 @@ def recompute(
 
 
 def _places_now(folder: RunFolder) -> list[str]:
-    """Return where the grid of a run has the data that are no longer where it was trained on them."""
+    """Return the new places of a run's moved data, as its grid knows them."""
     try:
         config = from_yaml(folder.config())
-        own = [cell for cell in _cells_of(folder.path.parents[1]) if folder.path.name.startswith(f"{cell.signature}-")]
+        own = [cell for cell in _cells_of(folder.grid.path) if folder.signature == cell.signature]
     except (ValueError, OSError):
         return []
     places = moved_data.new_places(config, own)
@@ -135,15 +138,15 @@ def _places_now(folder: RunFolder) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _cells_of(grid_dir: Path) -> list[Cell]:
-    return [] if grid.is_search(grid_dir / GRID) else launched.load_folder(grid_dir).cells
+    return [] if grid.is_search(GridFolder(grid_dir).grid_file) else launched.load_folder(grid_dir).cells
 
 
 def _best_weights(folder: RunFolder, result: dict[str, Any]) -> Path | None:
-    """Return the file that the result names; of earlier versions, whose result may name none, the newest there is."""
+    """Return the weights file named in the result; results of earlier versions may name none: then the newest."""
     if model := result.get("model"):
         kept = [folder.path / model["path"]]
     else:
-        kept = [attempt.path / BEST for attempt in folder.attempts() if attempt.number <= result["attempt"]]
+        kept = [attempt.best_file for attempt in folder.attempts() if attempt.number <= result["attempt"]]
     return next((path for path in reversed(kept) if path.is_file()), None)
 
 
@@ -164,15 +167,15 @@ def _compared(run: str, result: dict[str, Any], numbers: dict[str, Any], toleran
 
 
 def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
-    """Print the finished runs that do not match their row in the table of their grid; return how many findings."""
+    """Print the finished runs that do not match their row in their grid's table; return the number of findings."""
     count = 0
     for grid_dir in grid_dirs:
         try:
-            if grid.is_search(grid_dir / GRID):  # it has no table
+            if grid.is_search(GridFolder(grid_dir).grid_file):  # it has no table
                 continue
             loaded = launched.load_folder(grid_dir)
         except ValueError as error:
-            _say(console, f"ODD     {grid_dir.name}: its rows cannot be told: {error}")
+            _say(console, f"ODD     {grid_dir.name}: its rows cannot be determined: {error}")
             count += 1
             continue
         records = run_table.collect(grid_dir, loaded.cells).to_pylist()
@@ -184,14 +187,15 @@ def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
 
 
 def _report_unknown_code(grid_dir: Path, records: Sequence[dict[str, Any]], console: Console) -> int:
-    """Print the finished runs that no commit says the code of; return how many of these could have had one."""
+    """Print the finished runs without a commit; return how many of these could have had one."""
     count = 0
     for record in settings.without_commit(records):
-        provenance = (RunFolder(grid_dir / CELLS / record["folder"]).result() or {}).get("provenance", {})
+        provenance = (run_folder(grid_dir, record["folder"]).result() or {}).get("provenance", {})
         why = provenance.get("commit_unknown", "")
         _say(
             console,
-            f"NO CODE {grid_dir.name}/{record['folder']}: no commit says what code trained it: {why or 'nor says why'}",
+            f"NO CODE {grid_dir.name}/{record['folder']}: no commit is known for its code: "
+            f"{why or 'no reason was recorded'}",
         )
         count += why not in ("", NO_REPOSITORY)
     return count
@@ -199,10 +203,15 @@ def _report_unknown_code(grid_dir: Path, records: Sequence[dict[str, Any]], cons
 
 def _in_words(odd: Odd) -> str:
     if len(odd.values) > 1:
-        listed = [value if odd.what == "device" else value[:12] for value in odd.values]
+        listed = [_short(value) for value in odd.values]
         return f"its epochs were trained with several values of {odd.what}: {', then '.join(listed)}"
-    usual = f"most of its row have {odd.usual[:12]}" if odd.usual else "no value is the most common one in its row"
-    return f"{odd.what} {odd.value[:12]}, {usual}"
+    usual = f"most of its row have {_short(odd.usual)}" if odd.usual else "no value is the most common one in its row"
+    return f"{odd.what} {_short(odd.value)}, {usual}"
+
+
+def _short(value: str) -> str:
+    """Shorten hashes; return names of devices and of images without a digest whole."""
+    return value[:12] if _HASH.match(value) else value or "none"
 
 
 def _text(value: float | None) -> str:
@@ -210,4 +219,4 @@ def _text(value: float | None) -> str:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    announce.say(console, text)

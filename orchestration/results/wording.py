@@ -1,40 +1,45 @@
-"""Values of many runs in words: said once where all have the same, else each with the rows that have it."""
+"""Word the values of many runs: once if all have the same, otherwise each value with its rows."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 
-TITLES = {"supervised": "supervised training", "fixmatch": "FixMatch", "unimatch": "UniMatch",
-           "rankmatch": "RankMatch"}  # fmt: skip
+from rankmatch.methods import METHODS
+
 BACKBONES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101", "xception": "Xception-65",
              "mobilenet_v2": "MobileNetV2"}  # fmt: skip
-_NAMES = {"method": TITLES, "backbone": BACKBONES}
 _BARE = ("method", "backbone", "dataset", "preset")
-"""Axes whose values say by themselves what they are."""
+"""Axes whose values are self-explanatory."""
 _FIRST, _LAST = ("method", "dataset", "backbone", "split"), ("seed",)
 MAX_VALUES = 4
-"""Of numbers that differ, more are given as a range."""
+"""If more different numbers than this, give them as a range."""
 
 Point = Mapping[str, str]
-"""The axes of a run, with its values."""
+"""A run's values of the axes."""
+
+
+def _name(axis: str, value: str) -> str:
+    if axis == "method" and value in METHODS:
+        return METHODS[value].title
+    return BACKBONES.get(value, value) if axis == "backbone" else value
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
-    """Write a list as English does: `a, b and c`."""
+    """Write a list in English: `a, b and c`."""
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number of things: `1 epoch`, `1,280 steps`."""
+    """Write a count with its noun: `1 epoch`, `1,280 steps`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def worded(points: Sequence[Point], values: Sequence[str], own: str = "") -> str:
-    """Say what value the runs have: `8`, or `8 (supervised training) or 16 (RankMatch)`.
+    """Word the value of the runs: `8`, or `8 (supervised training) or 16 (RankMatch)`.
 
     Args:
         points: The runs.
-        values: Of each, in the same order.
-        own: The axis that is this value; its values need no word about which runs they are of.
+        values: The value of each run, in the same order.
+        own: The axis that is this value; it explains itself.
     """
     distinct = list(dict.fromkeys(values))
     axes = _explaining(points, values)
@@ -47,7 +52,7 @@ def worded(points: Sequence[Point], values: Sequence[str], own: str = "") -> str
 
 def named(axis: str, values: Sequence[str]) -> str:
     """Name some values of an axis: `UniMatch and RankMatch`, `splits 92 and 183`."""
-    words = listed([_NAMES.get(axis, {}).get(value, value) for value in values])
+    words = listed([_name(axis, value) for value in values])
     if axis in _BARE:
         return words
     return f"{_title(axis)}{'s' if axis in ('split', 'seed') and len(values) > 1 else ''} {words}"
@@ -58,7 +63,7 @@ def _title(axis: str) -> str:
 
 
 def _explaining(points: Sequence[Point], values: Sequence[str]) -> tuple[str, ...]:
-    """Return the fewest axes that decide the value; none where runs that are alike in all of them differ in it."""
+    """Return the fewest axes that decide the value; none if runs that agree in all axes differ in it."""
     known = dict.fromkeys(axis for point in points for axis in point)
     first, last = ([axis for axis in some if axis in known] for some in (_FIRST, _LAST))
     order = [*first, *(axis for axis in known if axis not in (*first, *last)), *last]
@@ -77,7 +82,7 @@ def _at(point: Point, axes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _where(points: Sequence[Point], values: Sequence[str], value: str, axes: Sequence[str]) -> str:
-    """Say which runs have a value, by the axes that decide it; an axis all of whose values have it is not named."""
+    """Say which runs have a value, by the axes that decide it; leave out an axis if all its values have it."""
     here = dict.fromkeys(_at(point, axes) for point, own in zip(points, values, strict=True) if own == value)
     if len(axes) == 1:
         return named(axes[0], [key[0] for key in here])
@@ -94,7 +99,7 @@ def _where(points: Sequence[Point], values: Sequence[str], value: str, axes: Seq
 
 
 def _span(values: Sequence[str]) -> str:
-    """Give numbers with the same unit as a range; empty where they are none."""
+    """Write numbers with the same unit as a range; empty if they are not numbers."""
     parts = [value.partition(" ") for value in values]
     try:
         numbers = sorted((float(number.replace(",", "")), number) for number, _, _ in parts)

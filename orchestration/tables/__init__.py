@@ -1,1 +1,1 @@
-"""Numbers and the text about them: estimates, comparisons, tables, formats; pure but for published.py."""
+"""Numbers and their text: estimates, comparisons, tables, formats; pure."""

@@ -1,4 +1,4 @@
-"""Two methods over the cells that differ in nothing else: the effect, and whether it may be chance."""
+"""Compare two methods over cells that differ in nothing else: the effect, and whether it may be chance."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from orchestration.tables.estimates import FEW, MIN_INTERVAL, interval
 
 MIN_T = 3
-"""With two pairs the t test has one degree of freedom, and says nothing that can be relied on."""
+"""With two pairs the t test has one degree of freedom and is not reliable."""
 MIN_WILCOXON = 6
 """With five pairs the smallest p-value is 2 / 2^5 = 0.0625."""
 LEVEL = 0.05
@@ -17,7 +17,7 @@ TOO_FEW, NO_SPREAD = "too few pairs to tell", "all pairs differ by the same"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a method gains on another one, as a fraction."""
+    """The gain of a method over another one, as a fraction."""
 
     effect: float
     """Mean of the differences of pairs."""
@@ -26,20 +26,20 @@ class Comparison:
     interval: tuple[float, float] | None
     """Bootstrap interval of the mean difference, 95 %."""
     p_t: float | None
-    """Of the paired t test; None where there are too few pairs, or their differences do not spread."""
+    """p-value of the paired t test; None if there are too few pairs, or their differences are all equal."""
     p_wilcoxon: float | None
-    """Of Wilcoxon's signed-rank test."""
+    """p-value of Wilcoxon's signed-rank test."""
     p_holm: float | None = None
     """p_t after Holm's correction over a table."""
 
     @property
     def is_significant(self) -> bool:
-        """Whether chance alone makes such an effect in fewer than one of twenty tables."""
+        """Whether chance alone causes such an effect in fewer than one of twenty tables."""
         return self.p_holm is not None and self.p_holm < LEVEL
 
     @property
     def verdict(self) -> str:
-        """Say in words what can be said."""
+        """Return the conclusion in words."""
         if self.n < MIN_T:
             return f"{TOO_FEW} ({self.n})"
         if self.p_holm is None:
@@ -49,12 +49,12 @@ class Comparison:
 
 
 def compare(ours: Mapping[str, float], others: Mapping[str, float], key: str) -> Comparison | None:
-    """Compare two methods over the repetitions that both have, named alike; None where there are none.
+    """Compare two methods over the repetitions that both have under the same name; None if there are none.
 
     Args:
-        ours: Repetitions of the method by what tells them apart, the seed for instance.
+        ours: Repetitions of the method, keyed by what distinguishes them, for example the seed.
         others: The same of the other method.
-        key: Names the comparison, for the draws of the bootstrap.
+        key: Name of the comparison, which seeds the bootstrap.
     """
     differences = [ours[name] - others[name] for name in sorted(ours.keys() & others.keys())]
     if not differences:
@@ -70,7 +70,7 @@ def compare(ours: Mapping[str, float], others: Mapping[str, float], key: str) ->
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Correct p-values that are looked at together (Holm 1979); None stays None and does not count."""
+    """Correct p-values of tests that are read together (Holm 1979); None stays None and does not count."""
     order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
@@ -81,7 +81,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def ranks(means: Mapping[str, float]) -> dict[str, float]:
-    """Rank by mean, the highest first; equal ones share the mean of their places."""
+    """Rank by mean, highest first; ties share the mean of their ranks."""
     return {
         name: 1
         + sum(other > mean for other in means.values())
@@ -91,7 +91,7 @@ def ranks(means: Mapping[str, float]) -> dict[str, float]:
 
 
 def _p_t(differences: Sequence[float]) -> float:
-    from scipy.special import stdtr  # a tenth of the time that scipy.stats takes to import
+    from scipy.special import stdtr  # takes a tenth of the import time of scipy.stats
 
     t = fmean(differences) / (stdev(differences) / math.sqrt(len(differences)))
     return float(2 * stdtr(len(differences) - 1, -abs(t)))

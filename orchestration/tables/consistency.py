@@ -1,4 +1,4 @@
-"""Runs that were not made as their neighbours in a table's row: other code, other data, other split lists."""
+"""Find runs made differently from the rest of their table row: other code or image, other data, other split lists."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,15 @@ Record = Mapping[str, Any]
 
 SHARED = {
     "code": ("code", ()),
+    "image": ("image", ()),
     "data": ("data_fingerprint", ("dataset", "split")),
     "lists": ("split_sha256", ("dataset", "split")),
 }
-"""What runs of a row share: the field that names it, and what else must be the same for that."""
-WITHIN = {"code": "code", "numerics": "numerics", "device": "device"}
-"""What the attempts of one run share, and the field that names it."""
+"""What the runs of a row must share: the field, and the axes that must be equal for it."""
+WITHIN = {"code": "code", "image": "image", "numerics": "numerics", "device": "device"}
+"""What the attempts of one run must share, and the field."""
 BETWEEN = ", "
-"""Stands between the values of attempts that differ."""
+"""Separator between the values of attempts that differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +25,23 @@ class Odd:
     """A run that differs from the others of its row."""
 
     place: int
-    """The record's place among all."""
+    """The record's index."""
     what: str
     """A key of `SHARED` or `WITHIN`."""
     value: str
     usual: str
-    """What most of the row have; empty where no value is the most frequent one, and all are odd."""
+    """The most frequent value of the row; empty if there is none, and then all runs are odd."""
 
     @property
     def values(self) -> list[str]:
-        """The values; more than one where the attempts of the run itself differ."""
+        """The run's values; more than one if its own attempts differ."""
         return self.value.split(BETWEEN)
 
 
 def odd_ones(records: Sequence[Record], row_axes: Sequence[str]) -> list[Odd]:
     """Find the finished runs that do not match their neighbours, or whose attempts do not match each other.
 
-    Records without a field are not judged by it.
+    A record without a field is not compared by it.
     """
     found = [
         Odd(place, what, str(record[name]), "")

@@ -1,4 +1,4 @@
-"""What can be stated about the differences in a table, as rows of text."""
+"""Statistics about the differences in a table, as rows of text."""
 
 from orchestration.tables.comparisons import Comparison
 from orchestration.tables.estimates import FEW, MIN_INTERVAL, interval
@@ -6,7 +6,7 @@ from orchestration.tables.lines import percent
 from orchestration.tables.table import DASH, Key, Table, summaries
 
 Rows = list[list[str]]
-"""The first is the header."""
+"""The first row is the header."""
 
 
 def entry_rows(table: Table) -> Rows:
@@ -54,7 +54,7 @@ def summary_rows(table: Table) -> Rows:
 
 
 def sections(table: Table) -> list[tuple[str, Rows]]:
-    """Return the rows that hold something, with their titles."""
+    """Return the non-empty sections, with their titles."""
     against = ", ".join(table.baseline.values())
     found = [
         ("Means", entry_rows(table)),

@@ -1,4 +1,4 @@
-"""From repeated numbers to what is stated about them."""
+"""Statistics of repeated numbers: means, intervals, interquartile means, probabilities of improvement."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,24 +8,24 @@ from statistics import fmean, stdev
 import numpy as np
 
 MIN_INTERVAL = 3
-"""Fewer numbers say nothing about an interval."""
+"""Fewer numbers give no interval."""
 FEW = 5
-"""From fewer numbers a bootstrap interval comes out too narrow."""
+"""With fewer numbers a bootstrap interval is too narrow."""
 NUM_RESAMPLES = 9999
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over repetitions, in the unit of the numbers, and how they spread."""
+    """Mean and spread over repetitions, in the unit of the numbers."""
 
     mean: float
     std: float | None
-    """Standard deviation of a sample (divided by n - 1); None for a single number."""
+    """Sample standard deviation (n - 1); None for a single number."""
     n: int
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Sum up repetitions.
+    """Compute mean and spread of repetitions.
 
     Raises:
         ValueError: There are none.
@@ -40,8 +40,8 @@ def interval(values: Sequence[float], key: str, level: float = 0.95) -> tuple[fl
 
     Args:
         values: Repetitions; their order does not matter.
-        key: Names the data: the same key and values give the same interval, whatever was drawn before.
-        level: The share of such intervals that shall hold the mean.
+        key: Name of the data: the same key and values give the same interval, whatever was drawn before.
+        level: The share of such intervals that should contain the mean.
     """
     if len(values) < MIN_INTERVAL:
         return None
@@ -66,7 +66,7 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def probability_of_improvement(ours: Sequence[float], others: Sequence[float]) -> float:
-    """Return how often a number of ours is above one of the others, ties counted half (Mann and Whitney's U / nm).
+    """Return how often one of our numbers exceeds one of the others, ties counted half (Mann and Whitney's U / nm).
 
     Raises:
         ValueError: There are no numbers on one side.

@@ -1,4 +1,4 @@
-"""A table for the terminal, as Markdown, LaTeX (booktabs), HTML and CSV; the same table gives the same bytes."""
+"""Format a table for the terminal, as Markdown, LaTeX (booktabs), HTML or CSV; equal tables give equal bytes."""
 
 import csv
 import html
@@ -16,7 +16,7 @@ from orchestration.tables.table import METRICS, Entry, Table
 
 _STYLES = {"ours": "", "difference": "dim", "published": "dim", "heading": "dim", "other": "dim italic"}
 WIDE = 8
-"""With more columns LaTeX's table gets small type and the width of the page."""
+"""With more columns the LaTeX table is set in small type across the page."""
 _CSV_NUMBERS = (
     "mean_percent",
     "std_percent",
@@ -34,7 +34,7 @@ _CSV_NUMBERS = (
     "difference_of",
 )
 MAX_HEAD = 12
-"""Characters of a column's title on one line of a terminal, about as wide as what stands below."""
+"""Maximum characters of a column title on one line of a terminal, about the width of the column."""
 _CSS = """\
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
 .wide { overflow-x: auto; }
@@ -64,7 +64,7 @@ _LATEX_SPECIAL = {
 
 
 def to_rich(table: Table) -> list[tuple[str, RichTable]]:
-    """Draw each block for a terminal, with its title; marks stand beside bold and underline, which no pipe keeps."""
+    """Draw each block for a terminal, with its title; marks repeat bold and underline, which pipes lose."""
     drawn = []
     for block, columns in table.blocks:
         part = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
@@ -74,7 +74,7 @@ def to_rich(table: Table) -> list[tuple[str, RichTable]]:
                 Text(title if is_name else _head(title)),
                 justify="left" if is_name else "right",
                 no_wrap=is_name,
-                overflow="fold",  # what is cut off would be the value, which tells columns apart
+                overflow="fold",  # cropping would cut off the value, which distinguishes the columns
             )
         for line in lines(table, columns, with_n=table.repeats is None):
             indent = " " if line.kind in ("difference", "published", "other") else ""
@@ -85,7 +85,7 @@ def to_rich(table: Table) -> list[tuple[str, RichTable]]:
 
 
 def _head(title: str) -> str:
-    """Write the title of a column of values, an axis a line; a long name stands above its value, which stays whole."""
+    """Format a column's title, one axis per line; a long name goes above its value, which stays whole."""
     lines = []
     for part in title.split(", "):
         name, mark, value = part.partition("=")
@@ -94,7 +94,7 @@ def _head(title: str) -> str:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the table, and a line each for what its numbers and marks are."""
+    """Print the table, and a line for each explanation of its numbers and marks."""
     for title, part in to_rich(table):
         if title:
             console.print(Text(title, "bold"))
@@ -111,7 +111,7 @@ def _rich_place(shown: Shown) -> Text:
 
 
 def to_markdown(table: Table) -> str:
-    """Write the table as Markdown, the best of a column in bold and the second underlined; a table for each block."""
+    """Write Markdown, a table for each block, with a column's best in bold and the second underlined."""
     parts = []
     for block, columns in table.blocks:
         header = table.titles(columns)
@@ -123,13 +123,13 @@ def to_markdown(table: Table) -> str:
 
 
 def markdown_note(table: Table) -> str:
-    """Say what the numbers and marks of the table in Markdown are."""
+    """Explain the numbers and marks of the Markdown table."""
     said = notes(table, best="bold:", second="underlined:", significant=r"\*:", odd="!:", with_n=True)
     return "; ".join(said) + ".\n"
 
 
 def markdown_rows(rows: Iterable[Sequence[str]]) -> str:
-    """Write rows of text as a table of Markdown."""
+    """Write rows of text as a Markdown table."""
     return "".join("| " + " | ".join(text.replace("|", r"\|") for text in row) + " |\n" for row in rows)
 
 
@@ -139,7 +139,7 @@ def _markdown_place(shown: Shown) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Write the table as a float for LaTeX with booktabs, the blocks side by side."""
+    """Write the table as a LaTeX float with booktabs, the blocks side by side."""
     columns = [column for _, block in table.blocks for column in block]
     width, with_n = len(table.row_axes or [""]), table.repeats is None
     said = notes(table, best="bold:", second="underlined:", significant="*:", odd="!:", with_n=with_n)
@@ -198,7 +198,7 @@ def _latex(text: str) -> str:
 
 
 def to_html(table: Table, title: str) -> str:
-    """Write the table as a page of its own, the blocks side by side."""
+    """Write the table as a complete HTML page, the blocks side by side."""
     columns = [column for _, block in table.blocks for column in block]
     width, with_n = len(table.row_axes or [""]), table.repeats is None
     said = notes(table, best="bold:", second="underlined:", significant="*:", odd="!:", with_n=with_n)
@@ -292,4 +292,4 @@ FORMATS: dict[str, Callable[[Table, str], str]] = {
     "html": lambda table, title: to_html(table, f"{title}, {METRICS[table.metric]}"),
     "csv": lambda table, title: to_csv(table),
 }
-"""What a file of a table can be, from the table and its title."""
+"""File formats of a table, each a function of the table and its title."""

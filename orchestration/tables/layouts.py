@@ -1,4 +1,4 @@
-"""How a table is laid out: the section `table` of a grid file, or a YAML file of one's own."""
+"""The layout of a table: the section `table` of a grid file, or a separate YAML file."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestration import yaml_text
+from orchestration.machine import yaml_text
 
 PLACES = ("rows", "blocks", "columns", "over")
 KEYS = (*PLACES, "published", "others", "names")
@@ -15,43 +15,43 @@ OF_PUBLISHED = ("file", "dataset", "where", "axes", "row", "rows", "crop")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Where the published figures of a table stand."""
+    """The source of a table's published figures."""
 
     file: str
-    """A CSV file of experiments/paper, or a path."""
+    """A CSV file in experiments/paper, or a path."""
     dataset: str
-    """The name of the data set that they are of; cells of another one are not compared with them."""
+    """Name of their data set; cells of another one are not compared with them."""
     where: dict[str, str] = field(default_factory=dict)
-    """Values of the file's columns that choose the table."""
+    """Values of columns that select the table within the file."""
     axes: dict[str, str] = field(default_factory=dict)
-    """The file's column for an axis, where that is not named alike (`split` is `partition`)."""
+    """The file's column for an axis, if the names differ (`split` is `partition`)."""
     row: str = ""
-    """The file's column that names a row, where rows are not told apart by one axis with the file's names."""
+    """The file's column of row names, if rows are not given by one axis with the same names."""
     rows: dict[str, list[str]] = field(default_factory=dict)
-    """With `row`: a name of the file, and the values of the row's axes."""
+    """With `row`: a name in the file, and the values of the row's axes."""
     crop: str = ""
-    """The file's column for the size of the crops; figures of our crop come before those of the source in `where`."""
+    """The file's column of crop sizes; figures with our crop are preferred to those of the source in `where`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each axis of a grid stands in its table."""
+    """The place of each axis of a grid in its table."""
 
     rows: list[str]
     columns: list[str]
     over: list[str]
-    """The axes that a place of the table gives mean and spread over."""
+    """The axes over which each place of the table gives mean and spread."""
     blocks: list[str] = field(default_factory=list)
-    """Axes whose values get a group of columns each, as the backbones of the paper's tables."""
+    """Axes with a group of columns for each value, such as the backbones in the paper's tables."""
     published: Published | None = None
     others: bool = False
-    """Whether rows that only the published table has are shown too."""
+    """Whether to show rows that only the published table has."""
     names: dict[str, dict[str, str]] = field(default_factory=dict)
-    """What an axis' value is called in the table."""
+    """Names of axis values in the table."""
 
 
 def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
-    """Check the section `table` of a grid file, scalars as text; return what it says by the fields of `Layout`.
+    """Check the section `table` of a grid file, scalars as text; return its values by the fields of `Layout`.
 
     Raises:
         ValueError: A key, an axis or a value is not allowed.
@@ -66,7 +66,7 @@ def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
     named = list(itertools.chain.from_iterable(said.values()))
     for axis in named:
         if named.count(axis) > 1:
-            raise ValueError(f"table must name an axis once; {axis} stands twice")
+            raise ValueError(f"table must name an axis once; {axis} occurs twice")
     if "published" in table:
         said["published"] = _published(table["published"])
     if "others" in table:
@@ -79,7 +79,7 @@ def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
 
 
 def read_file(path: Path, axes: Iterable[str]) -> Layout:
-    """Read a layout of one's own for a grid of these axes; an axis that it does not name is one to average over.
+    """Read a layout file for a grid with these axes; axes that it does not name are averaged over.
 
     Raises:
         ValueError: The file cannot be read, or a key, an axis or a value is not allowed.
@@ -100,7 +100,7 @@ def read_file(path: Path, axes: Iterable[str]) -> Layout:
 
 
 def to_tree(layout: Layout) -> dict[str, Any]:
-    """Write a layout as the section that `read` takes; what is empty is left out."""
+    """Write a layout as the section for `read`, without empty parts."""
     tree = asdict(layout)
     published = {key: value for key, value in (tree.pop("published") or {}).items() if value}
     tree = {key: tree[key] for key in (*PLACES, "others", "names") if tree[key] or key in ("rows", "columns", "over")}

@@ -1,4 +1,4 @@
-"""A table as lines of marked text, which the formats only dress: no format decides what a table says."""
+"""A table as lines of marked text; the formats only style them, so that all formats say the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Kind = Literal["ours", "difference", "published", "heading", "other"]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What stands in one place of a line."""
+    """The content of one place of a line."""
 
     text: str
     rank: int | None = None
@@ -32,12 +32,12 @@ class Line:
 
 
 def lines(table: Table, columns: Sequence[Key], *, with_n: bool) -> list[Line]:
-    """Return the lines of some columns: of each row its means, its gains on the baseline, the published figures.
+    """Return the lines of some columns: for each row its means, its gains on the baseline, the published figures.
 
     Args:
         table: The table.
-        columns: Some of its columns, a block's for instance.
-        with_n: Write the number of cells into each entry; without, only where one is incomplete.
+        columns: Some of its columns, for example those of a block.
+        with_n: Write the number of cells into each entry; otherwise only into incomplete ones.
     """
     found: list[Line] = []
     for row in table.rows:
@@ -68,7 +68,7 @@ def _others(table: Table, columns: Sequence[Key]) -> list[Line]:
 
 
 def notes(table: Table, *, best: str, second: str, significant: str, odd: str, with_n: bool) -> list[str]:
-    """Say what the numbers and the marks of a drawn table are, a sentence each, with the marks of the format."""
+    """Explain the numbers and marks of a table, a sentence each, with the marks of the format."""
     n = f"over {table.repeats} cells each" if table.repeats and not with_n else "(cells)"
     if table.repeats == 1 and not with_n:
         n = "of one cell each, without a spread"
@@ -77,11 +77,11 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     if part := next((entry for entry in entries if entry.estimate and not entry.is_complete), None):
         said.append(_note_on_incomplete(len(part.values), part.expected))
     if any(entry.is_complete and not entry.competes for entry in entries):
-        said.append("an entry of fewer cells than others of its column have does not compete for the best of it")
+        said.append("an entry with fewer cells than others in its column does not compete for the best")
     if any(entry.is_best for entry in entries):
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):
-        said.append(f"published: {'; '.join(table.sources)}, and what ours is above or below it")
+        said.append(f"published: {'; '.join(table.sources)}, with the distance of ours")
     said += _notes_on_crops(table) + _notes_on_pairs(table)
     compared = [entry.comparison for entry in entries if entry.comparison]
     if any(made.is_significant for made in compared):
@@ -92,7 +92,7 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
         said.append("no difference is significant (paired t test over the cells, Holm's correction over the table)")
     if any(entry.odd for entry in entries):
         what = ", ".join(sorted(frozenset().union(*(entry.odd for entry in entries))))
-        said.append(f"{odd} not made as the rest of its row ({what}); `rankmatch verify` tells more")
+        said.append(f"{odd} made differently from the rest of its row ({what}); see `rankmatch verify`")
     return said + [*table.row_notes] + ([table.settings] if table.settings else [])
 
 
@@ -105,20 +105,18 @@ def _note_on_incomplete(done: int, expected: int) -> str:
 
 
 def _notes_on_crops(table: Table) -> list[str]:
-    """Say which published figures were trained on crops of another size."""
+    """Explain published figures that were trained on crops of another size."""
     shown = {*table.rows, *table.other_rows}
     others = {
         figure.crop for (row, _), figure in table.published.items() if row in shown and table.is_other_crop(figure)
     }
     if not others:
         return []
-    return [
-        f"{OTHER_CROP} published under crop {' or '.join(map(str, sorted(filter(None, others))))}, not {table.crop}"
-    ]
+    return [f"{OTHER_CROP} published with crop {' or '.join(map(str, sorted(filter(None, others))))}, not {table.crop}"]
 
 
 def _notes_on_pairs(table: Table) -> list[str]:
-    """Say which differences are not those of the entries above them."""
+    """Explain differences that are not those of the entries above them."""
     partly = {entry.pairs for entry in table.entries.values() if entry.pairs and not entry.is_all_paired}
     said = []
     if partly:
@@ -131,7 +129,7 @@ def _notes_on_pairs(table: Table) -> list[str]:
 
 
 def percent(fraction: float, digits: int) -> float:
-    """Turn a fraction into a rounded percentage, never -0.0."""
+    """Turn a fraction into a rounded percentage that is never -0.0."""
     return round(100 * fraction, digits) + 0.0
 
 

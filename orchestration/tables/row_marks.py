@@ -1,4 +1,4 @@
-"""Marks behind the names of rows that are not what the others are: fewer steps, or validation images trained on."""
+"""Marks after the names of special rows: those with fewer steps, or trained on validation images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ Record = Mapping[str, Any]
 
 
 def marks(records: Sequence[Record], rows: Sequence[str], columns: Sequence[str]) -> tuple[dict[Key, str], list[str]]:
-    """Return the marks of the rows that have some, and what each mark means.
+    """Return the marks of special rows, and the meaning of each mark.
 
     Args:
-        records: One for each cell, with `num_steps` and `transductive` where they are known. Steps are
-            compared of finished cells alone.
+        records: One for each cell, with `num_steps` and `transductive` if they are known. Only the steps of finished
+            cells are compared.
         rows: Axes of the rows.
         columns: Axes of the columns, within which the rows are compared.
     """
@@ -37,7 +37,7 @@ def marks(records: Sequence[Record], rows: Sequence[str], columns: Sequence[str]
 def _fewer_steps(
     records: Sequence[Record], rows: Sequence[str], columns: Sequence[str]
 ) -> tuple[dict[Key, float], str]:
-    """Return the rows with fewer steps than the longest of a column, and in words where the difference is largest."""
+    """Return the rows with fewer steps than the longest of a column, and the largest difference in words."""
     by_column: dict[Key, list[tuple[Key, int]]] = {}
     for record in records:
         if record.get("num_steps") and record.get("best_miou") is not None:

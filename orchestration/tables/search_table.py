@@ -1,4 +1,4 @@
-"""What a search found, as numbers and text: its best points, and how much each setting matters."""
+"""The results of a search as numbers and text: its best points, and the importance of each setting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from orchestration.tables.formats import markdown_rows
 DASH = "—"
 DONE, OUTPERFORMED, FAILED = "done", "outperformed", "failed"
 SETTLED = (DONE, OUTPERFORMED, FAILED)
-"""How a point stands that is not trained on."""
+"""The state of a point that was stopped."""
 _ORDER = (DONE, OUTPERFORMED)
 _WORDS = {OUTPERFORMED: "stopped"}
 
@@ -25,11 +25,13 @@ class Point:
     cell: str
     """Name of its run folder."""
     values: Mapping[str, str]
-    """What is searched, as text."""
+    """The searched settings, as text."""
     status: str
-    """`outperformed`, else as a run folder stands."""
+    """`outperformed`, or the state of its run folder."""
     mious: tuple[float | None, ...] = ()
     """On the held-out part, after each epoch; fractions."""
+    signature: str = ""
+    """Signature of its configuration."""
 
     @property
     def miou(self) -> float | None:
@@ -42,14 +44,14 @@ class Importance:
     """How much of the variance of the mIoU each setting explains."""
 
     epoch: int
-    """After which the mIoU is taken: the last one that all the points were trained."""
+    """The epoch whose mIoU is used: the last one that all these points reached."""
     num_points: int
     shares: Mapping[str, float]
-    """Of each setting, together 1; empty where too few points differ."""
+    """The share of each setting, 1 in total; empty if too few points differ."""
 
 
 def ranked(points: Sequence[Point]) -> list[Point]:
-    """Order points: those trained to the end by their mIoU, then the stopped ones by how far they came, then others."""
+    """Order points: finished ones by their mIoU, then stopped ones by how far they came, then the others."""
     return sorted(points, key=_rank)
 
 
@@ -59,7 +61,7 @@ def _rank(point: Point) -> tuple[int, int, float]:
 
 
 def comparable(points: Sequence[Point]) -> list[tuple[Point, float]]:
-    """Return the points that ended by themselves, each with its mIoU after the last epoch that all of them reached."""
+    """Return the finished and stopped points, each with its mIoU after the last epoch that all of them reached."""
     ended = [point for point in points if point.status in _ORDER and point.mious]
     epoch = min((len(point.mious) for point in ended), default=0)
     pairs = [(point, point.mious[epoch - 1]) for point in ended]
@@ -73,7 +75,7 @@ def rows(points: Sequence[Point], num_epochs: int) -> list[list[str]]:
     for place, point in enumerate(ranked(points), 1):
         miou = DASH if point.miou is None else f"{100 * point.miou:.1f}"
         epochs, status = f"{len(point.mious)} of {num_epochs}", _WORDS.get(point.status, point.status)
-        lines.append([str(place), *point.values.values(), miou, epochs, status, point.cell.partition("-")[0]])
+        lines.append([str(place), *point.values.values(), miou, epochs, status, point.signature])
     return lines
 
 
@@ -84,7 +86,7 @@ def importance_rows(importance: Importance) -> list[list[str]]:
 
 
 def warning(held_out: float, held_out_from: str) -> str:
-    """Say what the figures are of."""
+    """Say on which images the figures were computed."""
     return (
         f"mIoU after the last epoch that a point was trained, on {100 * held_out:g} % of the {held_out_from} training "
         "images, which no point was trained on. These figures are of that held-out part, not of the validation list: "
@@ -93,7 +95,7 @@ def warning(held_out: float, held_out_from: str) -> str:
 
 
 def importance_note(importance: Importance) -> str:
-    """Say what the shares are, and of how many points."""
+    """Explain the shares, and the number of points behind them."""
     if not importance.shares:
         return "Importance: at least two points with different mIoU are needed."
     return (
@@ -104,7 +106,7 @@ def importance_note(importance: Importance) -> str:
 
 
 def summary(points: Sequence[Point], num_samples: int) -> str:
-    """Count the points by how they stand."""
+    """Count the points by state."""
     statuses = [_WORDS.get(point.status, point.status) for point in points]
     counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
     return f"{len(points)} of {num_samples} points: {', '.join(counts) or 'none'}"
@@ -122,7 +124,7 @@ def to_markdown(
 def show(
     points: Sequence[Point], num_samples: int, num_epochs: int, note: str, importance: Importance, console: Console
 ) -> None:
-    """Print what a search found."""
+    """Print the results of a search."""
     console.print(_drawn(rows(points, num_epochs)))
     for text in (f"{summary(points, num_samples)}.", note):
         console.print(text, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Records -> a table: mean and spread, ranks, gains on a baseline, published figures, and what cannot be trusted."""
+"""Build a table from records: mean and spread, ranks, gains on a baseline, published figures, and doubtful entries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,42 +12,42 @@ from orchestration.tables.estimates import Estimate, estimate, interquartile_mea
 METRICS = {"best_miou": "best epoch", "last_miou": "last epoch"}
 DASH = "—"
 MIN_FOR_SECOND = 3
-"""Of two entries the second is just the other one."""
+"""Mark a second best only among at least this many entries; of two it is just the other one."""
 Key = tuple[str, ...]
 Place = tuple[Key, Key]
 Record = Mapping[str, Any]
 
 
 class Layout(Protocol):
-    """Where each axis stands, as `layouts.Layout` has it."""
+    """The place of each axis; see `layouts.Layout`."""
 
     @property
     def rows(self) -> list[str]:
-        """Axes that tell rows apart."""
+        """Axes that make rows."""
 
     @property
     def columns(self) -> list[str]:
-        """Axes that tell columns apart."""
+        """Axes that make columns."""
 
     @property
     def blocks(self) -> list[str]:
-        """Axes whose values get a group of columns each."""
+        """Axes with a group of columns for each value."""
 
     @property
     def over(self) -> list[str]:
-        """Axes that a place gives mean and spread over."""
+        """Axes over which a place gives mean and spread."""
 
     @property
     def others(self) -> bool:
-        """Whether rows that only the published table has are shown."""
+        """Whether to show rows that only the published table has."""
 
     @property
     def names(self) -> Mapping[str, Mapping[str, str]]:
-        """What an axis' value is called."""
+        """Names of axis values."""
 
 
 class Figure(Protocol):
-    """A published value, as `published.Figure` has it."""
+    """A published value; see `published.Figure`."""
 
     @property
     def value(self) -> float:
@@ -55,38 +55,38 @@ class Figure(Protocol):
 
     @property
     def source(self) -> str:
-        """Where it stands."""
+        """Its source."""
 
     @property
     def crop(self) -> int | None:
-        """The size of the crops that it was trained on, where that is known."""
+        """Crop size of its training, if known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What stands in one place of a table."""
+    """The content of one place of a table."""
 
     values: dict[Key, float]
-    """The numbers of the finished cells, by what tells the repetitions apart."""
+    """The numbers of the finished cells, keyed by what distinguishes the repetitions."""
     expected: int
-    """How many cells there are to the entry."""
+    """How many cells the entry has, finished or not."""
     estimate: Estimate | None = None
     """None while no cell of the entry is done."""
     competes: bool = True
-    """Whether it is complete, and no other complete entry of its column has more numbers."""
+    """Whether it is complete and no other complete entry of its column has more numbers."""
     rank: int | None = None
-    """Among two or more entries of the column that compete, 1: no mean is higher; 2: only the best are."""
+    """Among two or more competing entries of the column, 1: no mean is higher; 2: only the best ones are."""
     baseline_n: int | None = None
     """How many numbers the baseline's entry in its column has; None for the baseline itself, and without numbers."""
     comparison: Comparison | None = None
-    """With the baseline over the repetitions that both have, None where there are none; p-values are corrected over
-    the table."""
+    """Comparison with the baseline over the repetitions that both have, None if there are none; p-values are corrected
+    over the table."""
     odd: frozenset[str] = frozenset()
-    """What a cell of the entry does not share with the rest of its row: code, data, lists."""
+    """Provenance in which a cell of the entry differs from the rest of its row: code, data, lists."""
 
     @property
     def is_best(self) -> bool:
-        """Whether no entry of the column that competes has a higher mean, and another one does compete."""
+        """Whether no competing entry of the column has a higher mean, and at least one other competes."""
         return self.rank == 1
 
     @property
@@ -96,25 +96,25 @@ class Entry:
 
     @property
     def pairs(self) -> int | None:
-        """How many repetitions the entry and its baseline have in common; None where there is nothing to compare."""
+        """How many repetitions the entry and its baseline share; None if there is nothing to compare."""
         if self.baseline_n is None:
             return None
         return self.comparison.n if self.comparison else 0
 
     @property
     def is_all_paired(self) -> bool:
-        """Whether every number of the entry and of its baseline has a partner, so that means differ as pairs do."""
+        """Whether all numbers of the entry and its baseline are paired, so that the means differ like the pairs."""
         return self.pairs == len(self.values) == self.baseline_n
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Entries by row and column, in the order of the records; a place without cells has none."""
+    """Entries by row and column, in the order of the records; places without cells have no entry."""
 
     metric: str
     row_axes: list[str]
     column_axes: list[str]
-    """Those of the blocks first."""
+    """Column axes, those of the blocks first."""
     num_block_axes: int
     rows: list[Key]
     columns: list[Key]
@@ -125,21 +125,21 @@ class Table:
     """Rows that only the published table has."""
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     crop: int | None = None
-    """Of all cells; None where they differ in it."""
+    """Crop size of all cells; None if they differ."""
     settings: str = ""
-    """What the cells were trained with, in words."""
+    """The settings of the cells in words."""
     row_marks: Mapping[Key, str] = field(default_factory=dict)
-    """Of the rows that are not what the others are."""
+    """Marks of special rows."""
     row_notes: Sequence[str] = ()
-    """What these marks mean."""
+    """The meanings of these marks."""
 
     def is_other_crop(self, figure: Figure) -> bool:
-        """Tell whether a published figure is of another crop than ours."""
+        """Return whether a published figure was trained with another crop than ours."""
         return None not in (self.crop, figure.crop) and self.crop != figure.crop
 
     @property
     def blocks(self) -> list[tuple[Key, list[Key]]]:
-        """The groups of columns; one with an empty key where no axis makes blocks."""
+        """The groups of columns; a single one with an empty key if no axis makes blocks."""
         groups: dict[Key, list[Key]] = {}
         for column in self.columns:
             groups.setdefault(column[: self.num_block_axes], []).append(column)
@@ -147,22 +147,22 @@ class Table:
 
     @property
     def repeats(self) -> int | None:
-        """How many cells every entry has, done or not; None where entries differ in that."""
+        """How many cells every entry has, done or not; None if entries differ."""
         counts = {entry.expected for entry in self.entries.values()}
         return counts.pop() if len(counts) == 1 else None
 
     @property
     def sources(self) -> list[str]:
-        """Where the published figures stand."""
+        """The sources of the published figures."""
         shown = {row for row in (*self.rows, *self.other_rows)}
         return sorted({figure.source for (row, _), figure in self.published.items() if row in shown})
 
     def name(self, axis: str, value: str) -> str:
-        """Return what a row's value is called."""
+        """Return the displayed name of an axis value."""
         return self.names.get(axis, {}).get(value, value)
 
     def titles(self, columns: Sequence[Key]) -> list[str]:
-        """Return the titles of columns of a block: an axis each for what names a row, then the columns."""
+        """Return the column titles of a block: the axes of the rows, then the columns."""
         first = self.num_block_axes
         texts = [self._title(self.column_axes[first:], key[first:]) for key in columns]
         return [*(self.row_axes or [""]), *(text or "mIoU" for text in texts)]
@@ -176,7 +176,7 @@ class Table:
         return ", ".join(self.names.get(axis, {}).get(value, f"{self._short(axis)}={value}") for axis, value in pairs)
 
     def _short(self, axis: str) -> str:
-        """Return the last word of an axis' name, `learning_rate`, where it tells the axes of the columns apart."""
+        """Return the last part of an axis' name, `learning_rate`, if it distinguishes the axes of the columns."""
         words = [name.rpartition(".")[2] for name in self.column_axes]
         word = axis.rpartition(".")[2]
         return word if words.count(word) == 1 else axis
@@ -184,17 +184,17 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A row of a table in a few numbers."""
+    """Summary statistics of a table row."""
 
     row: Key
     mean_rank: float | None
-    """Over the columns in which every row has an entry that competes; 1 is the best."""
+    """Mean rank over the columns in which every row has a competing entry; 1 is the best."""
     num_ranked: int
     """Number of these columns."""
     interquartile_mean: float | None
-    """Over all numbers of the row."""
+    """Interquartile mean over all numbers of the row."""
     probability_of_improvement: float | None
-    """That a number is above one of the baseline in its column, mean over the columns; None for the baseline."""
+    """Probability that a number exceeds one of the baseline in its column, mean over columns; None for the baseline."""
 
 
 def build(
@@ -208,15 +208,15 @@ def build(
     """Arrange the records' fractions: mean and spread over all that share a row and a column.
 
     Args:
-        records: One for each cell, with its axes as text and `metric`, which is None before the cell is done.
+        records: One for each cell, with its axes as text and `metric`, which is None until the cell is done.
         layout: Axes of rows and columns.
         metric: `best_miou` or `last_miou`.
-        baseline: Axis values that turn an entry into the one that it is compared with.
+        baseline: Axis values that turn an entry into its baseline.
         published: Published figures by row and column.
-        settings: What the cells were trained with, in words for the note.
+        settings: The settings of the cells in words, for the note.
 
     Raises:
-        ValueError: The metric is another one.
+        ValueError: The metric is unknown.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
@@ -248,7 +248,7 @@ def build(
 
 
 def summaries(table: Table) -> list[Summary]:
-    """Sum up each row over the columns: ranks, interquartile mean, probability of improvement."""
+    """Summarise each row over the columns: ranks, interquartile mean, probability of improvement."""
     whole = [column for column in table.columns if all(_competes(table, row, column) for row in table.rows)]
     ranks: dict[Key, list[float]] = {row: [] for row in table.rows}
     for column in whole:
@@ -301,7 +301,7 @@ def _entries(records: Sequence[Record], layout: Layout, metric: str) -> dict[Pla
     entries = {}
     for place, numbers in places.items():
         known = [(number, records[number]) for number in numbers if records[number][metric] is not None]
-        # Repetitions that no axis tells apart have no partner in another row; their number keeps them all.
+        # Repetitions that no axis distinguishes have no partner in another row; a counter keeps them all.
         names = [_key(record, layout.over) for _, record in known]
         values = {
             name if names.count(name) == 1 else (*name, str(number)): float(record[metric])
@@ -318,7 +318,7 @@ def _key(record: Record, axes: Sequence[str]) -> Key:
 
 
 def _competing(entries: Mapping[Place, Entry]) -> dict[Place, Entry]:
-    """Tell which entries compete: those that lack cells, or have fewer than others, may be the mean of lucky ones."""
+    """Return the competing entries; incomplete ones, or ones with fewer cells, may be means of lucky cells."""
     most: dict[Key, int] = {}
     for (_, column), entry in entries.items():
         if entry.is_complete:
@@ -330,7 +330,7 @@ def _competing(entries: Mapping[Place, Entry]) -> dict[Place, Entry]:
 
 
 def _ranked(entries: Mapping[Place, Entry]) -> dict[Place, int]:
-    """Find the best places of each column that has some to compare, and the second ones where they are three."""
+    """Find the best entries of each column with several competing ones, and the second ones if there are three."""
     by_column: dict[Key, dict[Place, float]] = {}
     for place, entry in entries.items():
         if entry.estimate and entry.competes:
@@ -349,7 +349,7 @@ def _ranked(entries: Mapping[Place, Entry]) -> dict[Place, int]:
 def _compared(
     entries: Mapping[Place, Entry], axes: Sequence[str], baseline: Mapping[str, str], metric: str
 ) -> dict[Place, Entry]:
-    """Add what each entry gains on the baseline in its column; p-values are corrected over all of them."""
+    """Add each entry's gain on the baseline in its column; p-values are corrected over all of them."""
     compared = dict(entries)
     for place, entry in entries.items():
         where = _baseline_place(place, axes, baseline)

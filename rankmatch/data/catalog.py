@@ -1,4 +1,4 @@
-"""What a data set is: samples that give an image and a label, from a folder or drawn."""
+"""Data sets: samples of an image and a label, from a folder or drawn."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,14 +31,14 @@ Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One line of a split list: paths below the data root, `volume.tif#12` a frame of one; or `scene:train:17`."""
+    """A line of a split list: paths below the data root (`volume.tif#12` is a frame), or `scene:train:17`."""
 
     image: str
     label: str | None
     origin: str = field(default="", compare=False)
     """`<file>:<line>` of the split list, for messages."""
     truth: str | None = field(default=None, compare=False)
-    """Of an unlabeled sample the label that its list names, if it does: for figures, never for a loss."""
+    """The label of an unlabeled sample, if its list names one: for figures, never for a loss."""
 
 
 @runtime_checkable
@@ -55,9 +55,9 @@ class Dataset(Protocol):
 
 
 def original_values(meaning: DatasetConfig) -> tuple[Array, list[str]]:
-    """Return how each class stands in a data set's own labels, its value or its colour, and what is ambiguous in that.
+    """Return each class's value or colour in the data set's own labels, and a sentence for each ambiguous one.
 
-    Of several values of a class the one that `label_map` names first is taken: a class that it names is written so.
+    If a class has several values, the first one in `label_map` is taken.
     """
     values, notes = np.arange(meaning.num_classes, dtype=np.uint8), []
     for number in range(meaning.num_classes):
@@ -75,7 +75,7 @@ class LabelTable:
     """A lookup table from label values to classes.
 
     Raises:
-        ValueError: From `apply`, for a value that is neither a class nor 255 after mapping.
+        ValueError: From `apply`, if a value is neither a class nor 255 after mapping.
     """
 
     values: Array
@@ -83,7 +83,7 @@ class LabelTable:
 
     @classmethod
     def of(cls, label_map: Mapping[int, int], num_classes: int) -> "LabelTable":
-        """Build the table in which every value not named in `label_map` stands for itself."""
+        """Build the table; a value that is not in `label_map` stays as it is."""
         values = np.arange(256, dtype=np.uint8)
         values[list(label_map)] = list(label_map.values())
         return cls(values, num_classes)
@@ -104,7 +104,7 @@ class LabelTable:
 
 
 class FolderDataset:
-    """Image and label files below one folder, or what was packed of them."""
+    """Image and label files below one folder, or in a packed store."""
 
     def __init__(self, root: Path, meaning: DatasetConfig, store: "Store | None" = None) -> None:
         self.root, self.num_classes, self._meaning, self._store = root, meaning.num_classes, meaning, store
@@ -127,7 +127,7 @@ class FolderDataset:
         """Return the label, in mode L.
 
         Raises:
-            ValueError: The file is missing, cannot be decoded, or holds something else than classes.
+            ValueError: The file is missing, cannot be decoded, or holds values that are no classes.
         """
         assert sample.label is not None
         values, facts = self._label(sample.label)
@@ -145,21 +145,21 @@ class FolderDataset:
         return MissingFileError(f"{error}{hints.of_missing(self.root, file_of(name))}")
 
     def has_label(self, name: str) -> bool:
-        """Return whether the label of a name is there."""
+        """Return whether a label exists."""
         return self.has_file(file_of(name)) if self._store is None else self._store.has("label", name)
 
     def has_file(self, name: str) -> bool:
-        """Return whether a file is there, or was packed."""
+        """Return whether a file exists or was packed."""
         return (self.root / name).is_file() or (self._store is not None and name in self._store.sources)
 
     def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file; a packed one was hashed then."""
+        """Return the SHA-256 of a file; for a packed one, the hash at that time."""
         packed = self._store.sources.get(name) if self._store is not None else None
         return packed.sha256 if packed is not None else sha256_of(self.root / name)
 
 
 class SceneDataset:
-    """Drawn scenes; a bounded number of them is kept, as drawing takes longer than decoding."""
+    """Drawn scenes; some are cached, because drawing one takes longer than decoding a file."""
 
     def __init__(self, scenes: SceneConfig, num_classes: int, label_map: Mapping[int, int]) -> None:
         self.num_classes = num_classes
@@ -174,7 +174,7 @@ class SceneDataset:
         """Return the label of the drawn image.
 
         Raises:
-            ValueError: The data set has fewer classes than the scenes show.
+            ValueError: The data set has fewer classes than the scenes.
         """
         assert sample.label is not None
         return Image.fromarray(self._table.apply(self._draw(sample.label)[1], sample.label))
@@ -186,10 +186,10 @@ class SceneDataset:
 
 
 def open_dataset(config: TrainConfig) -> Dataset:
-    """Open the drawn scenes, or the folder `data_root` for every other data set.
+    """Open the drawn scenes, or for every other data set the folder `data_root`.
 
     Raises:
-        ValueError: The folder is not there, or the data store is not one of its files.
+        ValueError: The folder does not exist, or the data store was not packed from its files.
     """
     dataset = config.numerics.dataset
     if dataset.name == "synthetic":
@@ -209,10 +209,10 @@ def _open_store(config: TrainConfig, root: Path) -> "Store":
 
 
 def data_root(config: TrainConfig) -> Path:
-    """Return the folder that the paths of the split lists start from.
+    """Return the folder to which the paths in the split lists are relative.
 
     Raises:
-        ValueError: It is not given or not there.
+        ValueError: It is not given or does not exist.
     """
     root, name = config.execution.data_root, config.numerics.dataset.name
     if not root or not Path(root).is_dir():
@@ -224,7 +224,7 @@ def data_root(config: TrainConfig) -> Path:
 
 
 def pack_keys(samples: Iterable[Sample], root: Path) -> list[tuple[str, str]]:
-    """Return role and name of all that the samples read; true labels of unlabeled images where they are there."""
+    """Return role and name of every file that the samples read; true labels of unlabeled images only if they exist."""
     keys = []
     for sample in samples:
         label = sample.label or sample.truth
@@ -245,10 +245,10 @@ def labeled_pair(dataset: Dataset, sample: Sample) -> tuple[Image.Image, Image.I
 
 
 def truth_of(dataset: Dataset, sample: Sample, image: Image.Image) -> Image.Image | None:
-    """Read the true label of an unlabeled sample; None where its list names none or the file is not there.
+    """Read the true label of an unlabeled sample; None if its list names none or the file does not exist.
 
     Raises:
-        ValueError: The file is there, but is no label of this image.
+        ValueError: The file exists but is no label of this image.
     """
     if sample.truth is None:
         return None

@@ -1,4 +1,4 @@
-"""Open every file of a run once before it starts, and list all that is wrong with them."""
+"""Open every file of a run once before it starts, and list all faults."""
 
 import hashlib
 import os
@@ -25,17 +25,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What was found in the three lists of a run."""
+    """The result of checking the three lists of a run."""
 
     faults: list[str]
-    """One line each, in the order of the lists; empty: the run can start."""
+    """One line per fault, in the order of the lists; empty: the run can start."""
     fingerprint: str
     """Hash over the files' names and contents, or over the settings of drawn scenes; empty where there is a fault."""
     num_images: int
     notes: list[str] = field(default_factory=list)
-    """What somebody should know, a line each; the run can start."""
+    """Things to know that do not stop the run, one line each."""
     num_transductive: int = 0
-    """Validation images that the unlabeled list holds too."""
+    """Number of validation images that are also in the unlabeled list."""
     labeled_class_counts: list[int] = field(default_factory=list)
     """Pixels of every class in the labeled list."""
     val_class_counts: list[int] = field(default_factory=list)
@@ -43,7 +43,7 @@ class DataReport:
 
     @property
     def present_classes(self) -> list[int]:
-        """The classes that occur in the validation labels, over which the mean IoU is taken."""
+        """The classes in the validation labels, over which the mean IoU is taken."""
         return [index for index, count in enumerate(self.val_class_counts) if count]
 
 
@@ -53,7 +53,7 @@ class _Finding:
     counts: npt.NDArray[np.int64]
     """Pixels of each class, and last those that are ignored."""
     facts: dict[str, Facts] = field(default_factory=dict)
-    """Of the files, by name."""
+    """Facts of the files, by name."""
 
 
 def check_data(config: TrainConfig, *, progress: Progress | None = None) -> DataReport:
@@ -134,7 +134,7 @@ def _look_at(dataset: Dataset, sample: Sample) -> _Finding:
 
 
 def _fault_of_masks(config: TrainConfig, labeled: Sequence[int], val: Sequence[int]) -> str:
-    """Say that all labels are masks of 0 and 255, of which 255 is read as ignored: there is nothing to learn."""
+    """Report labels that are all masks of 0 and 255: 255 is read as ignored, so there is nothing to learn."""
     classes, meaning = np.add(labeled, val), config.numerics.dataset
     if meaning.colours or meaning.label_map or not classes[-1] or classes[1:-1].any():
         return ""
@@ -149,7 +149,7 @@ def _total(findings: list[_Finding]) -> list[int]:
 
 
 def state_of_files(config: TrainConfig, splits: Splits) -> str:
-    """Return a hash that changes when a file of the run is exchanged; opens none, so it tells nothing of content."""
+    """Return a hash of size and modification time of a run's files; it changes when one of them is replaced."""
     digest = hashlib.sha256(repr((config.numerics.dataset, config.execution.data_root, READING)).encode())
     paths = [Path(config.execution.data_root) / name for name in _file_names(splits)]
     if config.execution.data_store:
@@ -162,7 +162,7 @@ def state_of_files(config: TrainConfig, splits: Splits) -> str:
 
 
 def _fingerprint(config: TrainConfig, dataset: Dataset, splits: Splits, facts: Mapping[str, Facts]) -> str:
-    """Hash names and contents, and of a file that earlier versions read otherwise, how it is read."""
+    """Hash names and contents, and for files that earlier versions read differently, how they are read now."""
     if not isinstance(dataset, FolderDataset):
         return hashlib.sha256(str(asdict(config.numerics.dataset.scenes)).encode()).hexdigest()
     names = [name for name in _file_names(splits) if dataset.has_file(name)]

@@ -1,6 +1,5 @@
-"""Cityscapes' label ids as train ids (the table of the data set's own scripts)."""
+"""Conversion of Cityscapes' label ids to train ids (by the table in the data set's own scripts)."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from rankmatch.config import IGNORE_INDEX
 from rankmatch.data.folders import find_files
 from rankmatch.data.pixels import read_label
+from rankmatch.durable import replacing
 
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The label id of each of the 19 classes; all other ids are ignored."""
@@ -23,7 +23,7 @@ def convert(
 ) -> int:
     """Write `*_labelTrainIds.png` beside every `*_labelIds.png` below a folder, and return how many were written.
 
-    Files that are there are kept. `say` is told what was passed over.
+    Existing files are kept. `say` is called with what was skipped.
 
     Raises:
         ValueError: There is none below the folder, or one cannot be read.
@@ -40,9 +40,8 @@ def convert(
     for done, source in enumerate(sources, 1):
         target = source.with_name(source.name.removesuffix(FOUND) + MADE)
         if not target.exists():
-            part = target.with_suffix(f".{os.getpid()}.part")
-            Image.fromarray(table[read_label(source, str(source))]).save(part, format="PNG")
-            part.replace(target)
+            with replacing(target) as draft:
+                Image.fromarray(table[read_label(source, str(source))]).save(draft, format="PNG")
             num_written += 1
         progress(done, len(sources))
     return num_written

@@ -1,4 +1,4 @@
-"""Draw which images of a train list are labeled, and which are for validation."""
+"""Draw which images of a train list are labeled, and which are validation images."""
 
 import re
 from collections import Counter
@@ -17,14 +17,14 @@ def draw_order(
     classes: Sequence[frozenset[int]] | None = None,
     left_out: Collection[int] = (),
 ) -> list[int]:
-    """Return an order of `num` images; the first k of it are the drawn list of k, so larger lists hold smaller ones.
+    """Return a random order of `num` images. Its first k are the list of size k, so larger lists contain smaller ones.
 
     Args:
         num: How many images there are.
         seed: Of the draw.
-        classes: The classes that each image shows; then each next image shows the class that the fewest drawn ones
-            show (of those that a remaining image has), and the random order settles the rest.
-        left_out: Images that are not in the order; they do not change how the others follow each other by chance.
+        classes: The classes in each image. If given, each next image shows the class that is rarest among the images
+            drawn so far (if a remaining image shows it); the random order breaks ties.
+        left_out: Images that are not in the order; leaving them out does not change the random order of the others.
     """
     drawn: list[int] = torch.randperm(num, generator=generator(seed, 0, 0, Purpose.SPLIT)).tolist()
     order = [index for index in drawn if index not in left_out]
@@ -32,14 +32,14 @@ def draw_order(
 
 
 def in_a_row(samples: Sequence[Sample], num: int, seed: int) -> tuple[set[str], set[str]]:
-    """Draw `num` labeled images that follow each other in their stacks.
+    """Draw `num` labeled images that are consecutive in their stacks.
 
     Args:
         samples: Of one stack or several, in any order.
         num: How many.
         seed: Of the draw.
 
-    Returns: The images, and the unlabeled ones that lie between them.
+    Returns: The images, and the unlabeled ones between them.
     """
     stack = sorted(samples, key=_place)
     places = [place for place, sample in enumerate(stack) if sample.label is not None]
@@ -52,7 +52,7 @@ def in_a_row(samples: Sequence[Sample], num: int, seed: int) -> tuple[set[str], 
 
 
 def beside(samples: Sequence[Sample], images: Collection[str], gap: int) -> set[str]:
-    """Return the images of which one of `images` is at most `gap` places away, in the same stack."""
+    """Return the images at most `gap` places away from one of `images` in the same stack."""
     stack = sorted(samples, key=_place)
     near = set()
     for place, sample in enumerate(stack):
@@ -69,7 +69,7 @@ def _place(sample: Sample) -> tuple[list[tuple[int, str]], int]:
 
 
 def _stack_of(sample: Sample) -> str:
-    """Name the stack of an image: the volume that a frame is of, or the name without its last number."""
+    """Name the stack of an image: the volume of a frame, or the name without its last number."""
     if FRAME.search(sample.image):
         return file_of(sample.image)
     return re.sub(r"\d+(?=\D*$)", "", sample.image)
@@ -78,7 +78,7 @@ def _stack_of(sample: Sample) -> str:
 def classes_shown(
     dataset: Dataset, samples: Sequence[Sample], done: Callable[[], None] = lambda: None
 ) -> list[frozenset[int]]:
-    """Return the classes that each sample's label shows.
+    """Return the classes in each sample's label.
 
     Raises:
         ValueError: A label cannot be read.

@@ -1,4 +1,4 @@
-"""Which files a folder holds: one way to list it, for images, labels and whatever else is looked for by name."""
+"""List the files of a folder: the one way to do it, for images, labels and everything else that is found by name."""
 
 import os
 from collections.abc import Callable
@@ -11,38 +11,38 @@ _NOT_THE_USERS = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "l
 
 @dataclass(slots=True)
 class Found:
-    """The files below a folder, and what was passed over."""
+    """The files below a folder, and what was skipped."""
 
     files: list[Path] = field(default_factory=list)
-    """In the order of their paths."""
+    """Sorted by path."""
     hidden: list[Path] = field(default_factory=list)
-    """Files and folders that are hidden, or that no user put there."""
+    """Hidden files and folders, and those that a system left there."""
     repeated: list[Path] = field(default_factory=list)
-    """Links to folders that are listed by another path, or that would go round in circles."""
+    """Links to folders that are listed under another path, or that lead in a circle."""
     broken: list[Path] = field(default_factory=list)
-    """Links to nothing that can be reached."""
+    """Links whose target cannot be reached."""
 
     def skipped(self) -> str:
-        """Say in one line what was passed over; empty where nothing was."""
+        """Report in one line what was skipped; empty if nothing was."""
         kinds = (
             (self.hidden, "hidden"),
             (self.repeated, "linked to a folder that is listed already"),
             (self.broken, "linked to nothing"),
         )
         parts = [f"{len(paths)} {what} (first {paths[0]})" for paths, what in kinds if paths]
-        return f"passed over: {', '.join(parts)}" if parts else ""
+        return f"skipped: {', '.join(parts)}" if parts else ""
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder of this name is no user's: hidden ones, and what systems leave behind."""
+    """Return whether a name is that of a hidden file or folder, or of one that a system leaves behind."""
     return name.startswith(".") or name in _NOT_THE_USERS
 
 
 def find_files(root: Path) -> Found:
-    """List the files below a folder; links are followed, each folder is listed once, by its own path if it has one.
+    """List the files below a folder; follow links, and list each folder once, under its own path if it has one.
 
     Raises:
-        ValueError: The folder is not there, or it or one below it cannot be read.
+        ValueError: The folder does not exist, or it or one below it cannot be read.
     """
     found, links, seen = Found(), [root], set[str]()
     while links:
@@ -56,7 +56,7 @@ def find_files(root: Path) -> Found:
 
 
 def _list(folder: Path, found: Found, links: list[Path], seen: set[str]) -> None:
-    """List a folder and those in it; links to folders wait until all that can be reached without them is listed."""
+    """List a folder and those in it; follow links to folders only after everything that is reachable without them."""
     waiting = [folder]
     while waiting:
         path = waiting.pop()
@@ -77,7 +77,7 @@ def _list(folder: Path, found: Found, links: list[Path], seen: set[str]) -> None
 
 
 def _is(ask: Callable[[], bool]) -> bool:
-    """Ask what an entry is; of a link that leads to itself or to where nobody may go, nothing can be said."""
+    """Return whether an entry is of a kind; false for a link that leads to itself or to a forbidden place."""
     try:
         return ask()
     except OSError:

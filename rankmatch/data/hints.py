@@ -1,4 +1,4 @@
-"""Likely causes of what is wrong with a file, and what mends them; each a clause to end a message with, or nothing."""
+"""Likely causes of a fault in a file, and their fixes; each is a clause to end a message with, or empty."""
 
 import os
 import unicodedata
@@ -13,7 +13,7 @@ _POINTER = b"version https://git-lfs"
 
 
 def of_undecodable(file: Path, content: bytes | memoryview | None) -> str:
-    """Say what a file is that is no image."""
+    """Say what a file that is no image is instead."""
     start = _start_of(file) if content is None else bytes(content[:256])
     if not start:
         return "it is empty"
@@ -33,7 +33,7 @@ def _start_of(file: Path) -> bytes:
 
 
 def of_label_mode(label: Image.Image, name: str) -> str:
-    """Say why a label may have another mode than labels have."""
+    """Say why a label may have the wrong mode."""
     if name.endswith(("_color.png", "_instanceIds.png")):
         return "; Cityscapes' labels are the files *_labelTrainIds.png, which `rankmatch data convert` writes"
     if label.mode in ("RGB", "RGBA"):
@@ -46,7 +46,7 @@ def of_label_mode(label: Image.Image, name: str) -> str:
 
 
 def of_value(label: npt.NDArray[np.uint8], name: str, wrong: npt.NDArray[np.uint8], num_classes: int) -> str:
-    """Say why a label may hold values that are no class."""
+    """Say why a label may hold values that are no classes."""
     values = np.unique(label).tolist()
     if "_labelIds" in name:
         return "; lists must name *_labelTrainIds.png, which `rankmatch data convert cityscapes` writes"
@@ -60,18 +60,18 @@ def of_value(label: npt.NDArray[np.uint8], name: str, wrong: npt.NDArray[np.uint
 
 
 def of_line(line: str, num_words: int) -> str:
-    """Say why a line of a list may have so many names."""
+    """Say why a line of a list may have the wrong number of names."""
     if num_words > 2:
         return "; a name with spaces stands in double quotes"
     return "; commas separate no names" if "," in line else ""
 
 
 def of_missing(root: Path, name: str) -> str:
-    """Say where a file may be that is not at `root / name`."""
+    """Suggest where a file may be that is not at `root / name`."""
     if name.startswith("/"):
         inside = name.lstrip("/")
         there = f"; {inside} is there" if (root / inside).exists() else ""
-        return f": names start from data_root, without a leading /{there}"
+        return f": paths are relative to data_root, without a leading /{there}"
     slashes = name.replace("\\", "/")
     if slashes != name and (root / slashes).exists():
         return f": / separates folders, not \\; {slashes} is there"
@@ -85,7 +85,7 @@ def of_missing(root: Path, name: str) -> str:
 
 
 def _similar(path: Path) -> str:
-    """Return the name of a neighbour that may be meant: another case, suffix, or way to write an accent."""
+    """Return a similar name in the same folder: another case, suffix, or way to write an accent."""
     by_name, by_stem = _names(path.parent)
     alike = by_name.get(_plain(path.name)) or by_stem.get(_plain(path.stem))
     return alike or next((name for name in by_name.values() if name.startswith(f"{path.name} ")), "")

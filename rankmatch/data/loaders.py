@@ -1,4 +1,4 @@
-"""Batches as pure functions of their place: resumable at any step, equal for any number of workers."""
+"""Batches as pure functions of their position: resumable at any step, equal for any number of workers."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,29 +28,29 @@ Crop = tuple[Tensor, Tensor, Tensor]
 
 
 class _Key(NamedTuple):
-    """One crop: which sample, and the place in the epoch's global order that its randomness is counted by."""
+    """One crop: which sample, and the position in the epoch's global order that keys its randomness."""
 
     purpose: Purpose
     epoch: int
     position: int
     place: int
-    """The sample's place in its list."""
+    """The sample's index in its list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's share of one worker, on the CPU; the unlabeled tensors are None in a supervised run."""
+    """One worker's share of a step, on the CPU; the unlabeled tensors are None in a supervised run."""
 
     labeled: UInt8[Tensor, "labeled 3 size size"]
     labels: UInt8[Tensor, "labeled size size"]
     weak: UInt8[Tensor, "unlabeled 3 size size"] | None
     valid: Bool[Tensor, "unlabeled size size"] | None
     truth: UInt8[Tensor, "unlabeled size size"] | None
-    """The weak crops' labels for figures, 255 where none is known."""
+    """The labels of the weak crops, for figures only; 255 where none is known."""
     partner: UInt8[Tensor, "unlabeled 3 size size"] | None
     partner_valid: Bool[Tensor, "unlabeled size size"] | None
     labeled_positions: list[int]
-    """Global positions in the epoch, the keys of the counted randomness."""
+    """Global positions in the epoch, which key the randomness."""
     positions: list[int]
 
     def pin_memory(self) -> "Batch":
@@ -67,7 +67,7 @@ class TrainLoader:
     """The batches of one worker's share of every step.
 
     Raises:
-        ValueError: A batch is larger than the list that an epoch goes through once.
+        ValueError: A batch is larger than the list that an epoch passes over.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class TrainLoader:
         self._splits = splits
 
     def names(self, epoch: int) -> tuple[list[str], list[str]]:
-        """Return the names of the labeled and of the unlabeled images of this worker's first step of an epoch."""
+        """Return the names of the labeled and the unlabeled images in this worker's first step of an epoch."""
         self._keys.epoch, self._keys.first_step = epoch, 0
         keys = next(iter(self._keys))
         labeled = [self._splits.labeled[key.place].image for key in keys if key.purpose is Purpose.LABELED_GEOMETRY]
@@ -103,9 +103,9 @@ class TrainLoader:
         return labeled, unlabeled
 
     def epoch(self, epoch: int, first_step: int = 0, should_stop: Callable[[], bool] = lambda: False) -> Batches[Batch]:
-        """Go through the batches of an epoch from a step on; ends an earlier iterator that is still open.
+        """Iterate over the batches of an epoch from a step on; ends an earlier iterator that is still open.
 
-        `should_stop` is asked while a batch of the data workers is waited for; true ends them early.
+        `should_stop` is polled while waiting for a batch of the data workers; true ends the iteration early.
         """
         assert 0 <= first_step <= self.steps_per_epoch
         self._keys.epoch, self._keys.first_step = epoch, first_step
@@ -121,7 +121,7 @@ def val_loader(
     trainer: TrainerExecution | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Batches[tuple[Float[Tensor, "1 3 height width"], UInt8[Tensor, "1 height width"]]]:
-    """Load this worker's share of the validation list; over all workers every image comes exactly once.
+    """Load this worker's share of the validation list; over all workers each image comes exactly once.
 
     Without `trainer` the images are loaded in this process. `should_stop` is as in `TrainLoader.epoch`.
     """
@@ -224,7 +224,7 @@ class _Crops(TorchDataset[tuple[_Key, Crop]]):
         return self._dataset.image(self._splits.unlabeled[place])
 
     def _truth(self, sample: Sample, image: Image.Image) -> Image.Image | None:
-        """Read a label that figures need and training does not: one that is unfit stops no run."""
+        """Read a label that only figures need; a bad one does not stop the run."""
         if not self._reads_truth:
             return None
         try:

@@ -1,4 +1,4 @@
-"""What somebody should know of images and labels that can be read, a counted sentence for each kind."""
+"""Notes on images and labels that can be read but may not be what was meant, with a count for each kind."""
 
 from collections.abc import Mapping
 
@@ -26,22 +26,22 @@ _SENTENCES = {
     LOSSY: "labels in JPEG, which does not keep values",
 }
 _MIN_USED_BITS = 15
-"""Where the largest value of all images of 16 bits needs fewer, at most a quarter of the 256 levels of grey is left."""
+"""If the largest value of all 16-bit images needs fewer bits, at most a quarter of the 256 grey levels is left."""
 
 
 def of_facts(facts: Mapping[str, Facts]) -> list[str]:
-    """Say of which kinds files are, given by name."""
+    """Report the kinds of the files, which are given by name."""
     lines = []
     for note, sentence in _SENTENCES.items():
         names = [name for name, fact in facts.items() if note in fact.notes]
-        earlier = "; an earlier version read them otherwise" if note in READ_OTHERWISE else ""
+        earlier = "; an earlier version read them differently" if note in READ_OTHERWISE else ""
         if names:
             lines.append(f"{len(names)} of {len(facts)} files are {sentence}, first {names[0]}{earlier}")
     return lines
 
 
 def fault_of_bits(facts: Mapping[str, Facts], image_bits: int) -> str:
-    """Say that images of 16 bits a channel use so few of them that they are nearly black; empty where they do not."""
+    """Report 16-bit images that use so few bits that they are nearly black; empty if there are none."""
     used = [fact.used_bits for fact in facts.values() if fact.used_bits]
     if image_bits or not used or max(used) >= _MIN_USED_BITS:
         return ""

@@ -1,4 +1,4 @@
-"""Which images stand in more than one list of a run, or more than once in one."""
+"""Find images that are in more than one list of a run, or more than once in one."""
 
 import os
 from collections import Counter
@@ -16,18 +16,18 @@ Same = Callable[[str], str]
 
 @dataclass(slots=True)
 class Overlaps:
-    """What the lists of a run share."""
+    """The images that the lists of a run share."""
 
     faults: list[str] = field(default_factory=list)
-    """Validation images that are trained on with their labels or would count twice."""
+    """Faults: validation images that are trained on with their labels, or would count twice."""
     notes: list[str] = field(default_factory=list)
-    """What may be meant, with counts."""
+    """Overlaps that may be intended, with counts."""
     num_transductive: int = 0
-    """Validation images that the unlabeled list holds too."""
+    """Number of validation images that are also in the unlabeled list."""
 
 
 class SameFile:
-    """Tells images apart by the files that names lead to, whatever links or case they take."""
+    """Identify images by the files that names lead to, through links and whatever the case."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -45,7 +45,7 @@ class SameFile:
         return f"{self._first_spelling(path)}#{frame_of(name) or 0}"
 
     def _first_spelling(self, path: str) -> str:
-        """Return the path that led to the same file before, on a file system that knows no case."""
+        """Return the spelling that led to the same file before, on a case-insensitive file system."""
         known = self._by_plain_name.setdefault(path.casefold(), [])
         if path in known:
             return path
@@ -57,7 +57,7 @@ class SameFile:
 
 
 def find_overlaps(splits: Splits, same: Same = same_image) -> Overlaps:
-    """Look which images are in two lists, or twice in one; by names alone unless another `same` is given."""
+    """Find images that are in two lists, or twice in one; compare names only, unless another `same` is given."""
     found = Overlaps()
     keys = {name: [same(sample.image) for sample in getattr(splits, name)] for name in ("labeled", "unlabeled", "val")}
     _look_at_val(splits, keys, found)

@@ -1,7 +1,7 @@
-"""Image and label files as pixels, by one rule for each kind of file; docs/data.md says them.
+"""Image and label files as pixels, by one rule for each kind of file, listed in docs/data.md.
 
-Training, evaluation, prediction, `data pack` and `data check` all read here. Where a file may be something else than
-was meant, its `Facts` say so, and whoever looks at the data beforehand tells how many there are.
+Training, evaluation, prediction, `data pack` and `data check` all read files here. If a file may not be what was
+meant, its `Facts` say so, and the check of the data reports how many there are.
 """
 
 import struct
@@ -22,12 +22,12 @@ from rankmatch.data.lists import file_of, frame_of
 READING = 3
 """Raised when some files are read otherwise than before: what was packed or found good by another one is not taken."""
 MAX_PIXELS = 2**30
-"""A larger image is refused: as colours it would take more than 3 GB in each process that reads it."""
+"""Larger images are refused: in colour they would take more than 3 GB in each process that reads them."""
 UNDECODABLE = (OSError, SyntaxError, TypeError, LookupError, ValueError, EOFError, struct.error,
                Image.DecompressionBombError)  # fmt: skip
-"""What PIL raises for broken files, seen by cutting and changing files of eight kinds; SyntaxError is a PNG's chunk."""
+"""PIL's exceptions for broken files, found by cutting and changing files of eight kinds; SyntaxError: a PNG's chunk."""
 FACTS = "rankmatch.facts"
-"""Where `Image.info` has the facts of a file."""
+"""Key of a file's facts in `Image.info`."""
 
 TURNED, DEEP, SHALLOW, LYING_TIFF = "turned", "deep", "shallow", "lying tiff"
 """Notes of files that an earlier version read otherwise."""
@@ -54,7 +54,7 @@ _BITS_OF_SAMPLES, _PHOTOMETRIC, _FILL_ORDER, _PLANES = 258, 262, 266, 284
 _MAPPED = ("L", "P", "RGBX", "RGBA", "CMYK", "I;16", "I;16L", "I;16B")
 """Modes in which PIL maps an uncompressed file into memory where it is given a path."""
 _STEP_OF_GREY = {"L;2": 85, "L;4": 17}
-"""What PIL multiplies greys of 2 and 4 bits by."""
+"""Factors by which PIL multiplies greys of 2 and 4 bits."""
 
 # Long texts and colour profiles are no reason to refuse an image, and MAX_PIXELS stands in for PIL's own bound.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
@@ -63,21 +63,21 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a file is, as far as it may be something else than was meant."""
+    """Properties of a file that suggest it may not be what was meant."""
 
     notes: tuple[str, ...] = ()
-    """Of the notes above."""
+    """Notes, from those above."""
     used_bits: int = 0
-    """Of an image of 16 bits a channel: how many of them its largest value needs."""
+    """For an image of 16 bits per channel, how many of them its largest value needs."""
 
     @classmethod
     def of(cls, image: Image.Image) -> "Facts":
-        """Return those of an image that was read here; of one that was drawn there are none."""
+        """Return the facts of an image that was read here; a drawn image has none."""
         found = image.info.get(FACTS)
         return found if isinstance(found, cls) else cls()
 
     def on(self, image: Image.Image) -> Image.Image:
-        """Give them to an image, in place of all that its file said of itself."""
+        """Attach the facts to an image, in place of its file's own metadata."""
         image.info = {FACTS: self}
         return image
 
@@ -88,24 +88,24 @@ class _Decoded:
     """Upright."""
     format: str | None
     raw_mode: str
-    """How PIL says that the pixels lie in the file: `I;16B`, `RGB;16L`, `L;2`, ..."""
+    """PIL's name for the pixel layout in the file: `I;16B`, `RGB;16L`, `L;2`, ..."""
     notes: list[str]
     largest: int = 0
     """The value that a PPM says of itself is white; 0: it says none, or is another kind of file."""
 
 
 def read_image(path: Path, name: str, content: bytes | memoryview | None = None, *, image_bits: int = 0) -> Image.Image:
-    """Read a grey or colour image of 8 or 16 bits, in mode RGB, upright; `Facts.of` it tells more.
+    """Read a grey or colour image of 8 or 16 bits, in mode RGB, upright; `Facts.of` returns its facts.
 
     Args:
-        path: May end with the frame of a volume, `#12`.
-        name: The file in messages.
-        content: What the file holds, if that is at hand; else it is opened.
-        image_bits: How many of 16 bits carry the values, of which the upper 8 are kept; 0: all 16.
+        path: May end with a frame of a volume, `#12`.
+        name: The file's name in messages.
+        content: The file's bytes, if they are already in memory; otherwise the file is opened.
+        image_bits: How many of 16 bits carry values; the upper 8 of them are kept; 0: all 16.
 
     Raises:
-        ValueError: The file is missing, cannot be decoded, or holds other numbers than these.
-        OSError: The system cannot read it now; it may later.
+        ValueError: The file is missing, cannot be decoded, or holds numbers of another kind.
+        OSError: The system cannot read it now, but may later.
     """
     decoded = _decoded(path, f"image {name}", content)
     image, notes, used_bits = _grey_of_16_bits(decoded), decoded.notes, 0
@@ -138,12 +138,12 @@ def read_label(
 def label_with_facts(
     path: Path, name: str, colours: Sequence[Sequence[int]] = (), content: bytes | memoryview | None = None
 ) -> tuple[npt.NDArray[np.uint8], Facts]:
-    """Read the values of a label: the indices of a palette file, or the places of its pixels' colours in `colours`.
+    """Read the values of a label: palette indices, or the index of each pixel's colour in `colours`.
 
     Raises:
-        ValueError: The file is missing, cannot be decoded, has more than one channel though no colours are given, or
-            shows a colour that is not given.
-        OSError: The system cannot read it now; it may later.
+        ValueError: The file is missing, cannot be decoded, has several channels without `colours`, or shows a colour
+            that is not in `colours`.
+        OSError: The system cannot read it now, but may later.
     """
     decoded = _decoded(path, f"label {name}", content)
     label, notes = decoded.image, decoded.notes
@@ -163,7 +163,7 @@ def label_with_facts(
 
 
 def _grey_of_16_bits(decoded: _Decoded) -> Image.Image:
-    """Return a grey PGM of 16 bits as other files of 16 bits come; PIL gives it 32."""
+    """Return a grey 16-bit PGM like other 16-bit files; PIL reads it as 32 bits."""
     image = decoded.image
     if decoded.format == "PPM" and image.mode == "I":
         return Image.fromarray(np.asarray(image).astype(np.uint16))
@@ -171,7 +171,7 @@ def _grey_of_16_bits(decoded: _Decoded) -> Image.Image:
 
 
 def _upper_bits(image: Image.Image, name: str, num_bits: int) -> tuple[Image.Image, int]:
-    """Return the upper 8 of the bits that carry a grey image's values, and how many bits the largest needs."""
+    """Return the upper 8 of the bits that carry a grey image's values, and how many bits the largest value needs."""
     values = np.asarray(image)
     used_bits = int(values.max()).bit_length()
     if used_bits > num_bits:
@@ -183,14 +183,14 @@ def _upper_bits(image: Image.Image, name: str, num_bits: int) -> tuple[Image.Ima
 
 
 def _used_bits_of_colour(image: Image.Image, name: str, image_bits: int, *, is_rounded: bool) -> int:
-    """Return how many of 16 bits a colour image needs; PIL has cut it to the upper 8 already, or rounded it to 8."""
+    """Return how many of 16 bits a colour image needs; PIL has already cut or rounded it to 8."""
     if image_bits not in (0, 16):
         raise ValueError(
             f"image {name} must be grey or have 8 bits a channel where dataset.image_bits is {image_bits}: of 16-bit "
             f"colours the upper 8 bits alone can be read; got mode {image.mode}"
         )
     largest = max(high for _, high in _extrema(image.convert("RGB")))
-    if is_rounded:  # the least value that becomes this one: 4095 of 65535 is rounded up to 16, and needs 12 bits
+    if is_rounded:  # the smallest value that becomes this one: 4095 of 65535 is rounded up to 16, and needs 12 bits
         return max(8, (257 * largest - 128).bit_length() if largest else 0)
     return 8 + largest.bit_length()
 
@@ -201,7 +201,7 @@ def _extrema(image: Image.Image) -> Iterable[tuple[int, int]]:
 
 
 def _is_transparent(image: Image.Image) -> bool:
-    """Tell whether a pixel is transparent, in whichever way the file says so."""
+    """Return whether a pixel is transparent, however the file stores that."""
     return image.has_transparency_data and next(iter(_extrema(image.convert("RGBA").getchannel("A"))))[0] < 255
 
 
@@ -257,26 +257,26 @@ def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> _Deco
 
 
 def _arguments(image: Image.Image) -> tuple[Any, ...]:
-    """Return what PIL's decoder of a file that was opened and not loaded is given."""
+    """Return the arguments that PIL gives to the decoder of a file that is opened but not loaded."""
     tiles: list[Any] = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else ""
     return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Return how the pixels lie in a file that was opened and not loaded."""
+    """Return the pixel layout of a file that is opened but not loaded."""
     first = next(iter(_arguments(image)), "")
     return first if isinstance(first, str) else ""
 
 
 def _largest(image: Image.Image) -> int:
-    """Return the value that is white in a PPM that was opened and not loaded, where it is not 255."""
+    """Return the value that means white in a PPM that is opened but not loaded, if it is not 255."""
     found = _arguments(image)
     return found[1] if image.format == "PPM" and len(found) == 2 else 0
 
 
 def _notes_of_tiff(image: Image.Image) -> list[str]:
-    """Note that a TIFF, opened and not loaded, will be turned; earlier versions scrambled it where PIL mapped it."""
+    """Note that an opened TIFF will be turned when loaded; earlier versions scrambled it if PIL mapped it."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return []
     orientation = image.tag_v2.get(_ORIENTATION, 1)
@@ -288,12 +288,12 @@ def _notes_of_tiff(image: Image.Image) -> list[str]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how a loaded image has to be turned, 1: not at all; PIL itself turns a TIFF."""
+    """Return the orientation of a loaded image, 1 for upright; PIL itself turns TIFFs."""
     if image.format == "TIFF" or not any(key in image.info for key in _METADATA):
         return 1
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except UNDECODABLE:  # metadata that nobody can read say nothing, and the pixels are sound
+    except UNDECODABLE:  # unreadable metadata are ignored: the pixels are fine
         return 1
     return found if isinstance(found, int) else 1
 
@@ -305,7 +305,7 @@ def _fault_of_size(image: Image.Image) -> str:
 
 
 def _fault_of_tiff(image: Image.Image) -> str:
-    """Say why PIL would take the values of a TIFF for others."""
+    """Say why PIL would misread the values of a TIFF."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return ""
     tags = image.tag_v2
@@ -332,7 +332,7 @@ def _fault_of_tiff(image: Image.Image) -> str:
 
 
 def _fault_of_frame(image: Image.Image, frame: int | None) -> str:
-    """Say what is wrong with a frame; a file of several without one is refused, as its first would be read for all."""
+    """Say what is wrong with a frame. A file of several is refused without one: only its first would be read."""
     if frame is None and image.format in _WITH_PREVIEWS:
         return ""
     count = getattr(image, "n_frames", 1)

@@ -1,13 +1,14 @@
-"""The split lists of the paper: brought from where they are published, and verified."""
+"""The split lists of the paper: downloaded from where they are published, and verified."""
 
 import csv
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
+
+from rankmatch.durable import replacing
 
 REPOSITORIES = {
     "pascal": ("mai556/RankMatch", "abb13e1"),
@@ -16,7 +17,7 @@ REPOSITORIES = {
 }
 BASE_URL = "https://raw.githubusercontent.com"
 TIMEOUT_S = (10.0, 60.0)
-"""To connect, and between two bytes."""
+"""Seconds to connect, and between two bytes."""
 
 Read = Callable[["ListFile"], bytes]
 
@@ -31,7 +32,7 @@ class ListFile:
 
     @property
     def dataset(self) -> str:
-        """The data set that it belongs to."""
+        """Its data set."""
         return self.path.partition("/")[0]
 
     @property
@@ -42,7 +43,7 @@ class ListFile:
 
 @dataclass(slots=True)
 class Obtained:
-    """What became of some lists."""
+    """The result of obtaining some lists."""
 
     written: list[Path] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
@@ -65,10 +66,9 @@ def read_manifest(path: Path, dataset: str) -> list[ListFile]:
 
 
 def obtain(lists: Iterable[ListFile], folder: Path, read: Read, done: Callable[[], None] = lambda: None) -> Obtained:
-    """Write the lists below a folder, each whole and verified or not at all; right ones that are there are kept.
+    """Write the lists below a folder, each complete and verified or not at all; keep existing correct ones.
 
-    So a run that was cut off is gone on with by the same call. A file that is there and differs is a fault: it may be
-    somebody's own.
+    So calling it again resumes an interrupted download. An existing file that differs is a fault: it may be the user's.
     """
     obtained = Obtained()
     for wanted in lists:
@@ -78,10 +78,10 @@ def obtain(lists: Iterable[ListFile], folder: Path, read: Read, done: Callable[[
 
 
 def from_checkout(root: Path) -> Read:
-    """Read from a checkout of the repository, given by its root or its folder `splits`.
+    """Read lists from a checkout of the repository, given by its root or its folder `splits`.
 
     Raises:
-        ValueError: It has no lists.
+        ValueError: It contains no lists.
     """
     for folder in (root / "splits", root):
         if any((folder / name).is_dir() for name in REPOSITORIES):
@@ -90,7 +90,7 @@ def from_checkout(root: Path) -> Read:
 
 
 def from_web(base_url: str = "") -> Read:
-    """Read from the published repositories at their fixed commits; proxies are those of the environment."""
+    """Download lists from the published repositories at fixed commits, with the proxies of the environment."""
 
     def read(wanted: ListFile) -> bytes:
         repository, commit = REPOSITORIES[wanted.dataset]
@@ -113,13 +113,12 @@ def _obtain_one(wanted: ListFile, target: Path, read: Read, obtained: Obtained) 
     try:
         content = read(wanted)
     except (OSError, requests.RequestException) as error:
-        obtained.faults.append(f"{wanted.path} cannot be had: {error}")
+        obtained.faults.append(f"{wanted.path} cannot be obtained: {error}")
         return
     if (found := hashlib.sha256(content).hexdigest()) != wanted.sha256:
         obtained.faults.append(f"{wanted.path} came with SHA-256 {found}, not {wanted.sha256}; it was not written")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(target)
+    with replacing(target) as draft:
+        draft.write_bytes(content)
     obtained.written.append(target)

@@ -1,10 +1,11 @@
-"""Which samples are labeled, unlabeled and for validation.
+"""Read split lists: which samples are labeled, unlabeled and for validation.
 
-A line of a list is `<image> <label>`, paths below the data root, as `rankmatch.data.lists` reads it. Where the
-configuration has patterns, the name in their places is enough.
+A line of a list is `<image> <label>`, with paths below the data root (`rankmatch.data.lists` reads it). If the
+configuration has patterns, the name to put into them is enough.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,23 +15,23 @@ from rankmatch.config import NumericsConfig, TrainConfig
 from rankmatch.data import hints
 from rankmatch.data.catalog import FolderDataset, Sample, data_root, open_dataset
 from rankmatch.data.folders import find_files, is_hidden
-from rankmatch.data.lists import frames_of, list_lines, same_image, words_of
+from rankmatch.data.lists import frames_of, leads_out, list_lines, same_image, words_of
 from rankmatch.execution import ExecutionConfig
 from rankmatch.unused import counts_unlabeled
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The three lists of a run; an unlabeled sample never carries a label."""
+    """The three lists of a run; an unlabeled sample never has a label."""
 
     labeled: list[Sample]
     unlabeled: list[Sample]
     val: list[Sample]
     num_repeats: int = field(default=0, compare=False)
-    """Lines of the validation list that repeat one of it; they are not in `val`."""
+    """Number of lines in the validation list that repeat an earlier one; they are not in `val`."""
 
     def __iter__(self) -> Iterator[Sample]:
-        """Go through all three lists."""
+        """Iterate over all three lists."""
         yield from self.labeled
         yield from self.unlabeled
         yield from self.val
@@ -39,10 +40,10 @@ class Splits:
 def read_splits(config: TrainConfig) -> Splits:
     """Read the split lists of a run, or draw them for the drawn scenes.
 
-    With `evaluation.held_out` the validation list is not read: a part of a training list stands in its place.
+    With `evaluation.held_out` the validation list is not read; a part of a training list replaces it.
 
     Raises:
-        ValueError: A folder or file is not there, the split is unknown, a line is malformed, a list is empty, a
+        ValueError: A folder or file does not exist, the split is unknown, a line is malformed, a list is empty, a
             sample is both labeled and for validation, or no image can be held out.
     """
     is_drawn = config.numerics.dataset.name == "synthetic"
@@ -56,10 +57,10 @@ def read_splits(config: TrainConfig) -> Splits:
 def read_train(
     config: TrainConfig, say: Callable[[str], None] = lambda line: None, *, with_val: bool = False
 ) -> list[Sample]:
-    """Read `train.txt`, all images that could be trained on; without it, list the files of `image_pattern`.
+    """Read `train.txt`, all images that can be trained on; without it, list the files that match `image_pattern`.
 
-    A listed file has a label where there is one at `label_pattern`; none is listed that `val.txt` holds, unless
-    `with_val` is true. An image comes once. `say` is told what was passed over.
+    A listed file has a label if one exists at `label_pattern`. Images in `val.txt` are left out unless `with_val` is
+    true. Each image comes once. `say` is called with what was skipped.
 
     Raises:
         ValueError: It is not there, a line is malformed, or it is empty.
@@ -77,12 +78,22 @@ def read_train(
     if len(once) < len(train):
         say(f"{path}: {len(train) - len(once)} lines repeat an image; each image is drawn from once")
     if not train:
-        raise ValueError(f"{path} must hold a sample, or image_pattern match a file; there is none")
+        raise ValueError(f"{path} must hold a sample, or image_pattern match a file; {_why_none(path, config)}")
     return once
 
 
+def _why_none(path: Path, config: TrainConfig) -> str:
+    """Say what is there where no sample was found."""
+    if path.is_file() or not config.execution.image_pattern:
+        return "it is empty"
+    folder = _folder_of_images(config)
+    kinds = Counter(found.suffix or "no suffix" for found in find_files(folder).files)
+    there = ", ".join(f"{count} with {kind}" for kind, count in kinds.most_common(5))
+    return f"{config.execution.image_pattern} matches none of the files below {folder} ({there or 'there are none'})"
+
+
 def read_val(config: TrainConfig, say: Callable[[str], None] = lambda line: None) -> list[Sample]:
-    """Read the validation list alone, or what is held out in its place; `say` is told of lines that repeat an image.
+    """Read only the validation list, or the images held out instead; `say` is called for lines that repeat an image.
 
     Raises:
         ValueError: It is not there, a line is malformed, or it is empty.
@@ -100,7 +111,7 @@ def read_val(config: TrainConfig, say: Callable[[str], None] = lambda line: None
 
 
 def listed_images(path: Path, config: TrainConfig) -> set[str]:
-    """Return which images a split list names, however they are spelled; none where it is not there.
+    """Return the images in a split list as spelling-independent keys; empty if the list does not exist.
 
     Raises:
         ValueError: A line is malformed.
@@ -109,7 +120,7 @@ def listed_images(path: Path, config: TrainConfig) -> set[str]:
 
 
 def split_sha256(splits: Splits) -> str:
-    """Hash the three lists (not where they lie)."""
+    """Hash the three lists (their content, not their place)."""
     digest = hashlib.sha256()
     for name in ("labeled", "unlabeled", "val"):
         samples: list[Sample] = getattr(splits, name)
@@ -136,7 +147,7 @@ def split_root(config: TrainConfig) -> Path:
 
 
 def split_names(root: Path) -> list[str]:
-    """Return the splits that have lists in a folder of them."""
+    """Return the splits that have lists in a folder of split lists."""
     names = (path.parent.name for path in root.glob("*/labeled.txt"))
     return sorted(name for name in names if not is_hidden(name))
 
@@ -154,7 +165,7 @@ def _folder_splits(config: TrainConfig) -> Splits:
 
 
 def _read_val(root: Path, execution: ExecutionConfig) -> tuple[list[Sample], int]:
-    """Return the validation list with each image once, so that none counts twice, and how many lines repeat one."""
+    """Return the validation list with each image once, so that none counts twice, and the number of repeated lines."""
     samples = _read_list(root / "val.txt", execution)
     once = _once(samples)
     first = {same_image(sample.image): sample for sample in once}
@@ -176,7 +187,7 @@ def _unlabeled(folder: Path, labeled: list[Sample], config: TrainConfig) -> list
         if not counts_unlabeled(config.numerics):
             return []
         name = config.numerics.method.name
-        raise MissingFileError(f"method {name} needs {folder / 'unlabeled.txt'} or {path}; neither is there")
+        raise MissingFileError(f"method {name} needs {folder / 'unlabeled.txt'} or {path}; neither exists")
     taken = _images(labeled) if path.name == "train.txt" else set()
     samples = _read_list(path, config.execution, with_labels=False)
     return [sample for sample in samples if same_image(sample.image) not in taken]
@@ -191,7 +202,7 @@ def _once(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def _images(samples: Iterable[Sample]) -> set[str]:
-    """Return which images are meant, however they are spelled."""
+    """Return the spelling-independent keys of samples' images."""
     return {same_image(sample.image) for sample in samples}
 
 
@@ -213,7 +224,13 @@ def _samples_of(line: str, origin: str, execution: ExecutionConfig, with_labels:
         words = [_path(pattern, name) for pattern in (execution.image_pattern, execution.label_pattern) if pattern]
     if len(words) > 2 or (with_labels and len(words) < 2):
         raise ValueError(f"{origin}: a line must be `<image> <label>`; got {line!r}{hints.of_line(line, len(words))}")
-    columns = [frames_of(word) for word in words]
+    for word in words:
+        if leads_out(word, Path(execution.data_root)):
+            raise ValueError(
+                f"{origin}: paths in lists start from data_root and stay in it; got {word!r}: choose a "
+                "folder above it as data_root, or link to it there"
+            )
+    columns = [_frames(word, origin) for word in words]
     num_frames = {len(column) for column in columns}
     if num_frames != {len(columns[0])} or not columns[0]:
         raise ValueError(f"{origin}: image and label must name as many frames, first to last; got {line!r}")
@@ -223,12 +240,19 @@ def _samples_of(line: str, origin: str, execution: ExecutionConfig, with_labels:
     return [Sample(image, None, origin, truth) for image, truth in zip(columns[0], truths, strict=True)]
 
 
+def _frames(word: str, origin: str) -> list[str]:
+    try:
+        return frames_of(word)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
+
+
 def _path(pattern: str, name: str) -> str:
     return pattern.replace("{}", name)
 
 
 def _name(pattern: str, path: str) -> str:
-    """Return what stands in the place of a pattern's `{}`; empty where the path does not follow it."""
+    """Return the part of a path that stands for a pattern's `{}`; empty if the path does not match."""
     before, after = pattern.split("{}")
     return path[len(before) : -len(after) or None] if path.startswith(before) and path.endswith(after) else ""
 
@@ -236,9 +260,9 @@ def _name(pattern: str, path: str) -> str:
 def unlisted_images(
     config: TrainConfig, split_names: Iterable[str], say: Callable[[str], None] = lambda line: None
 ) -> list[str]:
-    """Return the images of `image_pattern` that no list of some splits names; none where there is no such folder.
+    """Return the images that match `image_pattern` but are in no list of the splits; empty without such a folder.
 
-    `say` is told what was passed over.
+    `say` is called with what was skipped.
     """
     if not config.execution.image_pattern or not _folder_of_images(config).is_dir():
         return []
@@ -282,7 +306,7 @@ def _scene_splits(numerics: NumericsConfig) -> Splits:
 
 
 def _hold_out(splits: Splits, config: TrainConfig) -> Splits:
-    """Draw the part that is scored on, and take its images out of both training lists."""
+    """Draw the held-out part, and remove its images from both training lists."""
     numerics, settings = config.numerics, config.numerics.evaluation
     candidates = splits.labeled if settings.held_out_from == "labeled" else _with_labels(splits, config)
     if not candidates:
@@ -305,7 +329,7 @@ def _hold_out(splits: Splits, config: TrainConfig) -> Splits:
 
 
 def _with_labels(splits: Splits, config: TrainConfig) -> list[Sample]:
-    """Return the unlabeled images that can be scored, each once and none that the labeled list holds too."""
+    """Return the unlabeled images that can be held out, each once, without those in the labeled list."""
     dataset, seen = open_dataset(config), _images(splits.labeled)
     found = []
     for sample in splits.unlabeled:

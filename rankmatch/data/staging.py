@@ -1,4 +1,4 @@
-"""A packed data set copied to the disk of the node, once for all processes there."""
+"""Copy a packed data set to the node's disk, once for all processes there."""
 
 import errno
 import hashlib
@@ -13,12 +13,12 @@ VARIABLES = ("SLURM_TMPDIR", "TMPDIR")
 
 
 def stage(store: Path) -> Path:
-    """Copy the shards of a store that are not there yet to node-local disk, and return the folder there.
+    """Copy the missing shards of a store to node-local disk, and return the folder there.
 
-    One process copies while the others wait. The folder stays for the next run, until the node clears it.
+    One process copies while the others wait. The folder stays for later runs, until the node clears it.
 
     Raises:
-        ValueError: No variable names a disk of the node, or it has not the room.
+        ValueError: No variable names a disk of the node, or the disk is too full.
     """
     folder = _folder_of(store)
     with locks.held(folder / ".lock"):
@@ -41,6 +41,8 @@ def _folder_of(store: Path) -> Path:
     name = hashlib.sha256(str(store.resolve()).encode()).hexdigest()[:12]
     folder = Path(base) / f"rankmatch-store-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link, which somebody else may have made; stage_data_store needs a folder")
     if folder.stat().st_uid != os.getuid():
         raise ValueError(f"{folder} belongs to another user; stage_data_store needs a folder of one's own")
     return folder

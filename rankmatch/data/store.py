@@ -1,8 +1,8 @@
 """A data set packed into Arrow files, so that training reads memory instead of decoding files.
 
-A store is a folder of shards `<number>.arrow`; each row holds one file or one sample's pixels, where it came from, and
-a checksum. A shard is renamed into place when it is whole and never changed, so a store that was cut off is gone on
-with, and of two rows of one name the later one counts.
+A store is a folder of shards `<number>.arrow`; each row holds one file or one sample's pixels, its source, and a
+checksum. A shard is renamed into place when it is complete and never changed, so packing can be resumed after an
+interruption; if two rows have the same name, the later one counts.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ class Source(NamedTuple):
     sha256: str
 
     def may_be(self, path: Path) -> bool:
-        """Tell whether a file, if it is there, is the packed one; it is read only where its time differs."""
+        """Return whether a file, if it exists, can be the packed one; it is read only if its time differs."""
         try:
             stat = path.stat()
         except FileNotFoundError:
@@ -95,7 +95,7 @@ class Source(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of a shard, as it is written; see `COLUMNS`."""
+    """One row of a shard; see `COLUMNS`."""
 
     role: str
     name: str
@@ -106,7 +106,7 @@ class Row(NamedTuple):
     data: Any
     """Bytes; of a row that was read a scalar of Arrow, which lies in the mapped file."""
     facts: Facts = Facts()
-    """Of a decoded image or label; they stand in the metadata of its shard."""
+    """Facts of a decoded image or label; they are stored in the metadata of its shard."""
 
     @property
     def content(self) -> memoryview:
@@ -114,7 +114,7 @@ class Row(NamedTuple):
         return memoryview(self.data.as_buffer())
 
     def is_whole(self) -> bool:
-        """Tell whether the bytes of a row that was read are those that were packed."""
+        """Return whether the bytes of a row are those that were packed."""
         return hashlib.sha256(self.content).hexdigest() == self.sha256
 
 
@@ -122,7 +122,7 @@ class Store:
     """A packed data set, mapped into memory.
 
     Raises:
-        ValueError: It is not there, a shard is damaged, or its rows cannot be read by this version.
+        ValueError: It does not exist, a shard is damaged, or this version cannot read its rows.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -145,7 +145,7 @@ class Store:
         return Store, (self.folder,)
 
     def has(self, role: str, name: str) -> bool:
-        """Tell whether an image or a label is packed."""
+        """Return whether an image or a label is packed."""
         return _key(self.properties.kind, role, name) in self.rows
 
     def image(self, name: str) -> Image.Image:
@@ -172,10 +172,10 @@ class Store:
         return np.frombuffer(row.content, dtype=np.uint8).reshape(row.height, row.width), row.facts
 
     def check_sources(self, root: Path, meaning: DatasetConfig) -> None:
-        """Refuse a store of other files than those that lie below `root` now; one that is not there does not count.
+        """Refuse a store whose files have changed below `root` since; missing files do not count.
 
         Raises:
-            ValueError: Naming the first of them.
+            ValueError: A file changed; the message names the first.
         """
         for setting in ("colours", "image_bits"):
             if getattr(meaning, setting) != getattr(self.properties, setting):
@@ -186,7 +186,7 @@ class Store:
         if changed:
             raise ValueError(
                 f"data_store {self.folder} was packed from other files: {len(changed)} of {len(self.sources)} have "
-                f"changed since, first {changed[0]}; `rankmatch data pack` packs them anew"
+                f"changed since, first {changed[0]}; `rankmatch data pack` packs them again"
             )
 
     def _row(self, role: str, name: str) -> Row:
@@ -197,25 +197,25 @@ class Store:
         if key not in self._checked:  # once a process
             if not row.is_whole():
                 raise ValueError(
-                    f"{role} {name} is damaged in data_store {self.folder}; `rankmatch data pack` packs it anew"
+                    f"{role} {name} is damaged in data_store {self.folder}; `rankmatch data pack` packs it again"
                 )
             self._checked.add(key)
         return row
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """Return the shards of a store in the order in which they were written."""
+    """Return the shards of a store in writing order."""
     return sorted(folder.glob("[0-9]*.arrow"))
 
 
 @dataclass(slots=True)
 class Packed:
-    """What became of what was to be packed."""
+    """The result of packing."""
 
     num_packed: int = 0
     num_kept: int = 0
     damaged: list[str] = field(default_factory=list)
-    """Shards that could not be read and were removed; what they held is packed anew."""
+    """Unreadable shards that were removed; their content is packed again."""
     faults: list[str] = field(default_factory=list)
     """One line for each file that could not be packed."""
 
@@ -227,7 +227,7 @@ def pack(
     properties: Properties,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Pack images and labels below `root`, given by role and name, that a store has not or that have changed since.
+    """Pack those images and labels below `root`, given by role and name, that are new or have changed.
 
     Raises:
         ValueError: The folder holds another kind of store, another process packs into it, or it cannot be written;
@@ -266,7 +266,7 @@ def _pack(
 
 
 def _good_rows(folder: Path, root: Path, properties: Properties, packed: Packed) -> set[Key]:
-    """Return what need not be packed again; remove shards that cannot be read."""
+    """Return the rows that need not be packed again; remove unreadable shards."""
     rows: dict[Key, Row] = {}
     for shard in shards_of(folder):
         try:
@@ -293,7 +293,7 @@ def _read_all(root: Path, keys: Sequence[Key], properties: Properties, packed: P
 
 
 def _read(root: Path, properties: Properties, key: Key) -> Row | str:
-    """Return a row, or what is wrong with its file."""
+    """Return a row, or the fault of its file."""
     role, name = key
     facts = Facts()
     try:
@@ -322,7 +322,7 @@ def _content(path: Path) -> tuple[Source, bytes]:
 
 
 def _write(folder: Path, rows: Sequence[Row], properties: Properties, num_packed: int) -> int:
-    """Write the next shard, all or nothing, and return its number of rows."""
+    """Write the next shard atomically, and return its number of rows."""
     shards = shards_of(folder)
     path = folder / f"{int(shards[-1].stem) + 1 if shards else 0:06}.arrow"
     part = path.with_name(f".{path.name}.part")
@@ -339,18 +339,18 @@ def _write(folder: Path, rows: Sequence[Row], properties: Properties, num_packed
         part.unlink(missing_ok=True)
         raise ValueError(
             f"{folder} cannot be written: {error.strerror}; {num_packed} images and labels were packed and stay, and "
-            "the same command goes on"
+            "the same command resumes"
         ) from None
     return len(rows)
 
 
 def _key(kind: str, role: str, name: str) -> Key:
-    """Return the key of a sample's image or label; an encoded store holds whole files."""
+    """Return the store's key for an image or label; an encoded store is keyed by file, without frames."""
     return ("file", file_of(name)) if kind == "encoded" else (role, name)
 
 
 def _properties(shard: Path, expected: Properties | None) -> Properties:
-    """Return what a shard says of its store; refuse one of another store."""
+    """Return a shard's properties; refuse a shard of another store."""
     metadata = _opened(shard).schema.metadata or {}
     if metadata.get(b"version") != b"%d" % SCHEMA_VERSION:
         raise ValueError(f"{shard} must be of version {SCHEMA_VERSION} of a data store")
@@ -358,7 +358,7 @@ def _properties(shard: Path, expected: Properties | None) -> Properties:
         metadata[b"kind"].decode(), json.loads(metadata[b"colours"]), int(metadata.get(b"image_bits", 0))
     )
     if found.kind == "decoded" and int(metadata.get(b"reading", 1)) != READING:
-        raise ValueError(f"{shard} was packed by another version, which read some images otherwise; pack into a new "
+        raise ValueError(f"{shard} was packed by another version, which read some images differently; pack into a new "
                          "folder")  # fmt: skip
     if expected not in (None, found):
         raise ValueError(f"{shard} belongs to another store ({found}, not {expected}); pack into a new folder")
@@ -390,4 +390,4 @@ def _opened(shard: Path) -> Any:  # noqa: ANN401 (a reader of pyarrow, which has
     try:
         return pa.ipc.open_file(pa.memory_map(str(shard)))
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{shard} is damaged ({error}); `rankmatch data pack` packs its images anew") from None
+        raise ValueError(f"{shard} is damaged ({error}); `rankmatch data pack` packs its images again") from None

@@ -1,9 +1,9 @@
 """Drawn scenes: the embedded data set, which needs no download and no disk.
 
-Five objects lie on a mottled ground and hide one another. A class is told by its lightness against the ground and by
-its pattern: striped and dark, dotted and bright, checkered, plain and dark, plain and bright. Everything else varies
-from scene to scene and tells nothing: hue and saturation, size, shape and orientation, the light of the scene, noise
-and blur. A few labeled scenes do not show that variety; the strong views do, and so do the unlabeled scenes.
+Five objects lie on a mottled ground and occlude one another. A class is recognised by its lightness against the ground
+and by its pattern: striped and dark, dotted and bright, checkered, plain and dark, plain and bright. Everything else
+varies from scene to scene and carries no information: hue and saturation, size, shape and orientation, the light of the
+scene, noise and blur. A few labeled scenes do not show that variety; the strong views and the unlabeled scenes do.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def draw_scene(index: int, *, seed: int, size: int) -> tuple[Bytes, Bytes]:
     """Draw scene `index` as an image [size, size, 3] and its label [size, size], a pure function of the arguments.
 
     Args:
-        index: Number of the scene, at least 0; train and validation scenes are told apart by it.
+        index: Number of the scene, at least 0; train and validation scenes have different numbers.
         seed: Of the whole data set, at least 0.
         size: Height and width in pixels; objects and patterns scale with it.
     """

@@ -1,6 +1,6 @@
-"""Geometry and CutMix boxes (ALGORITHM section 2); every function draws from the generator it is given.
+"""Geometry and CutMix boxes (ALGORITHM section 2); every function draws from the generator passed to it.
 
-Each draws the same number of values whatever comes of them, so that changing one probability shifts no other draw.
+Each always draws the same number of values, so that changing one probability shifts no other draw.
 """
 
 from functools import lru_cache
@@ -78,7 +78,7 @@ def normalise(image: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*
 
 
 def normalise_(image: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
-    """Do as `normalise`, in place."""
+    """Normalise in place; see `normalise`."""
     mean, std = (image.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     return image.sub_(mean).div_(std)
 
@@ -92,11 +92,16 @@ def eval_view(
 
 def eval_image(image: Image.Image) -> Float[Tensor, "3 height width"]:
     """Return the whole image, normalised."""
-    return normalise_(_image_tensor(image).to(torch.get_default_dtype()).div_(255))
+    return normalise_(unit_image(image))
+
+
+def unit_image(image: Image.Image) -> Float[Tensor, "3 height width"]:
+    """Return the whole image, its values in [0, 1]."""
+    return _image_tensor(image).to(torch.get_default_dtype()).div_(255)
 
 
 def _resized_part(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
-    """Resize an image to (width, height) and cut out a box, without making the rest: the same up to rounding."""
+    """Resize an image to (width, height) and cut out a box, computing only that part; the same up to rounding."""
     across, down = image.width / size[0], image.height / size[1]
     source = (box[0] * across, box[1] * down, min(box[2] * across, image.width), min(box[3] * down, image.height))
     return image.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BILINEAR, box=source)
@@ -105,7 +110,7 @@ def _resized_part(image: Image.Image, size: tuple[int, int], box: tuple[int, int
 def _nearest_part(
     label: npt.NDArray[np.uint8], size: tuple[int, int], box: tuple[int, int, int, int]
 ) -> npt.NDArray[np.uint8]:
-    """Resize a label to (width, height) by PIL's nearest pixels and cut out a box, without making the rest."""
+    """Resize a label to (width, height) by PIL's nearest pixels and cut out a box, computing only that part."""
     columns = _nearest(label.shape[1], size[0])[box[0] : box[2]]
     rows = _nearest(label.shape[0], size[1])[box[1] : box[3]]
     part: npt.NDArray[np.uint8] = label[rows].take(columns, axis=1)
@@ -113,7 +118,7 @@ def _nearest_part(
 
 
 def _nearest(length: int, resized: int) -> npt.NDArray[np.int32]:
-    """Return the places that PIL takes when it resizes a row of pixels."""
+    """Return the source positions that PIL uses when it resizes a row of pixels by nearest neighbour."""
     places = Image.fromarray(np.arange(length, dtype=np.int32)[None])
     taken: npt.NDArray[np.int32] = np.asarray(places.resize((resized, 1), Image.Resampling.NEAREST))[0]
     return taken

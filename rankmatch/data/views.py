@@ -1,4 +1,4 @@
-"""A step's batch on the device that trains: strong views, CutMix boxes and every other counted draw of the step."""
+"""The views of a step, made on the training device: strong views, CutMix boxes and all other draws of the step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rankmatch.config import NumericsConfig
 from rankmatch.data.loaders import Batch
-from rankmatch.data.strong import Window, distort, draw_view
+from rankmatch.data.photometric import Window, distort, draw_view
 from rankmatch.data.transforms import draw_box, normalise_
 from rankmatch.distributed import Purpose, generator, to_device
 from rankmatch.methods import METHODS
@@ -33,12 +33,12 @@ class StrongView:
     """Normalised, the partner's strong view pasted inside `box`."""
     box: Maps
     agent_generators: list[torch.Generator]
-    """One an image; it draws the first agent."""
+    """One per image; it draws the first agent."""
 
 
 @dataclass(slots=True)
 class UnlabeledViews:
-    """What the semi-supervised methods see of the unlabeled images."""
+    """The views of the unlabeled images, for the semi-supervised methods."""
 
     weak: Images
     valid: Maps
@@ -52,17 +52,17 @@ class UnlabeledViews:
 
 @dataclass(slots=True)
 class Views:
-    """All that one step shows the network; images are normalised."""
+    """Everything that one step shows the network; images are normalised."""
 
     labeled: Images
     labels: UInt8[Tensor, "batch height width"]
     unlabeled: UnlabeledViews | None = None
     keep: Keep | None = field(default=None)
-    """Channels that the feature perturbation keeps, of labeled and then weak images."""
+    """Channels that the feature perturbation keeps, for labeled and then weak images."""
 
 
 class ViewMaker:
-    """Makes the views of a step; all its draws are functions of (seed, epoch, position, purpose)."""
+    """Make the views of a step; all draws are functions of (seed, epoch, position, purpose)."""
 
     def __init__(self, numerics: NumericsConfig, channels: tuple[int, int], device: torch.device) -> None:
         """`channels` are the numbers of low- and high-level channels of the network."""
@@ -117,7 +117,7 @@ class ViewMaker:
         number: int,
         windows: Mapping[int, Window],
     ) -> None:
-        """Put the partners' strong views into the windows, which say what of them is seen and has to be made."""
+        """Paste the partners' strong views into the windows; only the pixels inside a window are computed."""
         if not windows:
             return
         pasted = partner.index_select(0, self._move(torch.tensor(list(windows))))

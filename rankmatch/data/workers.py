@@ -1,8 +1,8 @@
-"""Processes that load images for a training: how their batches come, how long one is waited for, and how they end.
+"""Data workers: how their batches reach the training, how long it waits for one, and how the workers end.
 
-A batch is handed over in a file of memory (`memfd_create`), not in `/dev/shm`, of which containers often have 64 MB: on
-torch's own way a batch that has no room there is dropped, and whoever waits for it waits for ever. Its other way to
-share, `file_system`, lies in `/dev/shm` too.
+A batch is handed over in a memory file (`memfd_create`), not in `/dev/shm`, of which containers often have only 64 MB:
+when it is full, torch drops the batch, and the training waits for ever. Torch's other sharing strategy,
+`file_system`, uses `/dev/shm` too.
 """
 
 import errno
@@ -31,13 +31,13 @@ _T = TypeVar("_T")
 
 
 class DataWorkerError(RuntimeError):
-    """The data workers give no batches: they cannot be started, or none has come for too long."""
+    """The data workers deliver no batches: they cannot be started, or none has come for too long."""
 
 
 class Sent:
-    """What a worker has loaded, on its way to the training: the numbers of its tensors lie in a file of memory.
+    """A loaded item on its way from a worker to the training; the tensors' numbers are in a memory file.
 
-    It is made before the worker's queue sends it, as an error in there would be printed and the batch dropped.
+    It is made before the worker's queue sends it, because the queue would print an error and drop the batch.
 
     Raises:
         OSError: There is no room, or the process may open no more files.
@@ -57,17 +57,17 @@ class Sent:
         self._parts = (structure.getvalue(), [view.nbytes for view in views], handle)
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        """Be what was sent where it is received."""
+        """Unpickle as the original item."""
         return _received, self._parts
 
 
 def sent(item: _T) -> "_T | Sent":
-    """Make something ready to leave a worker; outside of one it stays as it is."""
+    """Wrap an item to leave a worker; outside of a worker, return it unchanged."""
     return item if get_worker_info() is None else Sent(item)
 
 
 def _memory() -> IO[bytes]:
-    """Open a file that is memory; where the system gives none, one that has no name on a disk."""
+    """Open a memory file, or an unnamed file on a disk if the system has no memory files."""
     try:
         return os.fdopen(os.memfd_create("rankmatch-batch"), "wb")
     except (AttributeError, PermissionError):  # a Python built for an old glibc; a container that forbids it
@@ -79,10 +79,10 @@ def _memory() -> IO[bytes]:
 
 
 class _TensorsApart(pickle.Pickler):
-    """Pickles tensors as arrays, whose numbers go apart."""
+    """Pickle tensors as arrays with out-of-band buffers."""
 
     def reducer_override(self, item: object) -> Any:  # noqa: ANN401 (as pickle has it)
-        """Say how a tensor is made again."""
+        """Return how to rebuild a tensor."""
         return (torch.from_numpy, (item.contiguous().numpy(),)) if isinstance(item, Tensor) else NotImplemented
 
 
@@ -101,7 +101,7 @@ def _received(structure: bytes, sizes: list[int], handle: Any) -> object:  # noq
 
 
 class Batches(Generic[_T]):
-    """The batches of a loader, each waited for, but not for ever; they end early where `should_stop` says so meanwhile.
+    """The batches of a loader, with a time limit for each; the iteration ends early once `should_stop` returns true.
 
     Raises:
         DataWorkerError: The workers cannot be started; later, no batch came for `wait_min` minutes.
@@ -120,9 +120,7 @@ class Batches(Generic[_T]):
                 f"out of shared memory: data workers cannot be started ({error.strerror}), as their locks lie in "
                 f"/dev/shm, {_room()}; trainer.num_data_workers=0 does without workers"
             ) from None
-        for (
-            worker
-        ) in self._workers:  # they are deaf to SIGTERM, so whoever ends them as a last resort has to use SIGKILL
+        for worker in self._workers:  # they ignore SIGTERM, so only SIGKILL ends them as a last resort
             worker._popen.terminate = worker._popen.kill
 
     def __iter__(self) -> Iterator[_T]:
@@ -145,7 +143,7 @@ class Batches(Generic[_T]):
 
     @property
     def worker_pids(self) -> list[int]:
-        """The processes that load."""
+        """The process ids of the data workers."""
         return [worker.pid for worker in self._workers]
 
     @property
@@ -160,12 +158,12 @@ class Batches(Generic[_T]):
         if time.monotonic() - began > 60 * self._wait_min:
             raise DataWorkerError(
                 f"no batch has come for {self._wait_min:g} minutes (trainer.data_wait_min) from the data workers "
-                f"{', '.join(map(str, self.worker_pids))}, which live; does the file system of the data answer?"
+                f"{', '.join(map(str, self.worker_pids))}, which are alive; does the file system of the data respond?"
             ) from error
 
 
 def options(num_data_workers: int) -> dict[str, Any]:
-    """Return how torch's loader is to have data workers."""
+    """Return the loader options for a number of data workers."""
     return {
         "num_workers": max(0, num_data_workers),
         "persistent_workers": num_data_workers > 0,
@@ -176,7 +174,7 @@ def options(num_data_workers: int) -> dict[str, Any]:
 
 
 def _prepare_worker(_: int) -> None:
-    """Set a data worker up; the end of a run is left to the parent, as a scheduler signals the whole process group."""
+    """Set up a data worker; it ignores SIGTERM, because a scheduler signals the whole group and the parent ends it."""
     keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

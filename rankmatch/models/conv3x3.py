@@ -44,7 +44,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def speed_up(model: Network) -> Network:
-    """Let every convolution that can be be a `Conv3x3`, with the same parameters."""
+    """Turn every convolution for which it is possible into a `Conv3x3` with the same parameters."""
     for module in model.modules():
         if type(module) is nn.Conv2d and _fits(module):
             module.__class__ = Conv3x3
@@ -83,7 +83,7 @@ def images_gradient(gradient: Outputs, images: Images, weight: Weight, dilation:
 
 
 def weight_gradient(gradient: Outputs, images: Images, dilation: int) -> Weight:
-    """Return the gradient with respect to the weight, a matrix product a tap."""
+    """Return the gradient with respect to the weight, one matrix product per tap."""
     height, width = images.shape[2:]
     is_small = (height + 2 * dilation) * (width + 2 * dilation) <= MAX_PADDING * height * width
     pairs = (_on_padded if is_small else _on_parts)(gradient.permute(0, 2, 3, 1), images.permute(0, 2, 3, 1), dilation)
@@ -97,7 +97,7 @@ Pairs = Iterator[tuple[int, int, Tensor, Tensor]]
 
 
 def _on_padded(gradient: Tensor, images: Tensor, dilation: int) -> Pairs:
-    """Pair gradients and pixels of each tap, padding included: views of two padded copies, shifted by the tap."""
+    """Pair gradients and pixels for each tap, including padding: views of two padded copies, shifted by the tap."""
     padded = F.pad(images, (0, 0, dilation, dilation, dilation, dilation)).flatten(0, 2)
     given = F.pad(gradient, (0, 0, 0, 2 * dilation, 0, 2 * dilation)).flatten(0, 2)
     for row in range(3):
@@ -107,7 +107,7 @@ def _on_padded(gradient: Tensor, images: Tensor, dilation: int) -> Pairs:
 
 
 def _on_parts(gradient: Tensor, images: Tensor, dilation: int) -> Pairs:
-    """Pair gradients and pixels of each tap on the part of the grid where it sees no padding."""
+    """Pair gradients and pixels for each tap on the part of the grid where it sees no padding."""
     for row, out_rows, in_rows in _seen(images.shape[1], dilation):
         for column, out_columns, in_columns in _seen(images.shape[2], dilation):
             given, seen = gradient[:, out_rows, out_columns], images[:, in_rows, in_columns]
@@ -115,7 +115,7 @@ def _on_parts(gradient: Tensor, images: Tensor, dilation: int) -> Pairs:
 
 
 def _seen(size: int, dilation: int) -> Iterator[tuple[int, slice, slice]]:
-    """Yield the taps along one axis that see anything, with the outputs that they add to and the inputs they see."""
+    """Yield the taps along one axis that see any input, with the outputs they add to and the inputs they see."""
     for tap, shift in enumerate((-dilation, 0, dilation)):
         if abs(shift) < size:
             yield tap, slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size + min(0, shift))

@@ -12,8 +12,8 @@ from rankmatch.models.mobilenet import MobileNetV2
 from rankmatch.models.resnet import ResNet
 from rankmatch.models.upsampled import add_convolved
 from rankmatch.models.xception import Xception
+from rankmatch.reach import RATES, unreached_rates
 
-RATES = (6, 12, 18)
 REDUCED_CHANNELS = 48
 HEAD_CHANNELS = 256
 MOBILENET_HEAD_CHANNELS = 128
@@ -61,6 +61,11 @@ class ASPP(nn.Module):
         self.b4 = ImagePooling(in_channels, out_channels)
         self.project = nn.Sequential(*conv_bn_relu(5 * out_channels, out_channels))
 
+    @property
+    def dilated(self) -> list[nn.Conv2d]:
+        """The convolutions of `RATES`."""
+        return [conv for branch in (self.b1, self.b2, self.b3) for conv in branch if isinstance(conv, nn.Conv2d)]
+
     def forward(self, high: Float[Tensor, "batch high h w"]) -> Float[Tensor, "batch channels h w"]:
         """Return the features that the rank loss uses."""
         branches = [branch(high) for branch in (self.b0, self.b1, self.b2, self.b3, self.b4)]
@@ -83,12 +88,12 @@ class DeepLabV3Plus(nn.Module):
 
     @property
     def low_channels(self) -> int:
-        """Return the number of low-level channels, which the first of `keep` speaks of."""
+        """Return the number of low-level channels, to which the first of `keep` refers."""
         return self.backbone.low_channels
 
     @property
     def high_channels(self) -> int:
-        """Return the number of high-level channels, which the second of `keep` speaks of."""
+        """Return the number of high-level channels, to which the second of `keep` refers."""
         return self.backbone.high_channels
 
     def forward(
@@ -105,7 +110,7 @@ class DeepLabV3Plus(nn.Module):
         if not perturb:
             return self.decode(low, high, images.shape[-2:])
         dropped_low, dropped_high = drop_channels(low, high, keep)
-        # One batch, as in UniMatch: in training the batch norms see both halves together.
+        # One batch, as in UniMatch: during training the batch norms see both halves together.
         both, features = self.decode(torch.cat([low, dropped_low]), torch.cat([high, dropped_high]), images.shape[-2:])
         logits, perturbed_logits = both.chunk(2)
         return logits, perturbed_logits, features[: len(images)]
@@ -155,15 +160,29 @@ def build_model(model_config: ModelConfig, generator: torch.Generator | None = N
     return speed_up(model)
 
 
+@torch.no_grad()
+def silence_unreached(model: DeepLabV3Plus, grid_size: int) -> None:
+    """Set those taps of the ASPP to zero that no position of a square feature grid reaches.
+
+    Such a grid never trains them, so they stay at zero, and a larger one meets them as padding, which they were to it.
+    """
+    unreached = unreached_rates(grid_size)
+    for conv in model.head.dilated:
+        if conv.dilation[0] in unreached:
+            centre = conv.weight[..., 1, 1].clone()
+            conv.weight.zero_()
+            conv.weight[..., 1, 1] = centre
+
+
 def outline(model_config: ModelConfig) -> DeepLabV3Plus:
-    """Build the network without values: names and shapes alone."""
+    """Build the network without values: only names and shapes."""
     with torch.device("meta"):
         backbone, channels = _backbone(model_config)
         return DeepLabV3Plus(backbone, model_config.num_classes, channels)
 
 
 def _backbone(model_config: ModelConfig) -> tuple[Backbone, int]:
-    """Return the backbone and how many channels the head on it has."""
+    """Return the backbone and the number of channels of its head."""
     if model_config.backbone == "mobilenet_v2":
         channels = round(MOBILENET_HEAD_CHANNELS * model_config.width / 8) * 8
         return MobileNetV2(model_config.output_stride, model_config.width), channels

@@ -1,4 +1,4 @@
-"""What a network starts from: drawn parameters outside the backbone as PyTorch's default, inside it Kaiming's."""
+"""Initial weights: PyTorch's default outside the backbone, Kaiming's inside, from counted draws."""
 
 import math
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ _WHAT_TO_DO = "add a rule to rankmatch/models/initialisation.py"
 def initialise(model: nn.Module, backbone: nn.Module, generator: Generator | None) -> None:
     """Fill every parameter and buffer, in the order of `modules`.
 
-    The published recipe starts from PyTorch's default outside the backbone; there the backbone is loaded from a file,
-    and one without a file starts as He et al. (2015) say, which is also torchvision's way.
+    Outside the backbone the published recipe uses PyTorch's default. It loads the backbone from a file; without a file,
+    the backbone is initialised as in He et al. (2015), which torchvision does too.
 
     Args:
         model: May hold unfilled memory, as `to_empty` leaves it.
         backbone: A part of it.
-        generator: What the draws come from; PyTorch's global one if None.
+        generator: Source of the draws; PyTorch's global one if None.
 
     Raises:
-        ValueError: A module holds values that no rule here fills.
+        ValueError: A module has values that no rule here fills.
     """
     _blank(model)
     inside = set(backbone.modules())
@@ -45,20 +45,20 @@ def initialise(model: nn.Module, backbone: nn.Module, generator: Generator | Non
 
 
 def _values(model: nn.Module) -> Iterator[tuple[str, Tensor, float]]:
-    """Give every parameter and buffer, and what stands in it for no value yet."""
+    """Yield every parameter and buffer, with the marker for "no value yet"."""
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if value.dtype is not torch.bool:  # each of whose two values may be meant
             yield name, value.data, math.nan if value.is_floating_point() else torch.iinfo(value.dtype).min
 
 
 def _blank(model: nn.Module) -> None:
-    """Mark all values as not filled: raw memory looks like anything, mostly like zeros."""
+    """Mark all values as not filled: uninitialised memory can look like anything, mostly like zeros."""
     for _, value, blank in _values(model):
         value.fill_(blank)
 
 
 def _refuse_blanks(model: nn.Module) -> None:
-    """Refuse a network of which a value was left out, such as a further parameter of a convolution of one's own."""
+    """Refuse a network with an unfilled value, such as an extra parameter of a custom convolution."""
     for name, value, blank in _values(model):
         is_left = value.sum().isnan() if math.isnan(blank) else (value == blank).any()
         if bool(is_left):

@@ -19,7 +19,7 @@ def dilate(block: nn.Module, dilation: int) -> None:
 
 
 class MobileNetV2(nn.Sequential):
-    """Give the output of block 3 (stride 4) and of block 17 (at the output stride)."""
+    """Return the output of block 3 (stride 4) and of block 17 (at the output stride)."""
 
     def __init__(self, output_stride: int, width: float) -> None:
         blocks = list(mobilenet_v2(width_mult=width).features)[:NUM_USED]
@@ -27,7 +27,7 @@ class MobileNetV2(nn.Sequential):
         self.low_channels: int = blocks[LOW_BLOCK].out_channels
         self.high_channels: int = blocks[-1].out_channels
         dilation = 1
-        # As in the ResNet: a block that gives up its stride keeps the former dilation, those behind it double it.
+        # As in the ResNet: a block that loses its stride keeps the previous dilation, later ones double it.
         for start, end in pairwise((*STRIDED_BLOCKS[output_stride], NUM_USED)):
             dilate(blocks[start], dilation)
             dilation *= 2

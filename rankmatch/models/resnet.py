@@ -34,7 +34,7 @@ def stage(
 
 
 class ResNet(nn.Module):
-    """Give the output of the first stage (stride 4) and of the last one (at the output stride)."""
+    """Return the output of the first stage (stride 4) and of the last one (at the output stride)."""
 
     low_channels = 256
     high_channels = 2048
@@ -54,7 +54,7 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        # A stage that gives up its stride keeps the former dilation in its first block, and doubles it after.
+        # A stage that loses its stride keeps the previous dilation in its first block, and doubles it after that.
         self.layer1 = stage(STEM_CHANNELS, 64, blocks[0])
         self.layer2 = stage(256, 128, blocks[1], stride=2)
         if output_stride == 16:

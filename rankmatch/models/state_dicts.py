@@ -1,4 +1,4 @@
-"""Named tensors out of files that others wrote: read without running code, found in their nests, their names plain."""
+"""Read named tensors from others' files: without running code, from any nesting, with wrappers' names removed."""
 
 import pickle
 import re
@@ -23,23 +23,30 @@ SAFE_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (np.dtypes.Float32DType, "numpy.dtypes.Float32DType"),
     (np.dtypes.Float64DType, "numpy.dtypes.Float64DType"),
 ]
-UNREADABLE = (OSError, EOFError, RuntimeError, LookupError, ValueError, pickle.UnpicklingError)  # seen on broken files
+UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    pickle.UnpicklingError,
+)  # observed with broken files
 MAX_DEPTH = 3
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Parts that wrappers put anywhere into names: torch.compile, FSDP, activation checkpointing."""
+"""Parts that wrappers insert anywhere in names: torch.compile, FSDP, activation checkpointing."""
 OUTER = ("module", "model", "net", "network")
-"""First parts of names that are of the module around the network: DistributedDataParallel, Lightning."""
+"""First parts of names that belong to a module around the network: DistributedDataParallel, Lightning."""
 BARE = ""
 
 
 def read_state_dict(path: Path, wanted: Collection[str] = (), chosen: str = "", how: str = "") -> dict[str, Tensor]:
-    """Read named tensors, bare or nested under whatever name, without running any code that the file holds.
+    """Read named tensors, bare or nested under any name, without running code from the file.
 
     Args:
         path: The file.
-        wanted: Names of the module that is to be filled: of several nests, only those that have one of them count.
-        chosen: The nest that is meant, `model_ema` or `teacher.state_dict`; needed where several count.
-        how: How a user says that, for the message.
+        wanted: Names in the module to fill; of several nests, only those with one of these names count.
+        chosen: The nest to use, `model_ema` or `teacher.state_dict`; required if several count.
+        how: The option with which a user chooses it, for the message.
 
     Raises:
         ValueError: The file cannot be read, holds no named tensors, or several such nests.
@@ -56,7 +63,7 @@ def read_state_dict(path: Path, wanted: Collection[str] = (), chosen: str = "", 
 
 
 def _nests(content: Any, place: str = BARE, depth: int = 0) -> Iterator[tuple[str, Mapping[str, Tensor]]]:  # noqa: ANN401
-    """Find the mappings of names to tensors, each with its place, `model` or `teacher.state_dict`."""
+    """Find the mappings of names to tensors, each with its path, `model` or `teacher.state_dict`."""
     if not isinstance(content, Mapping) or not content or not all(isinstance(name, str) for name in content):
         return
     if all(isinstance(value, Tensor) for value in content.values()):
@@ -84,7 +91,7 @@ def _choice(
 
 
 def _plainly_named(path: Path, nest: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take what wrappers add from the names of a network."""
+    """Remove the parts that wrappers add to a network's names."""
     state = {_without_wrappers(name): value for name, value in nest.items() if name != "n_averaged"}  # AveragedModel's
     while outer := _outer_of(state):  # a wrapper may stand behind it: model.module.
         state = {_without_wrappers(name.removeprefix(f"{outer}.")): value for name, value in state.items()}
@@ -94,7 +101,7 @@ def _plainly_named(path: Path, nest: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _outer_of(names: Collection[str]) -> str:
-    """Return the first part that all names share if it is of a module around the network; else nothing."""
+    """Return the first part that all names share if it belongs to a module around the network; otherwise nothing."""
     return next((outer for outer in OUTER if names and all(name.startswith(f"{outer}.") for name in names)), "")
 
 
@@ -112,7 +119,7 @@ def _what_there_is(content: Any) -> str:  # noqa: ANN401
 
 
 def _reason_of(path: Path, error: Exception) -> str:
-    """Return in a line what is wrong with a file, without torch's advice to load it without safety."""
+    """Return a file's fault in one line, without torch's advice to load it unsafely."""
     if kind := file_kinds.describe(path):
         return f"the file {kind}"
     if found := re.search(r"GLOBAL (\S+)|got <class '([^']+)'>", str(error)):

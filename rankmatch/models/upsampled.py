@@ -1,8 +1,8 @@
-"""A 3x3 convolution of upsampled features without the upsampled features: the same linear map in fewer products.
+"""A 3x3 convolution of upsampled features without upsampling them: the same linear map in fewer products.
 
-Interpolation acts on every channel alone and so commutes with what a tap does at one pixel. Each tap's product is taken
-on the small grid, and the nine of them are interpolated, shifted and added up, an axis at a time. Where the grid grows
-four times each way this is about a ninth of the multiplications.
+Interpolation acts on each channel separately, so it commutes with what a tap does at one pixel. Each tap's product is
+computed on the small grid; the nine products are then interpolated, shifted and added up, one axis at a time. If
+the grid grows fourfold in each direction, this takes about a ninth of the multiplications.
 """
 
 from functools import cache
@@ -37,7 +37,7 @@ def add_convolved(
 @cache
 @torch.inference_mode(False)
 def _shifted_interpolation(small: int, large: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return [large, small x 3]: how a value of the large grid is made of the three taps' products on the small one."""
+    """Return [large, small x 3]: the weights of the small grid's tap products for each value of the large grid."""
     places = torch.arange(large, dtype=torch.float64) * ((small - 1) / max(large - 1, 1))
     left = places.floor().long().clamp(max=small - 1)
     share = (places - left)[:, None]

@@ -15,7 +15,7 @@ NUM_SHOWN = 3
 
 
 def load_backbone(model: DeepLabV3Plus, path: Path, chosen: str = "") -> None:
-    """Fill the backbone from an ImageNet file; `chosen` names the nest that is meant where there are several.
+    """Fill the backbone from an ImageNet file; `chosen` names the nest to use if there are several.
 
     Raises:
         ValueError: if the file cannot be read or is of another architecture; the model is then unchanged.
@@ -24,7 +24,7 @@ def load_backbone(model: DeepLabV3Plus, path: Path, chosen: str = "") -> None:
 
 
 def check_backbone(model_config: ModelConfig, path: Path, chosen: str = "") -> None:
-    """Refuse an ImageNet file that `load_backbone` would refuse; no network is filled for it.
+    """Refuse an ImageNet file that `load_backbone` would refuse, without filling a network.
 
     Raises:
         ValueError: As `load_backbone` does.
@@ -38,9 +38,9 @@ def _backbone_state(model: DeepLabV3Plus, path: Path, chosen: str) -> dict[str, 
 
 
 def load_checkpoint(model: DeepLabV3Plus, path: Path, chosen: str = "") -> None:
-    """Fill the whole network from a checkpoint, bare or nested, with or without what wrappers add to names.
+    """Fill the whole network from a checkpoint, bare or nested, with or without wrappers' parts in names.
 
-    `chosen` names the nest that is meant where there are several, as `model` and `model_ema`.
+    `chosen` names the nest to use if there are several, such as `model` and `model_ema`.
 
     Raises:
         ValueError: if the file cannot be read or is of another architecture; the model is then unchanged.
@@ -50,19 +50,19 @@ def load_checkpoint(model: DeepLabV3Plus, path: Path, chosen: str = "") -> None:
 
 
 def ignored_prefixes(model: DeepLabV3Plus, prefix: str) -> tuple[str, ...]:
-    """Return what names of ImageNet layers that the network does not have begin with."""
+    """Return the prefixes of ImageNet layers that the network does not have."""
     names = ("fc.", "18.") if isinstance(model.backbone, MobileNetV2) else ("fc.",)
     return tuple(prefix + name for name in names)
 
 
 def load(module: nn.Module, found: dict[str, Tensor], path: Path, ignored: tuple[str, ...]) -> None:
-    """Fill a module from named tensors, or refuse them all."""
+    """Fill a module from named tensors, or refuse all of them."""
     refuse_others(module, found, path, ignored)
     module.load_state_dict({name: found.get(name, value) for name, value in module.state_dict().items()})
 
 
 def refuse_others(module: nn.Module, found: dict[str, Tensor], path: Path, ignored: tuple[str, ...]) -> None:
-    """Refuse named tensors that are not those of a module, or no weights, with the first names that differ."""
+    """Refuse named tensors that do not match a module or are no weights; the message has the first differing names."""
     wanted = module.state_dict()
     differences = {
         "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
@@ -80,7 +80,7 @@ def refuse_others(module: nn.Module, found: dict[str, Tensor], path: Path, ignor
 
 
 def _refuse_no_weights(pairs: dict[str, tuple[Tensor, torch.dtype]], path: Path) -> None:
-    """Refuse what can be copied into parameters and is no weight: whole or quantized numbers, NaN, infinity."""
+    """Refuse values that can be copied into parameters but are no weights: integers, quantized, NaN, infinity."""
     pairs = {name: pair for name, pair in pairs.items() if pair[1].is_floating_point}
     whole = [f"{name} {str(value.dtype)[6:]}" for name, (value, _) in pairs.items() if not value.is_floating_point()]
     if whole:
@@ -94,11 +94,11 @@ def _refuse_no_weights(pairs: dict[str, tuple[Tensor, torch.dtype]], path: Path)
 
 
 def is_ignored(name: str, prefixes: tuple[str, ...]) -> bool:
-    """Return whether a name that the module does not have may stand in a file."""
+    """Return whether a file may contain this name although the module does not have it."""
     return name.startswith(prefixes) or any(part in name for part in IGNORED_PARTS)
 
 
 def summary(names: list[str]) -> str:
-    """Return the first names and the number of the others."""
+    """Return the first few names and the number of the others."""
     rest = f" and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else ""
     return ", ".join(names[:NUM_SHOWN]) + rest

@@ -13,12 +13,12 @@ Outputs = Float[Tensor, "batch _ _ _"]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Return a batch norm that moves as slowly as the published network's."""
+    """Return a batch norm with the slow momentum of the published network."""
     return nn.BatchNorm2d(channels, momentum=BN_MOMENTUM)
 
 
 class SeparableConv(nn.Module):
-    """Convolve each channel alone, then mix them; a batch norm behind both."""
+    """Convolve each channel separately, then mix them; a batch norm after both."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, relu_first: bool = True
@@ -33,7 +33,7 @@ class SeparableConv(nn.Module):
         self.relu_first = relu_first
 
     def forward(self, images: Images) -> Outputs:
-        """Rectify in front, or (`relu_first` false) behind each batch norm."""
+        """Rectify before, or (`relu_first` false) after each batch norm."""
         inner: Tensor = self.bn1(self.depthwise(F.relu(images) if self.relu_first else images))
         outer: Tensor = self.bn2(self.pointwise(inner if self.relu_first else F.relu(inner, inplace=True)))
         return outer if self.relu_first else F.relu(outer, inplace=True)
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
     Args:
         in_channels: channels that enter.
-        out_channels: channels behind each of the three.
+        out_channels: channels after each of the three.
         stride: of the last of the three and of the shortcut.
         dilation: of all three.
     """
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
     def forward(self, images: Images) -> tuple[Outputs, Outputs]:
         """Return the output of the second separable convolution and that of the block."""
-        # As published: the ReLU in front of the first convolution works in place, so that an identity shortcut adds
+        # As published: the ReLU before the first convolution works in place, so that an identity shortcut adds
         # the rectified input; a convolved one was taken before.
         shortcut = self.skipbn(self.skip(images)) if self.has_skip else F.relu(images)
         inner = self.sepconv2(self.sepconv1(images))
@@ -72,14 +72,14 @@ class Block(nn.Module):
 
 
 class Xception(nn.Module):
-    """Give what block 2 has before its stride (stride 4) and the output of the last convolution."""
+    """Return block 2's features before its stride (stride 4) and the output of the last convolution."""
 
     low_channels = 256
     high_channels = 2048
 
     def __init__(self, output_stride: int) -> None:
         super().__init__()
-        # At 16 nothing is dilated, as published; at 8 block 3 gives up its stride and everything behind it is dilated.
+        # At 16 nothing is dilated, as published; at 8 block 3 loses its stride and everything after it is dilated.
         stride, dilation = (2, 1) if output_stride == 16 else (1, 2)
         self.conv1 = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
         self.bn1 = batch_norm(32)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import Row, Settings, plain
-from orchestration.cells import to_yaml
+from orchestration.grids.cells import to_yaml
 from orchestration.mirror import mirror_thread
 from orchestration.mirror.mirror_thread import mirrored
 from orchestration.mirror.mlflow_store import Store
 from orchestration.mirror.store_uri import URI_VARIABLE
 from orchestration.mirror.tracking import MIRROR
-from orchestration.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import TrainConfig
 
 STEP_S = 0.3

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Row, Settings, peak_mb, plain, seconds
-from orchestration.cells import to_yaml
+from orchestration.grids.cells import to_yaml
 from orchestration.results import run_table
+from orchestration.runs.folders import RunsFolder
 from rankmatch.config import MethodConfig, NumericsConfig, TrainConfig
 
 COLD_S, WARM_S = 3.0, 0.5
@@ -52,7 +53,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             for kind, bound in (("", COLD_S), ("_cached", WARM_S)):
                 taken = seconds(lambda with_epochs=with_epochs: run_table.load(root, with_epochs=with_epochs))
                 yield plain(f"{name}{kind}", taken, bound, "s", note)
-            shutil.rmtree(root / run_table.CACHE)
+            shutil.rmtree(RunsFolder(root).cache_dir)
         grown = peak_mb("bench_results", "loaded", str(root))
         yield plain("grid_table_memory", grown, grown, "MB", f"{note}; with epochs, cold")
     finally:

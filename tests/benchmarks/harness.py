@@ -25,6 +25,8 @@ PARTS = {
     "loss": ("bench_loss",),
     "eval": ("bench_eval",),
     "grid": ("bench_grid", "bench_results", "bench_logging"),
+    "dashboard": ("bench_dashboard",),
+    "report": ("bench_report",),
     "cells": ("bench_cells",),
 }
 """The modules behind each word that `rankmatch bench` takes."""

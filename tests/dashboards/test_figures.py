@@ -7,8 +7,8 @@ import pytest
 from dashboards import drawing, figures, svg
 from dashboards.gathered import gather, num_labeled
 from dashboards.panels import Heat, Line, Lines, evenly
+from orchestration.results.published import Figure
 from orchestration.tables.layouts import Layout
-from orchestration.tables.published import Figure
 from orchestration.tables.table import build
 
 LAYOUT = Layout(["method"], ["split"], ["seed"])
@@ -60,6 +60,18 @@ def test_a_cell_that_stands_at_two_points_is_drawn_at_both():
     assert [panel.rows() for panel in figures.curves(points, epochs, LAYOUT, "loss")] == [[["1", "2.000 (1)"]]] * 2
 
 
+def test_single_runs_are_lines_of_their_own_in_the_style_of_their_row_and_thinned():
+    points = pa.Table.from_pylist([run("a", "4", "0", 0.5), run("b", "4", "0", 0.5), run("b", "4", "1", 0.5)])
+    rows = [(folder, epoch, epoch / 10) for folder in ("b-4-1", "a-4-0") for epoch in (3, 1, 2)]
+    epochs = pa.Table.from_pylist([dict(zip(("run", "epoch", "miou"), row, strict=True)) for row in rows])
+    (panel,) = figures.singles(points, epochs, LAYOUT, "miou", ["seed"], most=2)
+    assert [(line.label, line.style, line.x) for line in panel.lines] == [
+        ("a, seed=0", 0, [1.0, 3.0]), ("b, seed=1", 1, [1.0, 3.0])
+    ]  # fmt: skip
+    assert panel.lines[0].mean == pytest.approx([10.0, 30.0])
+    assert panel.ends() == [["a, seed=0", "3", "30.0"], ["b, seed=1", "3", "30.0"]]
+
+
 def test_classes_are_means_by_name_and_absent_ones_stay_out():
     points = pa.Table.from_pylist(
         [run("a", "4", "0", 0.5, best_class_iou=[0.2, None]), run("a", "4", "1", 0.5, best_class_iou=[0.4, None])]
@@ -102,6 +114,7 @@ def test_figure_files_are_the_same_to_the_byte(kind, tmp_path):
     assert content.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[kind])
     if kind == "svg":
         assert b"<title" in content and b"<desc" in content
+        assert b'"fill: #ffffff"' in content  # it may lie on a dark page
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [f".{kind}"] * 2
 
 

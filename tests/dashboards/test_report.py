@@ -2,12 +2,13 @@ import re
 
 import finished_grids
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from dashboards import report
 from dashboards.gathered import gather
-from orchestration.cli import app
-from orchestration.run_folder import RunFolder
+from orchestration.commands.main import app
+from orchestration.runs.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -127,10 +128,26 @@ def test_commands_write_page_and_figures(made, tmp_path):
     called = CliRunner().invoke(app, ["report", "made", "--runs", str(tmp_path)], catch_exceptions=False)
     assert called.output == f"{grid_dir / 'report.html'}\n"
     assert (grid_dir / "report.html").is_file()
-    for figure in ("labels", "curves", "classes", "states"):
+    for figure in ("labels", "curves", "classes", "states", "calibration", "confusion"):
         words = ["figure", figure, "--grid", "made", "-o", f"{tmp_path}/{figure}.svg", "--runs", str(tmp_path)]
         CliRunner().invoke(app, words, catch_exceptions=False)
         assert "<desc" in (tmp_path / f"{figure}.svg").read_text()
+
+
+@pytest.mark.parametrize("figure", ["pictures", "ranks"])
+def test_what_runs_have_drawn_is_put_into_one_picture(made, tmp_path, figure):
+    loaded, grid_dir = made
+    words = ["figure", figure, "--grid", "made", "--runs", str(tmp_path), "-o"]
+    with pytest.raises(ValueError, match=f"a finished run of grid made must have left {figure}; none has"):
+        CliRunner().invoke(app, [*words, str(tmp_path / "a.png")], catch_exceptions=False)
+    finished_grids.finish(loaded, grid_dir)
+    with pytest.raises(ValueError, match=f"--output must end with .png for {figure}; got 'a.svg'"):
+        CliRunner().invoke(app, [*words, "a.svg"], catch_exceptions=False)
+    for name in ("a.png", "b.png"):
+        CliRunner().invoke(app, [*words, str(tmp_path / name)], catch_exceptions=False)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 300 and picture.height > 200
 
 
 def test_unknown_figure_metric_and_folder_are_refused(made, tmp_path):
@@ -138,7 +155,11 @@ def test_unknown_figure_metric_and_folder_are_refused(made, tmp_path):
     finished_grids.finish(loaded, grid_dir, loaded.cells[:1])
     given = ["--grid", "made", "--runs", str(tmp_path), "-o", "a.pdf"]
     for words, said in (
-        (["figure", "bars", *given], "the figure must be one of labels, curves, classes, states; got 'bars'"),
+        (
+            ["figure", "bars", *given],
+            "the figure must be one of labels, curves, classes, states, calibration, confusion, pictures, ranks; "
+            "got 'bars'",
+        ),
         (["figure", "curves", "--metric", "speed", *given], "--metric must be one of miou, loss, loss_x; got 'speed'"),
         (["report", "demo", "--runs", str(tmp_path)], "--runs must hold the folder of grid demo"),
     ):

@@ -8,8 +8,8 @@ from launcher import Launcher
 from orchestration_fakes import slurm  # noqa: F401 (a fixture)
 from own_grid import OwnGrid
 
-from orchestration.cells import Cell, to_yaml
-from orchestration.run_folder import RunFolder
+from orchestration.grids.cells import Cell, to_yaml
+from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import (
     AugmentConfig,
     BackboneConfig,
@@ -62,10 +62,19 @@ def private_ray() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """The small grid after its launch, to be left as it is."""
     launcher = Launcher(tmp_path_factory.mktemp("launched"))
     launcher.code = launcher()
-    return launcher
+    before = launcher.launches(), launcher.printed
+    yield launcher
+    assert (launcher.launches(), launcher.printed) == before, "a test launched the grid that all tests share"
+
+
+@pytest.fixture
+def again(launched: Launcher, tmp_path: Path) -> Launcher:
+    """The same in a folder of its own."""
+    return launched.copied(tmp_path / "again")
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from orchestration.attempt import Attempt
-from orchestration.failures import FailureClass, decide
-from orchestration.retries import decision_of, decisions, lately
-from orchestration.run_folder import RunFolder
+from orchestration.runs.attempt import Attempt
+from orchestration.runs.failures import FailureClass, decide
+from orchestration.runs.retries import decision_of, decisions, lately
+from orchestration.runs.run_folder import RunFolder
 
 OWNER = {"commit": "", "campaign": "l", "host": "n1.cluster", "pid": 1, "process_started": 1}
 

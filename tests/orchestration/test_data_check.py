@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from orchestration.cli import app
-from orchestration.run_folder import folders
+from orchestration.commands.main import app
+from orchestration.runs.run_folder import folders
 
 
 def command(*words):
@@ -87,11 +87,12 @@ def test_conversion_follows_links_and_passes_over_what_a_mac_left(tmp_path):
     (tmp_path / "gtFine/val").symlink_to(tmp_path / "disk")
     done = command("data", "convert", "cityscapes", tmp_path / "gtFine")
     assert "1 *_labelTrainIds.png written" in words(done.stdout), done.exception
-    assert "passed over: 1 hidden" in done.stdout
+    assert "skipped: 1 hidden" in done.stdout
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("/0.png label.png", "image /0.png is missing: names start from data_root, without a leading /; 0.png is there"),
+    ("/0.png label.png", "image /0.png is missing: paths are relative to data_root, without a leading /; 0.png is "
+     "there"),
     ("sub\\s.png label.png", "image sub\\s.png is missing: / separates folders, not \\; sub/s.png is there"),
     ("0.PNG label.png", "image 0.PNG is missing; there is '0.png'"),
     ("0.jpg label.png", "image 0.jpg is missing; there is '0.png'"),

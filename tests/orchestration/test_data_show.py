@@ -3,14 +3,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from orchestration.cells import compose_untrained
-from orchestration.cli import app
-from orchestration.values import read_settings
+from orchestration.commands.main import app
+from orchestration.grids.cells import compose_untrained
+from orchestration.grids.values import read_settings
 from rankmatch import preview, sheet
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import TrainLoader
 from rankmatch.data.splits import read_splits
-from rankmatch.predict import colour_map
+from rankmatch.drawn import colour_map
 
 SETTINGS = ["trainer.labeled_batch_size=2", "trainer.unlabeled_batch_size=4", "augment.cutmix_probability=1"]
 

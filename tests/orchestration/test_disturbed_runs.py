@@ -9,42 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import attempts_killed
+import equal_cells
 import pytest
 import torch
 from attempts_killed import KILLED
+from undisturbed import content
 
-from orchestration import costs
-from orchestration.cells import Cell, compose, from_yaml, to_yaml
-from orchestration.run_folder import RunFolder
+from orchestration.grids.cells import Cell, compose, from_yaml, to_yaml
+from orchestration.planning import costs
+from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.states import CellState
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = {
-    "method": "supervised",
-    "split": "4",
-    "seed": 3,
-    "dataset.scenes.num_train": 8,
-    "dataset.scenes.num_val": 2,
-    "dataset.scenes.size": 32,
-    "augment.crop_size": 33,
-    "backbone": "mobilenet_v2",
-    "backbone.pretrained": False,
-    "backbone.width": 0.25,
-    "trainer.epochs": 3,
-    "trainer.labeled_batch_size": 2,
-    "trainer.unlabeled_batch_size": 2,
-    "trainer.learning_rate": 0.003,
-    "trainer.device": "cpu",
-    "trainer.num_threads": 1,
-    "trainer.log_every_steps": 1,
-    "trainer.checkpoint_every_min": 0,
-    "tracking.system_every_s": 0,
-}
+SETTINGS = equal_cells.SETTINGS | {"trainer.epochs": 3, "trainer.learning_rate": 0.003}
 """Two steps an epoch, with a checkpoint after each of them; the second of three epochs is the best one."""
 IN_EVALUATION = 3
 """The question whether to stop, of two before steps and two before images, that is put in an epoch's evaluation."""
 EVERY = 7
 """One change in so many is tried; with 1 here all are, in some minutes."""
-CLOCKS = ("time", "duration_s", "evaluation_s", "gpu_duration_s")
 
 Order = dict[str, Any]
 
@@ -92,34 +74,20 @@ def undisturbed(attempts: Attempts, tmp_path_factory: pytest.TempPathFactory) ->
     return folder, attempts(again)[1]
 
 
-def untimed(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in CLOCKS}
-
-
-def content(folder: RunFolder) -> dict[str, Any]:
-    """Return what every file of a run folder holds, less clocks and numbers of attempts."""
-    result = folder.result()
-    assert result is not None
-    last = folder.path / "attempts" / str(result["attempt"])
-    model = {**result["model"], "path": result["model"]["path"].replace(f"/{result['attempt']}/", "/<n>/")}
-    told = {name: value for name, value in result.items() if name not in (*CLOCKS, "attempt", "model", "provenance")}
-    steps = folder.steps()
-    return {
-        "config.yaml": folder.config(),
-        "axes.json": folder.axes(),
-        "result.json": told | {"model": model},
-        "epochs.jsonl": [untimed(row) for row in folder.epochs()],
-        "steps.arrow": steps.drop_columns("time").to_pylist() if steps.num_rows else [],
-        "best.pt": (last / "best.pt").read_bytes(),
-        "samples.png": (last / "samples.png").read_bytes(),
-        "files": {path.name for path in last.rglob("[!.]*")} - {"epochs.jsonl", "steps.arrow"},
-        "other weights": sorted(path.name for path in folder.path.rglob("*.pt") if path.parent != last),
-    }
-
-
 def test_undisturbed_run_keeps_rows_samples_and_best_weights_only(undisturbed: tuple[RunFolder, int]) -> None:
     found = content(undisturbed[0])
-    assert found["files"] == {"best.pt", "events.jsonl", "log", "owner.json", "samples.png"}
+    pictures = {"0-image.jpg", "0-label.png", "0-prediction.png", "0-difference.png", "pictures.json"}
+    assert found["pictures"].keys() == pictures
+    assert found["files"] == {
+        "best.pt",
+        "evaluation.json",
+        "events.jsonl",
+        "log",
+        "owner.json",
+        "samples.png",
+        "pictures",
+        *pictures,
+    }
     assert [row["step"] for row in found["steps.arrow"]] == list(range(6))
     assert [row["epoch"] for row in found["epochs.jsonl"]] == [1, 2, 3]
 
@@ -196,7 +164,7 @@ def test_twenty_five_interrupted_attempts_take_no_more_of_the_disk_than_the_plan
     assert len(folder.attempts()) == 25 and folder.state().step == 26
     assert 0 < max(sizes) <= costs.training_bytes(config)
     attempts(folder)
-    assert folder.state().status == "done"
+    assert folder.state().status is CellState.DONE
     assert 0 < weights_bytes(folder) <= costs.finished_bytes(config)
 
 

@@ -9,11 +9,14 @@ import pytest
 from launcher import Launcher
 from typer.testing import CliRunner
 
-from orchestration import costs, disk_space, grid
-from orchestration.cli import app
-from orchestration.launch_plan import Options, make_plan
-from orchestration.plan import Plan, format_amount, format_duration
-from orchestration.run_folder import folders
+from orchestration.commands.main import app
+from orchestration.grids import grid
+from orchestration.launching import steps
+from orchestration.launching.options import Workers
+from orchestration.launching.target import Target
+from orchestration.planning import costs, disk_space
+from orchestration.planning.plan import Plan, format_amount, format_duration
+from orchestration.runs.run_folder import folders
 from orchestration.tables.formats import to_markdown, to_rich
 from orchestration.tables.layouts import Layout
 from orchestration.tables.lines import notes
@@ -29,7 +32,8 @@ def run(*words: object) -> str:
 
 def test_plan_without_data_says_that_it_does_not_know(tmp_path: Path) -> None:
     printed = run("plan", "--grid", "camvid", "--runs", tmp_path)
-    assert "rough estimate: not known, for 9 cells that cannot be estimated, as the split lists are not here" in printed
+    expected = "rough estimate: not known, for 15 cells that cannot be estimated, as the split lists are not here"
+    assert expected in printed
     assert "0 s" not in printed
 
 
@@ -40,7 +44,7 @@ def test_plan_with_some_data_says_what_it_leaves_out(tmp_path: Path) -> None:
 
 def test_budget_of_cells_that_nobody_can_estimate_is_refused(tmp_path: Path) -> None:
     words = ("--grid", "camvid", "--cluster", "slurm", "--budget-gpu-hours", 1, "--runs", tmp_path)
-    assert "--budget-gpu-hours=1 cannot be held: 9 cells cannot be estimated" in run("plan", *words)
+    assert "--budget-gpu-hours=1 cannot be held: 15 cells cannot be estimated" in run("plan", *words)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +67,9 @@ def test_hours_of_short_cells_are_not_0(launched: Launcher) -> None:
     assert [float(row[0].strip("<")) > 0 for row in rows if row] == [True] * 4
 
 
-def plan_of(runs: Path, **options: str) -> Plan:
+def plan_of(runs: Path, cluster: str = "inline") -> Plan:
     loaded = grid.load(str(runs / "small" / "grid.yaml"))
-    return make_plan(loaded, runs / "small", Options(runs=runs, **{"cluster": "inline"} | options))
+    return steps.plan_of(Target.of(loaded, runs / "small", Workers(cluster)))
 
 
 @pytest.fixture
@@ -184,11 +188,11 @@ def test_data_check_refuses_the_batch_that_the_plan_refuses(tiny_root: Path, tmp
         "seed=0",
     )
     assert fault in run("plan", "--grid", "demo", *words)
-    assert f"a method that sees unlabeled images cannot go through split 2: {fault}" in run("data", "check", file)
+    assert f"a method that sees unlabeled images cannot train on split 2: {fault}" in run("data", "check", file)
     said = run("data", "check", file, "trainer.unlabeled_batch_size=10", "trainer.labeled_batch_size=3")
     assert "unlabeled images cannot" not in said
     assert (
-        "method supervised cannot go through split 2: trainer.labeled_batch_size must be at most 2, the labeled images "
+        "method supervised cannot train on split 2: trainer.labeled_batch_size must be at most 2, the labeled images "
         "of split 2; got 3; with method.supervised_steps=equal it can"
     ) in said
 

@@ -5,16 +5,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from undisturbed import wait_until
 
-from orchestration.run_cell import launcher
-from orchestration.run_folder import RunFolder, folders
-from orchestration.schedulers import CellJob, JobState
-from orchestration.schedulers.inline import InlineJobs
+from orchestration.running.inline import InlineJobs
+from orchestration.running.run_cell import launcher
+from orchestration.runs.jobs import CellJob, JobState
+from orchestration.runs.run_folder import RunFolder, folders
+from orchestration.runs.states import CellState
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
@@ -42,12 +43,21 @@ def test_launch_that_is_stopped_ends_without_an_abort(presses: int, tmp_path: Pa
     assert launch.returncode in (130, -signal.SIGINT), printed
     [cell] = folders(tmp_path / "small").values()
     if presses == 1:
-        assert launch.returncode == 130 and "Stopped. The same command goes on" in printed
+        assert launch.returncode == 130 and "Stopped. The same command resumes" in printed
         assert cell.attempts()[-1].events()[-1]["event"] == "stopped"
         assert cell.newest_checkpoint() is not None
-    assert cell.state().status == "interrupted"
+    assert cell.state().status is CellState.INTERRUPTED
 
 
+@pytest.fixture
+def hears_interrupts() -> Iterator[None]:
+    """A process that a shell started in the background ignores SIGINT, and so do tests in it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
 def test_an_interrupted_wait_does_not_take_the_cell_for_ended(make_cell: Callable[..., Path]) -> None:
     """Python's `Thread.join` does, up to 3.12, once it was interrupted."""
     begun, let_go = threading.Event(), threading.Event()
@@ -65,4 +75,4 @@ def test_an_interrupted_wait_does_not_take_the_cell_for_ended(make_cell: Callabl
     assert not jobs.wait(0) and jobs.poll() == {cell.name: JobState.RUNNING}
     let_go.set()
     assert jobs.wait(30) and jobs.poll() == {cell.name: JobState.FAILED}
-    assert RunFolder(cell).state().status == "failed"
+    assert RunFolder(cell).state().status is CellState.FAILED

@@ -5,8 +5,9 @@ import errno
 import pytest
 from rich.console import Console
 
-from orchestration import launch, patience
-from orchestration.schedulers import JobState, SchedulerError, StateLog
+from orchestration.launching import launch
+from orchestration.runs import patience
+from orchestration.runs.jobs import JobState, SchedulerError, StateLog
 
 
 class Jobs:
@@ -49,7 +50,7 @@ def test_file_server_that_is_away_for_seconds_ends_no_launch(work, capsys):
     assert work(jobs) is False
     assert not jobs.cancelled
     assert not jobs.looks
-    assert capsys.readouterr().err.count("the cells go on, but cannot be looked at for now: [Errno 5]") == 1
+    assert capsys.readouterr().err.count("the cells continue, but cannot be looked at for now: [Errno 5]") == 1
 
 
 def test_last_look_waits_for_the_file_server(work):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from undisturbed import frozen_half_way, wait_until
 
-from orchestration.run_folder import RunFolder, folders
-from orchestration.schedulers import LAUNCH_STOP
+from orchestration.runs.folders import LaunchFolder
+from orchestration.runs.run_folder import RunFolder, folders
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
@@ -66,12 +66,12 @@ def test_stopped_launch_goes_on_and_ends_as_an_undisturbed_one(end, tmp_path):
         if end == signal.SIGKILL:
             wait_until(lambda: half_way.state().status != "running")
         else:
-            wait_until(lambda: list(runs.glob(f"small/launches/*/{LAUNCH_STOP}")))
+            wait_until(lambda: list(runs.glob(f"small/launches/*/{LaunchFolder.stop_file.name}")))
             time.sleep(1.1)  # trainings look for it once a second: this one does so at its next step
     printed, _ = launched.communicate(timeout=120)
     done_before = {name for name, folder in cells(runs).items() if folder.result()}
     if end == signal.SIGINT:
-        assert launched.returncode == 130 and "The same command goes on" in printed
+        assert launched.returncode == 130 and "The same command resumes" in printed
 
     again = run(runs, env=os.environ | OF_OLD_SESSIONS)
     assert again.returncode == 0, again.stdout + again.stderr

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from orchestration import grid
-from orchestration.cells import experiments_folder
-from orchestration.costs import num_steps
+from orchestration.grids import grid
+from orchestration.grids.cells import experiments_folder
+from orchestration.planning.costs import num_steps
 
 EXPERIMENTS = experiments_folder()
 NUM_CELLS = {

@@ -5,12 +5,14 @@ import os
 
 import pytest
 
-from orchestration import attempt as attempts
-from orchestration import files, folder_states, patience, run_folder
-from orchestration.damage import DamageWarning
-from orchestration.run_cell import launcher, run_cell
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import JobState
+from orchestration.machine import files
+from orchestration.machine.damage import DamageWarning
+from orchestration.running.run_cell import launcher, run_cell
+from orchestration.runs import attempt as attempts
+from orchestration.runs import folder_states, patience, run_folder
+from orchestration.runs.jobs import JobState
+from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.states import CellState
 from rankmatch import checkpoint
 from rankmatch.trainer import FitResult
 
@@ -80,11 +82,11 @@ def test_cell_whose_file_server_is_away_is_not_damaged(number, make_cell, monkey
     folder.claim({"commit": "abc"}).publish(RESULT)
     unreadable(monkeypatch, number, 2)
     state = folder.state()
-    assert state.status == "unreadable"
+    assert state.status is CellState.UNREADABLE
     assert state.damage == f"{folder.path / 'result.json'} cannot be read for now: {os.strerror(number)}"
     with pytest.raises(OSError, match=os.strerror(number)):
         folder.look()
-    assert folder.state().status == folder.look().status == "done" and not recwarn.list
+    assert folder.state().status == folder.look().status is CellState.DONE and not recwarn.list
 
 
 def test_cell_that_nobody_may_read_is_damaged(make_cell, monkeypatch):
@@ -92,7 +94,7 @@ def test_cell_that_nobody_may_read_is_damaged(make_cell, monkeypatch):
     folder.claim({"commit": "abc"}).publish(RESULT)
     unreadable(monkeypatch, errno.EACCES, 1)
     with pytest.warns(DamageWarning, match="cannot be read: Permission denied; nothing is done with the cell until"):
-        assert folder.state().status == "damaged"
+        assert folder.state().status is CellState.DAMAGED
 
 
 def test_cells_that_cannot_be_read_for_a_moment_are_looked_at_again_together(make_cell, monkeypatch, waits):

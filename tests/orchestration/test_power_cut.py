@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.run_cell import launcher, run_cell, train_inline
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import JobState
+from orchestration.running.run_cell import launcher, run_cell, train_inline
+from orchestration.runs.jobs import JobState
+from orchestration.runs.run_folder import RunFolder
 from rankmatch import checkpoint
 
 
@@ -25,7 +25,8 @@ class Disk:
         path = Path(f"/proc/self/fd/{handle}").resolve()
         inode = path.stat().st_ino
         if path.is_dir():
-            self.names[inode] = {entry.name: entry.inode() for entry in os.scandir(path)}
+            with os.scandir(path) as entries:
+                self.names[inode] = {entry.name: entry.inode() for entry in entries}
         else:
             self.contents[inode] = time.time_ns()
 
@@ -68,7 +69,7 @@ def test_power_cut_loses_no_checkpoint_that_was_written_or_adopted(make_cell, di
     monkeypatch.setattr(checkpoint, "save", lambda *given, **named: watched(save(*given, **named)))
     monkeypatch.setattr(checkpoint, "adopt", lambda *given: watched(adopt(*given)))
     asked = iter(range(100))
-    monkeypatch.setattr("orchestration.run_cell.StopCheck.__init__.__defaults__", (0.0,))
+    monkeypatch.setattr("orchestration.running.run_cell.StopCheck.__init__.__defaults__", (0.0,))
     run_cell(cell, train=train_inline, owner=launcher(), should_stop=lambda: bool(seen) and next(asked) == 1)
     run_cell(cell, train=train_inline, owner=launcher())
     assert seen == ["1/step_2", "1/step_3", "2/step_3", "2/step_2", "2/step_4"]

@@ -2,9 +2,9 @@ from dataclasses import asdict
 
 import pytest
 
-from orchestration.cells import compose
-from orchestration.identity import signature
-from orchestration.values import flatten
+from orchestration.grids.cells import compose
+from orchestration.grids.identity import signature
+from orchestration.grids.values import flatten
 from rankmatch.config import NumericsConfig
 
 DIFFERENCES = {

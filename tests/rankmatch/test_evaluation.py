@@ -7,11 +7,14 @@ from torch import nn
 from torch.nn import functional
 
 from rankmatch.evaluation import (
+    NUM_BINS,
     Evaluation,
     EvaluationStopped,
+    calibration_counts,
     confusion_matrix,
     evaluate,
     predict,
+    predict_with_probabilities,
     sliding_window_probabilities,
 )
 
@@ -137,10 +140,33 @@ def test_model_is_evaluated_in_eval_mode_and_left_as_it_was():
 
 def test_reduce_adds_the_other_workers():
     model, parts = Pixelwise(), list(batches())
-    other = evaluate(model, parts[1:], num_classes=4, device="cpu").confusion
-    together = evaluate(model, parts[:1], num_classes=4, device="cpu", reduce=lambda confusion: confusion + other)
-    assert (together.confusion == evaluate(model, parts, num_classes=4, device="cpu").confusion).all()
-    assert (evaluate(model, [], num_classes=4, device="cpu", reduce=lambda _: other).confusion == other).all()
+    made = evaluate(model, parts[1:], num_classes=4, device="cpu")
+    other = torch.cat([made.confusion.flatten(), made.calibration.flatten()])
+    together = evaluate(model, parts[:1], num_classes=4, device="cpu", reduce=lambda counts: counts + other)
+    alone = evaluate(model, parts, num_classes=4, device="cpu")
+    assert (together.confusion == alone.confusion).all() and (together.calibration == alone.calibration).all()
+    nothing = evaluate(model, [], num_classes=4, device="cpu", reduce=lambda _: other)
+    assert (nothing.confusion == made.confusion).all()
+
+
+def test_calibration_counts_labeled_pixels_by_confidence_and_whether_they_are_right():
+    prediction, label = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 255, 1])
+    counts = calibration_counts(prediction, torch.tensor([0.51, 0.54, 1.0, 0.9, 0.96]), label)
+    assert counts.shape == (NUM_BINS, 2) and counts.sum() == 4
+    assert counts[10].tolist() == [1, 1] and counts[19].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("mode", ["whole", "sliding"])
+def test_evaluation_counts_the_confidence_of_what_it_predicts(mode):
+    model, images = Pixelwise().eval(), list(batches())
+    found = evaluate(model, images, num_classes=4, device="cpu", mode=mode, crop_size=4)
+    expected = torch.zeros(NUM_BINS, 2, dtype=torch.int64)
+    for image, label in images:
+        prediction, shares = predict_with_probabilities(model, image, mode=mode, crop_size=4)
+        expected += calibration_counts(prediction, shares.max(dim=1).values, label)
+    assert (found.calibration == expected).all()
+    assert found.calibration.sum() == found.confusion.sum()
+    assert found.calibration[:, 1].sum() == found.confusion.diag().sum()
 
 
 def test_bad_settings_are_refused_before_an_image_is_read():

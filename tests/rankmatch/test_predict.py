@@ -69,7 +69,7 @@ def test_image_that_cannot_be_read_is_named_and_the_others_are_done(model, tmp_p
 def test_outputs_that_are_there_are_refused_before_anything_is_written(tmp_path):
     draw(tmp_path / "a.png", 8, 8)
     draw(tmp_path / "out" / "labels" / "a.png", 8, 8)
-    with pytest.raises(ValueError, match=r"outputs must not be there already; .*labels/a.png"):
+    with pytest.raises(ValueError, match=r"outputs must not exist already; .*labels/a.png"):
         find_jobs([tmp_path / "a.png"], tmp_path / "out")
     assert len(find_jobs([tmp_path / "a.png"], tmp_path / "out", overwrite=True)) == 1
 
@@ -88,8 +88,8 @@ def test_images_behind_links_are_found_hidden_ones_are_not_and_outputs_are_no_in
             "photos/out/labels/linked/b.png",
         ]
         assert predict_files(model, jobs, device="cpu") == []
-    assert said[0] == f"passed over: 2 hidden (first {tmp_path}/photos/._a.png)"
-    assert said[2] == f"passed over: 4 images that lie where outputs go, below {tmp_path}/photos/out"
+    assert said[0] == f"skipped: 2 hidden (first {tmp_path}/photos/._a.png)"
+    assert said[2] == f"skipped: 4 images in the output folder {tmp_path}/photos/out"
 
 
 def test_wrong_sources_are_refused(tmp_path):

@@ -4,13 +4,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rankmatch import samples, sheet
+from rankmatch import run_files, samples, sheet
 from rankmatch.config import AugmentConfig, BackboneConfig, DatasetConfig, MethodConfig, NumericsConfig, TrainConfig
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.splits import read_splits
+from rankmatch.drawn import colour_map
 from rankmatch.execution import ExecutionConfig, TrackingExecution
 from rankmatch.models import build_model
-from rankmatch.predict import colour_map
 
 
 class SaysTwo(nn.Module):
@@ -56,7 +56,7 @@ def told(monkeypatch):
 
 
 def test_picture_shows_image_label_and_prediction(tiny_root, tmp_path, told):
-    path = tmp_path / samples.FILE
+    path = tmp_path / run_files.SAMPLES
     drawn(path, tiny(tiny_root))
     picture, [(heading, titles, rows, legend, whole)] = np.asarray(Image.open(path)), told
     assert (heading, titles) == ("after the last epoch", ("image", "label", "prediction"))
@@ -96,12 +96,12 @@ def test_choice_is_counted_and_takes_all_of_a_short_list():
 
 
 def test_no_picture_where_none_is_wanted(tiny_root, tmp_path):
-    drawn(tmp_path / samples.FILE, tiny(tiny_root, 0))
+    drawn(tmp_path / run_files.SAMPLES, tiny(tiny_root, 0))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_of_tracking_are_not_part_of_the_identity():
-    from orchestration.cells import Cell
+    from orchestration.grids.cells import Cell
 
     plain = Cell(config=TrainConfig(), axes={})
     other = TrainConfig(execution=ExecutionConfig(tracking=TrackingExecution(num_samples=0, model="copy")))

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 import rankmatch
-from rankmatch import checkpoint, diagnostics
+from rankmatch import checkpoint, diagnostics, trainer
+from rankmatch.data import loaders, workers
 from rankmatch.data.loaders import TrainLoader
 from rankmatch.diagnostics import RATIOS
+from rankmatch.distributed import World
 from rankmatch.methods import METHODS
 from rankmatch.models import build_model
 from rankmatch.models.weights import load_checkpoint
@@ -165,6 +168,32 @@ def test_two_workers_have_the_losses_of_one(method, tiny_config, tmp_path):
     for (_, row), (_, other) in zip(rows, json.loads((tmp_path / "rows.json").read_text()), strict=True):
         timings = {"duration_s", "evaluation_s"}
         assert {key: value for key, value in other.items() if key not in timings} == pytest.approx(row, rel=1e-6)
+
+
+def test_one_of_several_workers_asks_whether_to_stop_while_it_waits_for_data_and_stays(
+    tiny_config, tmp_path, monkeypatch
+):
+    crops, asked, step_0, voted = loaders._Crops.__getitems__, [], [], []
+
+    def late(*arguments):
+        time.sleep(1.5)
+        return crops(*arguments)
+
+    def vote(self):
+        step_0.append(len(asked))
+        voted.append(self.world.size)
+        raise KeyboardInterrupt  # the workers are asked together from here on
+
+    monkeypatch.setattr(loaders._Crops, "__getitems__", late)
+    monkeypatch.setattr(workers, "POLL_S", 0.1)
+    monkeypatch.setattr(trainer, "world", lambda: World(0, 2))
+    monkeypatch.setattr(trainer, "DistributedDataParallel", lambda network, **_: network)
+    monkeypatch.setattr(trainer._Run, "_stop_agreed", vote)
+    config = tiny_config(num_workers=2)
+    config.execution.trainer.num_data_workers = 1
+    with pytest.raises(KeyboardInterrupt):
+        rankmatch.fit(config, tmp_path, Rows(), should_stop=lambda: asked.append(1) or True)
+    assert voted == [2] and step_0[0] > 2
 
 
 def test_processes_must_be_as_many_as_the_configuration_says(tiny_config, tmp_path):

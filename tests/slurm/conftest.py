@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from slurm.real_cluster import ROOT, Cluster, Grid, numbers, start
 
-from orchestration.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from ports import free_block
 
-from orchestration import scratch
-from orchestration.run_folder import RunFolder, folders, process_start
+from orchestration.machine import scratch
+from orchestration.runs.run_folder import RunFolder, folders, process_start
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(__file__).parent / "cluster"
@@ -118,7 +118,8 @@ class Grid:
                             *words)  # fmt: skip
 
     def rankmatch(self, word: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.command("-c", "from orchestration.cli import main; main()", word, "--grid", "long", *words)
+        program = "from orchestration.commands.main import main; main()"
+        return self.command("-c", program, word, "--grid", "long", *words)
 
     @property
     def cell(self) -> RunFolder:

@@ -14,6 +14,7 @@ from slurm.real_cluster import Cluster, start, wait_until
 
 from orchestration.on_slurm import commands, controller_script
 from orchestration.on_slurm.commands import Job
+from orchestration.runs.folders import ControllersFolder
 
 pytestmark = pytest.mark.slurm
 NAME = "rankmatch-controller-1"
@@ -79,7 +80,7 @@ def user(monkeypatch) -> Iterator[User]:
 def test_controllers_are_called_moved_and_ended_by_an_ordinary_user(user):
     first, second, third = user.controllers(3)
     assert {job.job.number for job in commands.queue().values()} == {first, second, third}
-    lines = ["code=1", *controller_script.wake(NAME, user.folder, user.folder / "over")]
+    lines = ["code=1", *controller_script.wake(NAME, ControllersFolder(user.folder), user.folder / "over")]
     user("bash", "-c", "\n".join(lines), SLURM_JOB_NAME="cells", SLURM_JOB_ID="999")
     wait_until((user.folder / f"{first}.log").exists, 60)
     wait_until(lambda: user.reason(second) == "PENDING BeginTime", 60)

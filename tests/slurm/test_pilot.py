@@ -7,8 +7,8 @@ import psutil
 import pytest
 from slurm.real_cluster import numbers, wait_until
 
-from orchestration.processes import process_start
-from orchestration.run_folder import folders
+from orchestration.machine.processes import process_start
+from orchestration.runs.run_folder import folders
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 

@@ -10,13 +10,15 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import own_grid
 import pytest
+import yaml
 from slurm.real_cluster import Cluster, Grid, numbers, start, wait_until
 
+from orchestration.machine.processes import process_start
 from orchestration.on_slurm import site_limits
 from orchestration.on_slurm.site_limits import SubmitLimit
-from orchestration.processes import process_start
-from orchestration.run_folder import folders
+from orchestration.runs.run_folder import folders
 
 pytestmark = pytest.mark.slurm
 CONTROLLED = ("cluster.controller=true", "cluster.controller_every_min=1")
@@ -51,7 +53,7 @@ def test_cells_of_an_array_become_a_table_without_anybody_at_the_terminal(cluste
     wait_until(lambda: report.exists() and not cluster.slurm("squeue", "--noheader"), 180)
     assert "rankmatch" in report.read_text()
     assert (tmp_path / "runs/mlflow.db").exists()
-    again = grid.command("-c", "from orchestration.cli import main; main()", "status", "--grid", "small")
+    again = grid.command("-c", "from orchestration.commands.main import main; main()", "status", "--grid", "small")
     assert "4 cells: 4 done" in again.stdout
     assert cluster.leftovers() == []
 
@@ -156,6 +158,34 @@ def test_cell_that_may_not_be_requeued_goes_on_in_a_new_job_on_another_node(make
     assert first.owner()["host"] == f"{node}.host"  # what a node calls itself, sbatch does not know
 
 
+def test_cell_that_hangs_in_a_read_is_ended_and_goes_on_in_a_job_on_another_node(cluster, tmp_path, tiny_root):
+    grid = Grid(cluster, tmp_path / "g")
+    shutil.copytree(tiny_root, grid.folder / "images")
+    (grid.folder / "scan.yaml").write_text(own_grid.DATASET)
+    known = yaml.safe_load(own_grid.GRID)
+    settings = known["set"] | {"trainer.epochs": 60, "trainer.device": "cpu", "trainer.hang_min": 0.2}
+    described = {"set": settings, "axes": {"method": ["supervised"], "seed": [0]}, "table": known["table"]}
+    (grid.folder / "long.yaml").write_text(yaml.safe_dump(described))
+    launched = grid.launch(*CONTROLLED)
+    assert launched.returncode == 0, launched.stderr
+    grid.begun()
+    images = sorted((grid.folder / "images").glob("*.png"))
+    for path in images:
+        path.rename(path.with_suffix(".away"))
+        os.mkfifo(path)  # whoever opens it waits for ever, as for a file server that is gone
+    [first] = grid.cell.attempts()
+    wait_until(lambda: "its stacks follow" in first.log_file.read_text())
+    for path in images:
+        path.with_suffix(".away").rename(path)
+    wait_until(grid.cell.has_result)
+    first, second = grid.cell.attempts()
+    assert stops(grid) == ["hung"] and second.first_step() > 0
+    assert "most recent call first" in first.log_file.read_text()
+    assert second.owner()["slurm"]["node"] != first.owner()["slurm"]["node"]
+    wait_until(lambda: (grid.grid_dir / "report.md").exists() and not cluster.slurm("squeue", "--noheader"))
+    assert cluster.leftovers() == []
+
+
 def test_cells_are_tried_again_while_another_trains_whatever_befalls_slurm_and_the_controllers(
     cluster, tmp_path, monkeypatch
 ):
@@ -205,11 +235,11 @@ def test_jobs_and_controllers_without_a_python_say_so_and_go_on_once_it_is_there
     assert grid.launch(f"cluster.python={python}", notify, *CONTROLLED).returncode == 0
     told = tmp_path / "told"
     wait_until(told.exists)  # the job that failed has called a controller, which has no Python either
-    assert "a controller did not start" in told.read_text() and "rankmatch reconcile --grid long" in told.read_text()
+    assert "a controller did not start" in told.read_text() and "rankmatch resume --grid long" in told.read_text()
     wait_until(lambda: len(controllers(cluster)) == 2)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    assert "go on with launch" in grid.rankmatch("reconcile").stdout
+    assert "resume launch" in grid.rankmatch("resume").stdout
     wait_until(lambda: (grid.grid_dir / "report.md").exists() and not cluster.slurm("squeue", "--noheader"))
     first = grid.cell.attempts()[0]
     assert [event["kind"] for event in first.events()] == ["never began"]
@@ -273,9 +303,10 @@ def test_cell_whose_node_vanishes_without_accounting_is_launched_again_and_slurm
         grid.begun()
         grid.loses_its_node()
         wait_until(lambda: not cluster.slurm("squeue", "--noheader"))  # noqa: B023
-        said = grid.rankmatch("status").stdout  # no controller goes on with the grid here, so this does
+        assert "rankmatch resume" in grid.rankmatch("status").stdout  # no controller goes on with the grid here
+        said = grid.rankmatch("resume").stdout
         assert "node failure: job" in said and "Slurm says NODE_FAIL" in said
-        assert "taking the next step" in said
+        assert "submitted: 1 cells" in said
         ends_like(grid, undisturbed, 2)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestration import control, files
+from orchestration.launching import control
+from orchestration.machine import files
 from orchestration.mirror import mirror_thread
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, tracking_uri
 from orchestration.mirror.mirror_thread import MirrorThread
@@ -123,14 +124,19 @@ def test_store_that_hangs_is_waited_for_only_so_long():
 
 
 def test_the_command_that_opens_the_store_can_be_pasted_where_the_path_has_a_space(tmp_path):
-    uri = f"sqlite:///{tmp_path}/my runs/it's/mlflow.db"
-    shown = GridMirror(uri, tmp_path / "my runs" / "small", []).where()
-    assert shlex.split(shown) == ["mlflow", "ui", "--backend-store-uri", uri]
+    runs = tmp_path / "my runs" / "it's"
+    shown = GridMirror(f"sqlite:///{runs}/mlflow.db", runs / "small", []).where()
+    assert shlex.split(shown.strip("`")) == ["rankmatch", "ui", "--grid", "small", "--runs", str(runs)]
 
 
-def test_run_of_a_launch_holds_its_report_its_page_and_its_figure(launched):
+def test_run_of_a_launch_holds_its_report_its_page_and_its_figures(launched):
     store = Store(f"sqlite:///{launched.runs / 'mlflow.db'}")
     run, *_ = store.runs(store.experiment("small"), f"tags.`{LAUNCH}` LIKE '%'")
     kept = Path(run.artifacts.removeprefix("file://"))
-    assert {"report.md", "report.html", "table.csv", "curves.png"} <= {path.name for path in kept.iterdir()}
+    figures = {"states.svg", "labels.svg", "curves-miou.svg", "curves-loss.svg", "classes.svg", "calibration.svg"}
+    tables = {"report.md", "report.html", "table.csv", "curves.png"}
+    assert tables | figures <= {path.name for path in kept.iterdir()}
+    for name in figures:
+        ours = launched.runs / "small" / "figures" / name
+        assert "<desc" in ours.read_text() and (kept / name).read_bytes() == ours.read_bytes()
     assert "4 of 4 cells are done." in (kept / "report.html").read_text()

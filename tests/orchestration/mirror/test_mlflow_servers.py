@@ -13,11 +13,11 @@ from mlflow_servers import USER, MlflowServer, losing_answers, postgres
 from mlflow_writer import STEPS
 from sqlalchemy import create_engine, text
 
-from orchestration.cells import to_yaml
+from orchestration.grids.cells import to_yaml
 from orchestration.mirror.grid_mirror import GridMirror
 from orchestration.mirror.mlflow_store import Store
 from orchestration.mirror.tracking import MIRROR, SIGNATURE, Launch, MirroredCell
-from orchestration.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import TrainConfig
 from rankmatch.execution import ExecutionConfig, TrackingExecution
 

@@ -6,6 +6,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import finished_grids
 import pytest
 from mlflow_servers import wait_for
 from ports import free_port
@@ -42,3 +43,25 @@ def test_mlflow_ui_serves_its_page_and_the_mirrored_experiment(server):
     assert "<title>MLflow" in wait_for(address, log)
     found = json.loads(fetch(f"{address}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"))
     assert found["experiment"]["name"] == "small"
+
+
+def test_command_opens_the_grids_experiment_and_ends_its_server(tmp_path):
+    loaded = finished_grids.written(tmp_path)
+    finished_grids.finish(loaded, tmp_path / "made", loaded.cells[:2], with_pictures=False)
+    (tmp_path / "made" / "launches" / "20261128T101500.000000-7").mkdir(parents=True, exist_ok=True)
+    program, port = str(Path(sys.executable).parent / "rankmatch"), free_port()
+    subprocess.run([program, "sync", "--grid", "made", "--runs", str(tmp_path)], check=True, timeout=120)
+    words = [program, "ui", "--runs", str(tmp_path), "--port", str(port), "--no-open"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stdout if line.startswith("runs"))
+        address, _, view = line.split()[1].partition("/#/")
+        experiment = view.split("/")[1]
+        found = json.loads(fetch(f"{address}/api/2.0/mlflow/runs/search", {"experiment_ids": [experiment]}))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert {run["info"]["run_name"] for run in found["runs"]} == {
+        f"{'-'.join([cell.axes['method'], cell.axes['split'], 's' + cell.axes['seed']])} mobilenet_v2"
+        for cell in loaded.cells[:2]
+    }
+    with pytest.raises(OSError, match="refused"):
+        fetch(f"{address}/health")

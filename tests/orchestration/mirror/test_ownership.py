@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.cells import to_yaml
+from orchestration.grids.cells import to_yaml
 from orchestration.mirror.grid_mirror import GridMirror
 from orchestration.mirror.mlflow_store import Store, StoredRun, StoreError
 from orchestration.mirror.ownership import Owner, own_model, owner_of
 from orchestration.mirror.tracking import LAUNCH, SIGNATURE, Launch, Mirror, MirroredCell
-from orchestration.run_folder import RunFolder
+from orchestration.runs import hints
+from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import TrainConfig
 
 GRID, SIGNED = "small", "0123456789ab"
@@ -120,8 +121,10 @@ def test_second_users_launch_of_a_grid_has_an_experiment_of_its_own_and_leaves_t
         assert {run.status for run in runs.values()} == {"RUNNING"}
         assert {run.tags["mlflow.user"] for run in runs.values()} == {person}
     bobs = owner_of(tmp_path / "b").runs_id
-    assert first.where() == f"mlflow ui --backend-store-uri {uri}"
-    assert second.where() == f"mlflow ui --backend-store-uri {uri} (experiment '{name} (bob {bobs[:6]})')"
+    assert first.where() == hints.command("ui", tmp_path / "a" / name)
+    assert second.open().experiment_id != first.open().experiment_id
+    second.uri = "http://alice:secret@mlflow:5000"
+    assert second.where() == f"http://alice@mlflow:5000 (experiment '{name} (bob {bobs[:6]})')"
 
 
 def test_runs_folder_that_was_moved_keeps_its_experiment_and_a_copy_gets_another_one(uri, tmp_path, request):

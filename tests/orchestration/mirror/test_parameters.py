@@ -1,4 +1,4 @@
-from orchestration.cells import compose
+from orchestration.grids.cells import compose
 from orchestration.mirror.parameters import parameters
 
 REAL = {"dataset": "camvid", "method": "supervised", "backbone.pretrained": False, "data_root": "camvid"}

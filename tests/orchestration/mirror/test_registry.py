@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestration import control
-from orchestration.grid import load
+from orchestration.grids.grid import load
+from orchestration.launching import control
 from orchestration.mirror import registry
 from orchestration.mirror.mlflow_store import Store
-from orchestration.run_folder import RunFolder, folders
+from orchestration.runs.run_folder import RunFolder, folders
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from orchestration import files
-from orchestration.attempt import Attempt
-from orchestration.cells import to_yaml
+from orchestration.grids.cells import to_yaml
+from orchestration.machine import files
 from orchestration.mirror import tracking
 from orchestration.mirror.mlflow_store import NOTE, PARENT, Point, Store, StoredRun, StoreError
 from orchestration.mirror.tracking import Launch, Mirror, MirroredCell
-from orchestration.run_folder import RunFolder
+from orchestration.runs.attempt import Attempt
+from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import DatasetConfig, NumericsConfig, TrainConfig
 from rankmatch.execution import ExecutionConfig, TrackingExecution, TrainerExecution
 
@@ -45,7 +45,7 @@ def mirror(open_mirror: Callable[[], Mirror]) -> Mirror:
 
 
 def make_folder(tmp_path: Path, *, num_workers: int = 2, **tracking_settings: Any) -> RunFolder:
-    made = RunFolder(tmp_path / f"{SIGNATURE}-rankmatch-1_16-s0")
+    made = RunFolder(tmp_path / "grid" / "cells" / f"{SIGNATURE}-rankmatch-1_16-s0")
     execution = ExecutionConfig(
         class_names=NAMES,
         trainer=TrainerExecution(num_workers=num_workers),
@@ -193,7 +193,17 @@ def test_cell_hangs_below_the_launch_that_began_it_and_names_the_others(mirror: 
     assert run.tags["rankmatch.launches"] == f"{first} {second}"
     assert (parents[first].status, parents[second].status) == ("KILLED", "RUNNING")
     assert parents[first].tags["mlflow.runName"] == "launch 11-24 10:15:00"
-    assert run.tags["mlflow.runName"] == "rankmatch-1_16-s0"
+    assert run.tags["mlflow.runName"].startswith("rankmatch-1_16-s0 ")
+
+
+def test_run_is_named_and_described_so_that_a_person_finds_it(mirror: Mirror, folder: RunFolder) -> None:
+    train(folder.claim({}), 0, 10)
+    run = sync(mirror, folder)
+    assert run.tags["mlflow.runName"] == "rankmatch-1_16-s0 resnet50 s0"
+    grid_dir = folder.path.parents[1]
+    assert f"`{grid_dir / 'report.html'}`" in run.tags[NOTE]
+    command = f"rankmatch launch --grid grid --runs {grid_dir.parent} method=rankmatch split=1_16"
+    assert f"Command: `{command}`" in run.tags[NOTE]
 
 
 def test_end_of_a_launch_shows_its_tables(mirror: Mirror, tmp_path: Path) -> None:

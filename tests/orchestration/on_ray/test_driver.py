@@ -1,8 +1,11 @@
 """What the process between a launcher and Ray decides of cells whose tries ended: without a Ray."""
 
 import errno
+import os
 import pickle
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +14,17 @@ import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.tune.execution import tune_controller
 
-from orchestration import files, patience
-from orchestration.failures import Failure
+from orchestration.machine import files, own_files
 from orchestration.on_ray import driver, memory
 from orchestration.on_ray.memory import KilledForMemoryError
 from orchestration.on_ray.shares import Node, Share
 from orchestration.on_ray.stop import StopAsked
-from orchestration.run_cell import record_failure
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import LAUNCH_STOP, CellJob, StateLog
+from orchestration.running.run_cell import record_failure
+from orchestration.runs import patience
+from orchestration.runs.failures import Failure
+from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.jobs import CellJob, StateLog
+from orchestration.runs.run_folder import RunFolder
 
 LAUNCH = "l"
 
@@ -31,7 +36,7 @@ class Launch:
         monkeypatch.setattr(driver, "nodes", lambda: (Node(1, 0, "a", "id-a"), Node(1, 0, "b", "id-b")))
         self.dir = folder / LAUNCH
         self.dir.mkdir()
-        self.cell = RunFolder(folder / "0123456789ab-c")
+        self.cell = RunFolder(GridFolder(folder).cells_dir / "0123456789ab-c")
         self.cell.create("", {})
         owner = {"campaign": LAUNCH}
         self.queue = driver._Queue([Share(CellJob(self.cell.path), 1.0, 0.0)], self.dir, owner, None)
@@ -81,7 +86,7 @@ def test_cell_that_a_file_server_failed_is_tried_again_when_its_time_has_come(tm
     monkeypatch.setattr(time, "monotonic", lambda: now + 121)
     launch.dies(3, on="b", of=OSError(errno.EIO, "Input/output error"))
     assert launch.queue.suggest("4") is None
-    (launch.dir / LAUNCH_STOP).touch()  # what waits is handed out to end at once
+    LaunchFolder(launch.dir).stop_file.touch()  # what waits is handed out to end at once
     assert launch.queue.suggest("5") is not None
 
 
@@ -102,6 +107,36 @@ def test_try_that_ended_before_it_began_is_written_down_with_its_cause_and_the_p
 
 def full(*arguments):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_error_of_a_try_that_others_can_have_written_is_not_read_but_the_cell_is_settled(tmp_path, monkeypatch):
+    launch = Launch(tmp_path, monkeypatch)
+    monkeypatch.setattr(own_files, "_is_within_closed", lambda *_: False)  # pytest's own folder is closed
+    with modes_of_a_group():
+        launch.dies(1, on="a", by=RuntimeError("of a stranger"))
+    assert launch.state == "pending"
+    failure = launch.cell.state().failure or ""
+    assert "the process that trained is gone, and why is not known: " in failure
+    assert "error.pkl can be written by others (mode 664)" in failure
+
+
+def test_error_of_a_try_is_known_in_a_launch_that_a_group_shares(monkeypatch):
+    with modes_of_a_group(), tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        Path(place).chmod(0o775)  # as pytest's own folders are closed
+        launch = Launch(Path(place), monkeypatch)
+        launch.dir.chmod(0o2770)
+        launch.dies(1, by=RuntimeError("no such actor"))
+        assert launch.state == "pending"
+        assert launch.cell.state().failure == "never began: no such actor"
+
+
+@contextmanager
+def modes_of_a_group():
+    before = os.umask(0o002)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def test_cell_whose_folder_cannot_be_written_waits_for_room_as_for_a_file_server(tmp_path, monkeypatch, capfd, clock):
@@ -170,7 +205,7 @@ def test_file_server_that_is_away_for_seconds_delays_the_next_cell_and_its_end(t
 def test_file_server_that_is_away_ends_no_training_that_looks_whether_to_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(Path, "exists", Away(2, lambda: False))
-    assert StopAsked(tmp_path / LAUNCH_STOP, None)() is False
+    assert StopAsked(LaunchFolder(tmp_path).stop_file, None)() is False
 
 
 def test_file_server_that_stays_away_leaves_a_cell_that_failed_waiting(tmp_path, monkeypatch, clock):
@@ -272,7 +307,7 @@ def test_tune_takes_a_kill_for_memory_as_the_death_of_its_process():
 
 def test_nothing_is_tried_again_once_the_launch_is_told_to_end(tmp_path, monkeypatch):
     launch = Launch(tmp_path, monkeypatch)
-    (launch.dir / LAUNCH_STOP).touch()
+    LaunchFolder(launch.dir).stop_file.touch()
     launch.dies(1, on="a")
     assert launch.state == "failed"
 

@@ -16,10 +16,10 @@ import pytest
 from ports import free_port
 from undisturbed import frozen_half_way, metrics, undisturbed_metrics, wait_until
 
-from orchestration.run_cell import launcher
-from orchestration.run_folder import RunFolder, folders
-from orchestration.schedulers import CellJob, JobState
-from orchestration.schedulers.ray_tune import RayTuneScheduler, probe
+from orchestration.on_ray.scheduler import RayTuneScheduler, probe
+from orchestration.running.run_cell import launcher
+from orchestration.runs.jobs import CellJob, JobState
+from orchestration.runs.run_folder import RunFolder, folders
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("existing_ray")]  # in this order: one takes a node away
 

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_grid import OwnGrid
 from undisturbed import frozen_half_way, metrics, undisturbed_metrics, wait_until
 
-from orchestration.processes import process_start
-from orchestration.run_cell import launcher
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, SchedulerError
-from orchestration.schedulers.ray_tune import RayTuneScheduler
+from orchestration.grids.cells import to_yaml
+from orchestration.grids.launched import load
+from orchestration.machine.processes import process_start
+from orchestration.on_ray.scheduler import RayTuneScheduler
+from orchestration.running.run_cell import launcher
+from orchestration.runs.jobs import CellJob, JobState, SchedulerError
+from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.states import CellState
 
 pytestmark = pytest.mark.ray
 
@@ -73,12 +77,40 @@ def test_killed_worker_of_two_is_tried_again_within_the_launch(make_cell, tmp_pa
     assert metrics(cell) == metrics(undisturbed)
 
 
+def test_training_that_hangs_in_a_read_is_ended_and_tried_again_within_the_launch(tmp_path, tiny_root):
+    own = OwnGrid(tmp_path / "own", tiny_root)
+    words = [
+        "method=supervised",
+        "seed=0",
+        "trainer.epochs=60",
+        "trainer.hang_min=0.2",
+        f"data_root={own.folder}/images",
+    ]
+    [made] = load(str(own.folder / "membranes.yaml"), words, own.runs).cells
+    cell = tmp_path / "grid" / "cells" / made.folder_name
+    RunFolder(cell).create(to_yaml(made.config), made.axes)
+    jobs, images = launch([job(cell)], tmp_path / "grid", "1"), sorted((own.folder / "images").glob("*.png"))
+    wait_until(lambda: RunFolder(cell).state().epoch > 0, 200)
+    for path in images:
+        path.rename(path.with_suffix(".away"))
+        os.mkfifo(path)  # whoever opens it waits for ever, as for a file server that is gone
+    [first] = RunFolder(cell).attempts()
+    wait_until(lambda: "its stacks follow" in first.log_file.read_text(), 200)
+    for path in images:
+        path.with_suffix(".away").rename(path)
+    assert jobs.wait(400)
+    assert jobs.poll() == {cell.name: JobState.DONE}
+    assert failures(cell) == ["hung", None] and RunFolder(cell).attempts()[1].first_step() > 0
+    assert "most recent call first" in first.log_file.read_text()
+    assert "no sign of life for 0.2 min after step " in first.events()[-1]["message"]
+
+
 def test_cell_that_ray_ends_for_memory_is_to_wait_for_room_and_tells_who_took_it(make_cell, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")  # whoever else watches here
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
     cell = make_cell()
     jobs = launch([job(cell)], tmp_path / "grid", "1")
-    wait_until(lambda: RunFolder(cell).attempts() and RunFolder(cell).state().status == "failed", 120)
+    wait_until(lambda: RunFolder(cell).attempts() and RunFolder(cell).state().status is CellState.FAILED, 120)
     assert "machine out of memory: Ray ended it" in str(RunFolder(cell).state().failure)
     assert "; the most by " in str(RunFolder(cell).state().failure)
     wait_until(lambda: jobs.poll() == {cell.name: JobState.PENDING}, 20)

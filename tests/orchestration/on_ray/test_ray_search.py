@@ -14,10 +14,10 @@ import pytest
 from rich.console import Console
 from undisturbed import frozen_half_way, wait_until
 
-from orchestration import search, study
-from orchestration.launch_plan import Options
-from orchestration.run_folder import RunFolder, folders
-from orchestration.tune import tune
+from orchestration.launching.options import Wanted, Workers
+from orchestration.launching.search import tune
+from orchestration.runs.run_folder import RunFolder, folders
+from orchestration.search import spaces, study
 
 pytestmark = [
     pytest.mark.ray,
@@ -34,13 +34,13 @@ def cells(runs: Path) -> list[RunFolder]:
 
 def go_on(runs: Path) -> tuple[int, str]:
     console = Console(record=True, width=160, file=io.StringIO())
-    code = tune(Options(grid=str(FILE), overrides=(SEED,), runs=runs, max_concurrent=1), console)
+    code = tune(Wanted(str(FILE), (SEED,), runs), Workers(max_concurrent=1), console)
     return code, console.export_text()
 
 
 def drawn(num: int) -> set[str]:
     """Return the signatures of the first points, which depend on the seed alone."""
-    loaded = search.load(str(FILE), [SEED])
+    loaded = spaces.load(str(FILE), [SEED])
     sampler, history, found = study.CountedSampler(loaded.settings.seed), [], []
     for number in range(num):
         sampler.begin(number, 0)
@@ -59,8 +59,8 @@ def at_work(runs: Path) -> bool:
 
 
 def test_killed_search_goes_on_and_trains_no_point_twice(tmp_path):
-    command = [sys.executable, "-c", "from orchestration.cli import main; main()", "tune", str(FILE), "--runs",
-               str(tmp_path), "--max-concurrent", "1", SEED]  # fmt: skip
+    command = [sys.executable, "-c", "from orchestration.commands.main import main; main()", "tune", str(FILE),
+               "--runs", str(tmp_path), "--max-concurrent", "1", SEED]  # fmt: skip
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=FILE.parents[2])
     with frozen_half_way(lambda: cells(tmp_path), num_epochs=1):
         os.kill(started.pid, signal.SIGKILL)

@@ -2,11 +2,11 @@ import os
 
 import pytest
 
-from orchestration.cells import Cell, compose, from_yaml
-from orchestration.failures import FailureClass
-from orchestration.run_cell import launcher, run_cell
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import JobState
+from orchestration.grids.cells import Cell, compose, from_yaml
+from orchestration.running.run_cell import launcher, run_cell
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.jobs import JobState
+from orchestration.runs.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.ray,

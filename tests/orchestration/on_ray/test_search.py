@@ -6,17 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from own_grid import OwnGrid
 from ray.tune.search import Searcher
 
-from orchestration import search
-from orchestration.failures import Decision, FailureClass
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.search import Halving, Points
 from orchestration.on_ray.shares import Node, Share
 from orchestration.on_ray.verdicts import Verdict
-from orchestration.run_cell import launcher
-from orchestration.run_folder import RunFolder, folders
-from orchestration.schedulers import CellJob
+from orchestration.running.run_cell import launcher
+from orchestration.runs.failures import Decision, FailureClass
+from orchestration.runs.jobs import CellJob
+from orchestration.runs.run_folder import RunFolder, folders
+from orchestration.search import spaces
 from orchestration.tables.search_table import Point
 
 FILE = Path(__file__).parents[1] / "search.yaml"
@@ -38,7 +39,7 @@ def launch_dir(tmp_path: Path) -> Path:
 
 def points(launch_dir: Path, *overrides: str, due=()) -> Points:
     template = Share(CellJob(launch_dir.parents[1] / "cells" / "search", device="cpu"), 1.0, 0.0)
-    return Points(search.load(str(FILE), overrides), launch_dir, template, due, {"campaign": "1"})
+    return Points(spaces.load(str(FILE), overrides), launch_dir, template, due, {"campaign": "1"})
 
 
 def end(config: dict, kind: FailureClass, *mious: float) -> None:
@@ -60,7 +61,7 @@ def test_each_point_gets_a_run_folder_of_its_own_and_the_search_ends_with_them(l
     assert asked.suggest("t4") is None  # one that runs may come back
     grid_dir = launch_dir.parents[1]
     assert {folder.path.name for folder in folders(grid_dir).values()} == set(map(name, configs))
-    assert [cell.folder_name for cell in search.index.read(grid_dir)] == list(map(name, configs))
+    assert [cell.folder_name for cell in spaces.index.read(grid_dir)] == list(map(name, configs))
     for number, config in enumerate(configs):
         end(config, FailureClass.OUTPERFORMED, 0.1)
         asked.on_trial_result(f"t{number}", {"epoch": 1, "miou": 0.1, "training_iteration": 1})
@@ -141,7 +142,7 @@ def judge(halving: Halving, launch_dir: Path, cell: str, *mious: float) -> list[
 
 
 def test_point_behind_the_others_of_its_rung_is_stopped_and_the_last_epoch_needs_no_stop(launch_dir):
-    halving = Halving(search.load(str(FILE)), launch_dir, [])
+    halving = Halving(spaces.load(str(FILE)), launch_dir, [])
     assert judge(halving, launch_dir, "a", 0.5, 0.6, 0.7, 0.8) == [False] * 4
     assert judge(halving, launch_dir, "b", 0.4) == [True]
     assert judge(halving, launch_dir, "c", 0.6, 0.5) == [False, True]
@@ -150,7 +151,7 @@ def test_point_behind_the_others_of_its_rung_is_stopped_and_the_last_epoch_needs
 
 def test_search_that_goes_on_judges_by_the_points_of_before(launch_dir):
     known = [Point("a", {}, "done", (0.5, 0.6, 0.7, 0.8)), Point("b", {}, "outperformed", (0.4,))]
-    halving = Halving(search.load(str(FILE)), launch_dir, known)
+    halving = Halving(spaces.load(str(FILE)), launch_dir, known)
     assert judge(halving, launch_dir, "c", 0.45, 0.55) == [False, True]
     assert judge(halving, launch_dir, "c", 0.45)[:1] == [False]  # tried again: decided already
     assert Verdict(1) == verdicts.read(launch_dir, "c")
@@ -163,7 +164,7 @@ class Killed(Exception):
 def play(launch_dir: Path, *, epochs_to_live: float = float("inf")) -> None:
     """Search one point at a time, with figures in place of trainings; be killed after so many epochs."""
     launch_dir.mkdir(parents=True)
-    known = search.load(str(FILE), MANY)
+    known = spaces.load(str(FILE), MANY)
     open_ones = [
         folder.path.name
         for folder in folders(launch_dir.parents[1]).values()
@@ -195,6 +196,36 @@ def play(launch_dir: Path, *, epochs_to_live: float = float("inf")) -> None:
         halving.on_trial_complete(None, trial(name(config)), row)
 
 
+OWN = """
+set:
+  dataset: scan.yaml
+  backbone: mobilenet_v2
+  backbone.pretrained: false
+  backbone.width: 0.25
+  method: rankmatch
+  method.num_agents: 4
+search:
+  spaces: {method.top_k: [2, 4]}
+  num_samples: 1
+  held_out: 0.25
+"""
+
+
+def test_search_whose_points_are_settled_prints_its_table_where_the_data_are_gone(own: OwnGrid) -> None:
+    (file := own.folder / "found.yaml").write_text(OWN)
+    (launch_dir := own.runs / "found" / "launches" / "1").mkdir(parents=True)
+    template = Share(CellJob(own.runs / "found" / "cells" / "search", device="cpu"), 1.0, 0.0)
+    config = Points(spaces.load(str(file)), launch_dir, template, (), {"campaign": "1"}).suggest("t0")
+    attempt = RunFolder(config["share"].job.cell_dir).claim(launcher())
+    attempt.recorder()(1, {"epoch": 1, "miou": 0.5})
+    attempt.publish({"step": 2, "num_steps": 2, "epoch": 1, "last_miou": 0.5, "best_miou": 0.5})
+    (own.folder / "images").rename(own.folder / "elsewhere")
+    said = own("tune", file)
+    assert "nothing is to be trained, so what is not there was not looked at: data_root must be" in said
+    assert "1 of 1" in said and "report.md" in said
+    assert own("tune", file, "search.num_samples=2", code=2).startswith("error: data_root must be the folder of scan;")
+
+
 def is_stopped(folder: RunFolder) -> bool:
     return folder.state().failure_class == FailureClass.OUTPERFORMED
 
@@ -202,7 +233,7 @@ def is_stopped(folder: RunFolder) -> bool:
 def outcome(grid_dir: Path) -> list[tuple[str, int, bool]]:
     """Return the points in the order of their draws, with their epochs and whether they were stopped."""
     found = folders(grid_dir)
-    every = [found[cell.signature] for cell in search.index.read(grid_dir)]
+    every = [found[cell.signature] for cell in spaces.index.read(grid_dir)]
     return [(folder.path.name, len(folder.epochs()), is_stopped(folder)) for folder in every]
 
 

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.on_ray.orders import Sharing
 from orchestration.on_ray.shares import Machine, Node, Share, max_at_once, share, shunned
-from orchestration.schedulers import CellJob
+from orchestration.runs.jobs import CellJob
 
 PATH = Path("cell")
 ONE, TWO, WIDE = CellJob(PATH), CellJob(PATH, num_workers=2), CellJob(PATH, num_workers=4, num_cpus_per_worker=3)
@@ -14,7 +15,7 @@ def machine(num_cpus: float, num_gpus: int = 0, num_nodes: int = 1) -> Machine:
 
 
 def at_once(there: Machine, *jobs: CellJob, max_concurrent: int | None = None, gpus: float = 1.0) -> int:
-    shares = [share(job, there, max_concurrent=max_concurrent, num_gpus_per_worker=gpus) for job in jobs]
+    shares = [share(job, there, Sharing(max_concurrent, gpus)) for job in jobs]
     num = max_at_once(shares, there, max_concurrent)
     for entry in shares:  # no deadlock: the workers of so many cells all have their place
         assert there.fits(entry.num_cpus, entry.num_gpus) >= num * entry.job.num_workers
@@ -42,7 +43,7 @@ def test_nodes_are_filled_one_by_one():
     assert at_once(machine(1, num_nodes=3), TWO) == 1
     assert at_once(machine(4, 2, num_nodes=2), CellJob(PATH, num_workers=4)) == 1
     wide = CellJob(PATH, num_workers=3, num_cpus_per_worker=2)
-    assert share(wide, machine(2, num_nodes=2), max_concurrent=None, num_gpus_per_worker=1.0) == Share(wide, 1.0, 0.0)
+    assert share(wide, machine(2, num_nodes=2), Sharing()) == Share(wide, 1.0, 0.0)
 
 
 def test_head_without_cpus_and_nodes_without_gpus_are_passed_over():
@@ -54,7 +55,7 @@ def test_head_without_cpus_and_nodes_without_gpus_are_passed_over():
 
 def test_more_gpus_than_there_are_are_refused():
     with pytest.raises(ValueError, match="trainer.num_workers=2 of cell needs more GPUs than the 1 there are"):
-        share(TWO, machine(16, 1), max_concurrent=None, num_gpus_per_worker=1.0)
+        share(TWO, machine(16, 1), Sharing())
 
 
 def test_cell_shuns_the_hosts_it_failed_on_unless_only_those_can_hold_it():

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import damage
-from orchestration.damage import DamageWarning
-from orchestration.failures import FailureClass, decide, is_tried_again
+from orchestration.machine import damage
+from orchestration.machine.damage import DamageWarning
 from orchestration.on_ray.verdicts import StopByVerdict, Verdict, judged, read, why, write
-from orchestration.run_cell import launcher, run_cell, train_inline
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import JobState
+from orchestration.running.run_cell import launcher, run_cell, train_inline
+from orchestration.runs.failures import FailureClass, decide, is_tried_again
+from orchestration.runs.jobs import JobState
+from orchestration.runs.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_point_whose_verdict_is_damaged_goes_on_and_the_file_is_named(text, make
     write(launch_dir, cell.name, Verdict(9, stop=True))
     path = launch_dir / "verdicts" / f"{cell.name}.json"
     path.write_text(text)
-    with pytest.warns(DamageWarning, match=f"{path} is damaged: .*the point goes on as if it had not fallen behind"):
+    with pytest.warns(DamageWarning, match=f"{path} is damaged: .*the point continues as if it had not fallen behind"):
         assert train(cell, launch_dir) is JobState.DONE
 
 

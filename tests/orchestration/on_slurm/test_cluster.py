@@ -39,6 +39,12 @@ def test_wrong_setting_is_refused(setting, message):
         load("slurm", [setting])
 
 
+def test_empty_file_is_no_site(tmp_path):
+    (tmp_path / "my_site.yaml").write_text("\n")
+    with pytest.raises(ValueError, match="must describe a site; it is empty, as after a `rankmatch site det"):
+        load(str(tmp_path / "my_site.yaml"))
+
+
 def test_unknown_site_is_refused():
     with pytest.raises(ValueError, match="--cluster must be one of local, inline, .*slurm.* or a YAML file; got 'pbs'"):
         load("pbs")

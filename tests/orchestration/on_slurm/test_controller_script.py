@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.on_slurm import controller_script
+from orchestration.runs.folders import ControllersFolder
 
 NAME = "rankmatch-controller-1"
 FAKES = {
@@ -21,7 +22,7 @@ done < $HERE/queue""",
     "scontrol": "",
     "scancel": "",
     "sleep": "",
-    "curl": "",
+    "curl": "cat > $HERE/curl.input",
     "tell": "",
 }  # fmt: skip
 
@@ -30,7 +31,7 @@ class Shell:
     """Runs lines as the batch script of job 7."""
 
     def __init__(self, folder: Path):
-        self.folder, self.over = folder, folder / "ended.json"
+        self.folder, self.over, self.controllers = folder, folder / "ended.json", ControllersFolder(folder)
         (folder / "bin").mkdir()
         (folder / "queue").write_text(f"7 RUNNING {NAME}\n")
         for name, text in FAKES.items():
@@ -70,8 +71,8 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def controller(shell: Shell, code: int = 0, words: tuple[str, ...] = (), **environment: str) -> list[str]:
-    before = controller_script.before(NAME, shell.folder, shell.over, 600, words, 'it\'s "still"')
-    after = controller_script.after(NAME, shell.folder, shell.over, words, 'it\'s "still"')
+    before = controller_script.before(NAME, shell.controllers, shell.over, 600, words, 'it\'s "still"')
+    after = controller_script.after(NAME, shell.controllers, shell.over, words, 'it\'s "still"')
     return shell(*before, f"(exit {code})", *after, **environment)
 
 
@@ -80,7 +81,7 @@ def submitted(shell: Shell, seconds: int, behind: int) -> str:
 
 
 def test_controller_has_two_wait_behind_it_before_it_does_anything(shell):
-    said = shell(*controller_script.before(NAME, shell.folder, shell.over, 600))
+    said = shell(*controller_script.before(NAME, shell.controllers, shell.over, 600))
     assert said == [submitted(shell, 600, 7), submitted(shell, 1200, 101)]
     assert shell.failures() == 1  # until it has come to its end
 
@@ -142,35 +143,48 @@ def test_controller_of_a_campaign_that_is_over_ends_itself_and_those_that_wait(s
 
 def test_shell_tells_where_python_does_not_start(shell):
     text = 'it\'s "still"'
-    hook = {"RANKMATCH_WEBHOOK": "http://x/secret"}
+    hook = {"RANKMATCH_WEBHOOK": "https://x/secret"}
     said = controller(shell, 127, ("tell", "a b"), **hook)
     assert said[2:] == [
         f"tell a b {text}",
-        "curl --silent --max-time 20 --header Content-Type: application/json --data "
-        '{"text": "it\'s \\"still\\""} http://x/secret',
+        "curl --config - --silent --max-time 20 --header Content-Type: application/json --data "
+        '{"text": "it\'s \\"still\\""}',
     ]
+    assert (shell.folder / "curl.input").read_text() == 'url = "https://x/secret"\n'
     assert controller(shell, 127, ("tell",), **hook) == []  # once
     (shell.folder / "failures").unlink()
     assert "tell" not in "".join(controller(shell, controller_script.REPORTED, ("tell",), **hook))
+
+
+@pytest.mark.parametrize("address", ["http://x/secret", "http://127.0.0.1@x/secret", "file:///etc/passwd"])
+def test_shell_sends_nothing_in_the_clear(shell, address):
+    assert "curl" not in " ".join(controller(shell, 127, ("tell",), RANKMATCH_WEBHOOK=address))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8/x", "http://localhost/x", "http://[::1]:8/x"])
+def test_shell_sends_to_this_machine(shell, address):
+    assert "curl" in " ".join(controller(shell, 127, ("tell",), RANKMATCH_WEBHOOK=address))
 
 
 def test_controller_tells_of_those_before_that_were_ended_with_their_shell(shell):
     shell.queue(f"7 RUNNING {NAME}", f"9 PENDING {NAME}", f"12 PENDING {NAME}")
     for expected in ([], [], ['tell it\'s "still"'], []):  # each is killed at its time limit
         assert (
-            shell(*controller_script.before(NAME, shell.folder, shell.over, 600, ("tell",), 'it\'s "still"'))
+            shell(*controller_script.before(NAME, shell.controllers, shell.over, 600, ("tell",), 'it\'s "still"'))
             == expected
         )
     (shell.folder / "failures").write_text("0\n")  # one came to its end
     for expected in ([], [], ['tell it\'s "still"']):
         assert (
-            shell(*controller_script.before(NAME, shell.folder, shell.over, 600, ("tell",), 'it\'s "still"'))
+            shell(*controller_script.before(NAME, shell.controllers, shell.over, 600, ("tell",), 'it\'s "still"'))
             == expected
         )
 
 
 def woken(shell: Shell, code: int, **environment: str) -> list[str]:
-    return shell(f"code={code}", *controller_script.wake(NAME, shell.folder, shell.over), "exit $code", **environment)
+    return shell(
+        f"code={code}", *controller_script.wake(NAME, shell.controllers, shell.over), "exit $code", **environment
+    )
 
 
 def test_job_that_failed_wakes_the_first_controller_that_waits(shell):

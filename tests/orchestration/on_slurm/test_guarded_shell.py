@@ -8,9 +8,11 @@ import pytest
 
 from orchestration.on_slurm import cluster, guarded_shell
 from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.on_slurm.scheduler import SlurmScheduler
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE
-from orchestration.schedulers import CellJob
-from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler
+from orchestration.on_slurm.site import Site, SiteLimits
+from orchestration.runs.folders import ControllersFolder
+from orchestration.runs.jobs import CellJob
 
 SETUPS = {
     "nothing": [],
@@ -44,7 +46,7 @@ class Script:
         (self.folder / "code").write_text(f"{code}\n")
         # Slurm's commands are found by what the setup does, as after a `module load slurm`
         config = ClusterConfig(setup=[f"export PATH={self.folder}/bin/slurm:$PATH FROM_SETUP=it", *setup])
-        scheduler = SlurmScheduler(config, Path("/snapshot"), wake=["wake $code"])
+        scheduler = SlurmScheduler(Site(config, Path("/snapshot"), ["wake $code"]))
         (text,) = scheduler.scripts([CellJob(self.folder / "cells" / "a", device="cpu")], self.folder, SiteLimits())
         (self.folder / "job.sh").write_text(text)
         done = subprocess.run(
@@ -91,8 +93,8 @@ def test_node_without_room_for_a_file_and_a_user_whose_shells_are_strict_change_
 
 def test_controller_with_a_strict_setup_sees_to_its_followers(script):
     over, setup = script.folder / "over", ["set -e", "trap 'exit 0' EXIT"]
-    scheduler = SlurmScheduler(ClusterConfig(setup=setup, python="false"), Path("/snapshot"))
-    text = scheduler.controller_script("controllers", script.folder, over, ["-m", "it"], "it failed")
+    site = Site(ClusterConfig(setup=setup, python="false"), Path("/snapshot"))
+    text = site.controller_script("controllers", ControllersFolder(script.folder), over, ["-m", "it"], "it failed")
     done = subprocess.run(
         ["bash", "-c", text], check=False, timeout=60, capture_output=True, text=True,
         env={"PATH": f"{script.folder}/bin:{os.environ['PATH']}", "HERE": str(script.folder), "SLURM_JOB_ID": "7"},

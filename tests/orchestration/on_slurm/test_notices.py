@@ -9,7 +9,7 @@ from typing import ClassVar
 import filelock
 import pytest
 
-from orchestration import files
+from orchestration.machine import files
 from orchestration.on_slurm import notices
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import WEBHOOK, Notifier
@@ -165,3 +165,51 @@ def test_notice_waits_for_nobody_who_holds_the_list_for_ever(webhook, tmp_path, 
     with filelock.FileLock(tmp_path / ".notices.lock"):
         assert not told_by(tmp_path).tell("done", "it's done")
     assert "cannot be noted: Timeout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://hooks.example/secret", "ftp://hooks.example/secret", "file:///etc/passwd", "no address",
+     "http://127.0.0.1@hooks.example/secret", "http://[::1/secret"],
+)  # fmt: skip
+def test_webhook_in_the_clear_is_refused_without_repeating_it(address, monkeypatch):
+    monkeypatch.setenv(WEBHOOK, address)
+    with pytest.raises(ValueError, match="must be an https:// address") as refused:
+        notices.check_webhook()
+    assert "secret" not in str(refused.value)
+    with pytest.raises(ValueError, match="must be an https:// address"):
+        notices._post(address, "text")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://hooks.example/secret", "http://localhost:8/secret", "http://[::1]/secret"]
+)
+def test_webhook_by_tls_or_on_this_machine_is_taken(address, monkeypatch):
+    monkeypatch.setenv(WEBHOOK, address)
+    notices.check_webhook()
+
+
+def test_webhook_that_sends_elsewhere_is_not_followed(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.send_response(307)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv(WEBHOOK, f"http://127.0.0.1:{server.server_port}/first")
+        assert not told_by(tmp_path).tell("done", "text")
+        server.shutdown()
+        thread.join()
+    assert asked == ["/first"]
+    assert capsys.readouterr().err == "the notice 'text' was not sent: HTTPError\n"

@@ -17,24 +17,27 @@ from pathlib import Path
 import pytest
 from orchestration_fakes import flags
 from rich.console import Console
+from typed_words import Options, launch
 
-from orchestration import control, damage, files, scratch, snapshot
-from orchestration.failures import FailureClass
-from orchestration.launch_plan import Options
+from orchestration.launching import control
+from orchestration.launching.step import Step, take_step
+from orchestration.machine import damage, files, scratch, snapshot
+from orchestration.on_ray.orders import HeadAddress, Lent, Sharing
 from orchestration.on_ray.stop import CellStop, own_node
-from orchestration.on_slurm import campaign, commands, pilot, queue_state, submissions
+from orchestration.on_slurm import commands, pilot, queue_state, submissions
+from orchestration.on_slurm.batch import give_tasks
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.pilot import PilotHead, PilotNode, _Head, _Node
+from orchestration.on_slurm.pilot_scheduler import PilotScheduler
 from orchestration.on_slurm.resources import Resources, pilot_node
 from orchestration.on_slurm.signals import REQUEUE
-from orchestration.on_slurm.step import Step, take_step
-from orchestration.run_folder import RunFolder, folders
-from orchestration.schedulers import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
-from orchestration.schedulers.batch import hand_over
-from orchestration.schedulers.slurm import SiteLimits
-from orchestration.schedulers.slurm_pilot import PilotScheduler
+from orchestration.on_slurm.site import Site, SiteLimits
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.folders import JobFolder
+from orchestration.runs.jobs import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
+from orchestration.runs.run_folder import RunFolder, folders
 
 OWNER = {"launch": "1", "campaign": "1", "commit": "c", "provenance": {}}
 
@@ -52,8 +55,8 @@ def jobs_of(tmp_path: Path, num: int, **settings) -> list[CellJob]:
 
 
 def scheduler(tmp_path: Path, num_nodes: int = 3, share: float = 1.0, **settings) -> PilotScheduler:
-    site = ClusterConfig(**settings)
-    return PilotScheduler(site, tmp_path / "code", num_nodes=num_nodes, num_gpus_per_worker=share)
+    site = Site(ClusterConfig(**settings), tmp_path / "code")
+    return PilotScheduler(site, num_nodes=num_nodes, num_gpus_per_worker=share)
 
 
 def test_head_and_nodes_are_submitted_and_the_nodes_wait_for_the_head(slurm, launch_dir, tmp_path):
@@ -87,7 +90,7 @@ def test_head_carries_the_cells_and_each_node_what_it_lends(slurm, launch_dir, t
     scheduler(tmp_path, share=0.5).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
     head = pickle.loads((launch_dir / "jobs" / "1_submitted.pkl").read_bytes()).function
     node = pickle.loads((launch_dir / "jobs" / "2_0_submitted.pkl").read_bytes()).function
-    assert (head.num_nodes, head.node, head.options["num_gpus_per_worker"]) == (3, {"num_cpus": 8, "num_gpus": 1}, 0.5)
+    assert (head.num_nodes, head.node, head.sharing.num_gpus_per_worker) == (3, Lent(8, 1), 0.5)
     assert [job.num_cpus_per_worker for job in head.jobs] == [4, 4]
     assert head.owner["campaign"] == "1"
     assert (node.num_cpus, node.num_gpus, node.nodes_name) == (8, 1, head.nodes_name)
@@ -155,7 +158,7 @@ def node(in_job, launch_dir) -> _Node:
     task = PilotNode(str(launch_dir), "root", 2, 0, "nodes", signal_before_s=60, requeue=True)
     folder = launch_dir / "jobs" / "2_1.0"
     folder.mkdir()
-    return _Node(task, folder)
+    return _Node(task, JobFolder(folder))
 
 
 @pytest.fixture
@@ -200,10 +203,10 @@ def test_node_that_must_leave_tells_its_cells_and_comes_back_unless_cancelled(
     in_job.update(fields)
     node.heard = number
     assert node.run() == code
-    assert (node.folder / "stop").read_text().startswith(f"{kind}\n")
+    assert (node.folder.path / "stop").read_text().startswith(f"{kind}\n")
     (one,) = lent
     assert (one["address"], one["token"], one["num_cpus"], one["name"]) == (address, "t", 2, "2_1.0")
-    described = json.loads((node.folder / "node.json").read_text())
+    described = json.loads((node.folder.path / "node.json").read_text())
     assert described["owner"]["slurm"] == {"job": "2_1", "restart": 0}
     assert described["owner"]["pid"] == os.getpid()
 
@@ -224,7 +227,7 @@ def test_node_whose_head_is_gone_has_its_cells_write_a_checkpoint_and_does_not_c
     monkeypatch.setattr(pilot, "answers", lambda address: next(answers))
     assert node.run() == 0
     assert len(lent) == 1
-    assert (node.folder / "stop").read_text() == "node failure\nthe head of the pilot is gone"
+    assert (node.folder.path / "stop").read_text() == "node failure\nthe head of the pilot is gone"
     assert slurm.cancelled == ["--name=nodes", "--state=PENDING"]
 
 
@@ -248,7 +251,7 @@ def test_node_whose_daemon_was_drained_leaves_at_once(node, lent, address, launc
     raylet = iter([True, False])
     monkeypatch.setattr(pilot, "has_raylet", lambda daemon: next(raylet))
     node.stop_file.write_text("preempted\n")
-    node._wait_for_head = lambda: json.loads((launch_dir / "head.json").read_text())
+    node._wait_for_head = lambda: HeadAddress.from_file(launch_dir / "head.json")
     monkeypatch.setattr(pilot, "lend_node", lambda *_, **__: subprocess.Popen(["sleep", "60"], start_new_session=True))
     assert node.run() == REQUEUE
 
@@ -263,11 +266,12 @@ def head(in_job, launch_dir, make_cell, tmp_path, monkeypatch):
 
     def make(script: str) -> _Head:
         monkeypatch.setattr(pilot, "DRIVER", f"import os; os.execvp('sh', ['sh', '-c', {script!r}])")
-        options = {"max_concurrent": None, "num_gpus_per_worker": 1.0}
-        node = {"num_cpus": 2, "num_gpus": 0}
+        options, node = Sharing(), Lent(2, 0)
         jobs = (CellJob(cell),)
         notifier = Notifier(str(tmp_path / "grid"), command=("sh", "-c", f"echo $0 >> {tmp_path}/told"))
-        return _Head(PilotHead(str(launch_dir), "root", OWNER, jobs, options, 3, node, "nodes", 60, notifier), folder)
+        return _Head(
+            PilotHead(str(launch_dir), "root", OWNER, jobs, options, 3, node, "nodes", 60, notifier), JobFolder(folder)
+        )
 
     make.cell = cell
     return make
@@ -354,7 +358,7 @@ def on_node(launch_dir, monkeypatch) -> Path:
 
 def test_cell_moves_when_its_node_leaves_and_ends_when_its_launch_does(on_node, launch_dir):
     stop = CellStop(launch_dir, "a", None)
-    assert (stop(), stop.why(), own_node()["owner"]) == (False, "", {"slurm": {"job": "2_1"}})
+    assert (stop(), stop.why(), own_node().owner) == (False, "", {"slurm": {"job": "2_1"}})
     (on_node / "stop").write_text("preempted\nUSR2 came")
     assert (stop(), stop.is_for_good(), stop.why()) == (True, False, "preempted\nUSR2 came")
     (launch_dir / "cancelled").write_text("time limit\n")
@@ -419,7 +423,7 @@ def options(tmp_path, slurm, monkeypatch) -> Options:
 
 
 def test_launch_submits_a_pilot_and_a_controller_that_submits_what_is_left_as_another(options, slurm, console):
-    assert campaign.launch_on_slurm(options, console) == 0
+    assert launch(options, console) == 0
     said = console.export_text()
     assert "submitted: 4 cells as a pilot of 2 nodes, jobs 1, 2\njobs rankmatch-controller-" in said
     (launch_dir,) = (options.runs / "small" / "launches").iterdir()
@@ -442,7 +446,7 @@ def test_launch_submits_a_pilot_and_a_controller_that_submits_what_is_left_as_an
 
 
 def test_pilot_whose_head_never_began_has_begun_none_of_its_cells(options, slurm, console):
-    campaign.launch_on_slurm(options, console)
+    launch(options, console)
     (launch_dir,) = (options.runs / "small" / "launches").iterdir()
     slurm.accounted = {"1": ("FAILED", "n1")}
     (launch_dir / "jobs" / "1_0_log.out").write_text("execve(): python: No such file or directory\n")
@@ -462,14 +466,14 @@ def test_pilot_whose_head_never_began_has_begun_none_of_its_cells(options, slurm
 
 
 def test_dry_run_of_a_pilot_prints_its_scripts_and_makes_nothing(options, slurm, console):
-    campaign.launch_on_slurm(replace(options, dry_run=True), console)
+    launch(replace(options, dry_run=True), console)
     said = console.export_text()
     assert "#SBATCH --array=0-1%2" in said and "#SBATCH --dependency=after:HEAD" in said and "2 at a time" in said
     assert not options.runs.exists() and not slurm.scripts
 
 
 def test_status_tells_which_cells_of_a_pilot_wait_and_one_or_all_of_them_can_be_cancelled(options, slurm, console):
-    campaign.launch_on_slurm(options, console)
+    launch(options, console)
     slurm.queued = {"1": ("RUNNING", "n1"), "2_0": ("RUNNING", "n2"), "3": ("PENDING", "")}
     grid_dir = options.runs / "small"
     control.status(grid_dir, console)
@@ -492,12 +496,21 @@ def test_status_tells_which_cells_of_a_pilot_wait_and_one_or_all_of_them_can_be_
         ({"cluster": "local"}, "--pilot must be given with --cluster slurm or a site; got it with local"),
     ],
 )
-def test_pilot_that_cannot_be_is_refused(settings, message, options):
+def test_pilot_that_cannot_be_is_refused(settings, message, options, console):
     with pytest.raises(ValueError, match=message):
-        replace(options, **settings)
+        launch(replace(options, **settings), console)
 
 
 def test_head_of_a_launch_that_was_killed_behind_sbatch_gets_its_task(launch_dir):
-    (launch_dir / "jobs" / "task.pkl").write_bytes(b"cells/a-1, cells/b-2")
-    hand_over(launch_dir, submissions.Submission("x", ["a-1", "b-2"], job_id="7", nodes_name="y"))
-    assert [path.name for path in (launch_dir / "jobs").iterdir()] == ["7_submitted.pkl"]
+    (launch_dir / "jobs" / "x.0.pkl").touch()
+    (launch_dir / "jobs" / "y.0.pkl").touch()  # a node's, whose job is another
+    give_tasks(launch_dir, submissions.Submission("x", ["a-1", "b-2"], job_id="7", nodes_name="y"))
+    assert sorted(path.name for path in (launch_dir / "jobs").iterdir()) == ["7_submitted.pkl", "y.0.pkl"]
+
+
+def test_head_that_an_earlier_version_submitted_right_before_it_was_killed_gets_its_task(launch_dir):
+    (launch_dir / "jobs" / f"{'0' * 32}.pkl").write_text("cells a-1 and b-2")
+    (launch_dir / "jobs" / f"{'1' * 32}.pkl").write_text("a node")
+    give_tasks(launch_dir, submissions.Submission("x", ["a-1", "b-2"], job_id="7", nodes_name="y"))
+    assert (launch_dir / "jobs" / "7_submitted.pkl").read_text() == "cells a-1 and b-2"
+    assert (launch_dir / "jobs" / f"{'1' * 32}.pkl").exists()

@@ -4,7 +4,7 @@ import pytest
 
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.resources import Resources, resources, shares, time_min
-from orchestration.schedulers import CellJob
+from orchestration.runs.jobs import CellJob
 
 SITE = ClusterConfig(gpus_per_node=4, cpus_per_worker=8, mem_gb_per_worker=10)
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import scratch
-from orchestration.failures import FailureClass
+from orchestration.machine import scratch
 from orchestration.on_ray.stop import RESERVE_S, StopAsked
 from orchestration.on_slurm import commands, evidence, job, notices, signals
 from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.folders import JobFolder
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def head(make_cell, tmp_path, slurm, monkeypatch):
         )
         owner = {"campaign": "l", "launch": "l", "commit": "", "provenance": {}}
         task = CellTask(str(make_cell()), str(tmp_path), "root", owner, requeue=requeue)
-        return _Head(task, tmp_path / "7.0")
+        return _Head(task, JobFolder(tmp_path / "7.0"))
 
     return make
 
@@ -106,6 +107,18 @@ def test_training_that_crashes_is_written_down_with_its_last_words(head, make_ce
     assert "ended by signal 9 in job 7" in last["message"]
     assert last["exit_code"] == "signal 9"
     assert last["log_tail"].splitlines() == [str(number) for number in range(60, 100)]
+
+
+def test_training_that_was_ended_because_it_hung_keeps_that_class_and_the_job_fails(head):
+    task = head("kill -9 $$")
+    attempt = task.cell.claim({"commit": "", "campaign": "l", "slurm": {"job": "7", "restart": 0}})
+    attempt.event("started", step=0)
+    attempt.event("failed", kind="hung", error="HungError", message="no sign of life for 15.0 min", traceback="")
+    assert task.run() == 1  # which calls a controller, as the policy tries it again
+    assert [(event["event"], event.get("kind")) for event in attempt.events()] == [
+        ("started", None),
+        ("failed", "hung"),
+    ]
 
 
 def test_attempt_that_published_the_result_and_was_then_killed_has_not_failed(head, monkeypatch):
@@ -277,9 +290,9 @@ def test_owner_names_the_node_as_slurm_does(head, monkeypatch):
     monkeypatch.setenv("SLURMD_NODENAME", "gpu-17")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu-[17-18]")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
-    assert head()._order(Path("x"))["owner"]["slurm"] == {"job": "7", "restart": 0, "node": "gpu-17"}
+    assert head()._order(Path("x")).owner["slurm"] == {"job": "7", "restart": 0, "node": "gpu-17"}
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
-    assert head()._order(Path("x"))["owner"]["slurm"]["nodes"] == "gpu-[17-18]"
+    assert head()._order(Path("x")).owner["slurm"]["nodes"] == "gpu-[17-18]"
 
 
 def test_cell_without_progress_in_three_attempts_is_not_begun_again(head, capsys):

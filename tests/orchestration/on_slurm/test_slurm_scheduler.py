@@ -1,7 +1,9 @@
 import json
+import os
 import pickle
 import shlex
 import subprocess
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +11,13 @@ import pytest
 from orchestration_fakes import flags
 
 from orchestration.on_slurm import submissions
+from orchestration.on_slurm.batch import give_tasks
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job, QueuedJob
-from orchestration.run_folder import RunFolder
-from orchestration.schedulers import CellJob, JobState, SchedulerError, SchedulerRefusal
-from orchestration.schedulers.batch import hand_over
-from orchestration.schedulers.slurm import SiteLimits, SlurmScheduler
+from orchestration.on_slurm.scheduler import SlurmScheduler
+from orchestration.on_slurm.site import Site, SiteLimits
+from orchestration.runs.jobs import CellJob, JobState, SchedulerError, SchedulerRefusal
+from orchestration.runs.run_folder import RunFolder
 
 OWNER = {"launch": "l", "campaign": "l", "commit": "c", "provenance": {}}
 
@@ -32,7 +35,7 @@ def jobs_of(tmp_path: Path, num: int, **settings) -> list[CellJob]:
 
 
 def scheduler(tmp_path: Path, max_concurrent: int | None = None, **settings) -> SlurmScheduler:
-    return SlurmScheduler(ClusterConfig(**settings), tmp_path / "code", max_concurrent=max_concurrent)
+    return SlurmScheduler(Site(ClusterConfig(**settings), tmp_path / "code"), max_concurrent=max_concurrent)
 
 
 def test_jobs_of_equal_resources_are_one_array_that_is_written_down(slurm, launch_dir, tmp_path):
@@ -113,7 +116,7 @@ def test_name_stays_to_be_looked_up_where_sbatch_did_not_answer(slurm, launch_di
     ((_, submission),) = submissions.read(tmp_path / "grid")
     assert submission.job_id == ""
     slurm.names[submission.name] = "17\n"
-    ((folder, found),) = submissions.complete(tmp_path / "grid", hand_over)
+    ((folder, found),) = submissions.complete(tmp_path / "grid", give_tasks)
     assert (folder, found.job_id) == (launch_dir, "17")
     assert submissions.newest_jobs(tmp_path / "grid")["000000000001-c"] == Job("17_1", submission.name)
 
@@ -125,11 +128,44 @@ def test_found_job_gets_the_tasks_of_its_cells(num_cells, slurm, launch_dir, tmp
         scheduler(tmp_path).submit(jobs_of(tmp_path, num_cells), launch_dir, OWNER)
     ((_, submission),) = submissions.read(tmp_path / "grid")
     submission.job_id = "17"
-    hand_over(launch_dir, submission)
+    give_tasks(launch_dir, submission)
     assert not [path for path in (launch_dir / "jobs").glob("*.pkl") if "_submitted" not in path.name]
     for cell, job in submission.jobs().items():
         task = pickle.loads((launch_dir / "jobs" / f"{job}_submitted.pkl").read_bytes()).function
         assert Path(task.cell_dir).name == cell
+
+
+def test_found_job_gets_the_tasks_of_its_own_submission_not_of_one_that_was_refused(slurm, launch_dir, tmp_path):
+    jobs = [replace(job, avoided=("n1",)) for job in jobs_of(tmp_path, 2)]
+    (slurm.folder / "refuses_asking").write_text("exclude=n1")  # submitted again without: the same cells, other tasks
+    (slurm.folder / "silent").touch()
+    with pytest.raises(SchedulerError, match="Socket timed out"):
+        scheduler(tmp_path).submit(jobs, launch_dir, OWNER)
+    ((_, submission),) = submissions.read(tmp_path / "grid")
+    waiting = {path.name for path in (launch_dir / "jobs").glob("*.pkl")}
+    assert {f"{submission.name}.{place}.pkl" for place in range(2)} < waiting
+    submission.job_id = "17"
+    give_tasks(launch_dir, submission)
+    left = {path.name for path in (launch_dir / "jobs").glob("*.pkl")}
+    assert left - waiting == {"17_0_submitted.pkl", "17_1_submitted.pkl"}
+    assert waiting - left == {f"{submission.name}.{place}.pkl" for place in range(2)}
+
+
+@pytest.mark.parametrize("num_cells", [1, 3])
+def test_found_job_of_an_earlier_version_gets_the_newest_task_of_its_cell(num_cells, slurm, launch_dir, tmp_path):
+    (slurm.folder / "silent").touch()
+    for seconds, node in ((1, "n1"), (2, "n2")):  # sbatch refused the first submission, whose tasks stayed
+        with pytest.raises(SchedulerError):
+            scheduler(tmp_path).submit(jobs_of(tmp_path, num_cells), launch_dir, {**OWNER, "mark": node})
+        for path in (launch_dir / "jobs").glob("rm-*.pkl"):
+            os.utime(path, (seconds, seconds))
+            path.rename(path.with_name(f"{uuid.uuid4().hex}.pkl"))
+    _, (_, submission) = submissions.read(tmp_path / "grid")
+    submission.job_id = "17"
+    give_tasks(launch_dir, submission)
+    for cell, job in submission.jobs().items():
+        task = pickle.loads((launch_dir / "jobs" / f"{job}_submitted.pkl").read_bytes()).function
+        assert (Path(task.cell_dir).name, task.owner["mark"]) == (cell, "n2")
 
 
 def test_settings_of_the_surrounding_job_do_not_reach_the_new_one(slurm, launch_dir, tmp_path, monkeypatch):
@@ -172,8 +208,6 @@ def test_states_are_those_of_the_folder_first_and_of_squeue_second(slurm, launch
     attempt.event("failed", kind="code error")
     assert list(handle.poll().values()) == [JobState.PENDING, JobState.RUNNING, JobState.DONE, JobState.FAILED]
     assert not handle.wait(0.1)
-    handle.cancel(0.1)
-    assert slurm.cancelled == ["1"]
     slurm.queued = {}
     assert handle.wait(0.1)
     slurm.is_down = True
@@ -231,24 +265,24 @@ def test_site_that_says_how_many_jobs_it_takes_gets_no_more(slurm, launch_dir, t
 
 
 def test_jobs_of_an_earlier_launch_count_in_the_limit_of_those_at_a_time(slurm, launch_dir, tmp_path):
-    make = ClusterConfig(), tmp_path / "code"
+    site = Site(ClusterConfig(), tmp_path / "code")
     busy = [QueuedJob(Job(f"7_{place}", "rm"), "RUNNING", "n1", "") for place in range(2)]
-    SlurmScheduler(*make, max_concurrent=3, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    SlurmScheduler(site, max_concurrent=3, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert flags(slurm.scripts[0])["array"] == "0-3%1" and "dependency" not in flags(slurm.scripts[0])
-    SlurmScheduler(*make, max_concurrent=2, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    SlurmScheduler(site, max_concurrent=2, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert flags(slurm.scripts[1])["array"] == "0-3%1"
     assert flags(slurm.scripts[1])["dependency"] == "'afterany:7_0?afterany:7_1'"
     assert not slurm.throttles
 
 
 def test_array_of_an_earlier_launch_gives_up_one_of_its_places_to_a_new_one(slurm, launch_dir, tmp_path):
-    make = ClusterConfig(), tmp_path / "code"
+    site = Site(ClusterConfig(), tmp_path / "code")
     states = ("RUNNING", "RUNNING", "PENDING", "PENDING")
     busy = [QueuedJob(Job(f"7_{place}", "rm"), state, "", "") for place, state in enumerate(states)]
-    SlurmScheduler(*make, max_concurrent=2, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    SlurmScheduler(site, max_concurrent=2, busy=busy).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert slurm.throttles == {"7": 1}
     assert flags(slurm.scripts[0])["dependency"] == "'afterany:7_0?afterany:7_1'"
-    SlurmScheduler(*make, max_concurrent=1, busy=busy[1:]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
+    SlurmScheduler(site, max_concurrent=1, busy=busy[1:]).submit(jobs_of(tmp_path, 4), launch_dir, OWNER)
     assert flags(slurm.scripts[1])["dependency"] == "afterany:7"
 
 

@@ -10,13 +10,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from orchestration import grid, run_cell
-from orchestration.cli import app
-from orchestration.damage import DamageWarning
-from orchestration.launch_folder import make_folders, run_folders
-from orchestration.launch_plan import Options, make_plan
+from orchestration.commands.main import app
+from orchestration.grids import grid
+from orchestration.grids.launched import run_folders
+from orchestration.launching import steps
+from orchestration.launching.launch_folder import make_folders
+from orchestration.launching.options import Workers
+from orchestration.launching.target import Target
+from orchestration.machine.damage import DamageWarning
 from orchestration.results import compare, verify
-from orchestration.schedulers import JobState
+from orchestration.running import run_cell
+from orchestration.runs.jobs import JobState
 
 METHODS = ("rankmatch", "supervised")
 SMALL = Path(__file__).parents[1] / "small.yaml"
@@ -34,7 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         loaded = grid.load(str(path), ["trainer.device=cpu"])
         grid_dir = runs / loaded.name
         grid_dir.mkdir()
-        make_folders(loaded, grid_dir, make_plan(loaded, grid_dir, Options(cluster="inline")))
+        target = Target.of(loaded, grid_dir, Workers("inline"))
+        make_folders(target, steps.plan_of(target))
         for folder in run_folders(loaded, grid_dir).values():
             assert run_cell.run_cell(folder.path, train=run_cell.train_inline, owner=owner) is JobState.DONE
     return runs
@@ -203,7 +208,7 @@ def test_run_of_other_code_is_marked_in_the_table_and_found(runs: Path) -> None:
     assert "ODD     other/" in text and "no value is the most common one in its row" in text
     assert "0 of 1 differ; 2 findings in the rows of tables" in text
     table = printed("table", "--grid", runs / "other.yaml", "--runs", runs, "trainer.device=cpu")
-    assert "! not made as the rest of its row (code)" in table
+    assert "! made differently from the rest of its row (code)" in table
 
 
 def test_run_whose_attempts_were_of_other_code_or_devices_is_marked_and_found(runs: Path, tmp_path: Path) -> None:
@@ -214,11 +219,27 @@ def test_run_whose_attempts_were_of_other_code_or_devices_is_marked_and_found(ru
     several = "its epochs were trained with several values of"
     assert told == [f"{several} code: c0ffeec0ffee, then abc", f"{several} device: GPU A, then GPU B"]
     table = printed("table", "--grid", SMALL, "--runs", runs, "trainer.device=cpu")
-    assert "! not made as the rest of its row (code, device)" in table
+    assert "! made differently from the rest of its row (code, device)" in table
     out = tmp_path / "runs.csv"
     printed("results", "grid=small", "seed=1", "method=rankmatch", "--runs", runs, "--format", "csv", "-o", out)
     (row,) = csv.DictReader(out.read_text().splitlines())
     assert (row["commit"], row["device"]) == (f"{'c0ffee' * 7}, abc", "GPU A, GPU B")
+
+
+def test_run_in_another_image_is_marked_in_the_table_and_found(runs: Path) -> None:
+    made_by(cell(runs, "small", "rankmatch-4-s0") / "result.json", {"image": "a.sif", "image_sha256": "5a" * 32})
+    made_by(cell(runs, "small", "rankmatch-4-s1") / "result.json", {"image": "a.sif", "image_sha256": "c0" * 32})
+    path = cell(runs, "small", "supervised-4-s0") / "result.json"
+    made_by(path, {"image": "docker://rankmatch:1"}, {"image": "docker://rankmatch:2"})
+    text = printed("verify", "grid=small", "--count", 1, "--runs", runs, "--device", "cpu", code=1)
+    told = {line.partition(": ")[2] for line in text.splitlines() if line.startswith("ODD")}
+    assert {
+        "image 5a5a5a5a5a5a, no value is the most common one in its row",
+        "image c0c0c0c0c0c0, no value is the most common one in its row",
+        "its epochs were trained with several values of image: docker://rankmatch:1, then docker://rankmatch:2",
+    } <= told
+    table = printed("table", "--grid", SMALL, "--runs", runs, "trainer.device=cpu")
+    assert "! made differently from the rest of its row (image)" in table
 
 
 @pytest.mark.parametrize(("why", "code"), [("git refuses: dubious ownership", 1), ("no repository", 0), (None, 0)])
@@ -231,7 +252,7 @@ def test_run_of_code_that_no_commit_names_is_said_by_table_and_verify(why: str, 
     said = " ".join(printed("table", "--runs", runs, "--grid", "small").split())
     assert "by code of no known commit (1 of 4 cells)" in said
     said = printed("verify", "--runs", runs / "small", "--count", 1, code=code)
-    assert f"NO CODE small/{path.name}: no commit says what code trained it: {why or 'nor says why'}" in said
+    assert f"NO CODE small/{path.name}: no commit is known for its code: {why or 'no reason was recorded'}" in said
 
 
 def test_damaged_run_is_left_out_of_a_comparison_and_found(runs: Path) -> None:

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from orchestration.cli import app
-from orchestration.grid import load
+from orchestration.commands.main import app
+from orchestration.grids.grid import load
 from orchestration.results import facts
 from orchestration.results.paragraph import methods_paragraph, missing
-from orchestration.run_folder import folders
+from orchestration.runs.run_folder import folders
 from rankmatch.config import AugmentConfig, BackboneConfig, DatasetConfig, MethodConfig, NumericsConfig
 
 H100 = {"device": "NVIDIA H100", "num_gpus": 1, "torch": "2.14.1", "lock_sha256": "10c"}

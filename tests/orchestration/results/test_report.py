@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.cells import Cell
+from orchestration.grids.cells import Cell
 from orchestration.results.report import write_report
-from orchestration.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder
 from orchestration.tables.layouts import Layout
 from rankmatch.config import MethodConfig, NumericsConfig, TrainConfig
 

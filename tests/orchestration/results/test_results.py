@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.cells import NAMES, Cell, to_yaml
+from orchestration.grids.cells import NAMES, Cell, to_yaml
 from orchestration.results.run_table import FIELDS, collect
-from orchestration.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import NumericsConfig, TrainConfig
 
 OWNER = {"provenance": {"commit": "c0ffee", "split_sha256": "5a", "data_fingerprint": "7b", "host": "here"}}

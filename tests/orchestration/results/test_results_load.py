@@ -14,12 +14,13 @@ import pytest
 from benchmarks.bench_results import make_runs
 from typer.testing import CliRunner
 
-from orchestration import damage, files
-from orchestration.cells import NAMES, Cell, names_in, to_yaml
-from orchestration.cli import app
-from orchestration.damage import DamageWarning
+from orchestration.commands.main import app
+from orchestration.grids.cells import NAMES, Cell, names_in, to_yaml
+from orchestration.machine import damage, files
+from orchestration.machine.damage import DamageWarning
 from orchestration.results import cache, epoch_rows, run_table
-from orchestration.run_folder import RunFolder
+from orchestration.runs.folders import RunsFolder
+from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import MethodConfig, NumericsConfig, TrainConfig
 
 RESULT = {"step": 20, "num_steps": 20, "epoch": 2, "num_epochs": 2, "best_epoch": 2, "num_present_classes": 2}
@@ -144,7 +145,7 @@ def test_cache_that_is_damaged_or_of_another_version_is_made_anew(
     kind: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = run_table.load(root, with_epochs=True)
-    for path in (root / run_table.CACHE).glob("*/*.parquet"):
+    for path in RunsFolder(root).cache_dir.glob("*/*.parquet"):
         content = bytearray(path.read_bytes())
         if kind == "version":
             monkeypatch.setattr(cache, "VERSION", 1000)
@@ -168,12 +169,12 @@ def test_many_small_files_of_the_cache_are_joined(root: Path, monkeypatch: pytes
         make(root, "camvid", "unimatch", seed)
         run_table.load(root, with_epochs=True)
     assert run_table.load(root, with_epochs=True).runs.num_rows == 7
-    assert len(list((root / run_table.CACHE / "epochs").glob("*.parquet"))) <= 2
+    assert len(list((RunsFolder(root).cache_dir / "epochs").glob("*.parquet"))) <= 2
 
 
 def test_folder_that_cannot_be_written_is_read_and_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    (root / run_table.CACHE).write_text("in the way")
+    RunsFolder(root).cache_dir.write_text("in the way")
     assert run_table.load(root, with_epochs=True, say=said.append).runs.num_rows == 3
     assert len(said) == 1 and said[0].startswith("without a cache, which takes longer: ")
 

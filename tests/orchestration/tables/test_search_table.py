@@ -2,7 +2,7 @@ from orchestration.tables.search_table import Importance, Point, comparable, imp
 
 
 def point(name: str, status: str, *mious: float | None) -> Point:
-    return Point(f"{name}-k_{name}", {"k": name}, status, mious)
+    return Point(f"{name}-k_{name}", {"k": name}, status, mious, signature=name)
 
 
 POINTS = [

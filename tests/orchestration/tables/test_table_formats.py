@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestration.results.published import Figure
 from orchestration.tables.formats import FORMATS, show, to_csv, to_latex, to_markdown
 from orchestration.tables.layouts import Layout
-from orchestration.tables.published import Figure
 from orchestration.tables.table import Table, build
 
 LAYOUT = Layout(["method"], ["split"], ["seed"])
@@ -66,9 +66,9 @@ published:
 
 mIoU in %, best epoch: mean ± standard deviation over 3 cells each
 ¹ best of a column, ² second
-published: A paper, and what ours is above or below it
+published: A paper, with the distance of ours
 * paired t test over the cells, p < 0.05 after Holm's correction over the table
-! not made as the rest of its row (code); `rankmatch verify` tells more
+! made differently from the rest of its row (code); see `rankmatch verify`
 """
 
 

@@ -35,9 +35,7 @@ def test_links_that_go_round_in_circles_end_and_a_folder_is_listed_once_by_its_o
     (root / "a" / "b" / "up").symlink_to(root)
     (root / "a" / "first").symlink_to(root / "z")
     assert listed(root) == ["a/b/c.png", "z/d.png"]
-    assert find_files(root).skipped() == (
-        f"passed over: 2 linked to a folder that is listed already (first {root}/a/b/up)"
-    )
+    assert find_files(root).skipped() == (f"skipped: 2 linked to a folder that is listed already (first {root}/a/b/up)")
 
 
 def test_two_links_to_each_other_end(tmp_path: Path):
@@ -56,7 +54,7 @@ def test_two_links_to_each_other_end(tmp_path: Path):
 def test_hidden_files_and_what_systems_leave_are_passed_over_and_said(name: str, tmp_path: Path):
     found = find_files(tree(tmp_path, "a.png", name))
     assert [path.name for path in found.files] == ["a.png"]
-    assert found.skipped().startswith(f"passed over: 1 hidden (first {tmp_path}/")
+    assert found.skipped().startswith(f"skipped: 1 hidden (first {tmp_path}/")
 
 
 def test_folder_that_is_given_may_be_hidden_itself(tmp_path: Path):
@@ -67,7 +65,7 @@ def test_links_to_nothing_are_said(tmp_path: Path):
     root = tree(tmp_path, "a.png")
     (root / "b.png").symlink_to(root / "gone.png")
     (root / "round.png").symlink_to(root / "round.png")
-    assert find_files(root).skipped() == f"passed over: 2 linked to nothing (first {root}/b.png)"
+    assert find_files(root).skipped() == f"skipped: 2 linked to nothing (first {root}/b.png)"
 
 
 def test_folder_that_is_not_there_or_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -136,7 +136,7 @@ def test_image_is_turned_as_its_exif_orientation_says(kind: str, orientation: in
     root = data_set(tmp_path / "data", content, kind.lower())
     pixels = is_read_alike(root, tmp_path)
     assert np.abs(pixels.astype(int) - upright).mean() < (3 if kind == "JPEG" else 0.01)
-    kinds, earlier = "turned upright, as their EXIF orientation says", "; an earlier version read them otherwise"
+    kinds, earlier = "turned upright, as their EXIF orientation says", "; an earlier version read them differently"
     if kind == "TIFF":  # PIL turned these before this project did
         kinds, earlier = "TIFFs turned upright, as their orientation says", ""
     assert check_data(config(root)).notes == (

@@ -128,7 +128,7 @@ def test_tiff_that_was_scrambled_has_another_fingerprint_and_is_counted(
     assert now.faults == []
     assert now.notes == [
         "1 of 4 files are uncompressed TIFFs turned upright from their side, as their orientation says, first b.tif; "
-        "an earlier version read them otherwise"
+        "an earlier version read them differently"
     ]
     monkeypatch.setattr(check, "READ_OTHERWISE", ("turned", "deep", "shallow"))
     monkeypatch.setattr(check, "READING", 2)

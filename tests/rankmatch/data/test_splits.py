@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,49 @@ def test_malformed_line_is_named(tmp_path: Path, line: str):
         read_splits(write(tmp_path, labeled=f"b b\n{line}\n", unlabeled="c", val="e e"))
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "../b", "x/../../b", ".."])
+def test_path_that_leads_out_of_data_root_is_refused(tmp_path: Path, name: str):
+    (tmp_path / "b").touch()
+    (tmp_path / "root" / "x").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"labeled.txt:1: paths in lists start from data_root and stay in it; got"):
+        read_splits(write(tmp_path / "root", labeled=f"b {name}\n", unlabeled="c", val="e e"))
+
+
+@pytest.mark.parametrize("place", ["../v.tif", "x/../../v.tif", "{}/v.tif"])
+@pytest.mark.parametrize("frames", ["#0", "#0-0", "#0-2"])
+def test_frames_of_a_volume_outside_data_root_are_refused(tmp_path: Path, place: str, frames: str):
+    (tmp_path / "v.tif").touch()
+    (tmp_path / "root" / "x").mkdir(parents=True)
+    name = place.format(tmp_path) + frames
+    with pytest.raises(ValueError, match=r"labeled.txt:1: paths in lists start from data_root and stay in it; got"):
+        read_splits(write(tmp_path / "root", labeled=f"{name} {name}\n", unlabeled="c", val="e e"))
+
+
+@pytest.mark.parametrize("place", ["v.tif", "x/../v.tif", "{}/v.tif", "link/v.tif"])
+def test_frames_of_a_volume_within_data_root_are_taken(tmp_path: Path, place: str):
+    root = tmp_path / "root"
+    (root / "x").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    for folder in (root, root / "link"):
+        (folder / "v.tif").touch()
+    name = place.format(root)
+    splits = read_splits(write(root, labeled=f"{name}#0-2 {name}#0-2\n", unlabeled="c", val="e e"))
+    assert splits.labeled == [Sample(f"{name}#{frame}", f"{name}#{frame}") for frame in range(3)]
+
+
+def test_absolute_path_within_data_root_is_taken(tmp_path: Path):
+    splits = read_splits(write(tmp_path, labeled=f"{tmp_path}/b x/../b.png\n", unlabeled="c", val="e e"))
+    assert splits.labeled == [Sample(f"{tmp_path}/b", "x/../b.png")]
+
+
+def test_more_frames_than_a_volume_has_are_refused_before_they_are_listed(tmp_path: Path):
+    with pytest.raises(
+        ValueError, match=r"labeled.txt:1: 'v.tif#0-99999999999999999999999' must name at most 1,000,000"
+    ):
+        read_splits(write(tmp_path, labeled=f"v.tif#0-{'9' * 23} l.tif#0-{'9' * 23}\n", unlabeled="c", val="e e"))
+
+
 def test_list_that_is_no_text_is_named_and_a_byte_order_mark_is_none_of_its_names(tmp_path: Path):
     wrong = write(tmp_path, labeled="b b\n", unlabeled="c", val="e e")
     (tmp_path / "splits/2/labeled.txt").write_bytes(b"\xef\xbb\xbfb b\r\n")
@@ -75,7 +119,7 @@ def test_empty_list_is_refused(tmp_path: Path, empty: str):
 def test_supervised_run_needs_no_unlabeled_list(tmp_path: Path):
     write(tmp_path, labeled="a a", val="c c")
     assert read_splits(config(tmp_path, method="supervised")).unlabeled == []
-    with pytest.raises(ValueError, match="method rankmatch needs .*unlabeled.txt or .*train.txt; neither is there"):
+    with pytest.raises(ValueError, match="method rankmatch needs .*unlabeled.txt or .*train.txt; neither exists"):
         read_splits(config(tmp_path))
 
 
@@ -194,6 +238,16 @@ def test_train_images_are_listed_by_the_pattern_less_those_of_val(tmp_path: Path
     assert read_train(config) == [Sample("images/a.jpg", "labels/a.png"), Sample("images/city/c.jpg", None)]
     config.execution.image_pattern, config.execution.label_pattern = "labels/{}.png", ""
     assert [sample.image for sample in read_train(config)] == ["labels/a.png"]
+
+
+def test_pattern_that_matches_nothing_is_named_with_what_is_there(tmp_path: Path):
+    config = patterned(write(tmp_path, val="b\n"))
+    (tmp_path / "images").mkdir(exist_ok=True)
+    for name in ("IMG 0.JPG", "IMG 1.JPG", "notes.txt"):
+        (tmp_path / "images" / name).touch()
+    there = rf"images/{{}}.jpg matches none of the files below {tmp_path}/images (2 with .JPG, 1 with .txt)"
+    with pytest.raises(ValueError, match=f"or image_pattern match a file; {re.escape(there)}$"):
+        read_train(config)
 
 
 def test_images_and_labels_may_share_a_folder(tmp_path: Path):

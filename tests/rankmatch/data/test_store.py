@@ -162,7 +162,7 @@ def test_packing_that_is_cut_off_goes_on(root: Path, tmp_path: Path, monkeypatch
     done = subprocess.run([sys.executable, "-c", code, root, folder], capture_output=True, text=True, check=False)
     assert done.stderr.strip().splitlines()[-1] == (
         f"ValueError: {folder} cannot be written: File too large; 0 images and labels were packed and stay, and the "
-        "same command goes on"
+        "same command resumes"
     )
     assert [path.name for path in sorted(folder.iterdir())] == [".lock", "000000.arrow"]
     (folder / ".000001.arrow.part").write_bytes(b"of a process that was killed")
@@ -177,7 +177,7 @@ def test_torn_shard_is_refused_and_packed_anew(root: Path, tmp_path: Path, monke
     shards = store.shards_of(tmp_path / "store")
     assert len(shards) > 2
     shards[1].write_bytes(shards[1].read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"000001.arrow is damaged .* `rankmatch data pack` packs its images anew"):
+    with pytest.raises(ValueError, match=r"000001.arrow is damaged .* `rankmatch data pack` packs its images again"):
         open_dataset(config(root, tmp_path / "store"))
     done = packed(root, tmp_path / "store")
     assert len(done.damaged) == 1
@@ -239,6 +239,21 @@ def test_store_is_staged_once_and_anew_when_it_has_changed(root: Path, tmp_path:
     packed(root, tmp_path / "store")
     assert same(config(root), staged)
     assert [path.name for path in sorted(folder.glob("*.arrow"))] == ["000000.arrow", "000001.arrow"]
+
+
+def test_staged_store_is_closed_to_others_and_goes_to_no_link(root: Path, tmp_path: Path, monkeypatch):
+    packed(root, tmp_path / "store")
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = stage(tmp_path / "store")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    precious = tmp_path / "precious"
+    folder.rename(precious)
+    (precious / "other.arrow").write_text("mine")
+    folder.symlink_to(precious)
+    with pytest.raises(ValueError, match="is a link, which somebody else may have made"):
+        stage(tmp_path / "store")
+    assert (precious / "other.arrow").read_text() == "mine"
 
 
 def test_processes_of_a_node_stage_one_copy(root: Path, tmp_path: Path):

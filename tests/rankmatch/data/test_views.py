@@ -11,8 +11,8 @@ from rankmatch.config import (
 )
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import TrainLoader
+from rankmatch.data.photometric import Window, distort, draw_view
 from rankmatch.data.splits import read_splits
-from rankmatch.data.strong import Window, distort, draw_view
 from rankmatch.data.transforms import draw_box, normalise
 from rankmatch.data.views import ViewMaker
 from rankmatch.distributed import Purpose, generator

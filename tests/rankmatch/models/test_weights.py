@@ -180,8 +180,8 @@ def test_nest_of_a_backbone_file_is_chosen_by_its_setting(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"<!DOCTYPE html><html><title>Sign in</title>", "the file is an HTML page, as a download link"),
-        (b"\xef\xbb\xbf\n  <html lang=en>", "the file is an HTML page, as a download link"),
+        (b"<!DOCTYPE html><html><title>Sign in</title>", "the file is an HTML page, which a download link"),
+        (b"\xef\xbb\xbf\n  <html lang=en>", "the file is an HTML page, which a download link"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
             "the file is a Git LFS pointer: ",
@@ -191,7 +191,7 @@ def test_nest_of_a_backbone_file_is_chosen_by_its_setting(tmp_path: Path) -> Non
         (b'{"message": "Not Found"}', "the file is a JSON text"),
         (b"\x1f\x8b\x08\x00", "the file is packed by gzip"),
         (b"\x20\x00\x00\x00\x00\x00\x00\x00" + b'{"a":{"dtype":"F32"}}', "the file is a safetensors file"),
-        (b"\x00" * 600, "the file begins with zeros alone"),
+        (b"\x00" * 600, "the file begins with zeros only"),
         (b"", "the file is empty"),
         (b"PK\x03\x04 cut off", "it is cut off"),
     ],

@@ -1,0 +1,60 @@
+"""From the words of a command line to a launch: each part of it gets the values that it needs."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+
+def begin(
+    console: Console,
+    overrides: Sequence[str] | None,
+    *,
+    grid: str,
+    cluster: str,
+    runs: Path,
+    address: str = "",
+    dry_run: bool = False,
+    as_json: bool = False,
+    with_scripts: bool = True,
+    watch: bool = False,
+    allow_dirty: bool = False,
+    budget_gpu_hours: float | None = None,
+    until: str = "",
+    max_concurrent: int | None = None,
+    num_cpus_per_worker: int = 1,
+    num_gpus_per_worker: float = 1.0,
+    num_nodes: int | None = None,
+    tracking_uri: str = "",
+) -> int:
+    """Launch a grid, or say what a launch would do; return the exit code.
+
+    Raises:
+        ValueError: Something that the user can fix.
+        SchedulerError: The scheduler itself broke down.
+    """
+    from orchestration.launching import campaign, launch, where
+    from orchestration.launching.options import FOLLOWED_CLUSTERS, OnSlurm, Wanted, Workers, refuse_address
+    from orchestration.machine import announce
+    from orchestration.planning.until import parse
+
+    if as_json and not dry_run:
+        raise ValueError("--dry-run must be given with --json: a launch has no answer but its report")
+    of_site = [word for word in overrides or () if word.startswith("cluster.")]
+    of_grid = [word for word in overrides or () if word not in of_site]
+    there = where.find(cluster, of_site, address, tracking_uri)
+    refuse_address(there.address, there.cluster, is_needed=not dry_run)
+    for line in () if as_json else there.lines:
+        announce.say(console, line)
+    end = parse(until, time.time()) if until else None
+    wanted = Wanted(grid, of_grid, runs, budget_gpu_hours=budget_gpu_hours, until=end, places=there.places)
+    workers = Workers(there.cluster, max_concurrent, num_cpus_per_worker, num_gpus_per_worker, num_nodes)
+    if there.cluster in FOLLOWED_CLUSTERS:
+        if dry_run:
+            return launch.dry_run(wanted, workers, console, as_json=as_json)
+        return launch.launch(wanted, workers, console, address=there.address, uri=there.uri)
+    asked = OnSlurm(cluster, of_site, allow_dirty)
+    if dry_run:
+        return campaign.dry_run(wanted, workers, asked, console, with_scripts=with_scripts, as_json=as_json)
+    return campaign.launch_on_slurm(wanted, workers, asked, console, uri=there.uri, watch=watch)

@@ -1,0 +1,264 @@
+"""A launched grid, read from its folder: every cell that it was ever launched with."""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from orchestration.grids import alike, grid, grid_spec, index, kept_lists, moved_data
+from orchestration.grids.cells import Cell, at_places, changed, from_yaml, short_names_once
+from orchestration.grids.grid import Grid
+from orchestration.grids.grid_spec import SEARCH, typed
+from orchestration.grids.places import Places
+from orchestration.grids.values import flatten, format_value, is_axis, parse, read_axis, read_value
+from orchestration.machine.damage import tell
+from orchestration.runs.folders import GridFolder, grid_of, launch_of
+from orchestration.runs.run_folder import RunFolder, folders, run_folder
+from orchestration.tables import layouts
+
+
+def load(
+    name_or_file: str,
+    overrides: Sequence[str] = (),
+    runs: Path | None = None,
+    *,
+    launched_first: bool = False,
+    site: Places | None = None,
+) -> Grid:
+    """Read a grid like `grid.load`; for a launched grid, include all cells that it was ever launched with.
+
+    What a site says of data and weights beats the grid's file, not the overrides.
+
+    Raises:
+        ValueError: As `grid.load` does.
+    """
+    path = grid.find(name_or_file, runs=runs, launched_first=launched_first)
+    if grid.is_stored(path):
+        return load_stored(path, overrides, site)
+    return grid.load_file(path, overrides, runs, site)
+
+
+def load_folder(grid_dir: Path, overrides: Sequence[str] = (), site: Places | None = None) -> Grid:
+    """Read the grid of a run folder, with all its cells.
+
+    Raises:
+        ValueError: Its file cannot be read, or an override is not allowed.
+    """
+    return replace(load_stored(GridFolder(grid_dir).grid_file, overrides, site), name=grid_dir.name)
+
+
+def load_stored(path: Path, overrides: Sequence[str] = (), site: Places | None = None) -> Grid:
+    """Read a stored grid file: that of a grid's folder, or the part that one launch trained.
+
+    Raises:
+        ValueError: It cannot be read, or an override is not allowed.
+    """
+    of_launch, grid_dir = launch_of(path) is not None, grid_of(path).path
+    try:
+        loaded = grid.load_file(path, overrides, site=site)
+    except ValueError as error:
+        if overrides or of_launch or not folders(grid_dir) or SEARCH in grid.read_yaml(path):
+            raise
+        return _of_folders(path, grid_dir, error)
+    assert loaded.spec is not None
+    found, own = folders(grid_dir), {cell.signature for cell in loaded.cells}
+    named = loaded.spec.earlier if of_launch else dict.fromkeys([*found, *_order(grid_dir)])
+    wanted = [name for name in named if name not in own]
+    dropped = _of_launches(grid_dir, {name for name in wanted if name not in found})
+    known = [_cell_of(found[name]) if name in found else dropped.get(name) for name in wanted]
+    made = [_changed(cell, overrides) for cell in known if cell is not None]
+    placed = [_placed(cell, loaded.spec.places) for cell in made if cell is not None]
+    joined = _joined(loaded, _others(loaded, placed), _order(grid_dir))
+    kept_lists.use_copies(joined.cells, grid_dir)
+    return joined
+
+
+def whole(loaded: Grid, grid_dir: Path) -> Grid:
+    """Return a grid with all cells that it was ever launched with; the given one may be only a part of them."""
+    if loaded.spec is None or not GridFolder(grid_dir).grid_file.is_file():
+        return loaded
+    part, order, made = {cell.signature for cell in loaded.cells}, _order(grid_dir), folders(grid_dir)
+    if made.keys() | set(order) <= part:
+        return loaded
+    try:
+        stored = load_folder(grid_dir)
+    except ValueError as error:  # it will be rewritten
+        tell(error)
+        cells = [cell for folder in made.values() if (cell := _cell_of(folder)) is not None]
+    else:
+        cells = stored.cells
+        if part < {cell.signature for cell in cells}:
+            return moved_data.learned(stored, loaded)
+    earlier = [cell for cell in cells if cell.signature in {*made, *order} and cell.signature not in part]
+    return _joined(loaded, _others(loaded, earlier), order)
+
+
+def text_of(loaded: Grid, *, of_launch: bool = False) -> str:
+    """Return the text to store for a grid or a launch; it also names the launch's cells from earlier launches."""
+    if loaded.spec is None:
+        return loaded.text
+    return grid_spec.resolved_text(
+        loaded.name,
+        loaded.spec,
+        grid_spec.layout_of(loaded.spec),
+        loaded.baseline,
+        loaded.earlier if of_launch else (),
+    )
+
+
+def part_in_words(loaded: Grid, every: Grid) -> str:
+    """Say which part of a grid a launch trains; nothing if it is the whole grid."""
+    if len(loaded.cells) == len(every.cells):
+        return ""
+    return (
+        f"this launch trains {len(loaded.cells)} of the {len(every.cells)} cells of grid {loaded.name}; "
+        "the others stay as they are, and table and report hold all"
+    )
+
+
+def _others(loaded: Grid, earlier: Sequence[Cell]) -> list[Cell]:
+    """Leave out points for which a cell of the grid stands already."""
+    known = {cell.identity for cell in loaded.cells}
+    return [cell for cell in alike.once(earlier) if cell.identity not in known]
+
+
+def _order(grid_dir: Path) -> list[str]:
+    return [cell.signature for cell in index.read_if_there(grid_dir)]
+
+
+def _of_launches(grid_dir: Path, signatures: Set[str]) -> dict[str, Cell]:
+    """Compose cells without run folders, such as dropped ones, from the files of the launches."""
+    composed: dict[str, Cell] = {}
+    for launch in reversed(GridFolder(grid_dir).launches()):
+        if signatures <= composed.keys():
+            break
+        if not launch.grid_file.exists():
+            continue
+        try:
+            cells = grid.load_file(launch.grid_file).cells
+        except ValueError as error:
+            tell(error)
+            continue
+        composed |= {cell.signature: cell for cell in cells if cell.signature in signatures - composed.keys()}
+    return composed
+
+
+def _cell_of(folder: RunFolder) -> Cell | None:
+    """Read a cell from its run folder; None if it cannot be read, or its numbers are of an earlier version."""
+    try:
+        config = from_yaml(folder.config())
+    except (ValueError, OSError) as error:
+        tell(f"{folder.path.name} is left out: {error}")
+        return None
+    try:
+        axes = folder.axes()
+    except (ValueError, OSError) as error:
+        tell(error)
+        axes = {}
+    cell = Cell(config, axes)
+    is_same = folder.signature == cell.signature
+    return cell if is_same and not config.numerics.evaluation.held_out else None
+
+
+def _changed(cell: Cell, overrides: Sequence[str]) -> Cell | None:
+    """Change a cell of an earlier launch by the command line; None if that makes it a different cell."""
+    settings: dict[str, Any] = {}
+    for key, text in grid_spec.divide(overrides).items():
+        node = parse(key, text)
+        several = isinstance(node, list) and is_axis(key, node)
+        values = read_axis(key, node) if isinstance(node, list) and several else [read_value(key, node)]
+        if short_names_once().get(key, "").startswith("execution."):
+            settings[key] = values[0]
+        elif _text(cell, key) not in {name for value in values for name in _names_of(key, value)}:
+            return None
+    return Cell(changed(cell.config, settings), cell.axes) if settings else cell
+
+
+def _placed(cell: Cell, places: Places) -> Cell:
+    return replace(cell, config=at_places(cell.config, places)) if places else cell
+
+
+def _names_of(key: str, value: Any) -> list[str]:  # noqa: ANN401 (a value of any field)
+    own = typed(key, value) if key == "dataset" else value
+    return [format_value(value), *([own.fields["numerics.dataset.name"]] if hasattr(own, "fields") else [])]
+
+
+def _text(cell: Cell, key: str) -> str:
+    """Return a cell's value of a key, as text; nothing for a choice that its configuration does not name."""
+    if key in cell.axes:
+        return cell.axes[key]
+    numerics = cell.config.numerics
+    names = {"dataset": numerics.dataset.name, "backbone": numerics.backbone.name, "method": numerics.method.name}
+    if key in names or key not in short_names_once():
+        return names.get(key, "")
+    return format_value(flatten(asdict(cell.config))[short_names_once()[key]])
+
+
+def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid:
+    """Add cells of earlier launches to a grid, with further axes if its own do not tell them apart."""
+    if not earlier:
+        return loaded
+    cells = [*loaded.cells, *moved_data.followed(earlier, loaded.cells)]
+    keys = [*loaded.axes, *dict.fromkeys(key for cell in earlier for key in cell.axes if key not in loaded.axes)]
+    keys += _telling(cells, keys)
+    texts = [{key: _text(cell, key) for key in keys} for cell in cells]
+    keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
+    made = [_with_axes(cell, {key: text[key] for key in keys}) for cell, text in zip(cells, texts, strict=True)]
+    place = {signature: number for number, signature in enumerate(order)}
+    made.sort(key=lambda cell: place.get(cell.signature, len(place)))
+    axes = {key: list(dict.fromkeys(cell.axes[key] for cell in made)) for key in keys}
+    meant = loaded.spec.baseline if loaded.spec else {}
+    baseline = {key: format_value(value) for key, value in meant.items()}
+    is_there = all(value in axes.get(key, []) for key, value in baseline.items())
+    rows = [*loaded.table.rows, *(key for key in keys if key not in loaded.axes)]
+    return replace(
+        loaded,
+        cells=made,
+        axes=axes,
+        baseline=baseline if is_there else {},
+        table=replace(loaded.table, rows=rows),
+        earlier=tuple(cell.signature for cell in earlier),
+    )
+
+
+def _with_axes(cell: Cell, axes: dict[str, str]) -> Cell:
+    return replace(cell, axes=axes, also=tuple({key: point.get(key, axes[key]) for key in axes} for point in cell.also))
+
+
+def _telling(cells: Sequence[Cell], keys: Sequence[str]) -> list[str]:
+    """Return further settings that tell apart cells with equal axes."""
+    alike: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(tuple(_text(cell, key) for key in keys), []).append(cell)
+    shorts = {full: short for short, full in short_names_once().items()}
+    found: dict[str, None] = {}
+    for group in alike.values():
+        flats = [_numerics(cell) for cell in group] if len(group) > 1 else []
+        found |= {shorts[full]: None for flat in flats[1:] for full in flat if flat[full] != flats[0][full]}
+    return [key for key in found if key not in keys]
+
+
+def _numerics(cell: Cell) -> Mapping[str, Any]:
+    return {full: value for full, value in flatten(asdict(cell.config)).items() if full.startswith("numerics.")}
+
+
+def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
+    """Return the cells that have run folders, for a file of an earlier version whose paths lead nowhere."""
+    cells: Iterable[Cell | None] = [_cell_of(folder) for folder in folders(grid_dir).values()]
+    known = [cell for cell in cells if cell is not None]
+    if not known:
+        raise why
+    tell(f"{path}: {why}; its cells are those that have run folders")
+    axes = {key: list(dict.fromkeys(_text(cell, key) for cell in known)) for cell in known for key in cell.axes}
+    content = grid.read_yaml(path)
+    table = layouts.read(grid_spec.mapping_at("table", content), axes)
+    spec = grid_spec.Spec(axes=dict(axes), table=table)
+    baseline = {key: str(value) for key, value in grid_spec.mapping_at("baseline", content).items()}
+    made = [Cell(cell.config, {key: _text(cell, key) for key in axes}) for cell in known]
+    return Grid(grid_dir.name, made, axes, baseline, grid_spec.layout_of(spec), path.read_text(encoding="utf-8"))
+
+
+def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
+    """Return each cell's folder by signature: the existing one, whatever its slug, else the future one."""
+    found = folders(grid_dir)
+    return {cell.signature: found.get(cell.signature, run_folder(grid_dir, cell.folder_name)) for cell in loaded.cells}

@@ -1,0 +1,308 @@
+"""A launch on Slurm: it submits and returns, and controllers take the next steps until its table is written."""
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from orchestration.grids import launched
+from orchestration.grids.grid import Grid
+from orchestration.grids.places import Places
+from orchestration.launching import controller, earlier_code, launch, step, steps
+from orchestration.launching.hand_in import Submitted, queued_jobs, say_what, scheduler_of, site_at, submit, workers_of
+from orchestration.launching.launch_folder import keep_difference, only_launch_of
+from orchestration.launching.options import OnSlurm, Wanted, Workers
+from orchestration.launching.steps import Begun
+from orchestration.launching.target import Target
+from orchestration.machine import announce, snapshot
+from orchestration.mirror.grid_mirror import last_tracking_uri
+from orchestration.on_slurm import cluster, commands, notices, shell_defaults, submissions
+from orchestration.on_slurm.campaign_file import Campaign, launches_of, newest_readable, open_campaigns
+from orchestration.on_slurm.cluster import ClusterConfig
+from orchestration.on_slurm.commands import SlurmError
+from orchestration.planning.plan import Action, Plan
+from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.jobs import CellJob, JobState, SchedulerError
+from rankmatch.durable import make_folder
+
+if TYPE_CHECKING:
+    from orchestration.on_slurm.site import Site, SiteLimits
+
+
+def launch_on_slurm(
+    wanted: Wanted, workers: Workers, asked: OnSlurm, console: Console, *, uri: str = "", watch: bool = False
+) -> int:
+    """Submit a grid and return, or watch it until its table is written. The exit code is that of `launch`.
+
+    Raises:
+        ValueError: Something that the user can fix, before any job is submitted.
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    announce.begin(console, f"composing the cells of {wanted.grid}")
+    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    grid_dir = wanted.runs.resolve() / loaded.name
+    site = _site(asked, console)
+    order = _Order(workers, site, asked.allow_dirty, wanted.retried, wanted.budget_gpu_hours, uri, wanted.until)
+    make_folder(grid_dir)
+    with only_launch_of(grid_dir):
+        submitted = _submit_new(loaded, grid_dir, order, console)
+    if not watch or submitted.jobs is None:
+        return 0
+    planned = submitted.planned
+    launch.follow(submitted.jobs, lambda: planned.jobs, planned.max_concurrent, grid_dir, console)
+    if not site.controller:
+        step.take_step(submitted.launch_dir, console)
+    return 0 if all(state is JobState.DONE for state in submitted.jobs.poll().values()) else 1
+
+
+def dry_run(
+    wanted: Wanted,
+    workers: Workers,
+    asked: OnSlurm,
+    console: Console,
+    *,
+    with_scripts: bool = True,
+    as_json: bool = False,
+) -> int:
+    """Print what a launch would do and the scripts that it would submit, as JSON without these; touch nothing.
+
+    Raises:
+        ValueError: What a launch would refuse before it looks at the data.
+    """
+    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    grid_dir = wanted.runs.resolve() / loaded.name
+    site = _site(asked, console)
+    target = Target.of(loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until)
+    planned = steps.rehearse(target, wanted.budget_gpu_hours, console, as_json=as_json)
+    if as_json or not with_scripts:
+        return 0
+    folder = GridFolder(grid_dir)
+    there, place = site_at(site, folder.snapshots_dir / "<commit>"), folder.launch("<launch>").path
+    jobs = steps.jobs_of(target, steps.Ready(planned))
+    for script in scheduler_of(there, workers).scripts(jobs, place, _limits(there, console)):
+        announce.say(console, f"\n{script}")
+    return 0
+
+
+def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[str], console: Console) -> None:
+    """Submit some cells of a grid again with the settings of its newest launch, changed by `key=value` words.
+
+    Raises:
+        ValueError: It was not launched on Slurm, or a setting is not allowed because it would make them other cells.
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    before = newest(grid_dir)
+    of_site = [setting for setting in settings if setting.startswith(cluster.PREFIX)]
+    others = [setting for setting in settings if setting not in of_site]
+    site = cluster.from_values(before.cluster, of_site)
+    named = {setting.removeprefix(cluster.PREFIX).partition("=")[0] for setting in of_site}
+    # what the site said before has been weighed against the command line of the launch, whose grid holds the outcome
+    loaded = _composed(grid_dir, others, cluster.places_of(site).only(named), settings)
+    retried = _of_grid(loaded, signatures, console)
+    order = _Order(workers_of(before), site, before.dirty or not before.commit, retried, before.budget_gpu_hours,
+                   last_tracking_uri("", grid_dir))  # fmt: skip
+    with only_launch_of(grid_dir):
+        _submit_new(loaded, grid_dir, order, console)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The settings with which a user's launch on Slurm is submitted, the first time or again."""
+
+    workers: Workers
+    site: ClusterConfig
+    allow_dirty: bool
+    retried: Collection[str]
+    budget_gpu_hours: float | None
+    uri: str
+    until: float | None = None
+
+
+def _site(asked: OnSlurm, console: Console) -> ClusterConfig:
+    notices.check_webhook()
+    site = shell_defaults.with_defaults(cluster.load(asked.site, asked.settings))
+    for line in shell_defaults.notes(site):
+        announce.say(console, line)
+    return site
+
+
+def _composed(grid_dir: Path, settings: Sequence[str], places: Places, said: Sequence[str]) -> Grid:
+    """Compose a grid as it was last launched, with settings that do not change what its cells are."""
+    loaded = launched.load_folder(grid_dir, settings, places)
+    if (settings or places) and _points(loaded) != _points(launched.load_folder(grid_dir)):
+        raise ValueError(
+            "retry --set must have settings that leave cells what they are: cluster.field=value, and of the execution "
+            f"such as trainer.device and trainer.num_workers; got {' '.join(said)}, which makes another grid: "
+            "launch that one"
+        )
+    return loaded
+
+
+def _points(loaded: Grid) -> dict[str, dict[str, str]]:
+    return {cell.signature: dict(cell.axes) for cell in loaded.cells}
+
+
+def _of_grid(loaded: Grid, signatures: Sequence[str], console: Console) -> list[str]:
+    """Return those of some cells that are in a grid; a folder may also hold cells of earlier launches."""
+    known = {cell.signature for cell in loaded.cells}
+    found, foreign = ([key for key in signatures if (key in known) is of_grid] for of_grid in (True, False))
+    if not foreign:
+        return found
+    what = f"not of the grid {loaded.name} as it was launched last and as this code composes it: {', '.join(foreign)}"
+    if not found:
+        raise ValueError(f"there must be a cell to submit again; all that were chosen are {what}")
+    announce.say(console, f"{len(foreign)} cells are passed over, {what}")
+    return found
+
+
+def newest(grid_dir: Path) -> Campaign:
+    """Return the campaign of a grid's newest launch, as its user launched it.
+
+    Raises:
+        ValueError: It was not launched on Slurm.
+    """
+    launches = launches_of(grid_dir)
+    if not launches:
+        raise ValueError(f"{grid_dir.name} must have been launched on Slurm; it was launched here")
+    found = newest_readable(launches)
+    if found is None:
+        where = f"no {LaunchFolder.campaign_file.name} in {GridFolder(grid_dir).launches_dir} can be read"
+        raise ValueError(f"{where}, so nobody knows the settings of {grid_dir.name}: launch it again")
+    return found
+
+
+def go_on(grid_dir: Path, console: Console, *, with_controllers: bool = True) -> None:
+    """Resume each campaign that is not over, by its controllers or, where nodes may not submit, in this process.
+
+    Args:
+        grid_dir: Folder of the grid.
+        console: Prints what is done.
+        with_controllers: Also resume campaigns whose controllers take the steps; these start at once.
+
+    Raises:
+        ValueError: The sources that were launched are gone or of an earlier version, or another launch is at work.
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    errors: list[SchedulerError | ValueError] = []
+    for launch_dir, campaign in open_campaigns(grid_dir).items():
+        if campaign.config().controller and not with_controllers:
+            continue
+        try:
+            _go_on_with(campaign, launch_dir, console)
+        except (SchedulerError, ValueError) as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise SchedulerError("; ".join(map(str, errors)))
+    if errors:
+        raise errors[0]
+
+
+def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
+    earlier_code.refuse(campaign, LaunchFolder(launch_dir).grid.path)
+    if harmed := snapshot.make_whole(Path(campaign.snapshot)):
+        console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
+    if not campaign.config().controller:
+        step.take_step(launch_dir, console)
+        return
+    numbers = controller.begin(campaign, LaunchFolder(launch_dir).grid.path, now=True)
+    with commands.answers():
+        why = controller.stands_still(campaign, commands.queue())
+    words = why or f"jobs {', '.join(numbers)} resume launch {campaign.name}"
+    console.print(words, highlight=False, soft_wrap=True)
+
+
+def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -> Submitted:
+    step.tidy(grid_dir, console)
+    queued = step.in_words(queued_jobs(grid_dir))
+    target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, until=order.until)
+    planned = steps.plan_of(target)
+    steps.show(target, planned, console)
+    steps.refuse_limits(target, planned, order.budget_gpu_hours, console)
+    ready = steps.prepare(target, planned, console)
+    taken = snapshot.take(GridFolder(grid_dir).snapshots_dir, allow_dirty=order.allow_dirty)
+    jobs, scheduler = steps.jobs_of(target, ready), scheduler_of(site_at(order.site, taken.path), order.workers)
+    begun = steps.commit(target, ready, jobs, scheduler, order.uri, console)
+    campaign = _campaign(order, target, begun, taken)
+    campaign.write(begun.launch_dir)
+    submitted = _submit_first(campaign, ready.planned, jobs, begun.launch_dir)
+    say_what(submitted, campaign, console)
+    if not jobs:
+        _end_at_once(campaign, target, ready.planned, console)
+    return submitted
+
+
+def _campaign(order: _Order, target: Target, begun: Begun, taken: snapshot.Snapshot) -> Campaign:
+    return Campaign(
+        name=begun.launch_dir.name,
+        grid_name=target.loaded.name,
+        runs=str(target.runs),
+        snapshot=str(taken.path),
+        commit=taken.commit,
+        dirty=bool(taken.difference),
+        commit_unknown=taken.unknown,
+        difference=keep_difference(begun.launch_dir, taken.difference) if taken.difference else {},
+        mark=begun.mark,
+        cluster=asdict(order.site),
+        max_concurrent=order.workers.max_concurrent,
+        num_nodes=order.workers.num_nodes,
+        num_gpus_per_worker=order.workers.num_gpus_per_worker,
+        retried=[*order.retried],
+        budget_gpu_hours=order.budget_gpu_hours,
+        until=order.until,
+    )
+
+
+def _submit_first(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_dir: Path) -> Submitted:
+    """Submit the controllers before the cells, so that whatever is submitted has somebody to resume it."""
+    grid_dir = LaunchFolder(launch_dir).grid.path
+    if jobs and campaign.config().controller:
+        try:
+            controller.begin(campaign, grid_dir)
+        except SchedulerError as error:
+            _give_up(campaign, grid_dir, error)
+            raise
+    try:
+        return submit(campaign, planned, jobs, launch_dir)
+    except SchedulerError as error:
+        if _num_submitted(launch_dir) == 0:
+            _give_up(campaign, grid_dir, error)
+            raise
+        raise SchedulerError(
+            f"{error}; what was submitted before stays, and controllers submit the rest, or the same command does"
+        ) from None
+
+
+def _give_up(campaign: Campaign, grid_dir: Path, error: SchedulerError) -> None:
+    """Close a launch of which Slurm has no cell."""
+    step.close(campaign, grid_dir, why=str(error))
+    controller.end(campaign)
+
+
+def _num_submitted(launch_dir: Path) -> int | None:
+    """Return how many arrays of a launch Slurm has; None where it does not say."""
+    grid_dir = LaunchFolder(launch_dir).grid.path
+    with suppress(SlurmError):
+        step.complete(grid_dir)
+        return sum(bool(one.job_id) for folder, one in submissions.read(grid_dir) if folder == launch_dir)
+    return None
+
+
+def _end_at_once(campaign: Campaign, target: Target, planned: Plan, console: Console) -> None:
+    if any(item.action is Action.RUNNING for item in planned.items):
+        step.close(campaign, target.grid_dir, why="an earlier launch has all that is left")
+    else:
+        step.end(campaign, target, planned, console)
+
+
+def _limits(site: "Site", console: Console) -> "SiteLimits":
+    """Return what a site allows, or Slurm's defaults where it does not answer: a plan is useful without the limits."""
+    from orchestration.on_slurm.site import SiteLimits
+
+    try:
+        return site.limits()
+    except SchedulerError as error:
+        console.print(f"{error}; the scripts below know no limits of the site", highlight=False, soft_wrap=True)
+        return SiteLimits()

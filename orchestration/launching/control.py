@@ -1,0 +1,394 @@
+"""Look after a launched grid: show its status and logs, resume, cancel, retry and drop its cells."""
+
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration.grids import grid, index, launched
+from orchestration.grids.grid import Grid
+from orchestration.grids.index import IndexedCell
+from orchestration.launching import (
+    campaign,
+    cell_log,
+    closed_launches,
+    earlier_code,
+    launch,
+    launch_order,
+    overview,
+    status_answer,
+    waiting,
+)
+from orchestration.launching.due_steps import is_on_slurm
+from orchestration.launching.launch_folder import only_launch_of
+from orchestration.launching.step import close, complete, tidy
+from orchestration.launching.watching import Watched
+from orchestration.machine import announce, answers
+from orchestration.mirror import registry
+from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri
+from orchestration.mirror.mlflow_store import StoreError
+from orchestration.on_slurm import commands, submissions
+from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
+from orchestration.on_slurm.cluster import PREFIX
+from orchestration.on_slurm.commands import SlurmError
+from orchestration.on_slurm.notices import harmless
+from orchestration.on_slurm.queue_state import queued_cells
+from orchestration.runs import hints, trash
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.folders import GridFolder, RunsFolder, signature_in
+from orchestration.runs.jobs import SchedulerError
+from orchestration.runs.run_folder import RunFolder, folders, run_folder
+from orchestration.runs.states import CellState
+from orchestration.search import spaces
+
+WATCH_S, LOOK_S, CANCEL_LOOK_S = 30.0, 60.0, 5.0
+_LEFT_ALONE = (CellState.DONE, CellState.RUNNING, CellState.UNREADABLE)
+_SAME_COMMAND = "give the same command again once Slurm answers"
+
+
+def grid_folder(runs: Path, name: str) -> Path:
+    """Return the folder of a grid, given the grid's name, its file, or that folder.
+
+    Raises:
+        ValueError: It was never launched there.
+    """
+    if grid.is_path(name) and GridFolder(Path(name)).grid_file.is_file():
+        return Path(name).resolve()
+    folder = RunsFolder(runs.resolve()).grid(grid.name_of(Path(name)) if grid.is_path(name) else name)
+    if not folder.grid_file.is_file():
+        known = grid.launched_names(runs)
+        raise ValueError(f"--grid must be one that was launched into {runs} ({known}); got {name!r}")
+    return folder.path
+
+
+def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
+    """Show the state of the cells and who has to act; watched, until no cell changes by itself. Writes nothing."""
+    if not watch:
+        console.out("\n".join(overview.of_grid(grid_dir).lines), highlight=False)
+        return
+    with Watched(console) as watched:
+        while True:
+            watched.show(seen := overview.of_grid(grid_dir))
+            if not seen.is_open:
+                return
+            time.sleep(WATCH_S)
+
+
+def status_as_json(grid_dir: Path) -> None:
+    """Print the state of the cells for programs, as the schema `status` says."""
+    answers.write(status_answer.answer(grid_dir, overview.of_grid(grid_dir)))
+
+
+def resume(grid_dir: Path, console: Console, *, watch: bool = False) -> int:
+    """Take the next step of a grid: of each open launch on Slurm, else launch again as its newest launch was.
+
+    If watched, take each further step that no controller takes, and keep MLflow up to date, until all cells end.
+    The exit code is that of `launch`, which trains here.
+
+    Raises:
+        ValueError: It is a search, or another launch is at work.
+        SchedulerError: Slurm does not answer, or sbatch refused.
+    """
+    _refuse_search(grid_dir, "resume")
+    if not open_campaigns(grid_dir):
+        if not is_on_slurm(grid_dir):
+            return launch.launch_again(grid_dir, (), (), console)
+        words = f"no launch of it is open; {hints.command('retry', grid_dir)} submits again what has no result"
+        console.print(f"nothing of {grid_dir.name} is to be resumed: {words}", highlight=False, soft_wrap=True)
+        return 0
+    _resume_open(grid_dir, console)
+    if watch:
+        _stay(grid_dir, console)
+    else:
+        for line in overview.of_grid(grid_dir).due:
+            announce.say(console, line)
+    return 0
+
+
+def _resume_open(grid_dir: Path, console: Console) -> None:
+    """Record the ends of silent jobs, then have controllers resume, or take the step where there are none."""
+    earlier_code.refuse_all(open_campaigns(grid_dir).values(), grid_dir)
+    with only_launch_of(grid_dir, LOOK_S):  # a launch at work has jobs that are not recorded yet
+        tidy(grid_dir, console)
+    campaign.go_on(grid_dir, console)
+
+
+def _stay(grid_dir: Path, console: Console) -> None:
+    """Show the grid, and take the steps that nobody else takes, until no cell changes by itself and no step is due."""
+    with Watched(console) as watched:
+        while True:
+            watched.show(seen := overview.of_grid(grid_dir))
+            if not seen.is_open and not seen.due and not seen.is_unclear:
+                return
+            try:
+                _sync(_load(grid_dir), grid_dir, wait_s=0.0)
+            except (SchedulerError, ValueError) as error:  # the next step, or `sync`, writes it
+                announce.say(console, str(error))
+            time.sleep(WATCH_S)
+            try:
+                campaign.go_on(grid_dir, console, with_controllers=False)
+            except (SchedulerError, ValueError) as error:  # Slurm may answer, another launch may have ended by then
+                announce.say(console, f"the next step was not taken: {error}")
+
+
+def logs(grid_dir: Path, cell: str, *, follow: bool = False) -> None:
+    """Print what a cell printed, or why there is nothing; with `follow`, until it is done.
+
+    Raises:
+        ValueError: The name matches no cell, or several.
+    """
+    (folder,) = _chosen(grid_dir, [cell], only_one=True)
+    waits = {} if closed_launches.said(grid_dir) else waiting.cells(grid_dir)
+    cell_log.print_log(grid_dir, folder, follow=follow, waits=waits.get(folder.signature, ""))
+
+
+def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
+    """End the jobs of some cells, or of all; no controller submits these again.
+
+    Raises:
+        ValueError: A cell is unknown.
+        SchedulerError: Slurm does not answer.
+    """
+    chosen = {folder.path.name for folder in _chosen(grid_dir, cells)}
+    if not is_on_slurm(grid_dir):
+        announce.say(console, launch_order.stop(grid_dir, cells))
+        return
+    try:
+        commands.queue()  # before anything is recorded: what cannot be cancelled continues as if nobody had asked
+    except SlurmError as error:
+        raise SchedulerError(f"nothing was cancelled, and jobs continue: {error}; {_SAME_COMMAND}") from None
+    _note_cancelled(grid_dir, chosen)
+    closed = [] if cells else _close_campaigns(grid_dir)
+    try:
+        num_told = _end_jobs(grid_dir, chosen, closed)
+    except SlurmError as error:
+        for one in closed:  # a campaign is not over while its jobs run
+            one.over(grid_dir).unlink(missing_ok=True)
+        text = f"{error}; no controller submits these cells again, but jobs of theirs may still run: {_SAME_COMMAND}"
+        raise SchedulerError(text) from None
+    console.print(f"{num_told} cells were told to end; those that train write a checkpoint first")
+    if not cells and GridFolder(grid_dir).launches_dir.is_dir():
+        with harmless("the report"):
+            launch.finish(_load(grid_dir), grid_dir, console)
+
+
+def _note_cancelled(grid_dir: Path, chosen: Collection[str]) -> None:
+    """Record the cancelled cells in every campaign that may submit them, before any job is ended."""
+    going_on = [one.folder(grid_dir).path for one in open_campaigns(grid_dir).values()]
+    submissions.note_cancelled(grid_dir, chosen, going_on)
+
+
+def _close_campaigns(grid_dir: Path) -> list[Campaign]:
+    """Close campaigns, so that no controller submits what is being ended and no job calls a controller."""
+    found = [*open_campaigns(grid_dir).values()]
+    for one in found:
+        close(one, grid_dir, why="cancelled")
+    return found
+
+
+def _end_jobs(grid_dir: Path, chosen: Collection[str], closed: Sequence[Campaign]) -> int:
+    """End controllers first, then the jobs of cells; return how many cells were asked to end."""
+    for one in closed:
+        commands.cancel_all(one.controllers_name)
+    _complete(grid_dir)
+    queued = queued_cells(grid_dir)
+    _note_cancelled(grid_dir, chosen)  # also in launches that a controller has made meanwhile
+    told = [name for name in queued if name in chosen]
+    kept = {job.job for name, job in queued.items() if name not in chosen}  # heads of pilots continue with these
+    jobs = sorted({queued[name].job for name in told} - kept)
+    commands.cancel(jobs)
+    for nodes in submissions.nodes_of(grid_dir, jobs):
+        commands.cancel_waiting(nodes)
+    return len(told)
+
+
+def _complete(grid_dir: Path) -> None:
+    """Find the jobs of a launch or a controller that was killed right after sbatch."""
+    with suppress(ValueError), only_launch_of(grid_dir, CANCEL_LOOK_S):
+        complete(grid_dir)
+        return
+    # a launch is at work, and gives its jobs their tasks itself
+    submissions.complete(grid_dir, lambda *_: None)
+
+
+def retry(
+    grid_dir: Path, cells: Sequence[str], kinds: Collection[str], settings: Sequence[str], console: Console
+) -> int:
+    """Launch cells again that are neither done nor active, however they ended, with their newest launch's settings.
+
+    Raises:
+        ValueError: No cell has ended that way.
+        SchedulerError: Slurm does not answer.
+    """
+    _refuse_search(grid_dir, "retry")
+    on_slurm = is_on_slurm(grid_dir)
+    if on_slurm:
+        campaign.newest(grid_dir)
+        with only_launch_of(grid_dir, LOOK_S):
+            tidy(grid_dir, console)
+    active = _queued(grid_dir)
+    submitted = submissions.newest_jobs(grid_dir)
+    left = {
+        folder.path.name: _end_of(folder, folder.path.name in submitted)
+        for folder in _chosen(grid_dir, cells, with_dropped=True)
+        if folder.path.name not in active and folder.state().status not in _LEFT_ALONE
+    }
+    names = [name for name, kind in left.items() if not kinds or kind in kinds]
+    if not names:
+        known = ", ".join(f"{count} {kind}" for kind, count in Counter(left.values()).items()) or "none"
+        of_class = f" of class {' or '.join(kinds)}" if kinds else ""
+        raise ValueError(f"there must be a cell{of_class} that is neither done nor active; there are {known}")
+    signatures = [signature_in(name) for name in names]
+    if not on_slurm:
+        _refuse_others(grid_dir, signatures, settings)
+        return launch.launch_again(grid_dir, settings, signatures, console)
+    campaign.launch_again(grid_dir, signatures, settings, console)
+    return 0
+
+
+def _queued(grid_dir: Path) -> Mapping[str, commands.QueuedJob]:
+    """Return the jobs of a grid that Slurm has; a grid that was never on Slurm needs no Slurm."""
+    if not submissions.newest_jobs(grid_dir):
+        return {}
+    with commands.answers():
+        return queued_cells(grid_dir)
+
+
+def _refuse_search(grid_dir: Path, command: str) -> None:
+    folder = GridFolder(grid_dir)
+    if grid.is_search(folder.grid_file):
+        words = hints.shell("rankmatch", "tune", folder.name, "--runs", str(folder.runs.path))
+        raise ValueError(f"{command} is for the cells of a grid; {grid_dir.name} is a search, which {words} resumes")
+
+
+def _refuse_others(grid_dir: Path, signatures: Sequence[str], settings: Sequence[str]) -> None:
+    """Refuse settings that would make the cells other cells: new cells need a launch."""
+    of_grid = [word for word in settings if not word.startswith(PREFIX)]
+    known = {cell.signature for cell in launched.load_folder(grid_dir, of_grid).cells} if of_grid else {*signatures}
+    if others := [name for name in signatures if name not in known]:
+        raise ValueError(
+            f"--set must change how cells are carried out, not what they are; with {' '.join(of_grid)} "
+            f"{len(others)} of them would be others, which are launched as new ones, first {others[0]}"
+        )
+
+
+def drop(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
+    """Move the folders of some cells to a trash below the runs folder, and print how to bring each one back.
+
+    Raises:
+        ValueError: No cell matches, one of them is at work, or another launch is.
+        SchedulerError: Slurm does not answer.
+    """
+    if not cells:
+        raise ValueError("CELL must be a signature or a part of a cell's name; got none")
+    with only_launch_of(grid_dir):
+        active, chosen = _queued(grid_dir), _chosen(grid_dir, cells)
+        busy = [one.path.name for one in chosen if one.path.name in active or one.state().status is CellState.RUNNING]
+        if busy:
+            words = hints.command("cancel", grid_dir, *busy)
+            raise ValueError(f"a cell that is dropped must not be at work; {', '.join(busy)} may be ended by {words}")
+        place = trash.folder(grid_dir)
+        for one in chosen:
+            moved = trash.move(one.path, place)
+            text = f"{one.path.name} lies in {moved}; {trash.way_back(moved, one.path)} brings it back"
+            announce.say(console, text)
+        _forget(grid_dir, [one.signature for one in chosen], console)
+
+
+def _forget(grid_dir: Path, signatures: Sequence[str], console: Console) -> None:
+    """Hide the runs of dropped cells in MLflow: cells that are trained from scratch get runs of their own."""
+    try:
+        GridMirror(last_tracking_uri("", grid_dir), grid_dir, []).forget(signatures)
+    except (StoreError, ValueError) as error:
+        text = f"MLflow still shows the runs of these cells, so delete them there before retraining: {error}"
+        announce.say(console, text)
+
+
+def _end_of(folder: RunFolder, was_submitted: bool) -> str:
+    """Return the class of failure by which `--class` selects a cell."""
+    attempts = folder.attempts()
+    if attempts:
+        return attempts[-1].end().kind
+    return FailureClass.NEVER_BEGAN if was_submitted else "new"
+
+
+def reconcile(grid_dir: Path, console: Console) -> None:
+    """Bring what is recorded in line with Slurm, resume what is open, and bring MLflow up to date.
+
+    Raises:
+        ValueError: Another launch is at work.
+        SchedulerError: Slurm or the store does not answer.
+    """
+    _resume_open(grid_dir, console)
+    sync(grid_dir, console)
+
+
+def sync(grid_dir: Path, console: Console, tracking_uri: str = "") -> None:
+    """Write what is missing in MLflow.
+
+    Raises:
+        SchedulerError: The store does not answer.
+    """
+    _sync(_load(grid_dir), grid_dir, tracking_uri)
+    console.print("MLflow is up to date")
+
+
+def register(
+    grid_dir: Path, methods: Sequence[str], backbones: Sequence[str], tracking_uri: str, console: Console
+) -> None:
+    """Register the best model of each method and backbone as a new version.
+
+    Raises:
+        ValueError: There is no such model.
+        SchedulerError: The store does not answer.
+    """
+    try:
+        registry.register(_load(grid_dir), grid_dir, tracking_uri, methods, backbones, console)
+    except StoreError as error:
+        raise SchedulerError(f"nothing more was registered: {error}") from None
+
+
+def _sync(loaded: Grid, grid_dir: Path, tracking_uri: str = "", wait_s: float | None = None) -> None:
+    try:
+        launch.mirror_of(loaded, grid_dir, tracking_uri).sync(wait_s)
+    except StoreError as error:
+        raise SchedulerError(f"MLflow is not up to date: {error}") from None
+
+
+def _load(grid_dir: Path) -> Grid:
+    path = GridFolder(grid_dir).grid_file
+    return (
+        replace(spaces.load_folder(grid_dir), name=grid_dir.name)
+        if grid.is_search(path)
+        else launched.load_folder(grid_dir)
+    )
+
+
+def _folder(cell: IndexedCell, found: Mapping[str, RunFolder], grid_dir: Path) -> RunFolder:
+    return found.get(cell.signature) or run_folder(grid_dir, cell.folder_name)
+
+
+def _chosen(
+    grid_dir: Path, cells: Sequence[str], *, only_one: bool = False, with_dropped: bool = False
+) -> list[RunFolder]:
+    """Return the folders whose names contain one of the given words; all if none is given.
+
+    `with_dropped` adds cells of the grid whose folders are gone, as `status` shows them.
+    """
+    found = folders(grid_dir)
+    indexed = index.read_if_there(grid_dir) if with_dropped else []
+    every = [*found.values(), *(_folder(cell, {}, grid_dir) for cell in indexed if cell.signature not in found)]
+    chosen = [folder for folder in every if not cells or any(cell in folder.path.name for cell in cells)]
+    for cell in cells:
+        if not any(cell in folder.path.name for folder in every):
+            raise ValueError(
+                f"CELL must be a signature or a part of a cell's name in {GridFolder(grid_dir).cells_dir}; got {cell!r}"
+            )
+    if only_one and len(chosen) != 1:
+        names = ", ".join(folder.path.name for folder in chosen[:5])
+        raise ValueError(f"CELL must mean one cell; {cells[0]!r} means {len(chosen)}: {names}")
+    return chosen

@@ -1,0 +1,134 @@
+"""The steps of a grid that no job and no launch takes by itself, and the commands that take them; nothing is done here.
+
+While cells are open, either something acts by itself or the user has to: these are the words for the latter.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from orchestration.grids import grid, launched
+from orchestration.launching import earlier_code, step, waiting
+from orchestration.launching.status import CellStatus
+from orchestration.on_slurm import policy, queue_state, submissions
+from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
+from orchestration.runs import hints
+from orchestration.runs.failures import is_tried_again
+from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.states import CellState
+
+
+def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]) -> str:
+    """Return the next step of a campaign without controllers, and the command that takes it.
+
+    Raises:
+        SlurmError: squeue says nothing.
+        ValueError: Its grid cannot be read.
+    """
+    grid_dir = LaunchFolder(launch_dir).grid.path
+    command = hints.command("resume", grid_dir)
+    nobody = f"no job resumes launch {campaign.name} by itself (cluster.controller=false)"
+    if words := earlier_code.advice(campaign, grid_dir):
+        return f"{nobody}; {words}"
+    active = {row.cell.signature for row in rows if row.standing.is_open}
+    if _pilot_is_at_work(campaign, grid_dir):
+        return f"{nobody}: once its pilot has ended, {command} takes the next step"
+    left, budget = _left(campaign, grid_dir, active)
+    later = policy.not_due(left, campaign.name)
+    if left.keys() - later.keys() and not budget:
+        return f"{nobody}, and {len(left) - len(later)} cells are to be submitted: {command} does that"
+    if later:
+        when = f"{len(later)} cells wait before their next try, the first for {min(later.values()):.0f} s more"
+        return f"{nobody}; {when}: {command} takes that step then"
+    if active & _asked_for(campaign, rows):
+        return f"{nobody}: once jobs have ended, {command} takes the next step"
+    if budget:
+        return f"{nobody}, and {len(left)} cells are not submitted: {budget}; {command} writes the table and the report"
+    return f"{nobody}, and nothing is left to be submitted: {command} writes the table and the report"
+
+
+def _left(campaign: Campaign, grid_dir: Path, active: Collection[str]) -> tuple[dict[str, policy.Left], str]:
+    """Return the cells that a campaign submits again, now or later, and why its budget does not allow that."""
+    loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
+    jobs = queue_state.queued_cells(grid_dir)
+    elsewhere = {*policy.passed_on(loaded, grid_dir, campaign.name), *active}
+    left = {
+        key: one
+        for key, one in policy.left(loaded, grid_dir, campaign.name, jobs).items()
+        if key not in elsewhere and (not campaign.retried or key in campaign.retried)
+    }
+    refused = policy.given_up(left, grid_dir, campaign.name)
+    refused |= dict.fromkeys(step.left_out(campaign, loaded, grid_dir, jobs), "left out")
+    left = {key: one for key, one in left.items() if key not in refused}
+    others = {cell.signature for cell in loaded.cells} - left.keys()
+    budget, _ = step.over_budget(campaign, loaded, grid_dir, jobs, dict.fromkeys(others, "not submitted"))
+    return left, budget
+
+
+def _asked_for(campaign: Campaign, rows: Sequence[CellStatus]) -> set[str]:
+    return {*campaign.retried} or {row.cell.signature for row in rows}
+
+
+def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
+    if not campaign.num_nodes:
+        return False
+    mine, queue = launches_of(grid_dir, campaign.name), submissions.queue(grid_dir)
+    return any(one.is_pilot and one.job in queue for folder, one in submissions.read(grid_dir) if folder in mine)
+
+
+def of_ended_launch(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:
+    """Return the next step of a grid that no launch is at work on, or perhaps none, if it has cells to train."""
+    left = [row for row in rows if _is_left(row)]
+    if open_campaigns(grid_dir):
+        return []
+    if launcher := waiting.out_of_sight(grid_dir):
+        return _of_silent_launch(launcher, grid_dir, rows, left)
+    if not left or waiting.is_at_work(grid_dir):
+        return []
+    count = f"{len(left)} {'cell is' if len(left) == 1 else 'cells are'} left"
+    return [f"{count} and no launch is at work on {grid_dir.name}: {_command(grid_dir)} trains what is left"]
+
+
+def _of_silent_launch(
+    launcher: waiting.Launcher, grid_dir: Path, rows: Sequence[CellStatus], left: Sequence[CellStatus]
+) -> list[str]:
+    """Return what to do if a launch on another machine was killed: it seems to be so where none of its cells trains."""
+    waits = any(row.standing is CellState.WAITING for row in rows)
+    if not (left or waits) or any(row.standing is CellState.RUNNING for row in rows):
+        return []
+    return [
+        f"no cell trains, and whether the launch of process {launcher.pid} on {launcher.host} still lives cannot be "
+        f"seen from here: where it has ended, {_command(grid_dir)} trains what is left"
+    ]
+
+
+def _command(grid_dir: Path) -> str:
+    folder = GridFolder(grid_dir)
+    if grid.is_search(folder.grid_file):
+        return hints.shell("rankmatch", "tune", folder.name, "--runs", str(folder.runs.path))
+    if is_on_slurm(grid_dir):
+        return hints.command("retry", grid_dir)
+    return hints.command("resume", grid_dir)
+
+
+def of_left_out(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:
+    """Return how many cells a launch left out because they would end too late, and the command that trains them."""
+    num = sum(row.is_left_out for row in rows)
+    if not num:
+        return []
+    count = f"{num} {'cell was' if num == 1 else 'cells were'} left out by --until"
+    return [f"{count}; {hints.command('retry', grid_dir)} trains {'it' if num == 1 else 'them'} all the same"]
+
+
+def _is_left(row: CellStatus) -> bool:
+    if row.is_left_out:
+        return False
+    if row.standing in (CellState.FAILED, CellState.INTERRUPTED):
+        return is_tried_again(row.state.failure_class)
+    return row.standing in (CellState.NEW, CellState.LOST)
+
+
+def is_on_slurm(grid_dir: Path) -> bool:
+    """Return whether the newest launch of a grid was on Slurm."""
+    newest = GridFolder(grid_dir).launches()[-1:]
+    return any(launch.campaign_file.exists() or launch.submissions_dir.exists() for launch in newest)

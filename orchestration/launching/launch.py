@@ -1,0 +1,284 @@
+"""A launch that stays until its table is written: it takes the common steps, trains, and collects results."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from orchestration.grids import launched
+from orchestration.grids.grid import Grid
+from orchestration.grids.launched import run_folders
+from orchestration.launching import launch_order, outcome, page, steps, waiting
+from orchestration.launching.launch_folder import keep_difference, only_launch_of
+from orchestration.launching.options import Wanted, Workers
+from orchestration.launching.progress import Progress, Snapshot
+from orchestration.launching.steps import Begun
+from orchestration.launching.target import Target
+from orchestration.machine import announce, provenance
+from orchestration.machine.checkout import NO_REPOSITORY
+from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells
+from orchestration.mirror.tracking import Launch
+from orchestration.planning import simulate
+from orchestration.planning.plan import Item, Plan
+from orchestration.results import report, run_table
+from orchestration.running.run_cell import launcher
+from orchestration.runs import folder_states, made_with
+from orchestration.runs.folders import GridFolder, LaunchFolder, signature_in
+from orchestration.runs.jobs import FollowedJobs, Jobs, Scheduler, SchedulerError
+from orchestration.runs.patience import WAITS_S, patiently, say_once
+from orchestration.runs.run_folder import folders
+from orchestration.runs.states import CellState
+from orchestration.tables import formats
+from rankmatch.durable import make_folder
+
+POLL_S = 0.5
+
+
+def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str = "", uri: str = "") -> int:
+    """Bring a grid to its table; return the exit code: 0 all cells done, 1 some failed or were stopped.
+
+    Args:
+        wanted: What to launch.
+        workers: Where to train, and how many cells at a time.
+        console: Shows the progress.
+        address: Address of the Ray of `--cluster ray`.
+        uri: URI of MLflow's store; empty: MLFLOW_TRACKING_URI, else SQLite in the runs folder.
+
+    Raises:
+        ValueError: Something that the user can fix, before any training.
+    """
+    announce.begin(console, f"composing the cells of {wanted.grid}")
+    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    grid_dir = wanted.runs.resolve() / loaded.name
+    make_folder(grid_dir)
+    with only_launch_of(grid_dir):
+        target = Target.of(loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until)
+        planned = steps.plan_of(target)
+        steps.show(target, planned, console)
+        steps.refuse_limits(target, planned, wanted.budget_gpu_hours, console)
+        ready = steps.prepare(target, planned, console)
+        jobs, scheduler = steps.jobs_of(target, ready), _scheduler(workers, address)
+        until = _until_later(wanted, target, ready.planned)
+        note = partial(launch_order.keep, workers=workers, address=address, until=until)
+        begun = steps.commit(target, ready, jobs, scheduler, uri, console, note=note)
+        return _train(target, ready.planned, begun, partial(scheduler.submit, jobs, begun.launch_dir), console)
+
+
+def _until_later(wanted: Wanted, target: Target, planned: Plan) -> float | None:
+    """Return the time that `resume` will keep to; a retry of some cells changes nothing for the others."""
+    if not wanted.retried:
+        return wanted.until
+    return launch_order.newest_until(target.grid_dir) if any(map(target.passes_over, planned.items)) else None
+
+
+def dry_run(wanted: Wanted, workers: Workers, console: Console, *, as_json: bool = False) -> int:
+    """Print what a launch would do; touch nothing.
+
+    Raises:
+        ValueError: What a launch would refuse before it looks at the data.
+    """
+    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    target = Target.of(loaded, wanted.runs.resolve() / loaded.name, workers, retried=wanted.retried, until=wanted.until)
+    steps.rehearse(target, wanted.budget_gpu_hours, console, as_json=as_json)
+    return 0
+
+
+def launch_again(grid_dir: Path, settings: Sequence[str], retried: Sequence[str], console: Console) -> int:
+    """Launch a grid, or some of its cells, as its newest launch here was; see `launch`.
+
+    Cells that are asked for by name are trained however late they end.
+    """
+    workers, address = launch_order.newest(grid_dir)
+    folder = GridFolder(grid_dir)
+    wanted = Wanted(str(folder.grid_file), settings, folder.runs.path, retried,
+                    until=None if retried else launch_order.newest_until(grid_dir))  # fmt: skip
+    return launch(wanted, workers, console, address=address)
+
+
+def simulate_launch(wanted: Wanted, pool: simulate.Pool, checkpoint_min: float | None, console: Console) -> None:
+    """Print how a grid's launch would run on a pool of GPUs.
+
+    Raises:
+        ValueError: Something that the user can fix.
+    """
+    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    workers = Workers(cluster="slurm")  # each worker has a GPU
+    planned = steps.plan_of(Target.of(loaded, wanted.runs.resolve() / loaded.name, workers))
+    text = simulate.lines(simulate.tasks(planned, checkpoint_min), pool)
+    announce.say(console, "\n".join(text))
+
+
+def finish(every: Grid, grid_dir: Path, console: Console) -> list[Path]:
+    """Collect the results of all cells of a grid, print the table, write report and page; return these files."""
+    folder_states.states(run_folders(every, grid_dir), WAITS_S)  # a momentary error must not cost the table a cell
+    records = patiently(lambda: run_table.collect(grid_dir, every.cells)).to_pylist()
+    console.print()
+    formats.show(report.build_table(records, every.cells, every.table, baseline=every.baseline), console)
+    return [*patiently(lambda: report.write(every, grid_dir)), *page.write(every, grid_dir, console)]
+
+
+def _train(
+    target: Target, planned: Plan, begun: Begun, begin: Callable[[Mapping[str, Any]], FollowedJobs], console: Console
+) -> int:
+    """Train the cells of a plan, and write table, report and mirror however that ends."""
+    loaded, grid_dir = target.loaded, target.grid_dir
+    begun.mirror.start()
+    try:
+        stopped = bool(planned.jobs) and work(
+            begin, lambda: planned.jobs, planned.max_concurrent, begun.launch_dir, begun.mark, console
+        )
+    finally:
+        written = finish(target.every, grid_dir, console)
+        end_mirror(loaded, target.every, grid_dir, begun.mirror, written, console)
+    ended = [*folder_states.states(run_folders(loaded, grid_dir)).values()]
+    said = outcome.lines(ended, grid_dir, stopped=stopped)
+    announce.say(console, "\n".join(said))
+    if stopped:
+        return 130
+    return 0 if all(state.status is CellState.DONE for state in ended) else 1
+
+
+def mirror_of(loaded: Grid, grid_dir: Path, uri: str = "", launch_id: str = "") -> GridMirror:
+    """Return the mirror of a grid that was launched before; without a `uri`, into the store of its last launch.
+
+    Raises:
+        ValueError: That store needs a password, which is not given.
+    """
+    cells_of_grid = mirrored_cells(loaded, run_folders(loaded, grid_dir))
+    return GridMirror(
+        last_tracking_uri(uri, grid_dir), grid_dir, cells_of_grid, Launch(launch_id) if launch_id else None
+    )
+
+
+def end_mirror(
+    loaded: Grid, every: Grid, grid_dir: Path, mirror: GridMirror, written: Sequence[Path], console: Console
+) -> None:
+    """Bring MLflow up to date, with files of which the first is the report, and print where everything is."""
+    with announce.doing(console, "writing the last rows to MLflow"):
+        mine = run_folders(loaded, grid_dir)
+        warning = mirror.finish_launch(every, run_folders(every, grid_dir) | mine, written, [*mine])
+    _say_where(grid_dir, written, mirror.where(), console)
+    if warning:
+        steps.say_outdated(warning, grid_dir, console)
+
+
+def work(
+    begin: Callable[[Mapping[str, Any]], FollowedJobs],
+    items: Callable[[], Sequence[Item]],
+    num_concurrent: int,
+    launch_dir: Path,
+    mark: Mapping[str, str],
+    console: Console,
+) -> bool:
+    """Carry out jobs and show their progress; true if the user stopped them.
+
+    Args:
+        begin: Submits the jobs for the given owner.
+        items: Returns the cells of the jobs; a search adds more.
+        num_concurrent: How many cells run at a time.
+        launch_dir: Folder of this launch.
+        mark: What MLflow needs in the owner of the attempts.
+        console: Shows the progress.
+    """
+    software = provenance.collect()
+    if (why := software.get("commit_unknown", NO_REPOSITORY)) != NO_REPOSITORY and not software["commit"]:
+        text = f"no table will say what code trained these cells, as its commit is not known: {why}"
+        announce.say(console, text)
+    if software["dirty"] and made_with.CHANGE not in software:  # of installed code the build knows it, and it is gone
+        software |= keep_difference(launch_dir, provenance.difference())
+    owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software, **mark}
+    signatures = [item.cell.signature for item in items()]
+    with _stoppable(), waiting.noted(launch_dir, signatures):
+        announce.begin(console, _begins(len(signatures), num_concurrent, launch_dir))
+        handle = begin(owner)
+        try:
+            follow(handle, items, num_concurrent, LaunchFolder(launch_dir).grid.path, console)
+        except KeyboardInterrupt:
+            console.print("\nstopping: running cells write a checkpoint; one that evaluates is ended after a minute")
+            handle.cancel()
+            return True
+        except SchedulerError:  # nothing is left that could be asked
+            raise
+        except BaseException as error:  # however the watching ends, SystemExit too: trainings must not be left alone
+            say_once("stopping, running cells write a checkpoint", error)  # the console itself may be gone
+            handle.cancel()
+            raise
+    return False
+
+
+def _begins(num_cells: int, num_concurrent: int, launch_dir: Path) -> str:
+    what = f"starting {num_cells} {'cell' if num_cells == 1 else 'cells'}, " if num_cells else "starting, "
+    return f"{what}{num_concurrent} at a time; what the launch notes is in {launch_dir}"
+
+
+def follow(
+    handle: Jobs, items: Callable[[], Sequence[Item]], num_concurrent: int, grid_dir: Path, console: Console
+) -> None:
+    """Show the progress of jobs until the last one has ended; while a file server is away, they continue unseen."""
+    began = time.monotonic()
+
+    def look() -> Snapshot:
+        return Snapshot(
+            items=items(),
+            jobs={signature_in(name): state for name, state in handle.poll().items()},
+            folders={signature: folder.state() for signature, folder in folders(grid_dir).items()},
+            num_concurrent=num_concurrent,
+            elapsed_s=time.monotonic() - began,
+        )
+
+    with Progress(console) as progress:
+        ended = False
+        while not ended:
+            ended = handle.wait(POLL_S)
+            try:
+                seen = patiently(look) if ended else look()
+            except OSError as error:
+                if ended:
+                    raise
+                say_once("the cells continue, but cannot be looked at for now", error)
+                continue
+            progress.show(seen)
+
+
+def _scheduler(workers: Workers, address: str) -> Scheduler[FollowedJobs]:
+    if workers.cluster == "inline":
+        from orchestration.running.inline import InlineScheduler
+
+        return InlineScheduler()
+    from orchestration.on_ray.scheduler import RayTuneScheduler
+
+    return RayTuneScheduler(
+        max_concurrent=workers.max_concurrent, num_gpus_per_worker=workers.num_gpus_per_worker, address=address
+    )
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say_where(grid_dir: Path, written: Sequence[Path], place: str, console: Console) -> None:
+    lines = {
+        "report": str(written[0]),
+        **dict([("page", str(path)) for path in written if path.suffix == ".html"]),
+        "run folders": str(GridFolder(grid_dir).cells_dir),
+        "MLflow UI": place,
+    }
+    console.print()
+    for name, place in lines.items():
+        announce.say(console, f"{name + ':':<13}{place}")

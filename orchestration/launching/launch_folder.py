@@ -1,0 +1,101 @@
+"""The folder of a grid: at most one launch at work in it, a folder for each launch, and an index of its cells."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from orchestration.grids import index, kept_lists, launched
+from orchestration.grids.described import describe
+from orchestration.grids.index import IndexedCell
+from orchestration.launching.target import Target
+from orchestration.machine import files, own_files
+from orchestration.planning import costs, plan
+from orchestration.planning.plan import Action, Item, Plan
+from orchestration.running import finished
+from orchestration.runs.folders import GridFolder, LaunchFolder
+from rankmatch import locks
+from rankmatch.durable import make_folder
+
+
+@contextmanager
+def only_launch_of(grid_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Refuse a second launch of a grid while one is at work; with a waiting time, wait for its end first.
+
+    Raises:
+        ValueError: Another one is at work.
+    """
+    path = GridFolder(grid_dir).launch_lock
+    try:
+        lock = locks.acquire(path, wait_s)
+    except filelock.Timeout:
+        what = "wait for its end or stop it"
+        raise ValueError(f"another launch is at work in {grid_dir}; {what}{locks.hint(path)}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make_folders(target: Target, planned: Plan) -> Path:
+    """Make the folder of this launch, which is returned, and those of the cells that it starts."""
+    own_files.check_group()
+    loaded, every, grid_dir = target.loaded, target.every, target.grid_dir
+    files.replace(GridFolder(grid_dir).grid_file, launched.text_of(every))
+    index.write(grid_dir, _indexed(target, planned))
+    kept_lists.keep(loaded.cells, grid_dir)
+    launch = GridFolder(grid_dir).next_launch()
+    make_folder(launch.path)
+    own_files.close(launch.path)
+    files.replace(launch.grid_file, launched.text_of(loaded, of_launch=True))
+    files.replace(launch.plan_file, "\n".join(plan.summary(planned)) + "\n")
+    made = launched.run_folders(loaded, grid_dir)
+    for item in planned.items:
+        folder = made[item.cell.signature]
+        if item.to_do or (folder.has_result() and not folder.is_described()):  # of a finished cell what is damaged
+            describe(folder, item.cell)
+        if not item.to_do:
+            finished.settle_leftovers(folder, item.cell.config.execution.trainer.keep_checkpoints)
+    return launch.path
+
+
+def keep_difference(launch_dir: Path, difference: str) -> dict[str, str]:
+    """Store the uncommitted changes; return what the provenance says of them."""
+    launch = LaunchFolder(launch_dir)
+    files.replace(launch.difference_file, difference)
+    place = launch.difference_file.relative_to(launch.grid.path)
+    return {"difference": str(place), "difference_sha256": hashlib.sha256(difference.encode()).hexdigest()}
+
+
+def _indexed(target: Target, planned: Plan) -> list[IndexedCell]:
+    """Return what is kept of each cell, in the grid's order; for cells of other launches, what those kept."""
+    items = {item.cell.signature: item for item in planned.items}
+    known = {cell.signature: cell for cell in index.read_if_there(target.grid_dir)}
+    rows = []
+    for cell in target.every.cells:
+        if cell.signature in known and cell.signature not in items:
+            rows.append(known[cell.signature])
+            continue
+        item = items.get(cell.signature)
+        rows.append(
+            IndexedCell(
+                cell.signature,
+                cell.slug,
+                cell.config.numerics.method.name,
+                item.num_steps if item else costs.num_steps(cell.config),
+                item.seconds_per_step if item else None,
+                cell.config.execution.trainer.num_workers if planned.uses_gpus else 0,
+                item.round if item else 0,
+                _left_out(item, known.get(cell.signature), target) if item else "",
+            )
+        )
+    return rows
+
+
+def _left_out(item: Item, known: IndexedCell | None, target: Target) -> str:
+    """Return why a cell is left out; of one that this launch passes over, as a retry of others does, as before."""
+    if item.action is Action.LEAVE_OUT:
+        return item.reason
+    return known.left_out if known and target.passes_over(item) else ""

@@ -1,0 +1,108 @@
+"""The state of a grid and who resumes it, for a reader: nothing here submits, resumes or writes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestration.grids import index
+from orchestration.launching import closed_launches, controller, due_steps, waiting
+from orchestration.launching.status import CellStatus, Slurm, judge, to_lines, totals
+from orchestration.on_slurm import commands, standing_still, submissions
+from orchestration.on_slurm.campaign_file import open_campaigns
+from orchestration.on_slurm.commands import SlurmError
+from orchestration.on_slurm.queue_state import queued_cells
+from orchestration.runs.folders import GridFolder
+from orchestration.runs.run_folder import folders, run_folder
+from orchestration.runs.states import CellState
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What `status` shows of a grid."""
+
+    rows: list[CellStatus]
+    lines: list[str]
+    due: list[str]
+    """Of each open campaign that has no controllers, what its next step is; some of the lines."""
+    is_unclear: bool = False
+    """Slurm did not answer, or launches are closed to this user: steps of open campaigns may be due but not named."""
+    is_resumed: bool = False
+    """A controller takes the next step of an open campaign."""
+    notes: list[str] = field(default_factory=list)
+    """Who has to act next, what waits in vain, and what could not be asked; the last of the lines."""
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether a cell may still change without the user: also one that a controller may try again."""
+        if self.is_resumed or self.is_unclear:
+            return any(row.standing is not CellState.DONE for row in self.rows)
+        return any(row.standing.is_open for row in self.rows)
+
+
+def of_grid(grid_dir: Path) -> Overview:
+    """Read run folders and launches, and ask Slurm if it has had jobs of the grid.
+
+    Of a colleague's grid, whose launches are closed, only the run folders are read.
+    """
+    closed = closed_launches.note(grid_dir)
+    slurm, silence = (Slurm({}, None, {}), [closed]) if closed else _ask(grid_dir)
+    found, waits = folders(grid_dir), {} if closed else waiting.cells(grid_dir)
+    rows = [
+        judge(
+            cell,
+            found.get(cell.signature) or run_folder(grid_dir, cell.folder_name),
+            slurm,
+            waits.get(cell.signature, ""),
+        )
+        for cell in index.read(grid_dir)
+    ]
+    steps = _Steps(is_unclear=True) if closed else _who_goes_on(grid_dir, rows)
+    still = standing_still.of_cells((slurm.queued or {}).values())
+    said = [*still, *steps.notes, *silence]
+    return Overview(rows, [*to_lines(rows), *totals(rows), *said], steps.due, steps.is_unclear, steps.is_resumed, said)
+
+
+def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
+    """Return what Slurm says, and what could not be asked."""
+    submitted = submissions.newest_jobs(grid_dir)
+    if not submitted:
+        return Slurm({}, {}, {}), []
+    try:
+        queued = queued_cells(grid_dir)
+    except SlurmError as error:
+        return Slurm(submitted, None, {}), [f"{error}; the states are those of the run folders alone"]
+    unclear = [
+        job
+        for name, job in submitted.items()
+        if name not in queued and not GridFolder(grid_dir).cell(name).result_file.exists()
+    ]
+    return Slurm(submitted, queued, commands.ended(unclear)), []
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Who takes the next step of each open launch; the fields are those of `Overview`."""
+
+    notes: list[str] = field(default_factory=list)
+    due: list[str] = field(default_factory=list)
+    is_unclear: bool = False
+    is_resumed: bool = False
+
+
+def _who_goes_on(grid_dir: Path, rows: list[CellStatus]) -> _Steps:
+    """Look at each open launch, and write lines about those that the user has to resume."""
+    found = _Steps()
+    for launch_dir, campaign in open_campaigns(grid_dir).items():
+        try:
+            if campaign.config().controller:
+                queue = submissions.queue(grid_dir)
+                found.notes += controller.standing(campaign, launch_dir, queue)
+                found.is_resumed |= controller.will_act(campaign, launch_dir, queue)
+            else:
+                found.due.append(due_steps.of_campaign(campaign, launch_dir, rows))
+        except SlurmError:
+            found.is_unclear = True  # the states already say so
+        except ValueError as error:
+            found.notes.append(f"what launch {campaign.name} does next is unknown: {error}")
+    others = [*due_steps.of_ended_launch(grid_dir, rows), *due_steps.of_left_out(grid_dir, rows)]
+    found.notes += [*found.due, *others]
+    return found

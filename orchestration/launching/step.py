@@ -1,0 +1,344 @@
+"""The next step of a campaign: what its cells need now, by their folders and by the queue."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration.grids import launched
+from orchestration.grids.grid import Grid
+from orchestration.launching import earlier_code, launch, steps
+from orchestration.launching.hand_in import (
+    Submitted,
+    queued_jobs,
+    say_what,
+    scheduler_of,
+    site_of,
+    submit,
+    workers_of,
+)
+from orchestration.launching.launch_folder import make_folders, only_launch_of
+from orchestration.launching.target import Target
+from orchestration.machine import announce, snapshot
+from orchestration.on_slurm import commands, never_began, placement, policy, queue_state, submissions
+from orchestration.on_slurm.campaign_file import Campaign, Ended, campaign_named, launches_of, name_of, open_campaigns
+from orchestration.on_slurm.commands import QueuedJob, SlurmError
+from orchestration.on_slurm.lanes import lanes
+from orchestration.on_slurm.notices import Notifier, harmless
+from orchestration.on_slurm.queue_state import Lost
+from orchestration.on_slurm.standing_still import is_standing_still, remedy
+from orchestration.planning.plan import Action, Plan, format_amount
+from orchestration.planning.until import in_words as in_words_of
+from orchestration.runs import hints
+from orchestration.runs.folders import LaunchFolder, signature_in
+from orchestration.runs.jobs import SchedulerError
+from orchestration.runs.retries import decision_of
+from orchestration.runs.run_folder import RunFolder, folders
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The result of a step."""
+
+    is_over: bool = False
+    """Nothing is left to be done, and the report is written."""
+    submitted: Submitted | None = None
+    presses: bool = False
+    """A cell has ended whose job has not yet; what is to be done about it can be done in some seconds."""
+    due_s: float | None = None
+    """The seconds until the first cell is tried again that waits for that."""
+    is_quiet: bool = False
+    """No job runs, so none can fail."""
+    held: str = ""
+    """Why all jobs that are left wait for what does not come by itself, and what helps."""
+
+
+def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Step:
+    """Submit what the policy allows, or if nothing is left, write table and report.
+
+    Args:
+        launch_dir: Folder of any launch of the campaign.
+        console: Prints what is done; nothing if there is nothing to do.
+        wait_s: How long another launch of the grid may be at work before this counts as refused.
+
+    Raises:
+        ValueError: The data have changed, another launch is at work, or an earlier version began the campaign.
+        SchedulerError: sbatch refused, or Slurm does not answer.
+    """
+    grid_dir = LaunchFolder(launch_dir).grid.path
+    with only_launch_of(grid_dir, wait_s):
+        campaign = campaign_named(grid_dir, name_of(launch_dir) or launch_dir.name)
+        earlier_code.refuse(campaign, grid_dir)
+        loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
+        _note_ends(campaign, grid_dir, console)
+        jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
+        others = {*owners}
+        with suppress(SlurmError):  # the next step does it
+            placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
+        left = policy.left(loaded, grid_dir, campaign.name, jobs)
+        later = policy.not_due(left, campaign.name)
+        if later:
+            policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
+        refused = _refused(campaign, loaded, grid_dir, others, jobs, left) | dict.fromkeys(
+            later, "waits before its next try"
+        )
+        target = Target.of(
+            loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused, until=campaign.until
+        )
+        planned = steps.plan_of(target)
+        _tell_of_left_out(campaign, grid_dir, planned)
+        if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _has_room(campaign, planned, jobs):
+            return Step(submitted=_submit(campaign, target, planned, console))
+        due = {*later} - others - _not_asked_for(campaign, loaded)
+        _share_lanes(campaign, jobs)
+        if planned.jobs or due or _runs(planned, others | _not_asked_for(campaign, loaded)):
+            return replace(_waits(jobs, grid_dir), due_s=min((later[key] for key in due), default=None))
+        if {*owners.values()} & {one.name for one in open_campaigns(grid_dir).values()}:
+            close(campaign, grid_dir, why="a newer launch has its cells")  # and writes the report
+        else:
+            end(campaign, target, planned, console)
+        return Step(is_over=True)
+
+
+def tidy(grid_dir: Path, console: Console) -> list[Lost]:
+    """Find the jobs of launches that were killed, and record how silent attempts ended; return these.
+
+    Raises:
+        SchedulerError: Slurm does not answer.
+    """
+    with commands.answers():
+        for submission in complete(grid_dir):
+            console.print(f"found job {submission.job_id} of a launch that was killed: {submission.name}")
+        found = [*queue_state.record_lost(grid_dir), *never_began.record(grid_dir)]
+    for lost in found:
+        console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
+    return found
+
+
+def complete(grid_dir: Path) -> list[submissions.Submission]:
+    """Find the jobs of launches that were killed right after sbatch, and give them their tasks; hold the grid's lock.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+
+    def give(launch_dir: Path, submission: submissions.Submission) -> None:
+        from orchestration.on_slurm.batch import give_tasks
+
+        give_tasks(launch_dir, submission)
+
+    return [submission for _, submission in submissions.complete(grid_dir, give)]
+
+
+def in_words(jobs: Mapping[str, QueuedJob]) -> dict[str, str]:
+    """Return what Slurm says of the cells that have a job, by signature."""
+    return {
+        signature_in(name): f"job {job.job} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
+        for name, job in jobs.items()
+    }
+
+
+def end(campaign: Campaign, target: Target, planned: Plan, console: Console) -> None:
+    """Write table and report, then MLflow: that ends a campaign, even if MLflow fails."""
+    loaded, grid_dir = target.loaded, target.grid_dir
+    written = launch.finish(target.every, grid_dir, console)
+    with harmless("the mirror in MLflow"):
+        mirror = launch.mirror_of(loaded, grid_dir, launch_id=campaign.name)
+        mirror.start()
+        launch.end_mirror(loaded, target.every, grid_dir, mirror, written, console)
+    notifier = Notifier.of(campaign.config(), grid_dir)
+    notifier.tell(f"finished {campaign.name}", _outcome(planned, campaign, loaded), once=True, is_last_word=True)
+    close(campaign, grid_dir)
+
+
+def close(campaign: Campaign, grid_dir: Path, why: str = "") -> None:
+    """Record that a campaign is closed and nobody has to do anything about it."""
+    Ended(time.time(), why).to_file(campaign.over(grid_dir))
+
+
+def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:
+    """Record the ends that nobody else could, and report cells that are given up after them; jobs report the others."""
+    lost = tidy(grid_dir, console)
+    notifier, made = Notifier.of(campaign.config(), grid_dir), folders(grid_dir)
+    for item in lost:
+        decision = decision_of(made[signature_in(item.cell)], campaign.name)
+        if not decision.again:
+            text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.why}"
+            _print(text, console)
+            notifier.tell(f"failed: {decision.why}", text, is_last_word=True)
+    for launch_dir, words in never_began.whole_launches(grid_dir, lost):
+        text = f"{campaign.grid_name}: no job of the launch {launch_dir.name} came to begin a cell: {words}"
+        notifier.tell(f"never began {launch_dir.name}", text, once=True, is_last_word=True)
+
+
+def _refused(
+    campaign: Campaign,
+    loaded: Grid,
+    grid_dir: Path,
+    others: set[str],
+    jobs: Mapping[str, QueuedJob],
+    left: Mapping[str, policy.Left],
+) -> dict[str, str]:
+    """Return why cells are not submitted, by signature."""
+    refused = (
+        policy.given_up(left, grid_dir, campaign.name)
+        | dict.fromkeys(others, "a newer launch has it")
+        | dict.fromkeys(_not_asked_for(campaign, loaded), "not asked for")
+    )
+    why, cells = over_budget(campaign, loaded, grid_dir, jobs, refused)
+    if cells:
+        text = f"{campaign.grid_name}: {len(cells)} cells are not tried again: {why}"
+        Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True, is_last_word=True)
+    return refused | dict.fromkeys(cells, why)
+
+
+def left_out(campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str, QueuedJob]) -> set[str]:
+    """Return the cells that a campaign does not submit because they would end too late."""
+    if campaign.until is None:
+        return set()
+    target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), until=campaign.until)
+    return {item.cell.signature for item in steps.plan_of(target).items if item.action is Action.LEAVE_OUT}
+
+
+def over_budget(
+    campaign: Campaign,
+    loaded: Grid,
+    grid_dir: Path,
+    jobs: Mapping[str, QueuedJob],
+    refused: Mapping[str, str],
+) -> tuple[str, set[str]]:
+    """Return why the budget of GPU-hours allows no more jobs, and the cells that it stops; none if there is room."""
+    if campaign.budget_gpu_hours is None:
+        return "", set()
+    target = Target.of(
+        loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused, until=campaign.until
+    )
+    planned = steps.plan_of(target)
+    hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + planned.gpu_hours
+    if not planned.uses_gpus or hours <= campaign.budget_gpu_hours:
+        return "", set()
+    why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {format_amount(hours)}"
+    return why, {item.cell.signature for item in planned.jobs}
+
+
+def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
+    """Report once that cells are not submitted because they would end too late."""
+    left_out = sum(item.action is Action.LEAVE_OUT for item in planned.items)
+    if campaign.until is not None and left_out:
+        what = f"{left_out} cells are left out, as they would not end by {in_words_of(campaign.until)}"
+        text = f"{campaign.grid_name}: {what}; {hints.command('retry', grid_dir)} submits them all the same"
+        Notifier.of(campaign.config(), grid_dir).tell(f"until {campaign.name}", text, once=True, is_last_word=True)
+
+
+def _not_asked_for(campaign: Campaign, loaded: Grid) -> set[str]:
+    return {cell.signature for cell in loaded.cells} - {*campaign.retried} if campaign.retried else set()
+
+
+def _submit(campaign: Campaign, target: Target, planned: Plan, console: Console) -> Submitted:
+    grid_dir = target.grid_dir
+    steps.show(target, planned, console)
+    ready = steps.prepare(target, planned, console)
+    policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
+    jobs = placement.placed(steps.jobs_of(target, ready), campaign.config(), grid_dir, campaign.name)
+    if harmed := snapshot.make_whole(Path(campaign.snapshot)):
+        console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
+    launch_dir = make_folders(target, ready.planned)
+    campaign.write(launch_dir)
+    try:
+        submitted = submit(campaign, ready.planned, jobs, launch_dir)
+    except SchedulerError:
+        submissions.remove_unused(launch_dir)  # the next controller makes another one, for days if sbatch refuses
+        raise
+    say_what(submitted, campaign, console)
+    return submitted
+
+
+def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
+    """Return whether a pilot of a campaign has not ended; nodes that wait for a head that has ended are cancelled."""
+    mine = launches_of(grid_dir, campaign.name) if campaign.num_nodes else []
+    pilots = [one for folder, one in submissions.read(grid_dir) if folder in mine and one.is_pilot]
+    if not pilots:
+        return False
+    with commands.answers():
+        alive = {job.array for job in submissions.queue(grid_dir)}
+        left = [one for one in pilots if one.nodes in alive and one.job not in alive]
+        for one in left:
+            commands.cancel_waiting(one.nodes_name)
+    return bool(left) or any(one.job in alive for one in pilots)
+
+
+def _has_room(campaign: Campaign, planned: Plan, queued: Mapping[str, QueuedJob]) -> bool:
+    """Return whether submitting is worthwhile: where this grid's own jobs fill the site, some have to end first.
+
+    Untried cells wait until a quarter of the room is free, so that launches stay few.
+    """
+    if not queued:
+        return True  # if the site is full, others fill it, and sbatch says so
+    busy = [*queued.values()]
+    room = scheduler_of(site_of(campaign), workers_of(campaign), busy).room()
+    if room is None:
+        return True
+    tried = any(item.reason != "new" for item in planned.jobs)
+    return room >= (1 if tried else max(1, min(len(planned.jobs), (len(busy) + room) // 4)))
+
+
+def _share_lanes(campaign: Campaign, queued: Mapping[str, QueuedJob]) -> None:
+    """Let arrays start what others have left free of --max-concurrent."""
+    if campaign.max_concurrent is None or campaign.num_nodes:
+        return
+    given = lanes(queued.values(), campaign.max_concurrent)
+    with suppress(SlurmError):  # the next step does it
+        for array in given.throttled:
+            commands.throttle(array, given.of[array])
+
+
+def _waits(jobs: Mapping[str, QueuedJob], grid_dir: Path) -> Step:
+    made = {folder.path.name: folder for folder in folders(grid_dir).values()}
+    busy = {name: job for name, job in jobs.items() if not job.is_waiting}
+    still = [job for job in jobs.values() if is_standing_still(job)]
+    return Step(
+        presses=any(name in made and _is_ending(made[name], job) for name, job in busy.items()),
+        is_quiet=not busy,
+        held=remedy(still) if still and len(still) == len(jobs) else "",
+    )
+
+
+def _is_ending(folder: RunFolder, job: QueuedJob) -> bool:
+    """Return whether a job has nothing more to do: Slurm says so, or its attempt has recorded its end."""
+    if job.state == "COMPLETING":
+        return True
+    attempts = folder.attempts()
+    if not attempts or attempts[-1].known_owner().get("slurm", {}).get("job") != job.job.number:
+        return False
+    return any(event["event"] in ("stopped", "failed") for event in attempts[-1].events()[-1:])
+
+
+def _runs(planned: Plan, others: set[str]) -> bool:
+    """Return whether a cell may still finish without a submission; true if it cannot be read for now."""
+    goes_on = (Action.RUNNING, Action.UNREADABLE)
+    return any(item.action in goes_on and item.cell.signature not in others for item in planned.items)
+
+
+def _print(line: str, console: Console) -> None:
+    if line:
+        announce.say(console, line)
+
+
+def _outcome(planned: Plan, campaign: Campaign, loaded: Grid) -> str:
+    """Report how many cells are done, and what happens to the others; cells of other launches may still finish."""
+    left = [item for item in planned.items if item.action is not Action.KEEP]
+    others = _not_asked_for(campaign, loaded)
+    num_others = sum(item.action is Action.RUNNING or item.cell.signature in others for item in left)
+    num_left_out = sum(item.action is Action.LEAVE_OUT for item in left)
+    num_given_up = len(left) - num_others - num_left_out
+    return ", ".join(
+        [
+            f"{campaign.grid_name}: {len(planned.items) - len(left)} of {len(planned.items)} cells are done",
+            *([f"{num_given_up} are given up"] if num_given_up else []),
+            *([f"{num_left_out} are left out"] if num_left_out else []),
+            *([f"{num_others} are left to other launches"] if num_others else []),
+        ]
+    )

@@ -1,0 +1,60 @@
+"""What the steps of a launch work on: cells, their folder, and what is known of them besides."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from orchestration.grids import launched
+from orchestration.grids.grid import Grid
+from orchestration.launching.options import Workers
+from orchestration.planning.plan import Action, Item
+from orchestration.runs.folders import GridFolder
+
+
+@dataclass(frozen=True)  # without slots, since cached properties need a __dict__
+class Target:
+    """A grid, or the part of one that is launched."""
+
+    loaded: Grid
+    grid_dir: Path
+    workers: Workers
+    retried: Collection[str] = ()
+    """Signatures of cells that are tried again however they failed."""
+    queued: Mapping[str, str] = field(default_factory=dict)
+    """What Slurm says of the cells that it has a job of, by signature."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Why cells are not submitted, by signature."""
+    until: float | None = None
+    """Cells that would end later are left out: seconds since 1970."""
+
+    @classmethod
+    def of(
+        cls,
+        loaded: Grid,
+        grid_dir: Path,
+        workers: Workers,
+        *,
+        retried: Collection[str] = (),
+        queued: Mapping[str, str] | None = None,
+        refused: Mapping[str, str] | None = None,
+        until: float | None = None,
+    ) -> "Target":
+        """Take a grid, or for a retry only some of its cells."""
+        others = {cell.signature for cell in loaded.cells} - {*retried} if retried else set()
+        why = dict.fromkeys(others, "not asked for") | dict(refused or {})
+        return cls(loaded, grid_dir, workers, retried, queued or {}, why, until)
+
+    def passes_over(self, item: Item) -> bool:
+        """Return whether a cell is to be trained, but not by this launch: it is not asked for, or refused now."""
+        return item.action is Action.GIVE_UP and item.reason == self.refused.get(item.cell.signature)
+
+    @cached_property
+    def every(self) -> Grid:
+        """The grid with all cells that it was ever launched with, composed once."""
+        return launched.whole(self.loaded, self.grid_dir)
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all grids."""
+        return GridFolder(self.grid_dir).runs.path

@@ -1,0 +1,83 @@
+"""Which cells wait for their turn in a launch that stays until its last cell ends."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestration.machine.damage import DamagedFileError, tell
+from orchestration.machine.processes import ProcessNote, this_process
+from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.jobs import JobState, StateLog
+from orchestration.runs.run_folder import RunFolder, folders
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher(ProcessNote):
+    """The process that launches, and what it launches."""
+
+    cells: list[str] = field(kw_only=True)
+    """The signatures."""
+
+
+@contextmanager
+def noted(launch_dir: Path, signatures: Sequence[str]) -> Iterator[None]:
+    """Keep a note of the cells that this process trains while it does so."""
+    path = LaunchFolder(launch_dir).launcher_file
+    Launcher(**this_process(), cells=list(signatures)).to_file(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def cells(grid_dir: Path) -> dict[str, str]:
+    """Return what cells wait for, by signature: those that the newest launch has not reached yet."""
+    newest = _newest(grid_dir)
+    if newest is None or newest[1].lives() is False:
+        return {}
+    launch_dir, launcher = newest
+    why = f"waits for its turn in the launch of process {launcher.pid} on {launcher.host}"
+    why += "" if launcher.lives() else ", if that still lives"
+    states, found = StateLog(launch_dir).read(), folders(grid_dir)
+    return {
+        signature: why
+        for signature in launcher.cells
+        if signature in found and _waits(found[signature], states, launch_dir.name)
+    }
+
+
+def is_at_work(grid_dir: Path) -> bool:
+    """Return whether a launch trains cells, or may do so on another machine, where nobody here can see it."""
+    newest = _newest(grid_dir)
+    return newest is not None and newest[1].lives() is not False
+
+
+def out_of_sight(grid_dir: Path) -> Launcher | None:
+    """Return the newest launch if it was begun on another machine and has not withdrawn its note: it may be dead."""
+    newest = _newest(grid_dir)
+    return newest[1] if newest and newest[1].lives() is None else None
+
+
+def _newest(grid_dir: Path) -> tuple[Path, Launcher] | None:
+    """Return the folder of the newest launch that has not withdrawn its note, and the note."""
+    launch = next((one for one in reversed(GridFolder(grid_dir).launches()) if one.launcher_file.exists()), None)
+    if launch is None:
+        return None
+    try:
+        return launch.path, Launcher.from_file(launch.launcher_file)
+    except DamagedFileError as error:
+        tell(error)
+        return None
+
+
+def _waits(folder: RunFolder, states: Mapping[str, JobState], launch: str) -> bool:
+    state = states.get(folder.path.name)
+    if state is JobState.PENDING:
+        return True
+    if state is not None and state.has_ended:
+        return False
+    attempts = folder.attempts()
+    owner: Mapping[str, Any] = attempts[-1].known_owner() if attempts else {}
+    return not folder.has_result() and owner.get("launch") != launch

@@ -1,0 +1,1 @@
+"""Access to the machine: files, processes, the terminal, the sources."""

@@ -1,0 +1,1 @@
+"""The body of a job: a cell is trained, and what it keeps is settled."""

@@ -1,0 +1,1 @@
+"""The truth: run folders and their files, how attempts end, and the contract of the schedulers."""

@@ -1,0 +1,51 @@
+"""Wait for a file server that is away, so that necessary writes are done when it is back."""
+
+import errno
+import sys
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import TypeVar
+
+from orchestration.runs.failure_class import FailureClass
+from orchestration.runs.failure_signs import class_of
+
+WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0)
+"""Four minutes in all; if the server is away for longer, the next attempt has to wait."""
+_PASSING = (FailureClass.FILE_SYSTEM, FailureClass.NETWORK)
+_STAYING = (errno.EACCES, errno.EROFS)
+"""Permission errors pass too when a ticket expired, but readers that do not wait take them for what they mostly are."""
+_said: set[str] = set()
+
+T = TypeVar("T")
+
+
+def patiently(act: Callable[[], T], also: Collection[FailureClass] = ()) -> T:
+    """Repeat an action while a file server is away or another passing error lasts.
+
+    Raises:
+        OSError: The server is still away, or the error was another one.
+    """
+    for wait_s in WAITS_S:
+        try:
+            return act()
+        except OSError as error:
+            if class_of(error, "") not in (*_PASSING, *also):
+                raise
+            time.sleep(wait_s)
+    return act()
+
+
+def passes(error: OSError) -> bool:
+    """Return whether a reading error comes from the file server, not from the file."""
+    return class_of(error, "") in _PASSING and error.errno not in _STAYING
+
+
+def say_once(what: str, error: BaseException) -> None:
+    """Report on stderr, once per process, what is skipped or postponed because of an error."""
+    text = f"{what}: {error}"
+    if text not in _said:
+        _said.add(text)
+        with suppress(OSError):  # stderr may go to the very disk that is full
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()

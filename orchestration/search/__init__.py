@@ -1,0 +1,1 @@
+"""Searches: spaces of settings, their points, and Optuna's draws from them."""
