@@ -8,6 +8,7 @@ from pathlib import Path
 import filelock
 
 from orchestration.grids import index, kept_lists, launched
+from orchestration.grids.cells import Cell
 from orchestration.grids.described import describe
 from orchestration.grids.index import IndexedCell
 from orchestration.launching.target import Target
@@ -86,12 +87,19 @@ def _indexed(target: Target, planned: Plan) -> list[IndexedCell]:
                 cell.config.numerics.method.name,
                 item.num_steps if item else costs.num_steps(cell.config),
                 item.seconds_per_step if item else None,
-                cell.config.execution.trainer.num_workers if planned.uses_gpus else 0,
+                _num_gpus(item, known.get(cell.signature), cell) if planned.uses_gpus else 0,
                 item.round if item else 0,
                 _left_out(item, known.get(cell.signature), target) if item else "",
             )
         )
     return rows
+
+
+def _num_gpus(item: Item | None, known: IndexedCell | None, cell: Cell) -> int:
+    """Return the GPUs of a cell: of one that is not started now those that it was given, which may be more."""
+    if known and known.num_gpus and not (item and item.to_do):
+        return known.num_gpus
+    return (item.cell if item else cell).config.execution.trainer.num_workers
 
 
 def _left_out(item: Item, known: IndexedCell | None, target: Target) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from orchestration.grids import index
 from orchestration.launching import closed_launches, controller, due_steps, waiting
 from orchestration.launching.status import CellStatus, Slurm, judge, to_lines, totals
-from orchestration.on_slurm import commands, standing_still, submissions
+from orchestration.on_slurm import commands, placement, standing_still, submissions
+from orchestration.on_slurm.avoided_nodes import MANY_CELLS
 from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.queue_state import queued_cells
@@ -75,7 +76,7 @@ def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
         for name, job in submitted.items()
         if name not in queued and not GridFolder(grid_dir).cell(name).result_file.exists()
     ]
-    return Slurm(submitted, queued, commands.ended(unclear)), []
+    return Slurm(submitted, queued, commands.ended(unclear), submissions.larger_cells(grid_dir)), []
 
 
 @dataclass(slots=True)
@@ -91,7 +92,10 @@ class _Steps:
 def _who_goes_on(grid_dir: Path, rows: list[CellStatus]) -> _Steps:
     """Look at each open launch, and write lines about those that the user has to resume."""
     found = _Steps()
+    has_failures = sum(row.state.num_attempts > 1 or row.state.failure_class is not None for row in rows) >= MANY_CELLS
     for launch_dir, campaign in open_campaigns(grid_dir).items():
+        if has_failures:  # else no file of an attempt need be read
+            found.notes += placement.evidence(grid_dir, campaign.name)
         try:
             if campaign.config().controller:
                 queue = submissions.queue(grid_dir)

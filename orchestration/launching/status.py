@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from orchestration.on_slurm.queue_state import state_of
 from orchestration.planning.order import makespan
 from orchestration.planning.paces import of_finished
 from orchestration.planning.plan import format_amount, format_duration
-from orchestration.runs import unpredicted
+from orchestration.runs import gpu_idle, unpredicted
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.states import READ, CellState, FolderStatus, JobState, joined
 
@@ -36,6 +36,8 @@ class Slurm:
     """By the names of the cells' folders; None where squeue says nothing."""
     ended: "Mapping[Job, tuple[EndedJob, ...]] | None"
     """By job; None where there is no accounting."""
+    larger: "Mapping[str, str]" = field(default_factory=dict)
+    """What the newest jobs of cells asked for beyond what their site says, by the names of the cells' folders."""
 
     def word_of(self, job: "Job | None") -> str:
         """Return what accounting says of a job that is gone."""
@@ -57,6 +59,8 @@ class CellStatus:
     note: str = ""
     gpu_s: float = 0.0
     """GPU-seconds that its attempts took."""
+    idle_s: float = 0.0
+    """For how long its GPU has done nothing."""
 
     @property
     def is_left_out(self) -> bool:
@@ -77,12 +81,15 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm, waits: str = "
         note = _note(standing, state, job, slurm, folder.path.name)
     if cell.left_out and standing in _AT_REST:
         note = "; ".join(filter(None, (note, f"left out: {cell.left_out}")))
+    idle_s = gpu_idle.of_cell(folder) if standing is CellState.RUNNING and cell.num_gpus else 0.0
+    idle = gpu_idle.in_words(idle_s) if idle_s else ""
+    note = "; ".join(filter(None, (note, idle, slurm.larger.get(folder.path.name, ""))))
     if state.unpredicted:
         note = "; ".join(filter(None, (note, unpredicted.in_words(state.unpredicted, _class_names(folder)))))
     is_known = cell.num_gpus and state.status is not CellState.UNREADABLE
     busy_s = state.duration_s if state.status is CellState.DONE else folder.busy_s() if is_known else 0.0
     node = (job.node if job else "") or state.host
-    return CellStatus(cell, standing, state, str(job.job) if job else "", node, note, cell.num_gpus * busy_s)
+    return CellStatus(cell, standing, state, str(job.job) if job else "", node, note, cell.num_gpus * busy_s, idle_s)
 
 
 def _class_names(folder: "RunFolder") -> list[str]:
@@ -197,6 +204,8 @@ def totals(rows: Sequence[CellStatus]) -> list[str]:
         lines.append(f"GPU-hours: {format_amount(total.spent_h)} spent, about {format_amount(total.left_h)} left")
     if any(row.state.unpredicted for row in rows):
         lines.append(f"where a class is almost never predicted, {unpredicted.ADVICE}")
+    if any(row.idle_s for row in rows):
+        lines.append(f"where a GPU idles, {gpu_idle.ADVICE}")
     if total.end_s is not None:
         end = datetime.fromtimestamp(time.time() + total.end_s).strftime("%Y-%m-%d %H:%M")
         in_all = f"{format_duration(total.end_s)} from now, with {total.at_once} at a time"

@@ -35,6 +35,7 @@ from orchestration.planning.until import in_words as in_words_of
 from orchestration.runs import hints
 from orchestration.runs.folders import LaunchFolder, signature_in
 from orchestration.runs.jobs import SchedulerError
+from orchestration.runs.requests import Larger
 from orchestration.runs.retries import decision_of
 from orchestration.runs.run_folder import RunFolder, folders
 
@@ -76,6 +77,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         _note_ends(campaign, grid_dir, console)
         jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
         others = {*owners}
+        policy.tell_of_idle_gpus(campaign.config(), grid_dir, [key for key, job in jobs.items() if not job.is_waiting])
         with suppress(SlurmError):  # the next step does it
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
         left = policy.left(loaded, grid_dir, campaign.name, jobs)
@@ -85,9 +87,9 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         refused = _refused(campaign, loaded, grid_dir, others, jobs, left) | dict.fromkeys(
             later, "waits before its next try"
         )
-        target = Target.of(
-            loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused, until=campaign.until
-        )
+        larger = {key: one.decision.larger for key, one in left.items()}
+        target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused,
+                           until=campaign.until, larger=larger)  # fmt: skip
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
         if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _has_room(campaign, planned, jobs):
@@ -166,7 +168,7 @@ def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:
     for item in lost:
         decision = decision_of(made[signature_in(item.cell)], campaign.name)
         if not decision.again:
-            text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.why}"
+            text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.told}"
             _print(text, console)
             notifier.tell(f"failed: {decision.why}", text, is_last_word=True)
     for launch_dir, words in never_began.whole_launches(grid_dir, lost):
@@ -188,7 +190,8 @@ def _refused(
         | dict.fromkeys(others, "a newer launch has it")
         | dict.fromkeys(_not_asked_for(campaign, loaded), "not asked for")
     )
-    why, cells = over_budget(campaign, loaded, grid_dir, jobs, refused)
+    larger = {key: one.decision.larger for key, one in left.items()}
+    why, cells = over_budget(campaign, loaded, grid_dir, jobs, refused, larger)
     if cells:
         text = f"{campaign.grid_name}: {len(cells)} cells are not tried again: {why}"
         Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True, is_last_word=True)
@@ -209,13 +212,13 @@ def over_budget(
     grid_dir: Path,
     jobs: Mapping[str, QueuedJob],
     refused: Mapping[str, str],
+    larger: Mapping[str, Larger] | None = None,
 ) -> tuple[str, set[str]]:
     """Return why the budget of GPU-hours allows no more jobs, and the cells that it stops; none if there is room."""
     if campaign.budget_gpu_hours is None:
         return "", set()
-    target = Target.of(
-        loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused, until=campaign.until
-    )
+    target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused,
+                       until=campaign.until, larger=larger)  # fmt: skip
     planned = steps.plan_of(target)
     hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + planned.gpu_hours
     if not planned.uses_gpus or hours <= campaign.budget_gpu_hours:

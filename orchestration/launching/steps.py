@@ -19,7 +19,7 @@ from orchestration.launching.target import Target
 from orchestration.machine import announce, answers, own_files, provenance
 from orchestration.mirror.grid_mirror import GridMirror, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
-from orchestration.planning import costs, disk_space, order, paces, plan, plan_answer, preflight, until
+from orchestration.planning import costs, disk_space, enlarged, order, paces, plan, plan_answer, preflight, until
 from orchestration.planning.plan import Item, Plan
 from orchestration.runs import folder_states, hints
 from orchestration.runs.folders import LaunchFolder, RunsFolder
@@ -69,6 +69,7 @@ def plan_of(target: Target, identities: Identities | None = None) -> Plan:
         retried=target.retried,
         uses_gpus=device == "cuda",
         rounds=order.rounds(loaded.cells, loaded.table.over),
+        larger={key: str(one) for key, one in target.larger.items()},
     )
     return planned if target.until is None else until.left_out(planned, target.until, time.time())
 
@@ -176,18 +177,28 @@ def prepare(target: Target, planned: Plan, console: Console, *, is_due: bool | N
 def jobs_of(target: Target, ready: Ready) -> list[CellJob]:
     """Return the jobs of a plan for a scheduler."""
     found = launched.run_folders(target.loaded, target.grid_dir)
-    return [
-        CellJob(
-            cell_dir=found[item.cell.signature].path,
-            num_workers=item.cell.config.execution.trainer.num_workers,
-            num_cpus_per_worker=target.workers.num_cpus_per_worker,
-            device=item.cell.config.execution.trainer.device,
-            estimate_s=item.estimate_s,
-            gpu_memory_gb=costs.gpu_memory_gb(item.cell.config),
-            data=ready.identities[item.cell.signature].as_dict() if ready.identities else {},
-        )
-        for item in ready.planned.jobs
-    ]
+    return [_job_of(target, item, found[item.cell.signature].path, ready.identities) for item in ready.planned.jobs]
+
+
+def _job_of(target: Target, item: Item, cell_dir: Path, identities: Identities) -> CellJob:
+    key, trainer, larger = (
+        item.cell.signature,
+        item.cell.config.execution.trainer,
+        target.larger.get(item.cell.signature),
+    )
+    return CellJob(
+        cell_dir=cell_dir,
+        num_workers=trainer.num_workers,
+        num_cpus_per_worker=target.workers.num_cpus_per_worker,
+        device=trainer.device,
+        estimate_s=item.estimate_s,
+        gpu_memory_gb=costs.gpu_memory_gb(item.cell.config),
+        mem_gb_per_worker=larger.mem_gb_per_worker if larger else 0.0,
+        time_min=larger.time_min if larger else 0,
+        more_workers=enlarged.more_workers(item.cell.config),
+        larger=str(larger or ""),
+        data=identities[key].as_dict() if identities else {},
+    )
 
 
 def commit(

@@ -8,8 +8,10 @@ from pathlib import Path
 from orchestration.grids import launched
 from orchestration.grids.grid import Grid
 from orchestration.launching.options import Workers
+from orchestration.planning import enlarged
 from orchestration.planning.plan import Action, Item
 from orchestration.runs.folders import GridFolder
+from orchestration.runs.requests import Larger
 
 
 @dataclass(frozen=True)  # without slots, since cached properties need a __dict__
@@ -27,6 +29,8 @@ class Target:
     """Why cells are not submitted, by signature."""
     until: float | None = None
     """Cells that would end later are left out: seconds since 1970."""
+    larger: Mapping[str, Larger] = field(default_factory=dict)
+    """What cells ask for that ran out of something, by signature."""
 
     @classmethod
     def of(
@@ -39,11 +43,13 @@ class Target:
         queued: Mapping[str, str] | None = None,
         refused: Mapping[str, str] | None = None,
         until: float | None = None,
+        larger: Mapping[str, Larger] | None = None,
     ) -> "Target":
         """Take a grid, or for a retry only some of its cells."""
         others = {cell.signature for cell in loaded.cells} - {*retried} if retried else set()
         why = dict.fromkeys(others, "not asked for") | dict(refused or {})
-        return cls(loaded, grid_dir, workers, retried, queued or {}, why, until)
+        asked = {key: one for key, one in (larger or {}).items() if one}
+        return cls(enlarged.grid(loaded, asked), grid_dir, workers, retried, queued or {}, why, until, asked)
 
     def passes_over(self, item: Item) -> bool:
         """Return whether a cell is to be trained, but not by this launch: it is not asked for, or refused now."""

@@ -1,8 +1,8 @@
 """Which nodes a cell avoids: where it failed, and where others did while cells elsewhere succeeded; pure."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from orchestration.runs.failures import AVOIDED_S
 
@@ -20,6 +20,8 @@ class Try:
     """When it ended, or wrote last."""
     failed: bool
     """It ended in a way that may be the fault of its node."""
+    kind: str = ""
+    """The class of its failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,18 @@ class Record:
     """The nodes that every cell avoids."""
     seen: Collection[str]
     """The nodes that cells have been on."""
+    num_elsewhere: Mapping[str, int] = field(default_factory=dict)
+    """How many cells did not fail on other nodes, for each node that every cell avoids."""
+
+    def evidence(self) -> list[str]:
+        """Say of each node that every cell avoids which cells failed there, of what, and how many did not elsewhere."""
+        return [self._evidence(node) for node in sorted(self.for_all)]
+
+    def _evidence(self, node: str) -> str:
+        there = {one.cell: one.kind for one in reversed(self.failed) if one.node == node}
+        failed = ", ".join(f"{cell} ({kind})" for cell, kind in sorted(there.items()))
+        others = f"{self.num_elsewhere[node]} cells did not fail on other nodes"
+        return f"all cells avoid node {node} for a day, if there is another: {failed} failed there, {others}"
 
     def avoided(
         self, cell: str, usable: Collection[str] | None, needed: int = 1, *, up: Collection[str] | None = None
@@ -55,20 +69,24 @@ def record(tries: Sequence[Try], now: float) -> Record:
     """Summarize the attempts of all cells of a campaign; failures older than a day are forgotten."""
     lately = [one for one in tries if now - one.time < AVOIDED_S]
     failed = sorted((one for one in lately if one.failed), key=lambda one: one.time, reverse=True)
-    return Record(failed, _bad_for_all(lately), {one.node for one in tries})
+    bad = _bad_for_all(lately)
+    return Record(failed, {*bad}, {one.node for one in tries}, bad)
 
 
-def _bad_for_all(tries: Sequence[Try]) -> set[str]:
-    """Return the nodes where two different cells failed, while elsewhere more cells succeeded than failed."""
+def _bad_for_all(tries: Sequence[Try]) -> dict[str, int]:
+    """Return the nodes where two different cells failed, while elsewhere more cells succeeded than failed.
+
+    With each comes how many succeeded elsewhere.
+    """
     bad, good = (_nodes_of_cells(one for one in tries if one.failed is failed) for failed in (True, False))
     cells: dict[str, set[str]] = defaultdict(set)
     for cell, nodes in bad.items():
         for node in nodes:
             cells[node].add(cell)
     return {
-        node
+        node: num_good
         for node, failed in cells.items()
-        if len(failed) >= MANY_CELLS and _num_elsewhere(good, node) > _num_elsewhere(bad, node)
+        if len(failed) >= MANY_CELLS and (num_good := _num_elsewhere(good, node)) > _num_elsewhere(bad, node)
     }
 
 

@@ -30,6 +30,7 @@ from orchestration.runs.attempt import Attempt
 from orchestration.runs.failures import Failure, FailureClass
 from orchestration.runs.folders import JobFolder, launch_with_jobs
 from orchestration.runs.jobs import JobState
+from orchestration.runs.requests import lacked
 from orchestration.runs.retries import decision_of
 from orchestration.runs.run_folder import RunFolder
 
@@ -53,6 +54,8 @@ class CellTask:
     num_gpus_per_node: int = 0
     signal_before_s: int = 120
     requeue: bool = True
+    is_followed: bool = False
+    """A controller submits the next job."""
     notifier: Notifier = Notifier("")
 
     def __call__(self) -> None:
@@ -124,7 +127,7 @@ class _Head(Listener):
         decision = decision_of(self.cell, self.task.owner["campaign"])
         if decision.again:
             return False
-        text = f"{self.cell.path.name} is not tried again: {decision.why}"
+        text = f"{self.cell.path.name} is not tried again: {decision.told}"
         sys.stderr.write(f"{text}\n")
         self.task.notifier.tell(f"failed: {decision.why}", f"{self._grid}: {text}")
         return True
@@ -150,7 +153,7 @@ class _Head(Listener):
         if code == EXIT_CODES[JobState.STOPPED]:
             if stop_kind(self.folder) == FailureClass.CANCELLED.value:
                 return 0
-            return REQUEUE if self.task.requeue else FOLLOW
+            return REQUEUE if self.task.requeue and not self._needs_longer() else FOLLOW
         if code not in EXIT_CODES.values():
             self._record_crash(code)
             return 0 if self.cell.has_result() else 1  # one that crashed while it shut down has nothing left to do
@@ -158,6 +161,11 @@ class _Head(Listener):
             self._record_memory_kill()
             return 1
         return 0
+
+    def _needs_longer(self) -> bool:
+        """Return whether only another job can have the time that this cell lacks: a requeued one keeps its limit."""
+        attempt = self._my_attempt()
+        return self.task.is_followed and attempt is not None and lacked(attempt.end())
 
     def _my_attempt(self) -> Attempt | None:
         """Return the newest attempt; None if it is another job's, because this node was given up."""

@@ -160,7 +160,7 @@ class _Head(Listener):
         for job in self.task.jobs:
             decision = decision_of(RunFolder(job.cell_dir), self.task.owner["campaign"])
             if states.get(job.name) is JobState.FAILED and not decision.again:
-                text = f"{self._grid}: {job.name} is not tried again: {decision.why}"
+                text = f"{self._grid}: {job.name} is not tried again: {decision.told}"
                 self.task.notifier.tell(f"failed: {decision.why}", text)
 
     @property

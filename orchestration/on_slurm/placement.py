@@ -40,6 +40,11 @@ def placed(jobs: Sequence[CellJob], site: ClusterConfig, grid_dir: Path, campaig
     return [replace(job, avoided=choice.avoided(job)) for job in jobs]
 
 
+def evidence(grid_dir: Path, campaign: str) -> list[str]:
+    """Say which nodes all cells of a campaign avoid, and why."""
+    return record(_tries(grid_dir, campaign), time.time()).evidence()
+
+
 def free_waiting(
     campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str, QueuedJob], console: Console
 ) -> None:
@@ -179,7 +184,13 @@ def _tries(grid_dir: Path, campaign: str) -> list[Try]:
     """Return the attempts of a campaign; failures that hit the site as a whole do not count against their nodes."""
     ends = excused({folder.path.name: folder.ends(campaign) for folder in folders(grid_dir).values()})
     return [
-        Try(cell, node, end.time, end.is_told and POLICY[end.kind].excludes_node and end.fault is not Fault.SITE)
+        Try(
+            cell,
+            node,
+            end.time,
+            failed=end.is_told and POLICY[end.kind].excludes_node and end.fault is not Fault.SITE,
+            kind=str(end.kind),
+        )
         for cell, some in ends.items()
         for end in some
         for node in _nodes_of(end)

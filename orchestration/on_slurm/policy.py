@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
+from orchestration.runs import gpu_idle
 from orchestration.runs.failures import MAX_WITHOUT_PROGRESS, Decision
 from orchestration.runs.folders import signature_in
 from orchestration.runs.retries import decisions, lately
-from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder, run_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[s
         elif num_submitted[name] >= MAX_WITHOUT_PROGRESS and not one.folder.ends(campaign):
             refused[signature] = f"submitted {num_submitted[name]} times and never begun"
         elif not one.decision.again:
-            refused[signature] = one.decision.why
+            refused[signature] = one.decision.told
     return refused
 
 
@@ -93,10 +94,10 @@ def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
     found = run_folders(loaded, grid_dir)
     workers = {cell.signature: cell.config.execution.trainer.num_workers for cell in loaded.cells}
     return sum(
-        workers[key] * attempt.busy_s() / 3600
+        int(owner.get("asked", {}).get("workers", workers[key])) * attempt.busy_s() / 3600
         for key, folder in found.items()
         for attempt in folder.attempts()
-        if attempt.known_owner().get("campaign") == campaign
+        if (owner := attempt.known_owner()).get("campaign") == campaign
     )
 
 
@@ -106,3 +107,21 @@ def tell_of_outages(site: ClusterConfig, grid_dir: Path, campaign: str, console:
         text = f"{grid_dir.name}: {outage}; that does not count against them, and they are tried again after a while"
         announce.say(console, text)
         Notifier.of(site, grid_dir).tell(f"outage: {outage.kinds}", text)
+
+
+def tell_of_idle_gpus(site: ClusterConfig, grid_dir: Path, running: Iterable[str]) -> None:
+    """Report, once a day, cells whose GPUs have done nothing for long.
+
+    Args:
+        site: Says who is notified.
+        grid_dir: Folder of the grid.
+        running: Names of the folders of cells whose jobs run.
+    """
+    idle = {name: gpu_idle.of_cell(run_folder(grid_dir, name)) for name in running}
+    found = sorted((name for name in idle if idle[name]), key=lambda name: -idle[name])
+    if not found:
+        return
+    cells = f"{len(found)} cells leave" if len(found) > 1 else "a cell leaves"
+    what = f"{cells} GPUs idle, {found[0]} for {idle[found[0]] / 60:.0f} min; {gpu_idle.ADVICE}"
+    day = time.strftime("%Y-%m-%d")
+    Notifier.of(site, grid_dir).tell(f"GPU idle {day}", f"{grid_dir.name}: {what}", once=True)

@@ -40,13 +40,18 @@ def resources(job: "CellJob", cluster: ClusterConfig, partition_max_min: int | N
             f"cluster.gpus_per_node={cluster.gpus_per_node} makes it need; cell {job.name}"
         )
     per_node = job.num_workers // nodes
+    by_estimate = time_min(job.estimate_s, cluster, partition_max_min)
     return Resources(
         nodes=nodes,
         cpus_per_node=per_node * cluster.cpus_per_worker,
         gpus_per_node=0 if job.device == "cpu" else per_node,
-        mem_gb_per_node=per_node * cluster.mem_gb_per_worker,
-        time_min=time_min(job.estimate_s, cluster, partition_max_min),
+        mem_gb_per_node=per_node * (job.mem_gb_per_worker or cluster.mem_gb_per_worker),
+        time_min=max(by_estimate, min([job.time_min, *_limits(cluster, partition_max_min)])),
     )
+
+
+def _limits(cluster: ClusterConfig, partition_max_min: int | None) -> list[int]:
+    return [limit for limit in (cluster.max_time_min, partition_max_min) if limit]
 
 
 def pilot_node(jobs: "Sequence[CellJob]", cluster: ClusterConfig, num_gpus_per_worker: float) -> Resources:
@@ -65,7 +70,7 @@ def pilot_node(jobs: "Sequence[CellJob]", cluster: ClusterConfig, num_gpus_per_w
 
 def time_min(estimate_s: float | None, cluster: ClusterConfig, partition_max_min: int | None = None) -> int:
     """Return the time limit in minutes, rounded up so that similar cells ask for the same, at most what is allowed."""
-    limits = [limit for limit in (cluster.max_time_min, partition_max_min) if limit]
+    limits = _limits(cluster, partition_max_min)
     if cluster.time_min:
         return min([cluster.time_min, *limits])
     needed = UNKNOWN_MIN if estimate_s is None else math.ceil(START_MIN + estimate_s * cluster.time_factor / 60)

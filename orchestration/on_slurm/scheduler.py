@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestration.on_slurm import commands, sbatch_flags
 from orchestration.on_slurm.batch import Batch
+from orchestration.on_slurm.ceilings import Ceilings
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.job import CellTask
 from orchestration.on_slurm.lanes import NEW, lanes
@@ -39,6 +40,7 @@ class SlurmScheduler:
     def __init__(self, site: Site, *, max_concurrent: int | None = None, busy: Sequence[QueuedJob] = ()) -> None:
         """Take a site, how many cells may run at a time, and the jobs of the same grid that may still run."""
         self._site, self._max_concurrent, self._busy = site, max_concurrent, list(busy)
+        self._ceilings = Ceilings(site.config)
 
     def check(self, jobs: Sequence[CellJob]) -> None:
         """Refuse what no job can carry out, and a machine without Slurm."""
@@ -53,7 +55,9 @@ class SlurmScheduler:
         self.check(jobs)
         taken = list(jobs)[: self._site.refuse_full(len(self._busy))]
         first, free = self._make_room(len(taken))
-        arrays = self._arrays(taken, self._site.limits(), free)
+        limits = self._site.limits()
+        arrays = self._arrays(taken, limits, free)
+        self._ceilings = Ceilings.of(self._site.config, limits.max_minutes)
         behind: list[str] = []
         done: list[Submission] = []
         refusals: list[SchedulerRefusal] = []
@@ -140,7 +144,8 @@ class SlurmScheduler:
     def _submit(self, array: Array, launch_dir: Path, owner: Mapping[str, Any], after: str) -> Submission:
         """Submit one array; recorded before sbatch, so that a launch killed right after it finds its jobs by name."""
         cells = [job.cell_dir.name for job in array.jobs]
-        submission = Submission(new_name(launch_dir), cells, user=os.getuid())
+        larger = {job.name: job.larger for job in array.jobs if job.larger}
+        submission = Submission(new_name(launch_dir), cells, user=os.getuid(), larger=larger)
         submission.write(launch_dir)
         tasks = [self._task(job, array, launch_dir, owner) for job in array.jobs]
         self._site.submit(submission, tasks, launch_dir, self._array_batch(array, submission.name, after))
@@ -151,13 +156,14 @@ class SlurmScheduler:
             cell_dir=str(job.cell_dir.resolve()),
             jobs_dir=str(LaunchFolder(launch_dir).jobs_dir),
             root=str(self._site.snapshot),
-            owner=job.owner(owner),
+            owner=job.owner(owner) | self._ceilings.request(job, array.resources).to_owner(),
             num_nodes=array.resources.nodes,
             num_workers=job.num_workers,
             num_cpus_per_node=array.resources.cpus_per_node,
             num_gpus_per_node=array.resources.gpus_per_node,
             signal_before_s=self._site.config.signal_before_s,
             requeue=self._site.config.requeue,
+            is_followed=self._site.config.controller,
             notifier=self._site.notifier(launch_dir),
         )
 

@@ -37,6 +37,8 @@ class Submission(Message):
     """The number of their array."""
     user: int = field(default=-1, metadata={KIND: _USER})
     """Who submitted it, by user id."""
+    larger: dict[str, str] = field(default_factory=dict)
+    """Which cells ask for more than their site says, and why."""
 
     @property
     def job(self) -> Job | None:
@@ -158,6 +160,14 @@ def newest_jobs(grid_dir: Path) -> Mapping[str, Job]:
     for _, submission in read(grid_dir):
         jobs |= submission.jobs()
     return jobs
+
+
+def larger_cells(grid_dir: Path) -> Mapping[str, str]:
+    """Return what the newest jobs of cells asked for beyond what their site says, by the names of their folders."""
+    found: dict[str, str] = {}
+    for _, submission in read(grid_dir):
+        found |= {cell: submission.larger.get(cell, "") for cell in submission.cells}
+    return {cell: words for cell, words in found.items() if words}
 
 
 def newest_launches(grid_dir: Path) -> Mapping[str, Path]:

@@ -108,6 +108,7 @@ def make_plan(
     refused: Mapping[str, str] | None = None,
     uses_gpus: bool = False,
     rounds: Mapping[str, int] | None = None,
+    larger: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide what to do with each cell; every mapping is by signature.
 
@@ -124,11 +125,12 @@ def make_plan(
         uses_gpus: Whether each worker of a cell has a GPU.
         refused: Why the retry policy does not retry cells, if it decides and the user has not asked for them.
         rounds: The rounds in which the cells start, as `order.rounds` says; none: all in one.
+        larger: What cells ask for that ran out of something, in words; they are retried with it.
     """
     items = []
     for cell in cells:
         state, key = states.get(cell.signature), cell.signature
-        action, reason = _decide(state, commit, is_retried=key in retried)
+        action, reason = _decide(state, commit, (larger or {}).get(key, ""), is_retried=key in retried)
         if action is not Action.KEEP and queued and key in queued:
             action, reason = Action.RUNNING, queued[key]
         elif action in (Action.SUBMIT, Action.RESUME) and refused and key in refused:
@@ -166,12 +168,14 @@ def _item(
     return Item(cell, action, reason, num_steps, estimate, pace, conflicts=conflicts)
 
 
-def _decide(state: "FolderState | None", commit: str, *, is_retried: bool = False) -> tuple[Action, str]:
+def _decide(state: "FolderState | None", commit: str, larger: str, *, is_retried: bool = False) -> tuple[Action, str]:
     if state is None or state.status is CellState.MISSING:
         return Action.SUBMIT, "new"
     would_fail = state.status is CellState.FAILED and not is_tried_again(state.failure_class)
-    action = action_for(state.status, has_checkpoint=state.step > 0, is_given_up=would_fail and not is_retried)
-    return action, _reason(action, state, commit, would_fail=would_fail)
+    is_given_up = would_fail and not (is_retried or larger)
+    action = action_for(state.status, has_checkpoint=state.step > 0, is_given_up=is_given_up)
+    reason = _reason(action, state, commit, would_fail=would_fail and not larger)
+    return action, f"{reason}; {larger}" if larger and action in (Action.SUBMIT, Action.RESUME) else reason
 
 
 def _reason(action: Action, state: "FolderState", commit: str, *, would_fail: bool) -> str:

@@ -19,6 +19,7 @@ from orchestration.runs.epoch_lines import epoch_line
 from orchestration.runs.failures import AttemptEnd, FailureClass, known_class
 from orchestration.runs.folders import AttemptFolder, CellFolder
 from orchestration.runs.recorder import EPOCH_FIELDS, SCHEMA, Recorder, Row, read_steps
+from orchestration.runs.requests import OF_REQUEST, Request
 from rankmatch import run_files
 from rankmatch.durable import sync_file, sync_folder
 
@@ -40,6 +41,7 @@ _OF_OWNER = Fields(
         "campaign": TEXT,
         "provenance": Fields({}, _OF_PROVENANCE).kind(_MADE_WITH),
         "slurm": _OF_SLURM,
+        "asked": OF_REQUEST,
     },
 )
 _OF_EVENT = Fields(
@@ -170,7 +172,14 @@ class Attempt(AttemptFolder):
             time=self._ended(last),
             noted=last["time"] if "kind" in last else 0.0,
             is_told="kind" in last,
+            asked=Request.of_owner(owner),
+            has_epoch=self._has_epoch(),
         )
+
+    def _has_epoch(self) -> bool:
+        with suppress(FileNotFoundError):
+            return self.epochs_file.stat().st_size > 0
+        return False
 
     def saved_step(self) -> int | None:
         """Return the step of its newest checkpoint by name only: verifying one takes a second per gigabyte."""

@@ -10,6 +10,7 @@ from orchestration.machine.messages import Message
 from orchestration.runs.failure_class import FailureClass as FailureClass
 from orchestration.runs.failure_class import known_class as known_class
 from orchestration.runs.failure_signs import class_of
+from orchestration.runs.requests import Larger, Request, lacked, larger
 
 
 class CancelledError(Exception):
@@ -71,11 +72,19 @@ class Treatment:
     """If it hits many cells at once, it is no fault of theirs (`outages.py`)."""
     by_launch: bool = True
     """A new launch retries the cell: the machine, the data or the code may have been fixed."""
+    enlarged: int = 0
+    """How often a cell is retried with more of what it ran out of, where its site can give more."""
+    advice: str = ""
+    """What helps a cell that is given up after it."""
 
 
 POLICY = {
     FailureClass.PREEMPTED: Treatment(retries=None),
-    FailureClass.TIME_LIMIT: Treatment(retries=None),
+    FailureClass.TIME_LIMIT: Treatment(
+        retries=None,
+        advice="`rankmatch retry` with a longer limit (--set cluster.partition=..., cluster.time_min) or more GPUs "
+        "(trainer.num_workers: same numbers)",
+    ),
     FailureClass.NODE_FAILURE: Treatment(retries=None, excludes_node=True, by_site=True),
     FailureClass.REQUEUED: Treatment(retries=None),
     FailureClass.LOST: Treatment(retries=2, in_all=10, excludes_node=True, by_site=True),
@@ -91,15 +100,28 @@ POLICY = {
     FailureClass.SHARED_MEMORY: Treatment(retries=2, in_all=10, excludes_node=True),
     FailureClass.NODE_LIMIT: Treatment(retries=2, in_all=10, wait_min=2, excludes_node=True, by_site=True),
     FailureClass.MACHINE_MEMORY: Treatment(retries=6, wait_min=1, excludes_node=True),
-    FailureClass.DISK_FULL: Treatment(by_site=True),
-    FailureClass.BAD_DATA: Treatment(),
-    FailureClass.CODE: Treatment(),
+    FailureClass.DISK_FULL: Treatment(by_site=True, advice="make room, then `rankmatch retry` resumes it"),
+    FailureClass.BAD_DATA: Treatment(advice="mend the file that `rankmatch logs` names, then `rankmatch retry` it"),
+    FailureClass.CODE: Treatment(advice="`rankmatch logs` has the traceback"),
     FailureClass.CANCELLED: Treatment(),
     FailureClass.OUTPERFORMED: Treatment(by_launch=False),
     # Unchanged, these end the same way; code that changes numbers changes the signature.
-    FailureClass.GPU_MEMORY: Treatment(by_launch=False),
-    FailureClass.HOST_MEMORY: Treatment(by_launch=False),
-    FailureClass.NON_FINITE_LOSS: Treatment(by_launch=False),
+    # Accumulated gradients would change batch norm's statistics, so only more GPUs leave the numbers as they are.
+    FailureClass.GPU_MEMORY: Treatment(
+        by_launch=False,
+        enlarged=1,
+        advice="give it more GPUs (`rankmatch retry --set trainer.num_workers=4`: same numbers) or larger ones "
+        "(cluster.gpu_type, cluster.constraint); a smaller crop or batch makes another cell",
+    ),
+    FailureClass.HOST_MEMORY: Treatment(
+        by_launch=False,
+        enlarged=2,
+        advice="give it more memory (`rankmatch retry --set cluster.mem_gb_per_worker=64`, or a partition with larger "
+        "nodes) or fewer data workers (trainer.num_data_workers)",
+    ),
+    FailureClass.NON_FINITE_LOSS: Treatment(
+        by_launch=False, advice="a smaller trainer.learning_rate or trainer.precision=float32 makes another cell"
+    ),
 }
 MAX_WITHOUT_PROGRESS = 3
 MAX_EXCUSED = 8
@@ -139,6 +161,10 @@ class AttemptEnd:
     is_told: bool = True
     """Its end is recorded; otherwise it may still run."""
     fault: Fault = Fault.CELL
+    asked: Request | None = None
+    """What its job asked for; None for one that no job of its own trained, or of an earlier version."""
+    has_epoch: bool = False
+    """It finished an epoch."""
 
     @property
     def got_on(self) -> bool:
@@ -153,6 +179,15 @@ class Decision:
     again: bool
     why: str = ""
     wait_min: int = 0
+    larger: Larger = Larger()
+    """What it asks for if it is retried."""
+    advice: str = ""
+    """What helps if it is not."""
+
+    @property
+    def told(self) -> str:
+        """Why a cell is not retried, and what helps."""
+        return "; ".join(filter(None, (self.why, self.advice)))
 
 
 def decide(ends: Sequence[AttemptEnd]) -> Decision:
@@ -163,23 +198,42 @@ def decide(ends: Sequence[AttemptEnd]) -> Decision:
     excused = [place for place, end in enumerate(row) if end.fault][:MAX_EXCUSED]
     counted = [end for place, end in enumerate(row) if place not in excused]
     why = "" if len(row) - 1 in excused else _why_not(ends, counted)
-    return Decision(again=not why, why=why, wait_min=0 if why else _wait_min(row))
+    if why:
+        return Decision(again=False, why=why, advice=POLICY[ends[-1].kind].advice)
+    return Decision(again=True, wait_min=_wait_min(row), larger=larger(ends))
 
 
 def _why_not(ends: Sequence[AttemptEnd], counted: Sequence[AttemptEnd]) -> str:
     """Return why a cell is given up, by all its ends and those that count since its last progress; empty: it is not."""
     last = ends[-1]
     policy = POLICY[last.kind]
+    if policy.enlarged:
+        return _why_not_larger(last, sum(end.kind is last.kind for end in ends))
     if policy.retries == 0:
         return str(last.kind)
-    # If waiting is meant to help, the class sets the number of retries.
-    in_vain = sum(not POLICY[end.kind].wait_min for end in counted if not end.got_on)
+    # If waiting is meant to help, the class sets the number of retries; so does the site where more is asked for.
+    in_vain = sum(not (POLICY[end.kind].wait_min or lacked(end)) for end in counted if not end.got_on)
     if in_vain >= MAX_WITHOUT_PROGRESS:
         return f"no progress in {in_vain} attempts, last: {last.kind}"
     tries, in_all = (sum(end.kind is last.kind for end in some) for some in (counted, ends))
     if policy.retries is not None and tries > policy.retries:
         return f"{last.kind}, {tries} times"
     return f"{last.kind}, {in_all} times" if policy.in_all is not None and in_all > policy.in_all else ""
+
+
+def _why_not_larger(last: AttemptEnd, tries: int) -> str:
+    """Return why a cell is not retried with more of what it ran out of `tries` times; empty: it is."""
+    if last.asked is None:
+        return str(last.kind)
+    if tries > POLICY[last.kind].enlarged:
+        return f"{last.kind}, {tries} times, last with {_had(last.kind, last.asked)}"
+    return "" if lacked(last) else f"{last.kind} with {_had(last.kind, last.asked)}, and its site gives no more"
+
+
+def _had(kind: FailureClass, asked: Request) -> str:
+    if kind is FailureClass.HOST_MEMORY:
+        return f"{asked.mem_gb_per_worker:g} GB for each worker"
+    return f"{asked.workers} {'GPU' if asked.workers == 1 else 'GPUs'}"
 
 
 def _since_it_got_on(ends: Sequence[AttemptEnd]) -> list[AttemptEnd]:

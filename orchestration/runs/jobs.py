@@ -44,6 +44,14 @@ class CellJob(Message):
     """Estimated seconds left to train; None if unknown."""
     gpu_memory_gb: float = 0.0
     """Estimated GPU memory that each worker needs."""
+    mem_gb_per_worker: float = 0.0
+    """0: what its site says."""
+    time_min: int = 0
+    """The least time limit, in minutes; 0: by the estimate."""
+    more_workers: int = 0
+    """Twice as many workers, if the batch can be divided among them; else 0."""
+    larger: str = ""
+    """Why it asks for more than its site says, in words."""
     avoided: Sequence[str] = ()
     """Nodes that this attempt avoids, by the scheduler's names."""
     data: Mapping[str, Any] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from campaign_life import life  # noqa: F401 (a fixture)
 from launcher import Launcher
 from orchestration_fakes import slurm  # noqa: F401 (a fixture)
 from own_grid import OwnGrid

@@ -13,6 +13,9 @@ def as_markdown() -> str:
 
 
 def _retried(treatment: Treatment) -> str:
+    if treatment.enlarged:
+        times = "once" if treatment.enlarged == 1 else f"up to {treatment.enlarged} times"
+        return f"on Slurm {times} with more of it, where the site gives more; else when you ask for it"
     if treatment.retries == 0:
         return "when you ask for it" if not treatment.by_launch else "by the next launch"
     words = ["as long as there is progress" if treatment.retries is None else _times(treatment.retries)]

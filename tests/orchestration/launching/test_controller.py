@@ -13,13 +13,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from orchestration_fakes import FakeSlurm, flags
-from rich.console import Console
-from typed_words import Options
-from typed_words import launch as launch_on_slurm
+from campaign_life import Life
+from orchestration_fakes import flags
 
 from orchestration.grids import index, launched
-from orchestration.launching import control, controller, launch, overview, status_answer, step, steps
+from orchestration.launching import control, controller, overview, status_answer, step, steps
 from orchestration.launching.controller import Controller, State
 from orchestration.launching.launch_folder import only_launch_of
 from orchestration.machine import damage, files, snapshot
@@ -29,113 +27,10 @@ from orchestration.on_slurm.campaign_file import Campaign, cancelled_in, open_ca
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.controller_script import MAX_FAILURES, REPORTED
 from orchestration.planning import costs
-from orchestration.runs import folder_states
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import JobFolder
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.run_folder import RunFolder, folders
-
-SMALL = Path(__file__).parents[1] / "small.yaml"
-
-
-class Life:
-    """A grid on a Slurm of four cells, and its controllers, which begin in the order in which they were submitted."""
-
-    def __init__(self, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        self.slurm, self.runs, self.told = slurm, tmp_path / "runs", tmp_path / "told"
-        self.console = Console(width=200, record=True)
-        self.settings = ("cluster.notify_command=[sh, -c, 'echo $0 >> " + str(self.told) + "']",)
-        self.monkeypatch = monkeypatch
-
-    def launch(self, **options) -> None:
-        overrides = options.pop("overrides", ("trainer.device=cpu",))
-        settings = (*self.settings, *options.pop("cluster_settings", ()))
-        launch_on_slurm(Options(grid=str(SMALL), overrides=overrides, runs=self.runs, cluster="slurm",
-                                cluster_settings=settings, **options), self.console)  # fmt: skip
-        self.slurm.queued |= self.jobs("RUNNING")
-
-    @property
-    def grid_dir(self) -> Path:
-        return self.runs / "small"
-
-    @property
-    def campaign(self) -> Campaign:
-        return Campaign.read(min((self.grid_dir / "launches").iterdir()))
-
-    @property
-    def folder(self) -> Path:
-        return self.campaign.controllers(self.grid_dir)
-
-    def jobs(self, state: str) -> dict[str, tuple[str, str]]:
-        newest = max((self.grid_dir / "launches").iterdir())
-        mine = [one for folder, one in submissions.read(self.grid_dir) if folder == newest]
-        return {job.number: (state, "n1") for one in mine for job in one.jobs().values()}
-
-    def controller(self, dies: bool = False) -> int | None:
-        """Run the next one that waits as its shell and its Python do, or have it die before its first line."""
-        number = min(self.slurm.controllers, key=int)
-        del self.slurm.controllers[number]
-        if dies:
-            return None
-        self.monkeypatch.setenv("SLURM_JOB_ID", number)
-        failures = int(self.folder.failures_file.read_text())
-        self.folder.failures_file.write_text(f"{failures + 1}\n")
-        if failures < MAX_FAILURES:
-            self._follow(number)
-        code = Controller(self.grid_dir, self.campaign.name).run()
-        if code and failures < MAX_FAILURES and not self.slurm.controllers:
-            self._follow(number)
-            self.slurm.controllers = self.slurm.controllers or {number: {"name": self.campaign.controllers_name}}
-        return code
-
-    def _follow(self, number: str) -> None:
-        for _ in range(4):
-            with suppress(SlurmError):
-                while len(self.slurm.controllers) < 2:
-                    last = max(self.slurm.controllers, default=number, key=int)
-                    commands.submit_script(self.folder.path / "controller.sh", begin_s=600, after=last)
-
-    def cell(self, name: str) -> RunFolder:
-        (found,) = (folder for folder in folders(self.grid_dir).values() if name in folder.path.name)
-        return found
-
-    def ends(self, cell: RunFolder, kind: str | None, state: str = "FAILED", campaign: str = "") -> None:
-        """Have the newest job of a cell end, with an attempt of it or, without a class, before there is one."""
-        job = submissions.newest_jobs(self.grid_dir)[cell.path.name]
-        self.slurm.queued.pop(job.number, None)
-        self.slurm.accounted[job.number] = (state, "n1")
-        if kind:
-            owner = {"commit": "abc", "campaign": campaign or self.campaign.name, "host": "n1", "pid": 1,
-                     "process_started": 1, "slurm": {"job": job.number, "name": job.name, "restart": 0}}  # fmt: skip
-            cell.claim(owner).event(
-                "stopped" if kind == "preempted" else "failed", kind=kind, message="it ended", step=0
-            )
-
-    def done(self, *cells: RunFolder) -> None:
-        for cell in cells or folders(self.grid_dir).values():
-            if cell.result() is None:
-                self.slurm.queued.pop(submissions.newest_jobs(self.grid_dir)[cell.path.name].number, None)
-                attempt = cell.claim({"commit": "abc", "host": "n1", "pid": 1, "process_started": 1})
-                attempt.publish(RESULT)
-
-    def said(self) -> list[str]:
-        return self.told.read_text().splitlines() if self.told.exists() else []
-
-
-RESULT = {"step": 2, "num_steps": 2, "epoch": 1, "num_epochs": 1, "best_miou": 0.5, "best_epoch": 1, "last_miou": 0.5,
-          "best_class_iou": [0.5], "last_class_iou": [0.5], "num_present_classes": 1, "duration_s": 1.0,
-          "gpu_duration_s": 0.0, "model": None}  # fmt: skip
-
-
-@pytest.fixture
-def life(slurm, tmp_path, monkeypatch) -> Life:
-    monkeypatch.setattr(snapshot, "take", lambda grid_dir, **_: snapshot.Snapshot(grid_dir / "code", "abc", ""))
-    monkeypatch.setattr(steps, "begin_mirror", lambda *_: (None, {}))  # MLflow takes seconds, and stops nothing here
-    monkeypatch.setattr(launch, "mirror_of", lambda *_, **__: oh())
-    monkeypatch.setattr(controller.time, "sleep", lambda _: None)
-    monkeypatch.setattr(folder_states, "WAITS_S", ())
-    monkeypatch.setattr(Controller, "_left_s", lambda _: 0.2)
-    return Life(slurm, tmp_path, monkeypatch)
 
 
 def test_controllers_are_submitted_before_the_cells_and_begin_by_the_clock(life, slurm):
@@ -523,6 +418,10 @@ def test_node_that_starts_no_job_is_avoided_by_all_once_two_cells_never_began_th
     assert len(slurm.scripts) == 1  # each waits before its next try
     later(life, 61)
     assert "#SBATCH --array=0-1%2\n" in slurm.scripts[1] and "#SBATCH --exclude=n1\n" in slurm.scripts[1]
+    failed = ", ".join(sorted(f"{cell.path.name} (never began)" for cell in (bad, worse)))
+    said = f"all cells avoid node n1 for a day, if there is another: {failed} failed there"
+    (note,) = status_answer.answer(life.grid_dir, overview.of_grid(life.grid_dir)).notes
+    assert note == f"{said}, 2 cells did not fail on other nodes"
     slurm.queued |= life.jobs("RUNNING")
     fine.attempts()[-1].event("stopped", kind="preempted", step=3)
     del slurm.queued[submissions.newest_jobs(life.grid_dir)[fine.path.name].number]

@@ -343,7 +343,7 @@ def test_head_tells_that_cells_began_and_which_are_given_up(head, launch_dir, tm
     assert task.run() == 0
     assert (tmp_path / "told").read_text().splitlines() == [
         "grid: the first cell has begun, in the pilot of job 9",
-        f"grid: {head.cell.name} is not tried again: code error",
+        f"grid: {head.cell.name} is not tried again: code error; `rankmatch logs` has the traceback",
     ]
 
 

@@ -62,6 +62,29 @@ def test_exit_code_tells_the_batch_script_what_to_do(code, stop, requeue, expect
     assert head(f"exit {code}", requeue).run() == expected
 
 
+@pytest.mark.parametrize(
+    ("is_followed", "most_min", "epochs", "expected"),
+    [
+        (True, 120, "", FOLLOW),
+        (False, 120, "", REQUEUE),  # nobody would submit another one
+        (True, 60, "", REQUEUE),  # nor could it be longer
+        (True, 120, '{"epoch": 1}\n', REQUEUE),
+    ],
+)
+def test_job_that_met_its_time_limit_before_an_epoch_ended_is_followed_by_a_longer_one(
+    is_followed, most_min, epochs, expected, head, tmp_path
+):
+    (tmp_path / "7.0" / "stop").write_text("time limit")
+    cell = head("exit 3")
+    cell.task = replace(cell.task, is_followed=is_followed)
+    asked = {"workers": 1, "mem_gb_per_worker": 16.0, "time_min": 60, "most_time_min": most_min}
+    attempt = cell.cell.claim({"commit": "", "campaign": "l", "slurm": signals.this_job(), "asked": asked})
+    attempt.event("started", step=0)
+    attempt.event("stopped", step=1, kind="time limit")
+    attempt.epochs_file.write_text(epochs)
+    assert cell.run() == expected
+
+
 GRACE = {"JobState": "RUNNING", "StartTime": "2020-01-01T00:00:00", "EndTime": "2020-01-01T00:00:31"}
 """What Slurm says of a job that is being ended: the time of its grace stands where the time limit stood."""
 
@@ -182,7 +205,8 @@ def test_somebody_is_told_once_that_cells_have_begun_and_of_one_that_failed_for_
     assert task.run() == 0
     first, second = told
     assert first.startswith("grid: the first cell has begun, ") and "in job 7 on " in first
-    assert second == f"grid: {task.cell.path.name} is not tried again: code error"
+    why = "code error; `rankmatch logs` has the traceback"
+    assert second == f"grid: {task.cell.path.name} is not tried again: {why}"
 
 
 def test_training_and_the_passing_on_of_signals_wait_for_no_notice_and_end_by_none(head, tmp_path, monkeypatch):
