@@ -25,6 +25,7 @@ class Options:
     tracking_uri: str = ""
     watch: bool = False
     allow_dirty: bool = False
+    size_from_history: bool = False
     budget_gpu_hours: float | None = None
     until: str = ""
     cluster_settings: Sequence[str] = ()

@@ -20,6 +20,7 @@ def begin(
     with_scripts: bool = True,
     watch: bool = False,
     allow_dirty: bool = False,
+    size_from_history: bool = False,
     budget_gpu_hours: float | None = None,
     until: str = "",
     max_concurrent: int | None = None,
@@ -50,11 +51,14 @@ def begin(
     end = parse(until, time.time()) if until else None
     wanted = Wanted(grid, of_grid, runs, budget_gpu_hours=budget_gpu_hours, until=end, places=there.places)
     workers = Workers(there.cluster, max_concurrent, num_cpus_per_worker, num_gpus_per_worker, num_nodes)
+    if size_from_history and (num_nodes or there.cluster in FOLLOWED_CLUSTERS):
+        what = "--pilot" if num_nodes else f"--cluster {there.cluster}"
+        raise ValueError(f"--size-from-history must be given where each cell is a job of Slurm; got it with {what}")
     if there.cluster in FOLLOWED_CLUSTERS:
         if dry_run:
             return launch.dry_run(wanted, workers, console, as_json=as_json)
         return launch.launch(wanted, workers, console, address=there.address, uri=there.uri)
-    asked = OnSlurm(cluster, of_site, allow_dirty)
+    asked = OnSlurm(cluster, of_site, allow_dirty, size_from_history)
     if dry_run:
         return campaign.dry_run(wanted, workers, asked, console, with_scripts=with_scripts, as_json=as_json)
     return campaign.launch_on_slurm(wanted, workers, asked, console, uri=there.uri, watch=watch)

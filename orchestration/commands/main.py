@@ -74,6 +74,9 @@ def launch(
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="Submit uncommitted code; the difference is stored.")
     ] = False,
+    size_from_history: Annotated[
+        bool, typer.Option("--size-from-history", help="On Slurm: ask for 1.25 times what finished cells like it took.")
+    ] = False,
     as_json: JsonOption = False,
     budget_gpu_hours: BudgetOption = None,
     until: UntilOption = "",
@@ -106,6 +109,7 @@ def launch(
         as_json=as_json,
         watch=watch,
         allow_dirty=allow_dirty,
+        size_from_history=size_from_history,
         budget_gpu_hours=budget_gpu_hours,
         until=until,
         max_concurrent=max_concurrent,

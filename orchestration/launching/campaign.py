@@ -45,7 +45,8 @@ def launch_on_slurm(
     loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
     grid_dir = wanted.runs.resolve() / loaded.name
     site = _site(asked, console)
-    order = _Order(workers, site, asked.allow_dirty, wanted.retried, wanted.budget_gpu_hours, uri, wanted.until)
+    order = _Order(workers, site, asked.allow_dirty, wanted.retried, wanted.budget_gpu_hours, uri, wanted.until,
+                   asked.size_from_history)  # fmt: skip
     make_folder(grid_dir)
     with only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, order, console)
@@ -76,6 +77,7 @@ def dry_run(
     grid_dir = wanted.runs.resolve() / loaded.name
     site = _site(asked, console)
     target = Target.of(loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until)
+    target = steps.sized_by_history(target) if asked.size_from_history else target
     planned = steps.rehearse(target, wanted.budget_gpu_hours, console, as_json=as_json)
     if as_json or not with_scripts:
         return 0
@@ -103,7 +105,7 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     loaded = _composed(grid_dir, others, cluster.places_of(site).only(named), settings)
     retried = _of_grid(loaded, signatures, console)
     order = _Order(workers_of(before), site, before.dirty or not before.commit, retried, before.budget_gpu_hours,
-                   last_tracking_uri("", grid_dir))  # fmt: skip
+                   last_tracking_uri("", grid_dir), size_from_history=before.sizes is not None)  # fmt: skip
     with only_launch_of(grid_dir):
         _submit_new(loaded, grid_dir, order, console)
 
@@ -119,6 +121,7 @@ class _Order:
     budget_gpu_hours: float | None
     uri: str
     until: float | None = None
+    size_from_history: bool = False
 
 
 def _site(asked: OnSlurm, console: Console) -> ClusterConfig:
@@ -218,6 +221,7 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
     step.tidy(grid_dir, console)
     queued = step.in_words(queued_jobs(grid_dir))
     target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, until=order.until)
+    target = steps.sized_by_history(target) if order.size_from_history else target
     planned = steps.plan_of(target)
     steps.show(target, planned, console)
     steps.refuse_limits(target, planned, order.budget_gpu_hours, console)
@@ -252,6 +256,7 @@ def _campaign(order: _Order, target: Target, begun: Begun, taken: snapshot.Snaps
         retried=[*order.retried],
         budget_gpu_hours=order.budget_gpu_hours,
         until=order.until,
+        sizes=None if target.sizes is None else [*target.sizes],
     )
 
 

@@ -69,6 +69,8 @@ class OnSlurm:
     """Changes to it, `cluster.partition=gpu`."""
     allow_dirty: bool = False
     """Submit code that is not committed."""
+    size_from_history: bool = False
+    """Ask for what finished cells of the same kind took, and a quarter more."""
 
 
 def refuse_address(address: str, cluster: str, *, is_needed: bool = True) -> None:

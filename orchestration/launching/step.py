@@ -89,7 +89,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         )
         larger = {key: one.decision.larger for key, one in left.items()}
         target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused,
-                           until=campaign.until, larger=larger)  # fmt: skip
+                           until=campaign.until, larger=larger, sizes=campaign.sizes)  # fmt: skip
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
         if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _has_room(campaign, planned, jobs):

@@ -8,7 +8,7 @@ nothing is touched, and a dry run ends. Then look at the data and refuse what th
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +19,19 @@ from orchestration.launching.target import Target
 from orchestration.machine import announce, answers, own_files, provenance
 from orchestration.mirror.grid_mirror import GridMirror, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
-from orchestration.planning import costs, disk_space, enlarged, order, paces, plan, plan_answer, preflight, until
+from orchestration.planning import (
+    costs,
+    disk_space,
+    enlarged,
+    history,
+    order,
+    paces,
+    plan,
+    plan_answer,
+    preflight,
+    until,
+)
+from orchestration.planning.history import Size
 from orchestration.planning.plan import Item, Plan
 from orchestration.runs import folder_states, hints
 from orchestration.runs.folders import LaunchFolder, RunsFolder
@@ -86,6 +98,7 @@ def _notes(target: Target, planned: Plan) -> list[str]:
         launched.part_in_words(target.loaded, target.every),
         f"failed cells are retried by {hints.command('retry', target.grid_dir)}" if num_failed else "",
         *([] if target.until is None else until.lines(planned, _entries(target, planned), target.until)),
+        *([] if target.sizes is None else history.notes([item.cell for item in planned.jobs], target.sizes)),
     ]
     return [*filter(None, notes)]
 
@@ -186,6 +199,7 @@ def _job_of(target: Target, item: Item, cell_dir: Path, identities: Identities) 
         item.cell.config.execution.trainer,
         target.larger.get(item.cell.signature),
     )
+    size = target.size_of(item)
     return CellJob(
         cell_dir=cell_dir,
         num_workers=trainer.num_workers,
@@ -193,12 +207,20 @@ def _job_of(target: Target, item: Item, cell_dir: Path, identities: Identities) 
         device=trainer.device,
         estimate_s=item.estimate_s,
         gpu_memory_gb=costs.gpu_memory_gb(item.cell.config),
-        mem_gb_per_worker=larger.mem_gb_per_worker if larger else 0.0,
+        mem_gb_per_worker=max(size.mem_gb_per_worker if size else 0.0, larger.mem_gb_per_worker if larger else 0.0),
         time_min=larger.time_min if larger else 0,
+        limit_s=_limit_s(item, size) if size else None,
         more_workers=enlarged.more_workers(item.cell.config),
         larger=str(larger or ""),
         data=identities[key].as_dict() if identities else {},
     )
+
+
+def _limit_s(item: Item, size: Size) -> float | None:
+    """Return how long what is left of a cell may take at the pace of the slowest cell of its kind."""
+    if item.estimate_s is None or not item.seconds_per_step:
+        return None
+    return size.limit_s(round(item.estimate_s / item.seconds_per_step))
 
 
 def commit(
@@ -298,6 +320,11 @@ def _num_concurrent(target: Target) -> int:
     if _device(target) == "cuda":
         at_once = min(at_once, int(len(provenance.gpus()) / (most * workers.num_gpus_per_worker)))
     return max(1, at_once)
+
+
+def sized_by_history(target: Target) -> Target:
+    """Return a target whose jobs ask for what finished cells of their kinds took, of all grids of its runs folder."""
+    return replace(target, sizes=history.sizes(target.loaded.cells, RunsFolder(target.runs), _device(target)))
 
 
 def _device(target: Target) -> str:

@@ -1,6 +1,6 @@
 """What the steps of a launch work on: cells, their folder, and what is known of them besides."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from orchestration.grids import launched
 from orchestration.grids.grid import Grid
 from orchestration.launching.options import Workers
 from orchestration.planning import enlarged
+from orchestration.planning.history import Size, kind_of
 from orchestration.planning.plan import Action, Item
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.requests import Larger
@@ -31,6 +32,8 @@ class Target:
     """Cells that would end later are left out: seconds since 1970."""
     larger: Mapping[str, Larger] = field(default_factory=dict)
     """What cells ask for that ran out of something, by signature."""
+    sizes: Sequence[Size] | None = None
+    """What finished cells took, by which jobs are sized; None: by what the site says."""
 
     @classmethod
     def of(
@@ -44,16 +47,22 @@ class Target:
         refused: Mapping[str, str] | None = None,
         until: float | None = None,
         larger: Mapping[str, Larger] | None = None,
+        sizes: Sequence[Size] | None = None,
     ) -> "Target":
         """Take a grid, or for a retry only some of its cells."""
         others = {cell.signature for cell in loaded.cells} - {*retried} if retried else set()
         why = dict.fromkeys(others, "not asked for") | dict(refused or {})
         asked = {key: one for key, one in (larger or {}).items() if one}
-        return cls(enlarged.grid(loaded, asked), grid_dir, workers, retried, queued or {}, why, until, asked)
+        return cls(enlarged.grid(loaded, asked), grid_dir, workers, retried, queued or {}, why, until, asked, sizes)
 
     def passes_over(self, item: Item) -> bool:
         """Return whether a cell is to be trained, but not by this launch: it is not asked for, or refused now."""
         return item.action is Action.GIVE_UP and item.reason == self.refused.get(item.cell.signature)
+
+    def size_of(self, item: Item) -> Size | None:
+        """Return what finished cells of a cell's kind took, if jobs are sized by it."""
+        kind = kind_of(item.cell.config) if self.sizes else ""
+        return next((size for size in self.sizes or () if size.kind == kind), None)
 
     @cached_property
     def every(self) -> Grid:

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from orchestration.on_ray.pilot import Nodes, pilot_ray
 from orchestration.on_ray.protocol import beside, kill_session
 from orchestration.on_ray.shares import Machine, Node, Share, elsewhere, max_at_once, share, shunned
 from orchestration.on_ray.stop import CellStop, own_node
+from orchestration.on_ray.time_left import EpochTimes, has_no_node
 from orchestration.running.run_cell import Trainer, record_loss, record_never_began, run_cell
 from orchestration.runs.failures import AttemptEnd, Decision, Failure, FailureClass, LostError, decide
 from orchestration.runs.folders import LaunchFolder
@@ -71,7 +72,7 @@ def main() -> None:
             return
         seen = Nodes(launch_dir)
         queue.room = partial(seen.room, shares, options.max_concurrent)
-        queue.leaving = seen.leaving
+        queue.leaving, queue.ending = seen.leaving, seen.ending
         with beside(seen.drain):
             _tune(queue, _Judge(queue, seen), num_at_once, storage)
 
@@ -202,6 +203,9 @@ class _Queue(Searcher):
         """How many cells may run at once, where nodes come and go."""
         self.leaving: Callable[[], Sequence[str]] = tuple
         """Ray's ids of the nodes that get no cell any more."""
+        self.ending: Callable[[float], Sequence[str]] = lambda needed_s: ()
+        """Ray's ids of the nodes whose time is over before a cell that needs so many seconds has a checkpoint."""
+        self._times = EpochTimes()
         self._due = Due(range(len(shares)))
         self._running: dict[str, int] = {}
 
@@ -224,7 +228,11 @@ class _Queue(Searcher):
         here = [node for node in nodes() if node.ray_id not in leaving]
         place = self._due.take()
         try:
-            config = self._config(self._shares[place], here, leaving)
+            ending = () if is_stopping else self.ending(self._times.needed_s(self._shares[place].job.cell_dir))
+            if has_no_node(self._shares[place], here, ending):
+                self._due.push(place, _LOOK_AGAIN_MIN)  # a node that is requeued comes back with all its time
+                return None
+            config = self._config(self._shares[place], here, {*leaving, *ending})
         except OSError as error:  # the others need not wait for this one
             self._due.push(place, _LOOK_AGAIN_MIN)
             say_once(f"{self._shares[place].job.name} waits, as its folder cannot be read", error)
@@ -232,14 +240,14 @@ class _Queue(Searcher):
         self._running[trial_id] = place
         return config
 
-    def _config(self, share: Share, here: Sequence[Node], leaving: Sequence[str]) -> dict[str, Any]:
+    def _config(self, share: Share, here: Sequence[Node], leaving: Collection[str]) -> dict[str, Any]:
         failed = failed_hosts(RunFolder(share.job.cell_dir), self.owner["campaign"])
         return {
             "share": share,
             "launch_dir": self.launch_dir,
             "owner": self.owner,
             "end_time": self._end_time,
-            "shunned": (*shunned(share, here, failed), *leaving),
+            "shunned": (*shunned(share, here, failed), *sorted(leaving)),
             "num_attempts": _num_attempts(share.job),
         }
 
@@ -255,13 +263,18 @@ class _Queue(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Forget a trial that did not fail; `_Judge` decides about one that did."""
         if not error:
-            del self._running[trial_id]
+            self._learn(self._running.pop(trial_id))
 
     def settle(self, trial_id: str, decision: Decision) -> None:
         """Forget a trial that failed, or retry its cell if the decision says so."""
         place = self._running.pop(trial_id)
+        self._learn(place)
         if decision.again:
             self._due.push(place, decision.wait_min)
+
+    def _learn(self, place: int) -> None:
+        with suppress(OSError):  # it is for the others, which then go where there is room
+            self._times.learn(self._shares[place].job.cell_dir)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the run folders hold where a launch resumes."""

@@ -92,6 +92,8 @@ class NodeNote(Message):
     """When the job's time is over."""
     owner: dict[str, Any] = field(default_factory=dict)
     """What attempts hold of the job."""
+    lasts_s: float | None = None
+    """How long the job may take in all, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from orchestration.on_ray.cluster import TOKEN, private_ray
 from orchestration.on_ray.lend import answers
 from orchestration.on_ray.orders import HeadAddress
 from orchestration.on_ray.shares import Machine, Node, Share, max_at_once
+from orchestration.on_ray.time_left import NodeTimes
 from orchestration.runs.folders import LaunchFolder
 
 LOOK_S = 1.0
@@ -38,6 +39,8 @@ class Nodes:
     def __init__(self, launch_dir: Path) -> None:
         self._launch, self._drained = LaunchFolder(launch_dir), set[str]()
         self._seen: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
+        self.ending = NodeTimes(launch_dir, self._ids).ending
+        """Ray's ids of the nodes that have less time left than a cell needs."""
 
     def room(self, shares: Sequence[Share], max_concurrent: int | None) -> int:
         """Count how many cells may run at once on the nodes that are there and stay."""
@@ -48,6 +51,9 @@ class Nodes:
     def leaving(self) -> tuple[str, ...]:
         """Return Ray's ids of the nodes that leave: Ray learns it later than their cells."""
         return tuple(node["NodeID"] for name, node in self._alive().items() if self._leaves(name))
+
+    def _ids(self) -> dict[str, str]:
+        return {name: node["NodeID"] for name, node in self._alive().items()}
 
     def has_lost(self, owner: Mapping[str, Any]) -> bool:
         """Return whether the node of an attempt's owner is gone; Ray itself takes up to half a minute to say so."""

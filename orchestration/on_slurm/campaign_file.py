@@ -9,6 +9,7 @@ from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.fields import COUNT, NUMBER, Fields, Kind
 from orchestration.machine.messages import KIND, Message
 from orchestration.on_slurm.cluster import ClusterConfig, from_values
+from orchestration.planning.history import Size
 from orchestration.runs.folders import ControllersFolder, GridFolder, LaunchFolder
 from orchestration.runs.jobs import cancelled_cells
 
@@ -47,6 +48,8 @@ class Campaign(Message):
     budget_gpu_hours: float | None = field(default=None, metadata={KIND: _NUMBER_FROM_0.or_null()})
     until: float | None = field(default=None, metadata={KIND: _NUMBER_FROM_0.or_null()})
     """Cells that would end later are not submitted: seconds since 1970."""
+    sizes: list[Size] | None = None
+    """What finished cells took when it was launched, by which its jobs are sized; None: by what the site says."""
 
     @classmethod
     def read(cls, launch_dir: Path) -> "Campaign":

@@ -258,7 +258,8 @@ class _Node(Listener):
 
 def _describe_node(folder: JobFolder, end_time: float | None) -> None:
     owner = {**launcher(), "slurm": signals.this_job()}
-    NodeNote(end_time, owner).to_file(folder.node_file)
+    lasts_s = None if end_time is None else max(0.0, end_time - time.time())
+    NodeNote(end_time, owner, lasts_s).to_file(folder.node_file)
 
 
 def _cancel_waiting(name: str) -> None:

@@ -40,7 +40,7 @@ def resources(job: "CellJob", cluster: ClusterConfig, partition_max_min: int | N
             f"cluster.gpus_per_node={cluster.gpus_per_node} makes it need; cell {job.name}"
         )
     per_node = job.num_workers // nodes
-    by_estimate = time_min(job.estimate_s, cluster, partition_max_min)
+    by_estimate = time_min(job.estimate_s, cluster, partition_max_min, job.limit_s)
     return Resources(
         nodes=nodes,
         cpus_per_node=per_node * cluster.cpus_per_worker,
@@ -68,12 +68,19 @@ def pilot_node(jobs: "Sequence[CellJob]", cluster: ClusterConfig, num_gpus_per_w
     )
 
 
-def time_min(estimate_s: float | None, cluster: ClusterConfig, partition_max_min: int | None = None) -> int:
+def time_min(
+    estimate_s: float | None,
+    cluster: ClusterConfig,
+    partition_max_min: int | None = None,
+    limit_s: float | None = None,
+) -> int:
     """Return the time limit in minutes, rounded up so that similar cells ask for the same, at most what is allowed."""
     limits = _limits(cluster, partition_max_min)
     if cluster.time_min:
         return min([cluster.time_min, *limits])
-    needed = UNKNOWN_MIN if estimate_s is None else math.ceil(START_MIN + estimate_s * cluster.time_factor / 60)
+    if limit_s is None and estimate_s is not None:
+        limit_s = estimate_s * cluster.time_factor
+    needed = UNKNOWN_MIN if limit_s is None else math.ceil(START_MIN + limit_s / 60)
     grid = 15 if needed <= 120 else 60
     return min([math.ceil(needed / grid) * grid, *limits])
 

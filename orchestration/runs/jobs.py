@@ -48,6 +48,8 @@ class CellJob(Message):
     """0: what its site says."""
     time_min: int = 0
     """The least time limit, in minutes; 0: by the estimate."""
+    limit_s: float | None = None
+    """Seconds that it may train by what cells of its kind took; None: a multiple of the estimate."""
     more_workers: int = 0
     """Twice as many workers, if the batch can be divided among them; else 0."""
     larger: str = ""

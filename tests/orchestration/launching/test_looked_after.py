@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from campaign_life import Life
+from campaign_life import RESULT, Life
 from orchestration_fakes import flags
 
 from orchestration.grids import index
 from orchestration.grids.cells import from_yaml
-from orchestration.launching import control, overview
+from orchestration.launching import control, overview, step
 from orchestration.on_slurm import submissions
-from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder, folders
 
 CELL = "rankmatch-4-s0"
 EPOCH = {"step": 0, "time": 1.0, "epoch": 1, "num_epochs": 2, "num_steps": 2, "miou": 0.1, "best_miou": 0.1}
@@ -163,3 +163,43 @@ def test_gpu_that_idles_for_less_is_not_said(percents, life):
     idles(cell, life.owner_of(cell), percents)
     life.controller()
     assert not life.said() and "idles" not in note_of(life, cell)
+
+
+def trained(cell: RunFolder, owner: dict, memory_gb: list[float], duration_s: float) -> None:
+    attempt = cell.claim(owner)
+    attempt.event("started", step=0)
+    rows = [{"time": 1000.0 + place, "cpu_percent": 90.0, "memory_gb": some} for place, some in enumerate(memory_gb)]
+    attempt.system_file(0).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    attempt.publish(RESULT | {"duration_s": duration_s, "provenance": {"num_gpus": 0, "commit": "abc"}})
+
+
+def test_jobs_ask_for_what_finished_cells_of_their_kind_took_and_a_quarter_more_and_so_do_later_steps(life, slurm):
+    site = ("cluster.mem_gb_per_worker=16",)
+    life.launch(overrides=("trainer.device=cpu", "method=[rankmatch]"), cluster_settings=site)
+    done = folders(life.grid_dir).values()
+    for cell, memory, duration_s in zip(done, ([2.0, 3.5], [4.1, 1.0]), (3600.0, 7200.0), strict=True):
+        trained(cell, life.owner_of(cell), memory, duration_s)
+    slurm.queued.clear()
+    later = ("trainer.device=cpu", "method=[rankmatch]", "seed=[0,1,2,3]")
+    life.launch(overrides=later, size_from_history=True)
+    assert (asked(life)["mem"], asked(life)["time"]) == ("6144MB", "180")  # 5.125 GB, and 15 min and 150 min
+    said = life.console.export_text()
+    assert "sized by history: rankmatch on synthetic, mobilenet_v2" in said
+    assert (
+        "6 GB for each worker and 4.5e+03 s a step, 1.25 times what 2 finished cells took at most (4.1 GB and" in said
+    )
+    newest = max((life.grid_dir / "launches").iterdir())
+    life.ends(life.cell("s3"), "lost", campaign=newest.name)
+    step.take_step(newest, life.console)
+    assert (asked(life)["mem"], len(submissions.read(life.grid_dir))) == ("6144MB", 3)
+
+
+def test_kind_that_no_finished_cell_is_of_is_named(life):
+    life.launch(size_from_history=True, cluster_settings=("cluster.mem_gb_per_worker=16",))
+    assert asked(life)["mem"] == "16384MB"
+    assert "no cell of this kind is finished, so it asks for what its site says" in life.console.export_text()
+
+
+def test_history_is_refused_where_cells_are_no_jobs_of_their_own(life):
+    with pytest.raises(ValueError, match=r"--size-from-history must be given where .* got it with --pilot"):
+        life.launch(size_from_history=True, num_nodes=2)
