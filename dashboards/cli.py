@@ -113,7 +113,7 @@ def _panels(kind: str, gathered: "Gathered", metric: str) -> "list[Panel]":
     if kind == "labels":
         return [*figures.labels(gathered.table("best_miou"), num_labeled(gathered.runs.to_pylist()))]
     if kind == "classes":
-        return [*figures.classes(gathered.points, layout, gathered.class_names)]
+        return [*figures.classes(gathered.places, layout, gathered.class_names)]
     if kind == "states":
         return [*figures.states(gathered.points, layout, list(gathered.loaded.axes))]
     if kind in ("calibration", "confusion"):
@@ -126,4 +126,4 @@ def _panels(kind: str, gathered: "Gathered", metric: str) -> "list[Panel]":
     known = figures.metrics_of(gathered.epochs)
     if known and metric not in known:
         raise ValueError(f"--metric must be one of {', '.join(known)}; got {metric!r}")
-    return [*figures.curves(gathered.points, gathered.epochs, layout, metric)]
+    return [*figures.curves(gathered.places, gathered.epochs, layout, metric)]

@@ -53,7 +53,7 @@ class Entry:
 def entries(gathered: Gathered) -> list[Entry]:
     """Sum the counts of the finished cells; nothing if there are none."""
     layout = gathered.loaded.table
-    axes, records = column_axes(layout), gathered.points.to_pylist()
+    axes, records = column_axes(layout), gathered.places.to_pylist()
     rows = list(dict.fromkeys(_key(record, layout.rows) for record in records))
     found: dict[tuple[Key, Key], Entry] = {}
     for record in records:

@@ -36,6 +36,18 @@ class Gathered:
     """The folders whose epoch rows are not all readable."""
 
     @property
+    def places(self) -> pa.Table:
+        """The points, but each cell once in each place of the grid's table, where it is one number."""
+        if self.points.num_rows == self.runs.num_rows:
+            return self.points
+        layout = self.loaded.table
+        axes = [*layout.rows, *layout.blocks, *layout.columns]
+        first: dict[tuple[str, ...], int] = {}
+        for number, row in enumerate(self.points.select(["signature", *axes]).to_pylist()):
+            first.setdefault((row["signature"], *(row[axis] for axis in axes)), number)
+        return self.points.take(list(first.values()))
+
+    @property
     def class_names(self) -> list[str]:
         """What the classes are called; nothing where they have numbers only."""
         names = [list(cell.config.execution.class_names) for cell in self.loaded.cells]

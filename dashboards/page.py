@@ -82,7 +82,7 @@ def build(gathered: Gathered, limits: Limits | None = None) -> Page:
     stories = {record["signature"]: attempts.story(gathered.grid_dir, record) for record in records}
     best = gathered.table("best_miou")
     axes, layout = list(gathered.loaded.axes), gathered.loaded.table
-    curves = [(metric, figures.curves(gathered.points, gathered.epochs, layout, metric))
+    curves = [(metric, figures.curves(gathered.places, gathered.epochs, layout, metric))
               for metric in _metrics(gathered)[: limits.metrics]]  # fmt: skip
     labels = figures.labels(best, num_labeled(records))
     statuses = [record["status"] for record in records]
@@ -104,7 +104,7 @@ def build(gathered: Gathered, limits: Limits | None = None) -> Page:
         ),
         curves=_curves(gathered, curves, limits),
         classes=shown.figures(
-            "IoU of each class", figures.classes(gathered.points, layout, gathered.class_names), limits.panels
+            "IoU of each class", figures.classes(gathered.places, layout, gathered.class_names), limits.panels
         ),
         calibration=shown.figures("Calibration", calibration, limits.panels),
         calibration_legend=shown.legend(calibration),
@@ -112,7 +112,7 @@ def build(gathered: Gathered, limits: Limits | None = None) -> Page:
         counted=_counted(counted, gathered),
         pictures=columns,
         sheets=[] if columns else _sheets(gathered, records, limits.pictures),
-        costs=_costs(best, gathered.points.to_pylist(), stories),
+        costs=_costs(best, gathered.places.to_pylist(), stories),
         failures=_failures(records, stories, axes),
         retries=_retries(records, stories, axes),
         damaged=_damaged(gathered, records, axes),
@@ -150,7 +150,7 @@ def _curves(gathered: Gathered, curves: Sequence[tuple[str, list[Lines]]], limit
         most = most if most >= MIN_POINTS else min(MIN_POINTS, left // max(1, num_runs))
         single: list[Lines] = []
         if panels and most >= MIN_POINTS:
-            single = figures.singles(gathered.points, gathered.epochs, layout, metric, over, most)
+            single = figures.singles(gathered.places, gathered.epochs, layout, metric, over, most)
             left -= sum(len(line.x) for panel in single for line in panel.lines)
         if panels:
             drawn.append(shown.figures(figures.title_of(metric)[0], panels, limits.panels, single))
@@ -296,7 +296,7 @@ def _groups(
     """List the runs by the entry of the table that they belong to; each run once, its other entries refer to it."""
     rows, columns = table.rows, table.columns
     groups: dict[tuple[Key, Key], list[Record]] = {}
-    for point in gathered.points.to_pylist():
+    for point in gathered.places.to_pylist():
         groups.setdefault((_of(point, table.row_axes), _of(point, table.column_axes)), []).append(point)
     found, seen = [], set()
     for (row, column), points in groups.items():

@@ -108,7 +108,7 @@ def columns(gathered: Gathered, most: int) -> list[Column]:
     layout = gathered.loaded.table
     axes = column_axes(layout)
     groups: dict[Key, list[Record]] = {}
-    for record in gathered.points.to_pylist():
+    for record in gathered.places.to_pylist():
         groups.setdefault(_key(record, axes), []).append(record)
     found: list[Column] = []
     for key, records in groups.items():

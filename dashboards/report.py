@@ -45,12 +45,12 @@ def standing(gathered: Gathered) -> dict[str, Sequence[Panel]]:
     """Return the figures that a grid's folder and MLflow hold, by name; a figure with nothing to show is empty."""
     layout, counted = gathered.loaded.table, counts.entries(gathered)
     labels = figures.labels(gathered.table("best_miou"), num_labeled(gathered.runs.to_pylist()))
-    curves = {metric: figures.curves(gathered.points, gathered.epochs, layout, metric) for metric in ("miou", "loss")}
+    curves = {metric: figures.curves(gathered.places, gathered.epochs, layout, metric) for metric in ("miou", "loss")}
     return {
         "states": figures.states(gathered.points, layout, list(gathered.loaded.axes)),
         "labels": labels if any(panel.lines for panel in labels) else [],
         **{f"curves-{metric}": panels for metric, panels in curves.items()},
-        "classes": figures.classes(gathered.points, layout, gathered.class_names),
+        "classes": figures.classes(gathered.places, layout, gathered.class_names),
         "calibration": counts.calibration(counted),
     }
 

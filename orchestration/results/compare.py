@@ -203,7 +203,7 @@ def _print_cells(pairs: Sequence[Pair], console: Console) -> None:
             name = " ".join(value for key, value in ours.axes.items() if others.axes.get(key) == value)
             drawn.add_row(Text(name), *(DASH if value is None else f"{100 * value:.1f}" for value in best), gain)
     _show("best mIoU, %", drawn, console)
-    made = comparisons.compare(numbers[1], numbers[0], "compare")
+    made = comparisons.compare(numbers[1], numbers[0])
     if made is not None:
         p = "" if made.p_t is None else f", p = {made.p_t:.3f} (paired t)"
         few = f"; {comparisons.TOO_FEW}" if made.n < comparisons.MIN_T else ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from orchestration.tables.estimates import FEW, MIN_INTERVAL, interval
+from orchestration.tables.estimates import interval
 
 MIN_T = 3
 """With two pairs the t test has one degree of freedom and is not reliable."""
@@ -13,6 +13,7 @@ MIN_WILCOXON = 6
 """With five pairs the smallest p-value is 2 / 2^5 = 0.0625."""
 LEVEL = 0.05
 TOO_FEW, NO_SPREAD = "too few pairs to tell", "all pairs differ by the same"
+NOT_COMPLETE = "not all cells are done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +25,20 @@ class Comparison:
     n: int
     """Number of pairs."""
     interval: tuple[float, float] | None
-    """Bootstrap interval of the mean difference, 95 %."""
+    """Student's t interval of the mean difference, 95 %; None for a single pair, and if all differ by the same."""
     p_t: float | None
     """p-value of the paired t test; None if there are too few pairs, or their differences are all equal."""
     p_wilcoxon: float | None
     """p-value of Wilcoxon's signed-rank test."""
     p_holm: float | None = None
     """p_t after Holm's correction over a table."""
+    is_complete: bool = True
+    """Whether all cells of both sides are done: a test that is looked at after each cell finds too much."""
 
     @property
     def is_significant(self) -> bool:
         """Whether chance alone causes such an effect in fewer than one of twenty tables."""
-        return self.p_holm is not None and self.p_holm < LEVEL
+        return self.is_complete and self.p_holm is not None and self.p_holm < LEVEL
 
     @property
     def verdict(self) -> str:
@@ -44,28 +47,33 @@ class Comparison:
             return f"{TOO_FEW} ({self.n})"
         if self.p_holm is None:
             return NO_SPREAD
-        few = f"; only {self.n} pairs" if self.n < FEW else ""
-        return ("significant" if self.is_significant else "may be chance") + few
+        if not self.is_complete:
+            return NOT_COMPLETE
+        return "significant" if self.is_significant else "may be chance"
 
 
-def compare(ours: Mapping[str, float], others: Mapping[str, float], key: str) -> Comparison | None:
+def compare(ours: Mapping[str, float], others: Mapping[str, float]) -> Comparison | None:
     """Compare two methods over the repetitions that both have under the same name; None if there are none.
 
     Args:
         ours: Repetitions of the method, keyed by what distinguishes them, for example the seed.
         others: The same of the other method.
-        key: Name of the comparison, which seeds the bootstrap.
     """
-    differences = [ours[name] - others[name] for name in sorted(ours.keys() & others.keys())]
+    return summarise([ours[name] - others[name] for name in sorted(ours.keys() & others.keys())])
+
+
+def summarise(differences: Sequence[float], *, is_complete: bool = True) -> Comparison | None:
+    """Summarise the differences of independent pairs; None if there are none."""
     if not differences:
         return None
     has_spread = len(differences) > 1 and stdev(differences) > 1e-12 * max(map(abs, differences))
     return Comparison(
         effect=fmean(differences),
         n=len(differences),
-        interval=interval(differences, key) if len(differences) >= MIN_INTERVAL else None,
+        interval=interval(differences) if has_spread else None,
         p_t=_p_t(differences) if has_spread and len(differences) >= MIN_T else None,
         p_wilcoxon=_p_wilcoxon(differences) if len(differences) >= MIN_WILCOXON else None,
+        is_complete=is_complete,
     )
 
 

@@ -56,12 +56,14 @@ def odd_ones(records: Sequence[Record], row_axes: Sequence[str]) -> list[Odd]:
             if record.get("best_miou") is not None and record.get(name) and is_whole:
                 groups.setdefault(tuple(record.get(axis) for axis in (*row_axes, *within)), []).append(place)
         for places in groups.values():
-            found += _odd_of(what, {place: str(records[place][name]) for place in places})
+            found += _odd_of(what, {place: str(records[place][name]) for place in places}, records)
     return sorted(found, key=lambda odd: odd.place)
 
 
-def _odd_of(what: str, values: Mapping[int, str]) -> list[Odd]:
-    counts = Counter(values.values()).most_common(2)
+def _odd_of(what: str, values: Mapping[int, str], records: Sequence[Record]) -> list[Odd]:
+    # A run that stands for several points of the grid has several records and one vote.
+    votes = {str(records[place].get("signature", place)): value for place, value in values.items()}
+    counts = Counter(votes.values()).most_common(2)
     is_tied = len(counts) > 1 and counts[0][1] == counts[1][1]
     usual = "" if is_tied else counts[0][0]
     return [Odd(place, what, value, usual) for place, value in values.items() if value != usual]

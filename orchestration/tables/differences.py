@@ -1,24 +1,23 @@
 """Statistics about the differences in a table, as rows of text."""
 
 from orchestration.tables.comparisons import Comparison
-from orchestration.tables.estimates import FEW, MIN_INTERVAL, interval
+from orchestration.tables.estimates import MIN_INTERVAL, interval
 from orchestration.tables.lines import percent
-from orchestration.tables.table import DASH, Key, Table, summaries
+from orchestration.tables.summaries import summaries
+from orchestration.tables.table import DASH, Key, Table
 
 Rows = list[list[str]]
 """The first row is the header."""
 
 
 def entry_rows(table: Table) -> Rows:
-    """Return mean, spread, n and bootstrap interval of every entry, in percent."""
+    """Return mean, spread, n and t interval of every entry, in percent."""
     rows = [["row", "column", "mean", "std", "n", "95 % interval of the mean"]]
     for (row, column), entry in table.entries.items():
         if made := entry.estimate:
-            key = "|".join([table.metric, *row, *column])
             std = DASH if made.std is None else f"{100 * made.std:.2f}"
-            between = interval(list(entry.values.values()), key)
-            few = "" if made.n >= FEW or not between else f" (only {made.n} cells: too narrow)"
-            text = _interval(between) + few if between else f"needs {MIN_INTERVAL} cells"
+            between = interval(list(entry.values.values()))
+            text = _interval(between) if between else f"needs {MIN_INTERVAL} cells"
             rows.append([*_names(table, row, column), f"{100 * made.mean:.2f}", std, str(made.n), text])
     return rows
 

@@ -1,17 +1,14 @@
 """Statistics of repeated numbers: means, intervals, interquartile means, probabilities of improvement."""
 
-import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
 
-MIN_INTERVAL = 3
+MIN_INTERVAL = 2
 """Fewer numbers give no interval."""
-FEW = 5
-"""With fewer numbers a bootstrap interval is too narrow."""
-NUM_RESAMPLES = 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +32,22 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
-def interval(values: Sequence[float], key: str, level: float = 0.95) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval of the mean; None for fewer than `MIN_INTERVAL` numbers.
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Return Student's t interval of the mean; None for fewer than `MIN_INTERVAL` numbers.
+
+    It contains 0 exactly if the two-sided t test gives at least 1 - `level`.
 
     Args:
-        values: Repetitions; their order does not matter.
-        key: Name of the data: the same key and values give the same interval, whatever was drawn before.
-        level: The share of such intervals that should contain the mean.
+        values: Repetitions.
+        level: The share of such intervals that contain the mean, if the numbers are normal.
     """
     if len(values) < MIN_INTERVAL:
         return None
-    data = np.sort(np.asarray(values, float))
-    draws = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
-    means = data[draws.integers(0, len(data), (NUM_RESAMPLES, len(data)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    from scipy.special import stdtrit  # takes a tenth of the import time of scipy.stats
+
+    mean = fmean(values)
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
 
 
 def interquartile_mean(values: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestration.tables.comparisons import MIN_T
+from orchestration.tables.comparisons import MIN_T, Comparison
 from orchestration.tables.table import DASH, METRICS, Entry, Figure, Key, Table
 
 NO_PAIRS = "no pairs"
@@ -83,13 +83,7 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     if table.sources and any(row in table.rows for row, _ in table.published):
         said.append(f"published: {'; '.join(table.sources)}, with the distance of ours")
     said += _notes_on_crops(table) + _notes_on_pairs(table)
-    compared = [entry.comparison for entry in entries if entry.comparison]
-    if any(made.is_significant for made in compared):
-        said.append(f"{significant} paired t test over the cells, p < 0.05 after Holm's correction over the table")
-    elif compared and (most := max(made.n for made in compared)) < MIN_T:
-        said.append(f"{most} {'pair' if most == 1 else 'pairs'} of cells at most: too few to test a difference")
-    elif compared:
-        said.append("no difference is significant (paired t test over the cells, Holm's correction over the table)")
+    said += _notes_on_tests([entry.comparison for entry in entries if entry.comparison], significant)
     if any(entry.odd for entry in entries):
         what = ", ".join(sorted(frozenset().union(*(entry.odd for entry in entries))))
         said.append(f"{odd} made differently from the rest of its row ({what}); see `rankmatch verify`")
@@ -125,6 +119,22 @@ def _notes_on_pairs(table: Table) -> list[str]:
         said.append(f"difference ({n}): the mean over the {cells}, which is not the difference of the two entries")
     if any(entry.pairs == 0 for entry in table.entries.values()):
         said.append(f"{NO_PAIRS}: the entry and the baseline have no cells in common")
+    return said
+
+
+def _notes_on_tests(compared: Sequence[Comparison], significant: str) -> list[str]:
+    """Say what was tested, and how the tests ended."""
+    if not compared:
+        return []
+    if (most := max(made.n for made in compared)) < MIN_T:
+        return [f"{most} {'pair' if most == 1 else 'pairs'} of cells at most: too few to test a difference"]
+    said = []
+    if any(not made.is_complete for made in compared):
+        said.append("a difference is tested once all cells of both entries are done")
+    if any(made.is_significant for made in compared):
+        said.append(f"{significant} paired t test over the cells, p < 0.05 after Holm's correction over the table")
+    elif any(made.is_complete for made in compared):
+        said.append("no difference is significant (paired t test over the cells, Holm's correction over the table)")
     return said
 
 

@@ -1,13 +1,14 @@
 """Build a table from records: mean and spread, ranks, gains on a baseline, published figures, and doubtful entries."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from orchestration.tables import comparisons, row_marks
+from orchestration.tables import comparisons, pairing, row_marks
 from orchestration.tables.comparisons import Comparison
 from orchestration.tables.consistency import odd_ones
-from orchestration.tables.estimates import Estimate, estimate, interquartile_mean, probability_of_improvement
+from orchestration.tables.estimates import Estimate, estimate
 
 METRICS = {"best_miou": "best epoch", "last_miou": "last epoch"}
 DASH = "—"
@@ -66,8 +67,10 @@ class Figure(Protocol):
 class Entry:
     """The content of one place of a table."""
 
-    values: dict[Key, float]
-    """The numbers of the finished cells, keyed by what distinguishes the repetitions."""
+    values: dict[str, float]
+    """The number of each finished cell."""
+    points: dict[Key, str]
+    """The finished cell of each repetition; a cell that does not read an axis stands for several."""
     expected: int
     """How many cells the entry has, finished or not."""
     estimate: Estimate | None = None
@@ -76,8 +79,10 @@ class Entry:
     """Whether it is complete and no other complete entry of its column has more numbers."""
     rank: int | None = None
     """Among two or more competing entries of the column, 1: no mean is higher; 2: only the best ones are."""
-    baseline_n: int | None = None
-    """How many numbers the baseline's entry in its column has; None for the baseline itself, and without numbers."""
+    has_baseline: bool = False
+    """Whether it and its baseline, another entry of its column, both have numbers."""
+    is_all_paired: bool = False
+    """Whether all numbers of the entry and its baseline are paired, so that the means differ like the pairs."""
     comparison: Comparison | None = None
     """Comparison with the baseline over the repetitions that both have, None if there are none; p-values are corrected
     over the table."""
@@ -97,14 +102,9 @@ class Entry:
     @property
     def pairs(self) -> int | None:
         """How many repetitions the entry and its baseline share; None if there is nothing to compare."""
-        if self.baseline_n is None:
+        if not self.has_baseline:
             return None
         return self.comparison.n if self.comparison else 0
-
-    @property
-    def is_all_paired(self) -> bool:
-        """Whether all numbers of the entry and its baseline are paired, so that the means differ like the pairs."""
-        return self.pairs == len(self.values) == self.baseline_n
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,21 +182,6 @@ class Table:
         return word if words.count(word) == 1 else axis
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Summary statistics of a table row."""
-
-    row: Key
-    mean_rank: float | None
-    """Mean rank over the columns in which every row has a competing entry; 1 is the best."""
-    num_ranked: int
-    """Number of these columns."""
-    interquartile_mean: float | None
-    """Interquartile mean over all numbers of the row."""
-    probability_of_improvement: float | None
-    """Probability that a number exceeds one of the baseline in its column, mean over columns; None for the baseline."""
-
-
 def build(
     records: Sequence[Record],
     layout: Layout,
@@ -224,7 +209,7 @@ def build(
     entries = _competing(_entries(records, layout, metric))
     for place, rank in _ranked(entries).items():
         entries[place] = replace(entries[place], rank=rank)
-    entries = _compared(entries, [*layout.rows, *column_axes], baseline or {}, metric)
+    entries = _compared(entries, [*layout.rows, *column_axes], baseline or {})
     marked, row_notes = row_marks.marks(records, layout.rows, column_axes)
     rows, columns = (list(dict.fromkeys(place[i] for place in entries)) for i in (0, 1))
     others = [row for row, column in published if layout.others and row not in rows and column in columns]
@@ -247,49 +232,6 @@ def build(
     )
 
 
-def summaries(table: Table) -> list[Summary]:
-    """Summarise each row over the columns: ranks, interquartile mean, probability of improvement."""
-    whole = [column for column in table.columns if all(_competes(table, row, column) for row in table.rows)]
-    ranks: dict[Key, list[float]] = {row: [] for row in table.rows}
-    for column in whole:
-        means = {str(place): _mean(table, row, column) or 0.0 for place, row in enumerate(table.rows)}
-        for row, rank in zip(table.rows, comparisons.ranks(means).values(), strict=True):
-            ranks[row].append(rank)
-    return [_summary(table, row, ranks[row]) for row in table.rows]
-
-
-def _summary(table: Table, row: Key, ranks: Sequence[float]) -> Summary:
-    axes = [*table.row_axes, *table.column_axes]
-    numbers: list[float] = []
-    chances: list[float] = []
-    for column in table.columns:
-        entry = table.entries.get((row, column))
-        if not entry or not entry.values:
-            continue
-        numbers += entry.values.values()
-        place = _baseline_place((row, column), axes, table.baseline)
-        other = table.entries.get(place)
-        if other and other.values and place != (row, column):
-            chances.append(probability_of_improvement(list(entry.values.values()), list(other.values.values())))
-    return Summary(
-        row,
-        sum(ranks) / len(ranks) if ranks else None,
-        len(ranks),
-        interquartile_mean(numbers) if numbers else None,
-        sum(chances) / len(chances) if chances else None,
-    )
-
-
-def _competes(table: Table, row: Key, column: Key) -> bool:
-    entry = table.entries.get((row, column))
-    return entry is not None and entry.competes
-
-
-def _mean(table: Table, row: Key, column: Key) -> float | None:
-    entry = table.entries.get((row, column))
-    return entry.estimate.mean if entry and entry.estimate else None
-
-
 def _entries(records: Sequence[Record], layout: Layout, metric: str) -> dict[Place, Entry]:
     odd: dict[int, set[str]] = {}
     for found in odd_ones(records, layout.rows):
@@ -298,19 +240,27 @@ def _entries(records: Sequence[Record], layout: Layout, metric: str) -> dict[Pla
     for number, record in enumerate(records):
         place = _key(record, layout.rows), _key(record, [*layout.blocks, *layout.columns])
         places.setdefault(place, []).append(number)
-    entries = {}
-    for place, numbers in places.items():
-        known = [(number, records[number]) for number in numbers if records[number][metric] is not None]
-        # Repetitions that no axis distinguishes have no partner in another row; a counter keeps them all.
-        names = [_key(record, layout.over) for _, record in known]
-        values = {
-            name if names.count(name) == 1 else (*name, str(number)): float(record[metric])
-            for name, (number, record) in zip(names, known, strict=True)
-        }
-        made = estimate(list(values.values())) if values else None
-        what = frozenset().union(*(odd.get(number, set()) for number in numbers))
-        entries[place] = Entry(values, len(numbers), made, odd=what)
-    return entries
+    return {
+        place: _entry([(number, records[number]) for number in numbers], layout, metric, odd)
+        for place, numbers in places.items()
+    }
+
+
+def _entry(
+    placed: Sequence[tuple[int, Record]], layout: Layout, metric: str, odd: Mapping[int, AbstractSet[str]]
+) -> Entry:
+    """Sum up the records of a place, each cell once, however many points of the place it stands for."""
+    cells = {number: str(record.get("signature", number)) for number, record in placed}
+    known = [(number, record) for number, record in placed if record[metric] is not None]
+    by_name: dict[Key, list[int]] = {}
+    for number, record in known:
+        by_name.setdefault(_key(record, layout.over), []).append(number)
+    # Repetitions that no axis distinguishes have no partner in another row.
+    points = {name: cells[numbers[0]] for name, numbers in by_name.items() if len(numbers) == 1}
+    values = {cells[number]: float(record[metric]) for number, record in known}
+    made = estimate(list(values.values())) if values else None
+    what = frozenset().union(*(odd.get(number, set()) for number, _ in placed))
+    return Entry(values, points, len(set(cells.values())), made, odd=what)
 
 
 def _key(record: Record, axes: Sequence[str]) -> Key:
@@ -346,26 +296,39 @@ def _ranked(entries: Mapping[Place, Entry]) -> dict[Place, int]:
     return ranked
 
 
-def _compared(
-    entries: Mapping[Place, Entry], axes: Sequence[str], baseline: Mapping[str, str], metric: str
-) -> dict[Place, Entry]:
+def _compared(entries: Mapping[Place, Entry], axes: Sequence[str], baseline: Mapping[str, str]) -> dict[Place, Entry]:
     """Add each entry's gain on the baseline in its column; p-values are corrected over all of them."""
     compared = dict(entries)
+    tested: dict[tuple[frozenset[str], frozenset[str]], list[Place]] = {}
     for place, entry in entries.items():
-        where = _baseline_place(place, axes, baseline)
+        where = baseline_place(place, axes, baseline)
         other = entries.get(where)
         if where == place or other is None or other.estimate is None or entry.estimate is None:
             continue
-        ours, others = ({"/".join(name): value for name, value in side.values.items()} for side in (entry, other))
-        made = comparisons.compare(ours, others, "|".join([metric, *place[0], *place[1]]))
-        compared[place] = replace(entry, baseline_n=other.estimate.n, comparison=made)
-    tested = {place: entry.comparison for place, entry in compared.items() if entry.comparison}
-    for (place, made), p in zip(tested.items(), comparisons.holm([c.p_t for c in tested.values()]), strict=True):
-        compared[place] = replace(compared[place], comparison=replace(made, p_holm=p))
+        pairs = pairing.pairs(entry.points, other.points)
+        made = comparisons.summarise(
+            [pair.difference(entry.values, other.values) for pair in pairs],
+            is_complete=entry.is_complete and other.is_complete,
+        )
+        balanced = bool(pairs) and pairing.are_balanced(pairs, len(entry.values), len(other.values))
+        compared[place] = replace(entry, has_baseline=True, is_all_paired=balanced, comparison=made)
+        if made:  # the same cells may stand in several columns: one test
+            tested.setdefault((frozenset(entry.values), frozenset(other.values)), []).append(place)
+    p_values = [_comparison(compared[places[0]]).p_t for places in tested.values()]
+    for places, p in zip(tested.values(), comparisons.holm(p_values), strict=True):
+        for place in places:
+            made = replace(_comparison(compared[place]), p_holm=p)
+            compared[place] = replace(compared[place], comparison=made)
     return compared
 
 
-def _baseline_place(place: Place, axes: Sequence[str], baseline: Mapping[str, str]) -> Place:
+def _comparison(entry: Entry) -> Comparison:
+    assert entry.comparison is not None
+    return entry.comparison
+
+
+def baseline_place(place: Place, axes: Sequence[str], baseline: Mapping[str, str]) -> Place:
+    """Return the place of the entry that a place is compared with; its own if it is the baseline."""
     row, column = place
     named = tuple(baseline.get(axis, text) for axis, text in zip(axes, row + column, strict=True))
     return named[: len(row)], named[len(row) :]

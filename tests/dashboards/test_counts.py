@@ -1,12 +1,14 @@
 import json
 import re
+from dataclasses import replace
 
 import finished_grids
 import numpy as np
 import pytest
 
-from dashboards import counts, report
+from dashboards import counts, figures, report
 from dashboards.gathered import gather
+from orchestration.tables.layouts import Layout
 
 
 @pytest.fixture
@@ -75,3 +77,18 @@ def test_page_shows_them_and_single_runs_on_demand(made):
     singles = re.findall(r"<summary>Single runs<", curves)
     assert len(singles) == len(re.findall(r"<figure>", curves)) > 0
     assert '<th scope="row">rankmatch, seed=1</th>' in curves
+
+
+def test_cell_that_stands_for_several_points_of_a_place_is_one_of_its_cells(tmp_path):
+    loaded = finished_grids.written(tmp_path, splits="[4]", seeds="[0, 1]\n  method.num_agents: [8, 16]")
+    finished_grids.finish(loaded, tmp_path / "made", with_pictures=False)
+    averaged = replace(loaded, table=Layout(["method"], ["split"], ["method.num_agents", "seed"]))
+    found = gather(averaged, tmp_path / "made")
+    assert (found.runs.num_rows, found.points.num_rows, found.places.num_rows) == (8, 12, 8)
+    assert [entry.num for entry in counts.entries(found)] == [2, 2, 4]
+    (curves,) = figures.curves(found.places, found.epochs, averaged.table, "miou")
+    assert [set(line.n) for line in curves.lines] == [{2}, {2}, {4}]
+    apart = gather(
+        replace(loaded, table=Layout(["method"], ["method.num_agents"], ["split", "seed"])), tmp_path / "made"
+    )
+    assert [entry.num for entry in counts.entries(apart)] == [2] * 6

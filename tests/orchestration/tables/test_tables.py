@@ -4,10 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from orchestration.tables import table
+from orchestration.tables.consistency import odd_ones
+from orchestration.tables.differences import comparison_rows
+from orchestration.tables.estimates import Estimate
 from orchestration.tables.layouts import Layout
-from orchestration.tables.table import build, summaries
+from orchestration.tables.lines import lines, notes
+from orchestration.tables.summaries import summaries
+from orchestration.tables.table import Table, build
 
 LAYOUT = Layout(["method"], ["split"], ["seed"])
 
@@ -121,7 +127,93 @@ def test_difference_is_that_of_the_pairs_that_both_have() -> None:
     records += [record("rankmatch", "4", seed, None) for seed in (4, 5)]
     entry = build(records, LAYOUT, baseline={"method": "supervised"}).entries[("rankmatch",), ("4",)]
     assert entry.comparison is not None and entry.comparison.effect == pytest.approx(0.011)
-    assert (entry.pairs, entry.is_all_paired, entry.comparison.is_significant) == (4, False, True)
+    assert (entry.pairs, entry.is_all_paired) == (4, False)
+
+
+def test_difference_has_no_star_before_all_cells_of_both_entries_are_done() -> None:
+    def built(*late: float | None) -> Table:
+        gains = (0.010, 0.011, 0.012, 0.011)
+        records = [record("supervised", "4", seed, 0.60 + 0.01 * seed) for seed in range(5)]
+        records += [record("rankmatch", "4", seed, 0.60 + 0.01 * seed + gain) for seed, gain in enumerate(gains)]
+        return build([*records, record("rankmatch", "4", 4, *late)], LAYOUT, baseline={"method": "supervised"})
+
+    part, whole = built(None), built(0.652)
+    stars = [shown.is_significant for line in lines(part, part.columns, with_n=True) for shown in line.places]
+    assert not any(stars) and comparison_rows(part)[1][-1] == "not all cells are done"
+    said = notes(part, best="b", second="s", significant="*", odd="!", with_n=True)
+    assert "a difference is tested once all cells of both entries are done" in said
+    assert not any("significant" in text or text.startswith("*") for text in said)
+    assert comparison_rows(whole)[1][-1] == "significant"
+
+
+def test_incomplete_baseline_gives_no_star_either() -> None:
+    records = [record("rankmatch", "4", seed, 0.61 + 0.01 * seed + 0.001 * (seed % 2)) for seed in range(5)]
+    records += [record("supervised", "4", seed, 0.50 + 0.01 * seed if seed < 4 else None) for seed in range(5)]
+    made = build(records, LAYOUT, baseline={"method": "supervised"}).entries[("rankmatch",), ("4",)].comparison
+    assert made is not None and made.p_holm is not None and made.p_holm < 0.05 and not made.is_significant
+
+
+def unread(method: str, seed: int, values: dict[str, float | None], column: str = "4") -> list[dict[str, Any]]:
+    """Return records of one seed at two numbers of agents; a method that gives one value reads no agents."""
+    return [
+        record(method, column, seed, values.get(agents, values.get("")))
+        | {"agents": agents, "signature": f"{method}-{seed}-{agents if agents in values else ''}"}
+        for agents in ("8", "16")
+    ]
+
+
+OVER_AGENTS = Layout(["method"], ["split"], ["agents", "seed"])
+
+
+def test_cell_that_does_not_read_an_axis_is_one_number_of_its_entry() -> None:
+    records = [made for seed in range(3) for made in unread("supervised", seed, {"": 0.60 + 0.01 * seed})]
+    records += [made for seed in range(3) for made in unread("unimatch", seed, {"": 0.62 + 0.02 * seed})]
+    entries = build(records, OVER_AGENTS, baseline={"method": "supervised"}).entries
+    supervised, unimatch = (entries[(method,), ("4",)] for method in ("supervised", "unimatch"))
+    assert supervised.estimate == Estimate(pytest.approx(0.61), pytest.approx(0.01), 3)
+    assert (supervised.expected, supervised.is_complete) == (3, True)
+    assert unimatch.comparison is not None
+    assert (unimatch.pairs, unimatch.is_all_paired) == (3, True)
+    wanted = stats.ttest_rel([0.62, 0.64, 0.66], [0.60, 0.61, 0.62]).pvalue
+    assert unimatch.comparison.p_t == pytest.approx(wanted)
+
+
+def test_runs_over_an_axis_that_the_baseline_does_not_read_are_averaged_into_a_pair() -> None:
+    records = [made for seed in range(3) for made in unread("supervised", seed, {"": 0.60 + 0.01 * seed})]
+    ranked: list[dict[str, float | None]] = [{"8": 0.63, "16": 0.65}, {"8": 0.62, "16": 0.66}, {"8": 0.64, "16": 0.64}]
+    records += [made for seed, values in enumerate(ranked) for made in unread("rankmatch", seed, values)]
+    entry = build(records, OVER_AGENTS, baseline={"method": "supervised"}).entries[("rankmatch",), ("4",)]
+    assert entry.estimate is not None and entry.comparison is not None
+    assert (entry.estimate.n, entry.pairs, entry.is_all_paired) == (6, 3, True)
+    assert entry.comparison.effect == pytest.approx(0.64 - 0.61)
+    assert entry.comparison.p_t == pytest.approx(stats.ttest_rel([0.64, 0.64, 0.64], [0.60, 0.61, 0.62]).pvalue)
+
+
+def test_pairs_of_unequal_size_are_said_not_to_be_the_difference_of_the_entries() -> None:
+    records = [made for seed in range(2) for made in unread("supervised", seed, {"": 0.60})]
+    records += unread("rankmatch", 0, {"8": 0.63, "16": 0.65}) + unread("rankmatch", 1, {"8": 0.70, "16": None})
+    entry = build(records, OVER_AGENTS, baseline={"method": "supervised"}).entries[("rankmatch",), ("4",)]
+    assert entry.comparison is not None and entry.comparison.effect == pytest.approx((0.04 + 0.10) / 2)
+    assert (entry.pairs, entry.is_all_paired) == (2, False)
+
+
+def test_cells_that_stand_in_several_columns_are_one_test_and_one_number_of_their_row() -> None:
+    columns = Layout(["method"], ["agents"], ["seed"])
+    records = [made for seed in range(3) for made in unread("supervised", seed, {"": 0.60 + 0.01 * seed})]
+    records += [made for seed in range(3) for made in unread("unimatch", seed, {"": 0.62 + 0.02 * seed})]
+    built = build(records, columns, baseline={"method": "supervised"})
+    made = [built.entries[("unimatch",), (agents,)].comparison for agents in ("8", "16")]
+    assert made[0] == made[1] and made[0] is not None and made[0].p_holm == made[0].p_t
+    half = [0.5 + 0.1 * seed for seed in range(4)]
+    twice = [made for seed, value in enumerate(half[1:]) for made in unread("a", seed, {"": value})]
+    other = [record("a", "4", 0, half[0]) | {"agents": "32", "signature": "once"}]
+    assert summaries(build([*twice, *other], columns))[0].interquartile_mean == pytest.approx(0.65)
+
+
+def test_run_at_several_points_has_one_vote_about_what_is_usual() -> None:
+    records = [made | {"code": "old"} for made in unread("a", 0, {"": 0.6})]
+    records += [record("a", "4", seed, 0.6) | {"agents": "8", "signature": f"{seed}", "code": "new"} for seed in (1, 2)]
+    assert [(odd.place, odd.usual) for odd in odd_ones(records, ["method"])] == [(0, "new"), (1, "new")]
 
 
 def test_entries_without_common_cells_are_not_compared() -> None:
