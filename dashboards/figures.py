@@ -7,8 +7,9 @@ import numpy as np
 
 from dashboards import palette
 from dashboards.panels import Heat, Line, Lines, evenly
+from orchestration.tables import row_marks
 from orchestration.tables.layouts import Layout
-from orchestration.tables.table import Key, Table
+from orchestration.tables.table import Figure, Key, Table
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -224,14 +225,25 @@ def _row_lines(table: Table, row: Key, by_column: Mapping[Key, float], style: in
     if ours:
         spread = [None if made.std is None else 100 * made.std for _, made in ours]
         means: list[float | None] = [100 * made.mean for _, made in ours]
-        found.append(Line(label, style, [x for x, _ in ours], means, spread, [made.n for _, made in ours]))
+        marks = row_marks.words(table.row_marks.get(row, ""))
+        name = f"{label} ({', '.join(marks)})" if marks else label
+        found.append(Line(name, style, [x for x, _ in ours], means, spread, [made.n for _, made in ours]))
     figures = [(x, table.published.get((row, column))) for column, x in by_column.items()]
     said = sorted((x, 100 * figure.value) for x, figure in figures if figure)
     if said:
         nothing: list[float | None] = [None] * len(said)
-        name = f"{label}, published"
+        name = f"{label}, published{_other_crops([figure for _, figure in figures if figure], table)}"
         found.append(Line(name, style, [x for x, _ in said], [y for _, y in said], nothing, [1] * len(said), True))
     return found
+
+
+def _other_crops(figures: Sequence[Figure], table: Table) -> str:
+    """Say at a published curve with which crops it was trained, if these are not ours."""
+    others = [figure.crop for figure in figures if table.is_other_crop(figure)]
+    if not others:
+        return ""
+    crops = " or ".join(map(str, sorted({crop for crop in others if crop})))
+    return f" ({'partly ' if len(others) < len(figures) else ''}crop {crops})"
 
 
 def _places(splits: Sequence[str], num_labeled: Mapping[str, int]) -> tuple[list[float], bool]:

@@ -10,7 +10,7 @@ from typing import Any
 from orchestration.grids.cells import experiments_folder
 from orchestration.tables.layouts import Layout, Published
 
-FIGURE, SOURCE, DATASET, BACKBONE = "miou_percent", "source", "dataset", "backbone"
+FIGURE, SOURCE, DATASET, BACKBONE, NOTE = "miou_percent", "source", "dataset", "backbone", "note"
 Key = tuple[str, ...]
 Place = tuple[Key, Key]
 
@@ -24,13 +24,16 @@ class Figure:
     source: str
     crop: int | None = None
     """Crop size of its training; None if the file does not say."""
+    note: str = ""
+    """What the file says of it in the column `note`."""
 
 
 def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[Place, Figure]:
     """Return the published figures of a table by row and column; none if the records are of another data set.
 
     There are also none if the table has an axis that the file lacks (the command line can add one), or if all cells
-    have another backbone. If the file has crops, figures with our crop are preferred to those of the source in `where`.
+    have another backbone; a figure without a backbone fits any. If the file has crops, figures with our crop are
+    preferred to those of the source in `where`.
 
     Raises:
         ValueError: The file, a column or a figure does not match the layout.
@@ -46,7 +49,7 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[Place,
         return {}
     backbone = _only(records, "backbone")
     if BACKBONE in header and BACKBONE not in by_axes and backbone:
-        rows = [row for row in rows if row[BACKBONE] == backbone]
+        rows = [row for row in rows if row[BACKBONE] in ("", backbone)]
 
     def place_of(row: Mapping[str, str]) -> Place:
         return _row_key(row, layout, spec), tuple(row[_column_of(axis, spec)] for axis in column_axes)
@@ -121,7 +124,8 @@ def _row_key(row: Mapping[str, str], layout: Layout, spec: Published) -> Key:
 def _figure(row: Mapping[str, str], path: Path, crop: str) -> Figure:
     size = row[crop] if crop else ""
     try:
-        return Figure(round(float(row[FIGURE]) / 100, 10), row[SOURCE], int(size) if size else None)
+        value, crop_size = round(float(row[FIGURE]) / 100, 10), int(size) if size else None
+        return Figure(value, row[SOURCE], crop_size, row.get(NOTE) or "")
     except ValueError:
         raise ValueError(
             f"{path}: {FIGURE} and {crop or 'its crop'} must be numbers; got {row[FIGURE]!r}, {size!r}"

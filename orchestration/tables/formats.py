@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestration.tables.lines import Line, Shown, lines, notes, percent
-from orchestration.tables.table import METRICS, Entry, Table
+from orchestration.tables.table import METRICS, Entry, Figure, Table
 
 _STYLES = {"ours": "", "difference": "dim", "published": "dim", "heading": "dim", "other": "dim italic"}
 WIDE = 8
@@ -32,6 +32,10 @@ _CSV_NUMBERS = (
     "to_published_percent",
     "odd",
     "difference_of",
+    "published_crop",
+    "published_source",
+    "published_note",
+    "marks",
 )
 MAX_HEAD = 12
 """Maximum characters of a column title on one line of a terminal, about the width of the column."""
@@ -243,15 +247,13 @@ def to_csv(*tables: Table) -> str:
         for row in table.rows:
             for column in table.columns:
                 if entry := table.entries.get((row, column)):
-                    figure = table.published.get((row, column))
-                    fields = _csv_fields(entry, figure.value if figure else None)
-                    writer.writerow([table.metric, *row, *column, *fields])
+                    fields = _csv_fields(entry, table.published.get((row, column)))
+                    writer.writerow([table.metric, *row, *column, *fields, "; ".join(table.marks_of(row, column))])
     return text.getvalue()
 
 
-def _csv_fields(entry: Entry, published: float | None) -> list[str | int]:
+def _csv_fields(entry: Entry, figure: Figure | None) -> list[str | int]:
     made, pairs = entry.estimate, entry.comparison
-    to_published = made.mean - published if made and published is not None else None
     return [
         _four(made.mean if made else None),
         _four(made.std if made else None),
@@ -261,10 +263,11 @@ def _csv_fields(entry: Entry, published: float | None) -> list[str | int]:
         _four(pairs.effect if pairs else None),
         "" if entry.pairs is None else entry.pairs,
         *("" if p is None else f"{p:.4g}" for p in (_p_values(entry))),
-        _four(published),
-        _four(to_published),
+        _four(figure.value if figure else None),
+        _four(made.mean - figure.value if made and figure else None),
         " ".join(sorted(entry.odd)),
         _difference_of(entry),
+        *((figure.crop or "", figure.source, figure.note) if figure else [""] * 3),
     ]
 
 

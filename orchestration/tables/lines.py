@@ -82,7 +82,7 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):
         said.append(f"published: {'; '.join(table.sources)}, with the distance of ours")
-    said += _notes_on_crops(table) + _notes_on_pairs(table)
+    said += _notes_on_crops(table) + _notes_on_figures(table) + _notes_on_pairs(table)
     said += _notes_on_tests([entry.comparison for entry in entries if entry.comparison], significant)
     if any(entry.odd for entry in entries):
         what = ", ".join(sorted(frozenset().union(*(entry.odd for entry in entries))))
@@ -107,6 +107,16 @@ def _notes_on_crops(table: Table) -> list[str]:
     if not others:
         return []
     return [f"{OTHER_CROP} published with crop {' or '.join(map(str, sorted(filter(None, others))))}, not {table.crop}"]
+
+
+def _notes_on_figures(table: Table) -> list[str]:
+    """Say what the file of the published figures notes on some of them."""
+    noted: dict[str, list[str]] = {}
+    for row in dict.fromkeys([*table.rows, *table.other_rows]):
+        notes_of_row = dict.fromkeys(figure.note for (of, _), figure in table.published.items() if of == row)
+        for note in filter(None, notes_of_row):
+            noted.setdefault(note, []).append(" ".join(map(table.name, table.row_axes, row)).strip())
+    return [f"published {', '.join(rows)}: {note}" for note, rows in noted.items()]
 
 
 def _notes_on_pairs(table: Table) -> list[str]:

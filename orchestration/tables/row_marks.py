@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FEWER_STEPS, TRANSDUCTIVE = "‡", "§"
+_WORDS = {FEWER_STEPS: "fewer steps", TRANSDUCTIVE: "trained on validation images"}
 Key = tuple[str, ...]
 Record = Mapping[str, Any]
 
@@ -32,6 +33,11 @@ def marks(records: Sequence[Record], rows: Sequence[str], columns: Sequence[str]
         said.append(f"{TRANSDUCTIVE} trained without their labels on what it is scored on: {most:,} {images} in the "
                     "unlabeled list")  # fmt: skip
     return found, said
+
+
+def words(of_row: str) -> list[str]:
+    """Say a row's marks in words, for files and figures, which have no note below them."""
+    return [_WORDS[mark] for mark in of_row]
 
 
 def _fewer_steps(

@@ -62,6 +62,10 @@ class Figure(Protocol):
     def crop(self) -> int | None:
         """Crop size of its training, if known."""
 
+    @property
+    def note(self) -> str:
+        """What its file says of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -133,9 +137,14 @@ class Table:
     row_notes: Sequence[str] = ()
     """The meanings of these marks."""
 
-    def is_other_crop(self, figure: Figure) -> bool:
-        """Return whether a published figure was trained with another crop than ours."""
-        return None not in (self.crop, figure.crop) and self.crop != figure.crop
+    def marks_of(self, row: Key, column: Key) -> list[str]:
+        """Return in words what the marks at an entry, its row and its published figure say, but of its tests."""
+        figure = self.published.get((row, column))
+        return [*row_marks.words(self.row_marks.get(row, "")), *(["other crop"] if self.is_other_crop(figure) else [])]
+
+    def is_other_crop(self, figure: Figure | None) -> bool:
+        """Return whether there is a published figure, trained with another crop than ours."""
+        return figure is not None and None not in (self.crop, figure.crop) and self.crop != figure.crop
 
     @property
     def blocks(self) -> list[tuple[Key, list[Key]]]:

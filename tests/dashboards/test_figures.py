@@ -141,3 +141,16 @@ def test_gathered_epochs_are_those_of_the_folders(tmp_path):
     assert found.runs.num_rows == len(loaded.cells) == 12
     assert sorted(found.epochs["run"].to_pylist()) == sorted([cell.folder_name for cell in loaded.cells[:2]] * 3)
     assert figures.metrics_of(found.epochs) == ["miou", "loss", "loss_x"]
+
+
+def test_curves_say_what_the_marks_of_the_table_say():
+    records = [run(method, split, "0", 0.6, crop_size=321, num_steps=steps) for split in ("92", "183")
+               for method, steps in (("supervised", 10), ("unimatch", 100), ("rankmatch", 100))]  # fmt: skip
+    crops = {"supervised": (513, 513), "unimatch": (321, 513), "rankmatch": (321, 321)}
+    published = {((method,), (split,)): Figure(0.5, "A paper", crops[method][place])
+                 for method in crops for place, split in enumerate(("92", "183"))}  # fmt: skip
+    (panel,) = figures.labels(build(records, LAYOUT, published=published), {})
+    assert [line.label for line in panel.lines] == [
+        "supervised (fewer steps)", "supervised, published (crop 513)", "unimatch",
+        "unimatch, published (partly crop 513)", "rankmatch", "rankmatch, published",
+    ]  # fmt: skip

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from orchestration.grids import grid
+from orchestration.results import report, run_table
 from orchestration.results.published import Figure, figures
 from orchestration.tables import layouts
+from orchestration.tables.formats import FORMATS, markdown_note
 from orchestration.tables.layouts import Layout, Published
 
 PASCAL = [{"dataset": "pascal"}]
@@ -15,7 +17,7 @@ PASCAL = [{"dataset": "pascal"}]
     ("name", "dataset", "row", "column", "percent", "source"),
     [
         ("pascal_classic", "pascal", ("rankmatch",), ("resnet101", "183"), 77.6, "RankMatch paper, Table 1"),
-        ("pascal_blended", "pascal", ("unimatch",), ("resnet50", "1_8"), 76.9, "RankMatch paper, Table 2"),
+        ("pascal_blended", "pascal", ("rankmatch",), ("resnet50", "1_8"), 77.8, "RankMatch paper, Table 2"),
         ("cityscapes", "cityscapes", ("supervised",), ("resnet50", "1_16"), 63.3, "RankMatch paper, Table 3"),
         ("ablation_components", "pascal", ("rankmatch", "kl"), ("1464",), 79.5, "RankMatch paper, Table 4"),
         ("ablation_agent_selection", "pascal", ("top_n",), ("92",), 70.6, "RankMatch paper, Tables 5-8"),
@@ -25,11 +27,14 @@ PASCAL = [{"dataset": "pascal"}]
         ("lucchi", "lucchi", ("rankmatch",), ("10",), 87.5, "RankMatch paper, Table 9"),
     ],
 )
-def test_every_table_of_the_paper_has_its_figures(name, dataset, row, column, percent, source):
+def test_every_table_of_the_paper_has_its_figures(name, dataset, row, column, percent, source, tmp_path):
     loaded = grid.load(name)
-    found = figures(loaded.table, [{"dataset": dataset}])
+    records = run_table.collect(tmp_path / name, loaded.cells).to_pylist()
+    assert {record["dataset"] for record in records} == {dataset}
+    found = report.build_table(records, loaded.cells, loaded.table).published
     crop = None if name == "lucchi" else 801 if name == "cityscapes" else 513
-    assert found[row, column] == Figure(pytest.approx(percent / 100), source, crop)
+    note = "the paper names neither metric, backbone nor crop" if name == "lucchi" else ""
+    assert found[row, column] == Figure(pytest.approx(percent / 100), source, crop, note)
     ours = {
         (
             tuple(cell.axes[axis] for axis in loaded.table.rows),
@@ -70,6 +75,23 @@ def test_figures_of_another_backbone_are_not_shown_and_ablations_know_their_crop
     assert figures(layout, [ours | {"backbone": "resnet101"}]) == {}
     found = figures(layout, [ours | {"backbone": "resnet50"}])
     assert found[("64",), ("92",)] == Figure(0.69, "RankMatch paper, Tables 5-8", 513)
+
+
+def test_figures_without_a_backbone_fit_ours_and_the_table_shows_them_with_their_note(tmp_path):
+    loaded = grid.load("lucchi", ["backbone=resnet50"])
+    records = run_table.collect(tmp_path / "lucchi", loaded.cells).to_pylist()
+    text = FORMATS["markdown"](report.build_table(records, loaded.cells, loaded.table), "lucchi")
+    assert "| published | 86.9 | 87.5 | 88.1 |" in text and "| dualrel |" in text
+    assert "; published supervised, rankmatch, " in text
+    assert ": the paper names neither metric, backbone nor crop; " in text
+
+
+def test_note_on_a_published_row_is_shown():
+    loaded = grid.load("pascal_classic", ["backbone=resnet101"])
+    records = [{"dataset": "pascal", "backbone": "resnet101", "crop_size": 321, "best_miou": None, **cell.axes,
+                "signature": cell.signature, "num_steps": None} for cell in loaded.cells]  # fmt: skip
+    table = report.build_table(records, loaded.cells, loaded.table)
+    assert "published corrmatch: output stride 8" in markdown_note(table)
 
 
 def test_axis_that_the_file_does_not_know_leaves_nothing_to_compare():

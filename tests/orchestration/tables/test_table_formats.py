@@ -1,3 +1,4 @@
+import csv
 import io
 import shutil
 import subprocess
@@ -44,12 +45,12 @@ MARKDOWN = """\
 
 CSV = """\
 metric,method,split,mean_percent,std_percent,n,expected,rank,difference_percent,pairs,p_t,p_wilcoxon,p_holm,\
-published_percent,to_published_percent,odd,difference_of
-best_miou,supervised,1_16,65.5000,0.7071,2,2,,,,,,,66.0000,-0.5000,,
-best_miou,supervised,1_8,70.0400,,1,1,,,,,,,,,,
-best_miou,rankmatch,1_16,71.2000,0.4243,2,2,1,5.7000,2,,,,,,,all cells
-best_miou,rankmatch,1_8,70.0100,,1,2,,-0.0300,1,,,,,,,all cells
-best_miou,fixmatch,1_8,,,0,1,,,,,,,,,,
+published_percent,to_published_percent,odd,difference_of,published_crop,published_source,published_note,marks
+best_miou,supervised,1_16,65.5000,0.7071,2,2,,,,,,,66.0000,-0.5000,,,,A paper,,
+best_miou,supervised,1_8,70.0400,,1,1,,,,,,,,,,,,,,
+best_miou,rankmatch,1_16,71.2000,0.4243,2,2,1,5.7000,2,,,,,,,all cells,,,,
+best_miou,rankmatch,1_8,70.0100,,1,2,,-0.0300,1,,,,,,,all cells,,,,
+best_miou,fixmatch,1_8,,,0,1,,,,,,,,,,,,,,
 """
 
 THREE = """\
@@ -267,3 +268,17 @@ def test_latex_compiles(table: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-1500:]
     assert (tmp_path / "page.pdf").stat().st_size > 10_000
     assert "Missing character" not in (tmp_path / "page.log").read_text()
+
+
+def test_csv_has_what_the_marks_say() -> None:
+    records = [dict(made, crop_size=321, num_steps=100, transductive=None) for made in RECORDS]
+    records = [dict(made, num_steps=10, transductive=7) if made["method"] == "supervised" else made for made in records]
+    figures = {(("supervised",), ("1_16",)): Figure(0.66, "A paper", 513, "stride 8"),
+               (("rankmatch",), ("1_16",)): Figure(0.7, "Another", 321)}  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(to_csv(build(records, LAYOUT, "best_miou", BASELINE, figures)))))
+    names = ("published_crop", "published_source", "published_note", "marks")
+    assert [[row[name] for name in names] for row in rows[:3]] == [
+        ["513", "A paper", "stride 8", "fewer steps; trained on validation images; other crop"],
+        ["", "", "", "fewer steps; trained on validation images"],
+        ["321", "Another", "", ""],
+    ]
