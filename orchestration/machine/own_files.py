@@ -68,12 +68,18 @@ def read(path: Path, shared: Path | None = None) -> bytes:
 
 
 def said(error: OSError) -> str:
-    """Describe an error of a file in one line; of a folder that its owner has closed, what the owner can do."""
+    """Describe an error of a file in one line; of a folder that is closed to this user, who can open it."""
     if not error.filename:
         return str(error)
     text = f"{error.filename}: {error.strerror}"
-    if isinstance(error, PermissionError) and (closed := _closed_by_another(Path(os.fsdecode(error.filename)))):
-        text += f"; {said_of_closed(closed)}"
+    if isinstance(error, PermissionError):
+        path = Path(os.fsdecode(error.filename))
+        if closed := _closed_by_another(path):
+            text += f"; {said_of_closed(closed)}"
+        elif barred := _unwritable_above(path):
+            state = barred.stat()
+            mode = f"mode {stat.S_IMODE(state.st_mode):o}"
+            text += f"; {barred} belongs to user {state.st_uid} ({mode}), and this is user {os.geteuid()}"
     return text
 
 
@@ -106,6 +112,12 @@ def _closed_by_another(path: Path) -> Path | None:
             if state.st_uid != os.geteuid() and not state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 return folder
     return None
+
+
+def _unwritable_above(path: Path) -> Path | None:
+    """Return the folder where a path would be made, if this user may not write there."""
+    folder = next(folder for folder in path.absolute().parents if os.path.isdir(folder))  # noqa: PTH112 (closed: False)
+    return None if os.access(folder, os.W_OK) else folder
 
 
 def _is_within_closed(path: Path, shared: Path | None) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import urllib.error
@@ -74,6 +75,32 @@ def test_stranger_trains_two_cells_with_a_read_only_root_and_no_network(engine, 
         assert (made["dirty"], f"sha256:{made['image_sha256']}") == (False, digest)
     owners = {(path.stat().st_uid, path.stat().st_gid) for path in runs.rglob("*")}
     assert owners == {(12345, 12345)}
+
+
+def test_lines_of_the_page_train_into_a_folder_of_who_types_them(engine, image, tmp_path):
+    page = (ROOT / "docs" / "image.md").read_text()
+    lines = re.search(r"## Run it\n\n```\n(mkdir .*\n.* --grid demo)\n", page)[1]
+    programs, runs = tmp_path / "programs", tmp_path / "runs"
+    programs.mkdir()
+    for name, what in {"docker": 'exec podman "$@"', "id": f"echo {STRANGER.partition(':')[0]}"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{what}\n")
+        (programs / name).chmod(0o755)
+    runs.mkdir()
+    os.chown(runs, 12345, 12345)
+    engine.run("podman", "tag", image, "rankmatch:latest")
+    environment = engine.environment | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    typed = subprocess.Popen(["bash", "-ec", lines], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             env=environment, cwd=tmp_path, start_new_session=True)  # fmt: skip
+    said = []
+    for line in typed.stdout:
+        said.append(line)
+        if line.rstrip().endswith("begins"):
+            os.killpg(typed.pid, signal.SIGINT)  # as a terminal's Ctrl-C
+    assert typed.wait(120) != 0 and any("begins" in line for line in said), said
+    assert {path.stat().st_uid for path in runs.rglob("*")} == {12345}
+    runs.chmod(0o755)
+    refused = engine.run("podman", "run", "--rm", f"--volume={runs}:/work/runs", image, *TWO_CELLS, check=False)
+    assert "/work/runs belongs to user 12345 (mode 755), and this is user 10001" in refused
 
 
 def test_command_line_takes_its_own_words_where_home_is_not_there_and_temporary_files_go_elsewhere(engine, image):

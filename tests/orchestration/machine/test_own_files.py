@@ -1,3 +1,4 @@
+import errno
 import grp
 import os
 import stat
@@ -54,6 +55,14 @@ def test_file_that_a_group_can_write_is_read_in_a_folder_that_is_shared_with_it_
                 else:
                     with pytest.raises(PermissionError, match=r"can be written by others \(mode 664\)"):
                         own_files.read(path, folder)
+
+
+def test_error_where_this_user_may_not_write_says_who_owns_the_folder_and_who_this_is(opened, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, _: folder != opened)  # root may write everywhere
+    path, user = opened / "demo" / "cells", os.geteuid()
+    said = own_files.said(PermissionError(errno.EACCES, "Permission denied", str(path)))
+    expected = f"{opened} belongs to user {opened.stat().st_uid} (mode 755), and this is user {user}"
+    assert said == f"{path}: Permission denied; {expected}"
 
 
 def test_file_of_another_user_is_refused(opened, monkeypatch):
