@@ -23,6 +23,7 @@ RUN_BY_CI = {
     "make test-services",
     "make test-slurm",
     "make test-browser",
+    "make test-image",
     ".ci/run",
 }
 BIN = Path(sys.executable).parent
@@ -67,7 +68,6 @@ def test_command_that_only_tells_works_as_it_stands(line, tmp_path):
 
 KNOWN = {
     "make test-crash",  # no part of CI, as CONTRIBUTING.md says
-    "make test-image",  # no part of CI yet, as docs/image.md says
     "rankmatch table --grid demo",  # test_launch.py
     "rankmatch table --grid camvid --statistics",  # test_results_load.py, of another grid
     "rankmatch figure curves --grid camvid -o camvid_curves.svg",  # test_report.py, of another grid
