@@ -31,7 +31,7 @@ class Launcher:
     def copied(self, folder):
         """Return the same grid after its launch, in another folder."""
         copied = Launcher(folder)
-        shutil.copytree(self.runs, copied.runs)
+        shutil.copytree(self.runs, copied.runs, symlinks=True)
         copied.code, copied.printed = self.code, self.printed
         return copied
 

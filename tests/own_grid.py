@@ -73,7 +73,8 @@ class OwnGrid:
     def copied(self, folder: Path) -> "OwnGrid":
         """Return it in another folder, with its runs."""
         made = OwnGrid(folder, self.images)
-        shutil.copytree(self.runs, made.runs, ignore=shutil.ignore_patterns("mlflow.db", "artifacts", "runs.json"))
+        left = shutil.ignore_patterns("mlflow.db", "artifacts", "runs.json")
+        shutil.copytree(self.runs, made.runs, symlinks=True, ignore=left)
         for path in made.runs.glob("*/launches/*/mlflow.json"):
             path.unlink()
         for path in made.runs.glob("*/grid.yaml"):

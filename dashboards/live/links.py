@@ -1,4 +1,7 @@
-"""Symbolic links below a runs folder: pages follow none that leads out of a run folder or of a grid's folder."""
+"""Symbolic links below a runs folder: pages follow none that leads out of a run folder or of a grid's folder.
+
+The one exception is a grid's link to a cell in the store of the same runs folder.
+"""
 
 import os
 from collections.abc import Iterator
@@ -40,9 +43,26 @@ def out_of_grid(grid_dir: Path) -> str:
 
 
 def is_linked(cell: Path) -> str:
-    """Return whether a run folder, or the folder of all, is a link, in words; empty if neither is."""
+    """Return whether a run folder, or the folder of all, is a link elsewhere, in words; empty if neither is."""
     grid = CellFolder(cell).grid
-    return next((_words(path, grid.path) for path in (grid.cells_dir, cell) if path.is_symlink()), "")
+    linked = [path for path in (grid.cells_dir, cell) if path.is_symlink() and not _is_stored(path, grid)]
+    return next((_words(path, grid.path) for path in linked), "")
+
+
+def is_stored(cell: Path) -> bool:
+    """Return whether a run folder is a grid's link to a cell in the store beside it, which is no link itself."""
+    return _is_stored(cell, CellFolder(cell).grid)
+
+
+def _is_stored(path: Path, grid: GridFolder) -> bool:
+    if grid.cells_dir.is_symlink() or grid.runs.cells_dir.is_symlink():
+        return False
+    try:
+        target = path.readlink()
+    except OSError:
+        return False
+    stored = grid.runs.cell(target.name).path
+    return os.path.normpath(path.parent / target) == os.path.normpath(stored) and not stored.is_symlink()
 
 
 def _first_out(root: Path, depth: int, passed: frozenset[str]) -> str:

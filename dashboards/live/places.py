@@ -51,7 +51,8 @@ def cells(grid_dir: Path) -> list[str]:
         folder = GridFolder(grid_dir).cells_dir
         if folder.is_symlink():
             return []
-        return sorted(_folders(folder) & set(cell_names(str(folder))))
+        linked = {name for name in cell_names(str(folder)) if links.is_stored(folder / name)}
+        return sorted((_folders(folder) & set(cell_names(str(folder)))) | linked)
     except (FileNotFoundError, NotADirectoryError):
         return []
 

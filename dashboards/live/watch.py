@@ -112,7 +112,7 @@ class Watch:
         for cell in known:
             name = names.get(cell.signature, cell.folder_name)
             status = self._status(cell, name, slurm, waits.get(cell.signature, ""))
-            cells.append(Seen(status, self._axes_of(name), name))
+            cells.append(Seen(status, self._axes_of(cell, name), name))
         present = {cell.folder for cell in cells}
         for name in self._axes.keys() - present:
             del self._axes[name]
@@ -179,7 +179,7 @@ class Watch:
             state = FolderState(CellState.UNREADABLE, damage=str(error))
             return CellStatus(cell, CellState.UNKNOWN, state, note=f"its folder cannot be read: {error}")
         if folder.unpredicted:
-            words = unpredicted.in_words(folder.unpredicted, self._class_names(folder))
+            words = unpredicted.in_words(folder.unpredicted, self._class_names(cell, folder))
             state = replace(status.state, unpredicted=folder.unpredicted)
             status = replace(status, state=state, note="; ".join(filter(None, (status.note, words))))
         job = slurm.submitted.get(folder.path.name)
@@ -187,9 +187,9 @@ class Watch:
             return replace(status, standing=CellState.WAITING, job=str(job), note=f"was submitted as job {job}")
         return status
 
-    def _class_names(self, folder: RunFolder) -> list[str]:
+    def _class_names(self, cell: IndexedCell, folder: RunFolder) -> list[str]:
         """Return the names of the classes; reading them takes a while, so cells of one data set ask once."""
-        dataset = self._axes_of(folder.path.name).get("dataset", "")
+        dataset = self._axes_of(cell, folder.path.name).get("dataset", "")
         if dataset not in self._names:
             try:
                 self._names[dataset] = yaml_text.parse(folder.config())["execution"]["class_names"]
@@ -197,7 +197,9 @@ class Watch:
                 self._names[dataset] = []  # their numbers do
         return self._names[dataset]
 
-    def _axes_of(self, name: str) -> Mapping[str, str]:
+    def _axes_of(self, indexed: IndexedCell, name: str) -> Mapping[str, str]:
+        if indexed.axes is not None:
+            return indexed.axes
         cell = GridFolder(self._grid_dir).cell(name)
         mark = _mark_of(str(cell.axes_file))
         known = self._axes.get(name)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import rankmatch
-from orchestration.commands import bench, checkup, follow, new, plan, reproduce, results, schema, search
+from orchestration.commands import bench, cells, checkup, follow, new, plan, reproduce, results, schema, search
 from orchestration.commands.begin import begin
 from orchestration.commands.launch_options import (
     DEFAULT_GRID,
@@ -40,6 +40,7 @@ search.add_to(app)
 bench.add_to(app)
 checkup.add_to(app)
 reproduce.add_to(app)
+cells.add_to(app)
 page.add_commands(app)
 plan.add_to(app)
 schema.add_to(app)

@@ -7,6 +7,8 @@ from pathlib import Path
 from orchestration.grids.cells import NAMES, Cell, from_yaml, names_in
 from orchestration.grids.identity import identity, signature
 from orchestration.machine.damage import DamagedFileError
+from orchestration.runs import store
+from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder, folders
 from rankmatch.config import NumericsConfig
 
@@ -23,15 +25,17 @@ def once(cells: Sequence[Cell]) -> list[Cell]:
 def adopt(cells: Sequence[Cell], grid_dir: Path) -> list[Cell]:
     """Return the cells; replace one without a run folder by a run of the same identity that was begun, if there is one.
 
-    That run has other values of unused settings; it keeps its signature and these values.
+    That run, perhaps another grid's, has other values of unused settings; it keeps its signature and these values.
     """
-    found = folders(grid_dir)
+    mine = folders(grid_dir)
+    found = store.stored(GridFolder(grid_dir).runs.path) | mine
     lacking = {cell.identity: cell for cell in cells if cell.signature not in found}
     own = {cell.signature for cell in cells}
     names = {_names(cell.config.numerics) for cell in lacking.values()}
     others = [folder for name, folder in found.items() if name not in own] if lacking else []
     begun: dict[str, NumericsConfig] = {}
-    for folder in sorted(others, key=RunFolder.has_result):  # if there are several, the last one counts: a finished one
+    # if there are several, the last one counts: a finished one, of the grid itself
+    for folder in sorted(others, key=lambda one: (one.has_result(), one.signature in mine)):
         numerics = _numerics(folder, names)
         if numerics and identity(numerics) in lacking:
             begun[identity(numerics)] = numerics

@@ -136,6 +136,11 @@ def check_name(path: Path) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name_of(path)):
         raise ValueError(f"the name of a grid file must consist of letters, digits and . _ -; got {name_of(path)!r}")
+    if name_of(path) == RunsFolder.cells_dir.name:
+        raise ValueError(
+            f"the name of a grid file must be another than {name_of(path)!r}: that is the folder of all cells below "
+            "a runs folder"
+        )
 
 
 def is_path(name_or_file: str) -> bool:

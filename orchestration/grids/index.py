@@ -1,13 +1,14 @@
 """The index of a grid's cells as its newest launch resolved them, so that `status` need not compose them again."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestration.machine import files
-from orchestration.machine.fields import COUNT, NUMBER, TEXT, Fields
+from orchestration.machine.fields import COUNT, NUMBER, TEXT, TEXTS, Fields
 from orchestration.runs.folders import GridFolder, cell_name
+from orchestration.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class IndexedCell:
     """In which it starts; indexes of earlier versions lack it and the next."""
     left_out: str = ""
     """Why the newest launch left it out; empty: it did not."""
+    axes: Mapping[str, str] | None = None
+    """The values of the grid's axes, as text; several grids may have the cell, by axes of their own."""
 
     @property
     def folder_name(self) -> str:
@@ -41,7 +44,7 @@ _OF_CELL = Fields(
         "seconds_per_step": NUMBER.or_null(),
         "num_gpus": COUNT,
     },
-    {"round": COUNT, "left_out": TEXT},
+    {"round": COUNT, "left_out": TEXT, "axes": TEXTS.or_null()},
 )
 
 
@@ -67,3 +70,18 @@ def read(grid_dir: Path) -> list[IndexedCell]:
     rows = files.read_lines(path, _OF_CELL)
     names = (*_OF_CELL.needed, *_OF_CELL.known)
     return [IndexedCell(**{name: row[name] for name in names if name in row}) for row in rows]
+
+
+def axes(folder: RunFolder, known: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return the varied keys of a cell with their values, as its grid has them; see `known_axes`.
+
+    Raises:
+        DamagedFileError: They are in the cell's own folder and cannot be read.
+    """
+    found = known.get(folder.signature)
+    return dict(folder.axes() if found is None else found)
+
+
+def known_axes(grid_dir: Path) -> dict[str, Mapping[str, str]]:
+    """Return the axes of a grid's cells by signature; none of cells that no launch of this version has seen."""
+    return {cell.signature: cell.axes for cell in read_if_there(grid_dir) if cell.axes is not None}

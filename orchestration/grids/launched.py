@@ -12,6 +12,7 @@ from orchestration.grids.grid_spec import SEARCH, typed
 from orchestration.grids.places import Places
 from orchestration.grids.values import flatten, format_value, is_axis, parse, read_axis, read_value
 from orchestration.machine.damage import tell
+from orchestration.runs import store
 from orchestration.runs.folders import GridFolder, grid_of, launch_of
 from orchestration.runs.run_folder import RunFolder, folders, run_folder
 from orchestration.tables import layouts
@@ -65,7 +66,8 @@ def load_stored(path: Path, overrides: Sequence[str] = (), site: Places | None =
     named = loaded.spec.earlier if of_launch else dict.fromkeys([*found, *_order(grid_dir)])
     wanted = [name for name in named if name not in own]
     dropped = _of_launches(grid_dir, {name for name in wanted if name not in found})
-    known = [_cell_of(found[name]) if name in found else dropped.get(name) for name in wanted]
+    varied = index.known_axes(grid_dir)
+    known = [_cell_of(found[name], varied) if name in found else dropped.get(name) for name in wanted]
     made = [_changed(cell, overrides) for cell in known if cell is not None]
     placed = [_placed(cell, loaded.spec.places) for cell in made if cell is not None]
     joined = _joined(loaded, _others(loaded, placed), _order(grid_dir))
@@ -84,7 +86,8 @@ def whole(loaded: Grid, grid_dir: Path) -> Grid:
         stored = load_folder(grid_dir)
     except ValueError as error:  # it will be rewritten
         tell(error)
-        cells = [cell for folder in made.values() if (cell := _cell_of(folder)) is not None]
+        varied = index.known_axes(grid_dir)
+        cells = [cell for folder in made.values() if (cell := _cell_of(folder, varied)) is not None]
     else:
         cells = stored.cells
         if part < {cell.signature for cell in cells}:
@@ -143,7 +146,7 @@ def _of_launches(grid_dir: Path, signatures: Set[str]) -> dict[str, Cell]:
     return composed
 
 
-def _cell_of(folder: RunFolder) -> Cell | None:
+def _cell_of(folder: RunFolder, varied: Mapping[str, Mapping[str, str]]) -> Cell | None:
     """Read a cell from its run folder; None if it cannot be read, or its numbers are of an earlier version."""
     try:
         config = from_yaml(folder.config())
@@ -151,7 +154,7 @@ def _cell_of(folder: RunFolder) -> Cell | None:
         tell(f"{folder.path.name} is left out: {error}")
         return None
     try:
-        axes = folder.axes()
+        axes = index.axes(folder, varied)
     except (ValueError, OSError) as error:
         tell(error)
         axes = {}
@@ -244,7 +247,8 @@ def _numerics(cell: Cell) -> Mapping[str, Any]:
 
 def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
     """Return the cells that have run folders, for a file of an earlier version whose paths lead nowhere."""
-    cells: Iterable[Cell | None] = [_cell_of(folder) for folder in folders(grid_dir).values()]
+    varied = index.known_axes(grid_dir)
+    cells: Iterable[Cell | None] = [_cell_of(folder, varied) for folder in folders(grid_dir).values()]
     known = [cell for cell in cells if cell is not None]
     if not known:
         raise why
@@ -259,6 +263,14 @@ def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
 
 
 def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
-    """Return each cell's folder by signature: the existing one, whatever its slug, else the future one."""
-    found = folders(grid_dir)
+    """Return each cell's folder by signature: the grid's, whatever its slug, else the store's, else the future one."""
+    found = known_folders(loaded, grid_dir)
     return {cell.signature: found.get(cell.signature, run_folder(grid_dir, cell.folder_name)) for cell in loaded.cells}
+
+
+def known_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
+    """Return the folders that are there by signature: all of the grid's, and those of the store that it asks for.
+
+    A search keeps the cells of its points to itself: it stops them early.
+    """
+    return store.found(grid_dir, () if loaded.spec is None else [cell.signature for cell in loaded.cells])

@@ -1,5 +1,6 @@
 """A launch on Slurm: it submits and returns, and controllers take the next steps until its table is written."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from orchestration.on_slurm.campaign_file import Campaign, launches_of, newest_r
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.planning.plan import Action, Plan
+from orchestration.runs import hints
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.jobs import CellJob, JobState, SchedulerError
 from rankmatch.durable import make_folder
@@ -233,7 +235,9 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
     campaign.write(begun.launch_dir)
     submitted = _submit_first(campaign, ready.planned, jobs, begun.launch_dir)
     say_what(submitted, campaign, console)
-    if not jobs:
+    for line in _who_looks_again(campaign, ready.planned, grid_dir):
+        announce.say(console, line)
+    if not jobs and not _left_to_others(ready.planned):
         _end_at_once(campaign, target, ready.planned, console)
     return submitted
 
@@ -263,7 +267,7 @@ def _campaign(order: _Order, target: Target, begun: Begun, taken: snapshot.Snaps
 def _submit_first(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_dir: Path) -> Submitted:
     """Submit the controllers before the cells, so that whatever is submitted has somebody to resume it."""
     grid_dir = LaunchFolder(launch_dir).grid.path
-    if jobs and campaign.config().controller:
+    if (jobs or _left_to_others(planned)) and campaign.config().controller:
         try:
             controller.begin(campaign, grid_dir)
         except SchedulerError as error:
@@ -278,6 +282,18 @@ def _submit_first(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], la
         raise SchedulerError(
             f"{error}; what was submitted before stays, and controllers submit the rest, or the same command does"
         ) from None
+
+
+def _left_to_others(planned: Plan) -> bool:
+    """Return whether cells are left to launches of other grids: the next step looks at them again."""
+    return any(item.is_left_to_another for item in planned.items)
+
+
+def _who_looks_again(campaign: Campaign, planned: Plan, grid_dir: Path) -> list[str]:
+    left = Counter(item.of_grid for item in planned.items if item.is_left_to_another)
+    by_itself = f"jobs {campaign.controllers_name} look again"
+    then = by_itself if campaign.config().controller else f"once it has ended, {hints.command('resume', grid_dir)}"
+    return [f"{num} {'cell is' if num == 1 else 'cells are'} left to grid {name}: {then}" for name, num in left.items()]
 
 
 def _give_up(campaign: Campaign, grid_dir: Path, error: SchedulerError) -> None:

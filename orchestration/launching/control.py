@@ -279,6 +279,8 @@ def _refuse_others(grid_dir: Path, signatures: Sequence[str], settings: Sequence
 def drop(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     """Move the folders of some cells to a trash below the runs folder, and print how to bring each one back.
 
+    The folder of a cell that another grid has too stays.
+
     Raises:
         ValueError: No cell matches, one of them is at work, or another launch is.
         SchedulerError: Slurm does not answer.
@@ -293,9 +295,7 @@ def drop(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
             raise ValueError(f"a cell that is dropped must not be at work; {', '.join(busy)} may be ended by {words}")
         place = trash.folder(grid_dir)
         for one in chosen:
-            moved = trash.move(one.path, place)
-            text = f"{one.path.name} lies in {moved}; {trash.way_back(moved, one.path)} brings it back"
-            announce.say(console, text)
+            announce.say(console, trash.drop(one, place))
         _forget(grid_dir, [one.signature for one in chosen], console)
 
 

@@ -83,10 +83,21 @@ def of_ended_launch(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:
         return []
     if launcher := waiting.out_of_sight(grid_dir):
         return _of_silent_launch(launcher, grid_dir, rows, left)
-    if not left or waiting.is_at_work(grid_dir):
+    if waiting.is_at_work(grid_dir):
         return []
+    if not left:
+        return _of_others(grid_dir, rows)
     count = f"{len(left)} {'cell is' if len(left) == 1 else 'cells are'} left"
     return [f"{count} and no launch is at work on {grid_dir.name}: {_command(grid_dir)} trains what is left"]
+
+
+def _of_others(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:
+    """Return what to do once cells have ended that launches of other grids train."""
+    num = sum(row.standing.is_open for row in rows)
+    if not num:
+        return []
+    count = f"{num} {'cell is' if num == 1 else 'cells are'} trained for another grid"
+    return [f"{count}, and no launch is at work on {grid_dir.name}: {_command(grid_dir)} takes the step after that"]
 
 
 def _of_silent_launch(

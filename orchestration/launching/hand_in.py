@@ -83,9 +83,9 @@ def submit(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], launch_di
         software |= campaign.code()
     of_site = image.of_site(campaign.config().image, RunsFolder(Path(campaign.runs)).checked_dir)
     software = image.recorded(software, of_site)
-    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": software["commit"], "provenance": software,
-             **campaign.mark}  # fmt: skip
     grid_dir = LaunchFolder(launch_dir).grid.path
+    owner = {"launch": launch_dir.name, "campaign": campaign.name, "grid": grid_dir.name, "commit": software["commit"],
+             "provenance": software, **campaign.mark}  # fmt: skip
     busy = [*queued_jobs(grid_dir).values()]
     site = site_of(campaign, wake_lines(campaign, grid_dir))
     handle = scheduler_of(site, workers_of(campaign), busy).submit(jobs, launch_dir, owner)

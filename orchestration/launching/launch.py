@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestration.grids import launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
-from orchestration.launching import launch_order, outcome, page, steps, waiting
+from orchestration.launching import elsewhere, launch_order, outcome, page, steps, waiting
 from orchestration.launching.launch_folder import keep_difference, only_launch_of
 from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.progress import Progress, Snapshot
@@ -136,8 +136,12 @@ def _train(
     finally:
         written = finish(target.every, grid_dir, console)
         end_mirror(loaded, target.every, grid_dir, begun.mirror, written, console)
-    ended = [*folder_states.states(run_folders(loaded, grid_dir)).values()]
-    said = outcome.lines(ended, grid_dir, stopped=stopped)
+    found = run_folders(loaded, grid_dir)
+    states = folder_states.states(found)
+    ended = [*states.values()]
+    said = outcome.lines(ended, grid_dir, stopped=stopped) + outcome.of_others(
+        elsewhere.left_to(grid_dir, found, states) if target.shares_cells else {}, grid_dir
+    )
     announce.say(console, "\n".join(said))
     if stopped:
         return 130
@@ -192,13 +196,15 @@ def work(
         announce.say(console, text)
     if software["dirty"] and made_with.CHANGE not in software:  # of installed code the build knows it, and it is gone
         software |= keep_difference(launch_dir, provenance.difference())
-    owner = launcher() | {"launch": launch_dir.name, "commit": software["commit"], "provenance": software, **mark}
+    grid_dir = LaunchFolder(launch_dir).grid.path
+    begun_by = {"launch": launch_dir.name, "grid": grid_dir.name, "commit": software["commit"]}
+    owner = {**launcher(), **begun_by, "provenance": software, **mark}
     signatures = [item.cell.signature for item in items()]
     with _stoppable(), waiting.noted(launch_dir, signatures):
         announce.begin(console, _begins(len(signatures), num_concurrent, launch_dir))
         handle = begin(owner)
         try:
-            follow(handle, items, num_concurrent, LaunchFolder(launch_dir).grid.path, console)
+            follow(handle, items, num_concurrent, grid_dir, console)
         except KeyboardInterrupt:
             console.print("\nstopping: running cells write a checkpoint; one that evaluates is ended after a minute")
             handle.cancel()

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -16,7 +17,9 @@ from orchestration.machine import files, own_files
 from orchestration.planning import costs, plan
 from orchestration.planning.plan import Action, Item, Plan
 from orchestration.running import finished
+from orchestration.runs import store
 from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.run_folder import RunFolder, run_folder
 from rankmatch import locks
 from rankmatch.durable import make_folder
 
@@ -52,14 +55,31 @@ def make_folders(target: Target, planned: Plan) -> Path:
     own_files.close(launch.path)
     files.replace(launch.grid_file, launched.text_of(loaded, of_launch=True))
     files.replace(launch.plan_file, "\n".join(plan.summary(planned)) + "\n")
-    made = launched.run_folders(loaded, grid_dir)
-    for item in planned.items:
-        folder = made[item.cell.signature]
-        if item.to_do or (folder.has_result() and not folder.is_described()):  # of a finished cell what is damaged
-            describe(folder, item.cell)
-        if not item.to_do:
-            finished.settle_leftovers(folder, item.cell.config.execution.trainer.keep_checkpoints)
+    _make_cells(target, planned)
     return launch.path
+
+
+def _make_cells(target: Target, planned: Plan) -> None:
+    """Make and describe the folders of the cells to train, and link to those that the store has."""
+    made = {}
+    with store.adding(target.grid_dir) as adder:
+        for item in planned.items:
+            made[item.cell.signature] = folder = _made(adder, target, item)
+            is_due = item.to_do and not folder.is_trained_for_another(target.grid_dir.name)  # by one that was faster
+            if is_due or (folder.has_result() and not folder.is_described()):  # of a finished cell what is damaged
+                describe(folder, item.cell)
+    for item in planned.items:
+        if not item.to_do:
+            kept = item.cell.config.execution.trainer.keep_checkpoints
+            finished.settle_leftovers(made[item.cell.signature], kept)
+
+
+def _made(adder: store.Adder, target: Target, item: Item) -> RunFolder:
+    """Return the folder of a cell, which need not be there if nothing is to be done."""
+    cell, own = item.cell, run_folder(target.grid_dir, item.cell.folder_name)
+    if not target.shares_cells:
+        return adder.own(cell.signature) or own
+    return adder.made(cell.signature, cell.slug) if item.to_do else adder.known(cell.signature, cell.slug) or own
 
 
 def keep_difference(launch_dir: Path, difference: str) -> dict[str, str]:
@@ -77,7 +97,7 @@ def _indexed(target: Target, planned: Plan) -> list[IndexedCell]:
     rows = []
     for cell in target.every.cells:
         if cell.signature in known and cell.signature not in items:
-            rows.append(known[cell.signature])
+            rows.append(replace(known[cell.signature], axes=cell.axes))
             continue
         item = items.get(cell.signature)
         rows.append(
@@ -90,6 +110,7 @@ def _indexed(target: Target, planned: Plan) -> list[IndexedCell]:
                 _num_gpus(item, known.get(cell.signature), cell) if planned.uses_gpus else 0,
                 item.round if item else 0,
                 _left_out(item, known.get(cell.signature), target) if item else "",
+                cell.axes,
             )
         )
     return rows

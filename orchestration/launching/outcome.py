@@ -1,7 +1,7 @@
 """The last lines of a launch that stays until its last cell ends: how many are done, and what to do about the rest."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from orchestration.runs import hints
@@ -35,3 +35,13 @@ def lines(states: Collection[FolderState], grid_dir: Path, *, stopped: bool) -> 
     if stopped and num_open:
         said.append("Stopped. The same command resumes from the newest checkpoints.")
     return said
+
+
+def of_others(left: Mapping[str, Sequence[str]], grid_dir: Path) -> list[str]:
+    """Name the cells that are left to launches of other grids, and the command that looks at them again."""
+    return [
+        f"{len(names)} {'cell is' if len(names) == 1 else 'cells are'} left to grid {grid}, which trains "
+        f"{'it' if len(names) == 1 else 'them'}: {', '.join(names)}; once it has ended, "
+        f"{hints.command('resume', grid_dir)} takes the results into the table, and trains what has none"
+        for grid, names in left.items()
+    ]

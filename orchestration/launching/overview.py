@@ -1,10 +1,11 @@
 """The state of a grid and who resumes it, for a reader: nothing here submits, resumes or writes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestration.grids import index
-from orchestration.launching import closed_launches, controller, due_steps, waiting
+from orchestration.launching import closed_launches, controller, due_steps, elsewhere, waiting
 from orchestration.launching.status import CellStatus, Slurm, judge, to_lines, totals
 from orchestration.on_slurm import commands, placement, standing_still, submissions
 from orchestration.on_slurm.avoided_nodes import MANY_CELLS
@@ -12,7 +13,7 @@ from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.queue_state import queued_cells
 from orchestration.runs.folders import GridFolder
-from orchestration.runs.run_folder import folders, run_folder
+from orchestration.runs.run_folder import RunFolder, folders, run_folder
 from orchestration.runs.states import CellState
 
 
@@ -46,7 +47,8 @@ def of_grid(grid_dir: Path) -> Overview:
     """
     closed = closed_launches.note(grid_dir)
     slurm, silence = (Slurm({}, None, {}), [closed]) if closed else _ask(grid_dir)
-    found, waits = folders(grid_dir), {} if closed else waiting.cells(grid_dir)
+    cells, found = index.read(grid_dir), folders(grid_dir)
+    waits = {} if closed else _waits(grid_dir, found, slurm)
     rows = [
         judge(
             cell,
@@ -54,12 +56,20 @@ def of_grid(grid_dir: Path) -> Overview:
             slurm,
             waits.get(cell.signature, ""),
         )
-        for cell in index.read(grid_dir)
+        for cell in cells
     ]
     steps = _Steps(is_unclear=True) if closed else _who_goes_on(grid_dir, rows)
     still = standing_still.of_cells((slurm.queued or {}).values())
     said = [*still, *steps.notes, *silence]
     return Overview(rows, [*to_lines(rows), *totals(rows), *said], steps.due, steps.is_unclear, steps.is_resumed, said)
+
+
+def _waits(grid_dir: Path, found: Mapping[str, RunFolder], slurm: Slurm) -> dict[str, str]:
+    """Return what cells wait for, by signature: their turn in a launch of this grid, or in one of another."""
+    own = waiting.cells(grid_dir)
+    left = [key for key, cell in found.items() if key not in own and not cell.has_result()]
+    others = elsewhere.awaited(grid_dir, [key for key in left if found[key].name not in (slurm.queued or {})])
+    return {key: f"for grid {name}: {why}" for key, (name, why) in others.items()} | own
 
 
 def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:

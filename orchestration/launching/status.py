@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestration.grids.cells import from_yaml
+from orchestration.launching import elsewhere
 from orchestration.machine.damage import DamagedFileError
 from orchestration.on_slurm.queue_state import state_of
 from orchestration.planning.order import makespan
@@ -77,8 +78,9 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm, waits: str = "
     else:
         harmed = bool(state.damage) and state.status not in (CellState.RUNNING, CellState.UNREADABLE)
         said: FolderStatus = CellState.DAMAGED if harmed else state.status
-        standing = joined(said, _job_state(state, job, slurm, folder.path.name))
-        note = _note(standing, state, job, slurm, folder.path.name)
+        is_of_other = job is None and elsewhere.is_trained(state, folder.grid.name)
+        standing = joined(said, None if is_of_other else _job_state(state, job, slurm, folder.path.name))
+        note = f"for grid {state.grid}" if is_of_other else _note(standing, state, job, slurm, folder.path.name)
     if cell.left_out and standing in _AT_REST:
         note = "; ".join(filter(None, (note, f"left out: {cell.left_out}")))
     idle_s = gpu_idle.of_cell(folder) if standing is CellState.RUNNING and cell.num_gpus else 0.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestration.grids import inputs, launched, site_places
+from orchestration.launching import elsewhere
 from orchestration.launching.launch_folder import make_folders
 from orchestration.launching.target import Target
 from orchestration.machine import announce, answers, own_files, provenance
@@ -33,10 +34,11 @@ from orchestration.planning import (
 )
 from orchestration.planning.history import Size
 from orchestration.planning.plan import Item, Plan
-from orchestration.runs import folder_states, hints
+from orchestration.runs import folder_states, hints, store
 from orchestration.runs.folders import LaunchFolder, RunsFolder
 from orchestration.runs.jobs import CellJob, Jobs, Scheduler
-from orchestration.runs.run_folder import folders
+from orchestration.runs.run_folder import folders, run_folder
+from orchestration.runs.states import CellState
 
 Identities = Mapping[str, preflight.DataIdentity]
 """The identity of each cell's data, by signature; empty if nobody looked."""
@@ -62,10 +64,12 @@ class Begun:
 
 def plan_of(target: Target, identities: Identities | None = None) -> Plan:
     """Compare cells with their run folders, and leave out what would end too late; touch nothing."""
-    loaded, found = target.loaded, folders(target.grid_dir)
+    loaded, found = target.loaded, launched.known_folders(target.loaded, target.grid_dir)
     states = folder_states.states(found)
     device = _device(target)
     measured = paces.measured(loaded.cells, states, found, device)
+    open_cells = [key for key, state in states.items() if state.status is not CellState.DONE]
+    awaited = elsewhere.awaited(target.grid_dir, open_cells) if target.shares_cells else {}
     planned = plan.make_plan(
         loaded.cells,
         states,
@@ -77,11 +81,13 @@ def plan_of(target: Target, identities: Identities | None = None) -> Plan:
         commit=provenance.commit(),
         max_concurrent=target.workers.max_concurrent or _num_concurrent(target),
         queued=target.queued,
-        refused=target.refused,
+        awaited=awaited,
+        refused={**store.closed(found), **target.refused},
         retried=target.retried,
         uses_gpus=device == "cuda",
         rounds=order.rounds(loaded.cells, loaded.table.over),
         larger={key: str(one) for key, one in target.larger.items()},
+        grid=target.grid_dir.name,
     )
     return planned if target.until is None else until.left_out(planned, target.until, time.time())
 
@@ -189,8 +195,16 @@ def prepare(target: Target, planned: Plan, console: Console, *, is_due: bool | N
 
 def jobs_of(target: Target, ready: Ready) -> list[CellJob]:
     """Return the jobs of a plan for a scheduler."""
-    found = launched.run_folders(target.loaded, target.grid_dir)
-    return [_job_of(target, item, found[item.cell.signature].path, ready.identities) for item in ready.planned.jobs]
+    own = folders(target.grid_dir)
+    return [
+        _job_of(
+            target,
+            item,
+            own.get(item.cell.signature, run_folder(target.grid_dir, item.cell.folder_name)).path,
+            ready.identities,
+        )
+        for item in ready.planned.jobs
+    ]
 
 
 def _job_of(target: Target, item: Item, cell_dir: Path, identities: Identities) -> CellJob:

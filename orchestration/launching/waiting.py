@@ -48,6 +48,12 @@ def cells(grid_dir: Path) -> dict[str, str]:
     }
 
 
+def here(grid_dir: Path) -> dict[str, str]:
+    """Return what `cells` does, only of a launch on this machine that lives for sure."""
+    newest = _newest(grid_dir)
+    return cells(grid_dir) if newest is not None and newest[1].lives() else {}
+
+
 def is_at_work(grid_dir: Path) -> bool:
     """Return whether a launch trains cells, or may do so on another machine, where nobody here can see it."""
     newest = _newest(grid_dir)

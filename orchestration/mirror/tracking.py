@@ -25,7 +25,9 @@ from orchestration.runs.run_folder import FolderState, RunFolder
 from orchestration.runs.states import CellState
 from rankmatch.config import TrainConfig
 
-SIGNATURE, STATUS, LAUNCHES, FAILURE = (f"rankmatch.{name}" for name in ("signature", "status", "launches", "failure"))
+SIGNATURE, STATUS, LAUNCHES, FAILURE, TRAINED_FOR = (
+    f"rankmatch.{name}" for name in ("signature", "status", "launches", "failure", "trained_for")
+)
 STATUSES = {
     CellState.RUNNING: "RUNNING",
     CellState.INTERRUPTED: "KILLED",
@@ -105,7 +107,7 @@ class Mirror:
             state, known = cell.folder.state(), self._progress.get(cell.signature)
             away += [state.damage] if state.status is CellState.UNREADABLE else []
             is_known = known is not None and known.seen == (state.status, state.updated)
-            if state.status not in STATUSES or is_known or _mirrors_itself(cell.folder, state):
+            if state.status not in STATUSES or is_known or self._mirrors_itself(cell.folder, state):
                 continue
             try:
                 self.sync_cell(cell, state)
@@ -200,9 +202,8 @@ class Mirror:
             self._find_runs()
             run = self._known_runs.get(cell.signature)
             if run is None:
-                run = self._create(
-                    cell, _launch_of(cell.folder.attempts()[0].known_owner()), _begun(cell.folder), "RUNNING"
-                )
+                launch_id = _launch_of(cell.folder.attempts()[0].known_owner(), cell.folder.grid.name)
+                run = self._create(cell, launch_id, _begun(cell.folder), "RUNNING")
                 self._known_runs[cell.signature], last = run, {}
             else:
                 last = self._last_steps(run, config.execution.trainer.num_workers)
@@ -216,6 +217,11 @@ class Mirror:
         names = names_in(cell.folder.config())
         tags[NOTE] = described(cell.folder, cell.axes, names)
         return self._store.create_run(self.experiment_id, name_of(cell.folder, cell.axes, names), tags, started, status)
+
+    def _mirrors_itself(self, folder: RunFolder, state: FolderState) -> bool:
+        """Return whether a cell's job writes its run in this experiment."""
+        is_running = state.status is CellState.RUNNING
+        return is_running and folder.attempts()[-1].known_owner().get(MIRROR) == self.experiment_id
 
     def _last_steps(self, run: StoredRun, num_workers: int) -> dict[str, int]:
         if run.tags.get(STATUS) == "done":
@@ -365,8 +371,10 @@ def _class_name(number: int, names: Sequence[str]) -> str:
 
 
 def _tags_of_state(folder: RunFolder, state: FolderState) -> dict[str, str]:
-    launches = dict.fromkeys(filter(None, (_launch_of(attempt.known_owner()) for attempt in folder.attempts())))
+    grid = folder.grid.name
+    launches = dict.fromkeys(filter(None, (_launch_of(attempt.known_owner(), grid) for attempt in folder.attempts())))
     return {
+        **({TRAINED_FOR: state.grid} if state.grid not in ("", grid) else {}),
         LAUNCHES: " ".join(launches),
         FAILURE: state.failure or "",
         "rankmatch.host": state.host,
@@ -376,13 +384,10 @@ def _tags_of_state(folder: RunFolder, state: FolderState) -> dict[str, str]:
     }
 
 
-def _mirrors_itself(folder: RunFolder, state: FolderState) -> bool:
-    return state.status is CellState.RUNNING and MIRROR in folder.attempts()[-1].known_owner()
-
-
-def _launch_of(owner: Mapping[str, Any]) -> str:
-    """Return the user's launch behind an attempt; on Slurm a controller may have submitted it."""
-    return str(owner.get("campaign") or owner.get("launch") or "")
+def _launch_of(owner: Mapping[str, Any], grid: str) -> str:
+    """Return the user's launch behind an attempt; on Slurm a controller may have submitted it. Not of another grid."""
+    is_own = owner.get("grid", grid) == grid
+    return str(owner.get("campaign") or owner.get("launch") or "") if is_own else ""
 
 
 def _launch_time(launch_id: str) -> float | None:

@@ -307,7 +307,7 @@ class _Judge(tune.Callback):
         is_stopping = LaunchFolder(self._queue.launch_dir).stop_file.exists()
         has_moved = self._log.read().get(job.name) is JobState.STOPPED
         if _num_attempts(job) > trial.config["num_attempts"]:
-            record_loss(job.cell_dir, self._failure(job, trial))
+            record_loss(job.cell_dir, self._failure(job, trial), launch=self._queue.owner.get("launch", ""))
         elif not (is_stopping or has_moved):
             self._record_never_began(job, trial)
         left_trace = _num_attempts(job) > trial.config["num_attempts"]

@@ -134,7 +134,7 @@ class RayTuneScheduler:
 
 def with_whole_paths(jobs: Sequence[CellJob]) -> tuple[CellJob, ...]:
     """Return jobs with absolute paths, by which the driver finds their cells from another working directory."""
-    return tuple(replace(job, cell_dir=job.cell_dir.resolve()) for job in jobs)
+    return tuple(replace(job, cell_dir=CellFolder(job.cell_dir).whole_path) for job in jobs)
 
 
 class RayTuneJobs:
@@ -217,7 +217,8 @@ class RayTuneJobs:
         for name, state in patiently(self._states).items():
             if state is JobState.RUNNING:
                 cell_dir = self._launch.grid.cell(name).path
-                patiently(partial(record_loss, cell_dir, Failure.of(CancelledError("ended by force"))))
+                failure = Failure.of(CancelledError("ended by force"))
+                patiently(partial(record_loss, cell_dir, failure, launch=self._launch.name))
             if not state.has_ended:
                 log.write(name, JobState.STOPPED)
 

@@ -87,7 +87,7 @@ def _cancelled_or_begun(grid_dir: Path) -> set[str]:
 
 
 def _is_silent(folder: RunFolder, job: Job, launch_dir: Path) -> bool:
-    if folder.has_result():
+    if folder.has_result() or folder.is_trained_for_another(folder.grid.name):
         return False
     return not any(_is_of(attempt, job, launch_dir) for attempt in folder.attempts())
 
@@ -110,8 +110,8 @@ def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Pat
         return []
     text = _tail(LaunchFolder(launch_dir).job_log(job.number))
     failure = _failure(job, known, text)
-    owner = {"launch": launch_dir.name, "campaign": campaign.name, "commit": campaign.commit, "pid": 0,
-             "host": _first_node(known),
+    owner = {"launch": launch_dir.name, "campaign": campaign.name, "grid": campaign.grid_name, "pid": 0,
+             "commit": campaign.commit, "host": _first_node(known),
              "slurm": {"job": job.number, "name": job.name, "restart": 0, **_all_nodes(known)}}  # fmt: skip
     with suppress(AttemptTaken):  # by a job that has started after all
         attempt = folder.claim(owner)

@@ -85,7 +85,7 @@ def record_lost(grid_dir: Path) -> list[Lost]:
 def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:
     """Return the job of the newest attempt if that recorded no reason for its end, and its job was one of Slurm's."""
     attempts = folder.attempts()
-    if not attempts or folder.has_result():
+    if not attempts or folder.has_result() or folder.is_trained_for_another(folder.grid.name):
         return None
     if not is_unclear(last_event(attempts[-1])):
         return None

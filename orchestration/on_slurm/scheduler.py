@@ -17,7 +17,7 @@ from orchestration.on_slurm.resources import Resources, resources, shares
 from orchestration.on_slurm.site import Site, SiteLimits, new_name
 from orchestration.on_slurm.submissions import Submission
 from orchestration.on_slurm.submitted import SlurmJobs
-from orchestration.runs.folders import LaunchFolder
+from orchestration.runs.folders import CellFolder, LaunchFolder
 from orchestration.runs.jobs import CellJob, SchedulerRefusal
 
 
@@ -153,7 +153,7 @@ class SlurmScheduler:
 
     def _task(self, job: CellJob, array: Array, launch_dir: Path, owner: Mapping[str, Any]) -> CellTask:
         return CellTask(
-            cell_dir=str(job.cell_dir.resolve()),
+            cell_dir=str(CellFolder(job.cell_dir).whole_path),
             jobs_dir=str(LaunchFolder(launch_dir).jobs_dir),
             root=str(self._site.snapshot),
             owner=job.owner(owner) | self._ceilings.request(job, array.resources).to_owner(),

@@ -53,7 +53,7 @@ class Site:
         guarded_shell.refuse(self.config.setup)
         for job in jobs:
             resources(job, self.config)
-            _refuse_path(CellFolder(job.cell_dir.resolve()).grid)
+            _refuse_path(CellFolder(CellFolder(job.cell_dir).whole_path).grid)
 
     def limits(self) -> SiteLimits:
         """Ask the site for its limits.

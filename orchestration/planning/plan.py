@@ -34,6 +34,8 @@ class Item:
     seconds_per_step: float | None = None
     round: int = 0
     """How many cells of the same entry of the table start before it."""
+    of_grid: str = ""
+    """The other grid that trained the cell or trains it; empty: this one did, or nobody has."""
     conflicts: tuple[str, ...] = ()
     """The difference between the data of the run folder and the current data."""
 
@@ -41,6 +43,11 @@ class Item:
     def gpu_hours(self) -> float:
         """Estimated GPU-hours left, with one GPU for each worker."""
         return self.cell.config.execution.trainer.num_workers * (self.estimate_s or 0.0) / 3600
+
+    @property
+    def is_left_to_another(self) -> bool:
+        """Whether a launch of another grid trains the cell, or is about to."""
+        return self.action is Action.RUNNING and bool(self.of_grid)
 
     @property
     def to_do(self) -> bool:
@@ -104,11 +111,13 @@ def make_plan(
     commit: str = "",
     max_concurrent: int = 1,
     queued: Mapping[str, str] | None = None,
+    awaited: Mapping[str, tuple[str, str]] | None = None,
     retried: Collection[str] = (),
     refused: Mapping[str, str] | None = None,
     uses_gpus: bool = False,
     rounds: Mapping[str, int] | None = None,
     larger: Mapping[str, str] | None = None,
+    grid: str = "",
 ) -> Plan:
     """Decide what to do with each cell; every mapping is by signature.
 
@@ -121,23 +130,29 @@ def make_plan(
         commit: The current commit of the code; empty: not compared.
         max_concurrent: How many cells run at a time.
         queued: The cluster's state of cells that have a job there.
+        awaited: Other grids whose launches are about to train cells, and what for they wait.
         retried: Cells to retry whatever their failure.
         uses_gpus: Whether each worker of a cell has a GPU.
         refused: Why the retry policy does not retry cells, if it decides and the user has not asked for them.
         rounds: The rounds in which the cells start, as `order.rounds` says; none: all in one.
         larger: What cells ask for that ran out of something, in words; they are retried with it.
+        grid: The name of the grid.
     """
     items = []
     for cell in cells:
         state, key = states.get(cell.signature), cell.signature
-        action, reason = _decide(state, commit, (larger or {}).get(key, ""), is_retried=key in retried)
+        of_grid = state.grid if state and state.grid != grid else ""
+        action, reason = _decide(state, commit, of_grid, (larger or {}).get(key, ""), is_retried=key in retried)
         if action is not Action.KEEP and queued and key in queued:
-            action, reason = Action.RUNNING, queued[key]
+            action, reason, of_grid = Action.RUNNING, queued[key], ""
+        elif action in (Action.SUBMIT, Action.RESUME, Action.GIVE_UP) and awaited and key in awaited:
+            of_grid, why = awaited[key]
+            action, reason = Action.RUNNING, f"running, for grid {of_grid}: {why}"
         elif action in (Action.SUBMIT, Action.RESUME) and refused and key in refused:
             action, reason = Action.GIVE_UP, refused[key]
         data = (provenance or {}).get(key, {})
         made = _item(cell, action, reason, state, num_steps.get(key), seconds_per_step.get(key), data)
-        items.append(replace(made, round=(rounds or {}).get(key, 0)))
+        items.append(replace(made, round=(rounds or {}).get(key, 0), of_grid=of_grid))
     conflicts = [f"cell {item.cell.folder_name}: {text}" for item in in_order(items) for text in item.conflicts]
     return Plan(in_order(items), max_concurrent, conflicts, uses_gpus)
 
@@ -168,24 +183,28 @@ def _item(
     return Item(cell, action, reason, num_steps, estimate, pace, conflicts=conflicts)
 
 
-def _decide(state: "FolderState | None", commit: str, larger: str, *, is_retried: bool = False) -> tuple[Action, str]:
+def _decide(
+    state: "FolderState | None", commit: str, of_grid: str, larger: str, *, is_retried: bool = False
+) -> tuple[Action, str]:
     if state is None or state.status is CellState.MISSING:
         return Action.SUBMIT, "new"
     would_fail = state.status is CellState.FAILED and not is_tried_again(state.failure_class)
     is_given_up = would_fail and not (is_retried or larger)
     action = action_for(state.status, has_checkpoint=state.step > 0, is_given_up=is_given_up)
-    reason = _reason(action, state, commit, would_fail=would_fail and not larger)
+    reason = _reason(action, state, commit, of_grid, would_fail=would_fail and not larger)
     return action, f"{reason}; {larger}" if larger and action in (Action.SUBMIT, Action.RESUME) else reason
 
 
-def _reason(action: Action, state: "FolderState", commit: str, *, would_fail: bool) -> str:
+def _reason(action: Action, state: "FolderState", commit: str, of_grid: str, *, would_fail: bool) -> str:
     if action in (Action.DAMAGED, Action.UNREADABLE):
         return state.damage
     if action is Action.KEEP:
         others = state.commits if commit and any(made != commit for made in state.commits) else []
-        return f"done, trained by commit {', '.join(made[:12] for made in others)}" if others else "done"
+        by = f", trained by commit {', '.join(made[:12] for made in others)}" if others else ""
+        return f"done{f', for grid {of_grid}' if of_grid else ''}{by}"
     if action is Action.RUNNING:
-        return f"attempt {state.num_attempts} at step {state.step}"
+        where = f"running, for grid {of_grid}: " if of_grid else ""
+        return f"{where}attempt {state.num_attempts} at step {state.step}"
     if action is Action.GIVE_UP:
         return f"failed: {state.failure}; the same would fail again: change a setting, or retry it"
     why = f"failed: {state.failure}" if state.status is CellState.FAILED and state.failure else state.status
@@ -218,11 +237,18 @@ def summary(plan: Plan) -> list[str]:
     counts = Counter(item.action for item in plan.items)
     shares = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
     lines.append(f"{len(plan.items)} cells: {shares or 'none'}")
+    lines += _of_others(plan)
     lines += _estimates(plan)
     in_the_end, at_most = (format_amount(count / 1e9) for count in disk_bytes(plan))
     lines.append(f"disk: about {in_the_end} GB when all is done, at most {at_most} GB while cells train")
     lines += _supervised_apart(plan) + [f"note: {text}" for text in notes(plan)]
     return lines + [f"conflict: {text}" for text in plan.conflicts]
+
+
+def _of_others(plan: Plan) -> list[str]:
+    """Report how many cells are kept that other grids have trained."""
+    kept = Counter(item.of_grid for item in plan.items if item.of_grid and item.action is Action.KEEP)
+    return [f"{num} {'cell is' if num == 1 else 'cells are'} kept from grid {name}" for name, num in kept.items()]
 
 
 def notes(plan: Plan) -> list[str]:

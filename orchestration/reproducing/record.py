@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestration.grids import index
 from orchestration.machine.image import DIGEST, IMAGE
 from orchestration.machine.provenance import PACKAGES
-from orchestration.runs import made_with
-from orchestration.runs.folders import CellFolder, RunsFolder
+from orchestration.runs import made_with, store
+from orchestration.runs.folders import CellFolder, GridFolder, RunsFolder
 from orchestration.runs.run_folder import RunFolder, folders
 
 DATA = {"split_sha256": "the split lists", "data_fingerprint": "the data files"}
@@ -23,6 +24,8 @@ class Record:
     folder: RunFolder
     launch: str
     """The folder name of its launch; empty if it was not recorded."""
+    of_grid: str
+    """The grid whose launch that was; empty if it was not recorded: then the one that has the cell."""
     made: Mapping[str, Any]
     """The provenance of the attempt in which training began."""
     codes: list[str]
@@ -41,7 +44,15 @@ class Record:
     def difference(self) -> Path | None:
         """The stored uncommitted changes; None if there were none."""
         place = self.made.get(_DIFFERENCE)
-        return self.folder.grid.path / str(place) if place else None
+        return self._launched.path / str(place) if place else None
+
+    @property
+    def _launched(self) -> GridFolder:
+        own = self.folder.grid
+        if self.of_grid:
+            return own.runs.grid(self.of_grid)
+        begun = (one for one in (own, *own.runs.grids()) if self.launch and one.launch(self.launch).path.is_dir())
+        return next(begun, own)
 
     def lines(self) -> Iterator[str]:
         """Yield what repeating the training needs."""
@@ -60,10 +71,11 @@ class Record:
         yield f"data         {data}"
 
     def _command(self) -> str:
-        grid = self.folder.grid
+        grid = self._launched
         launched = grid.launch(self.launch).grid_file if self.launch else grid.grid_file
         file = launched if launched.is_file() else grid.grid_file
-        axes = [f"{key}={text}" for key, text in self.folder.axes().items()]
+        varied = index.axes(self.folder, index.known_axes(self.folder.grid.path))
+        axes = [f"{key}={text}" for key, text in varied.items()]
         words = ["rankmatch", "launch", "--grid", str(file), "--cluster", "inline", "--runs", "reproduced", *axes]
         return shlex.join(words)
 
@@ -85,12 +97,14 @@ def read(folder: RunFolder) -> Record:
         raise ValueError(f"{folder.path} must have an attempt that began at the first step; it has none")
     described = made_with.of_attempts(pairs)
     other_code_at = _other_code_at(described)
+    owner = begun.known_owner()
     losses = [row for row in folder.steps().to_pylist() if other_code_at is None or row["step"] < other_code_at]
     if not losses:
         raise ValueError(f"{folder.path} must have a recorded loss of the code that began it; there is none")
     return Record(
         folder,
-        str(begun.known_owner().get("launch") or ""),
+        str(owner.get("launch") or ""),
+        str(owner.get("grid") or ""),
         made_with.known(begun),
         made_with.code({made_with.ATTEMPTS: described}),
         losses,
@@ -111,7 +125,7 @@ def find(word: str, runs: Path, grid: str = "") -> RunFolder:
         ValueError: No run or several have this name.
     """
     if CellFolder(Path(word)).config_file.is_file():
-        return RunFolder(Path(word).resolve())
+        return RunFolder(store.as_a_grid_has_it(Path(word)))
     every = RunsFolder(runs.resolve())
     grids = [every.grid(grid)] if grid else every.grids()
     found = [one for each in grids for one in folders(each.path).values() if word in one.path.name]

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestration.grids import grid
+from orchestration.grids import grid, index
 from orchestration.grids.cells import from_yaml, to_yaml
 from orchestration.grids.values import flatten
 from orchestration.machine import announce, yaml_text
 from orchestration.machine.damage import tell
 from orchestration.results import run_table
-from orchestration.runs import made_with
+from orchestration.runs import made_with, store
 from orchestration.runs.folders import CellFolder
 from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.tables import comparisons
@@ -38,11 +38,13 @@ class Run:
     """A run with everything to compare."""
 
     folder: RunFolder
+    varied: Mapping[str, Mapping[str, str]]
+    """The axes of its grid's cells, as `index.known_axes` returns them."""
 
     @cached_property
     def axes(self) -> dict[str, str]:
         """The cell's axes."""
-        return self.folder.axes()
+        return index.axes(self.folder, self.varied)
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -86,10 +88,10 @@ def resolve(word: str, runs: Path) -> Path:
     name = grid.name_of(Path(word)) if grid.is_path(word) else word
     for path in (Path(word), runs / name):
         if CellFolder(path).config_file.is_file() or folders(path):
-            return path.resolve()
+            return store.as_a_grid_has_it(path) if CellFolder(path).config_file.is_file() else path.resolve()
     found = [run for run in run_table.find(runs) if word in run.rpartition("/")[2]]
     if len(found) == 1:
-        return (runs / found[0]).resolve()
+        return CellFolder(runs / found[0]).whole_path
     grids = ", ".join(sorted({str(CellFolder(Path(run)).grid.path) for run in run_table.find(runs)}))
     means = f"which means {len(found)} runs: {', '.join(found[:4])}" if found else f"grids below {runs} are {grids}"
     raise ValueError(f"A and B must each be a grid, a signature or a part of one run's name; got {word!r}, {means}")
@@ -108,7 +110,7 @@ def compare(a: Path, b: Path, console: Console, metrics: Sequence[str], kind: st
     is_run = [CellFolder(path).config_file.is_file() for path in (a, b)]
     if is_run[0] != is_run[1]:
         raise ValueError(f"A and B must be two runs or two grids; {a.name} and {b.name} are one of each")
-    pairs = [(Run(RunFolder(a)), Run(RunFolder(b)))] if is_run[0] else _paired(a, b, console)
+    pairs = [(_alone(a), _alone(b))] if is_run[0] else _paired(a, b, console)
     _print_lines(console, [f"A  {_place(a)}", f"B  {_place(b)}"])
     _print_settings(pairs, console)
     if not is_run[0]:
@@ -120,6 +122,11 @@ def compare(a: Path, b: Path, console: Console, metrics: Sequence[str], kind: st
         rows = curve_rows(pairs)
         run_table.export(run_table.from_rows(rows), kind, output)
         _print_lines(console, ["", f"{len(rows)} rows: {output}"])
+
+
+def _alone(path: Path) -> Run:
+    folder = RunFolder(path)
+    return Run(folder, index.known_axes(folder.grid.path))
 
 
 def _paired(a: Path, b: Path, console: Console) -> list[Pair]:
@@ -145,9 +152,9 @@ def _paired(a: Path, b: Path, console: Console) -> list[Pair]:
 
 def _readable(grid_dir: Path) -> list[Run]:
     """Return the runs of a grid; skip unreadable ones with a warning."""
-    found = []
+    found, varied = [], index.known_axes(grid_dir)
     for folder in folders(grid_dir).values():
-        run = Run(folder)
+        run = Run(folder, varied)
         try:
             found += [run] if (run.axes, run.settings, run.result) else []
         except ValueError as error:

@@ -8,11 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestration.grids import index
 from orchestration.grids.cells import NAMES, Cell, names_in, settings_in, settings_of
 from orchestration.grids.values import near_matches, parse
 from orchestration.machine import files
@@ -20,7 +22,7 @@ from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.results import epoch_rows
 from orchestration.results.cache import RUN, ResultCache
 from orchestration.runs import made_with
-from orchestration.runs.folders import CellFolder, GridFolder, RunsFolder, cell_names
+from orchestration.runs.folders import CellFolder, GridFolder, RunsFolder, cell_names, signature_in
 from orchestration.runs.run_folder import FolderState, RunFolder, folders, run_folder, state_of_result
 from orchestration.runs.states import CellState
 from orchestration.tables.consistency import BETWEEN
@@ -119,14 +121,15 @@ def load(root: Path, *, with_epochs: bool = False, say: Callable[[str], None] = 
         ValueError: There is no run below the root, or a file is damaged.
     """
     found = find(root)
-    keys = {run: key for run in found if (key := _key(f"{root}/{run}"))}
+    varied = Varied(root)
+    keys = {run: key for run in found if (key := _key(f"{root}/{run}", varied.of(run)))}
     try:
         RunsFolder(root).cache_dir.mkdir(exist_ok=True)
         with locks.held(RunsFolder(root).cache_lock, CACHE_LOCK_S):
-            return _load(root, found, keys, with_epochs, is_kept=True)
+            return _load(root, found, keys, with_epochs, varied, is_kept=True)
     except (OSError, filelock.Timeout) as error:
         say(f"without a cache, which takes longer: {error}")
-        return _load(root, found, keys, with_epochs, is_kept=False)
+        return _load(root, found, keys, with_epochs, varied, is_kept=False)
 
 
 def find(root: Path) -> list[str]:
@@ -176,12 +179,14 @@ def epochs_of(found: Results, runs: pa.Table) -> pa.Table:
     return pa.table(columns | {name: rows[name] for name in rows.column_names if name not in columns})
 
 
-def _load(root: Path, found: Sequence[str], keys: Mapping[str, str], with_epochs: bool, is_kept: bool) -> Results:
+def _load(
+    root: Path, found: Sequence[str], keys: Mapping[str, str], with_epochs: bool, varied: "Varied", *, is_kept: bool
+) -> Results:
     def read_epochs(runs: Sequence[str], damaged: set[str]) -> Iterator[pa.Table]:
         return epoch_rows.read(str(root), [(run, run in keys) for run in runs], damaged)
 
     def read_runs(runs: Sequence[str], damaged: set[str]) -> Iterator[pa.Table]:
-        rows = [_row_of(root, run) for run in runs]
+        rows = [_row_of(root, run, varied) for run in runs]
         damaged.update(row[RUN] for row in rows if row["status"] in ("damaged", "unreadable"))
         yield _table(rows)
 
@@ -217,13 +222,29 @@ def _from_cache(
     return pa.concat_tables([*([known] if known is not None else []), *added, *others], promote_options="permissive")
 
 
-def _key(path: str) -> str:
-    """Return a key of a finished run's result that changes when it is replaced; empty for an unfinished run."""
+class Varied:
+    """The axes of the runs below a root, as their grids have them; each grid's list is read once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, dict[str, Mapping[str, str]]] = {}
+
+    def of(self, run: str) -> Mapping[str, str] | None:
+        """Return the axes of a run; None if its grid's list does not name them."""
+        place, _, name = run.rpartition("/")
+        if place not in self._known:
+            self._known[place] = index.known_axes(CellFolder(self._root / run).grid.path)
+        return self._known[place].get(signature_in(name))
+
+
+def _key(path: str, axes: Mapping[str, str] | None) -> str:
+    """Return a key of a finished run's row that changes when its result or its axes do; empty for an unfinished run."""
     try:
         stat = os.stat(f"{path}/{_RESULT}")  # noqa: PTH116 (half the time)
     except FileNotFoundError:
         return ""
-    return f"{stat.st_mtime_ns}.{stat.st_size}"
+    told = "" if axes is None else f".{crc32(json.dumps(axes).encode()):08x}"
+    return f"{stat.st_mtime_ns}.{stat.st_size}{told}"
 
 
 def _runs_below(folder: str, prefix: str) -> Iterator[str]:
@@ -232,17 +253,27 @@ def _runs_below(folder: str, prefix: str) -> Iterator[str]:
             entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
         ]
     for name in inner:
+        if name == _CELLS and _is_store(folder, inner):  # grids beside it link to its cells
+            continue
         runs = cell_names(f"{folder}/{name}") if name == _CELLS else []
         yield from (f"{prefix}{name}/{run}" for run in runs)
         if not runs and name not in _NO_GRIDS_BELOW:
             yield from _runs_below(f"{folder}/{name}", f"{prefix}{name}/")
 
 
-def _row_of(root: Path, run: str) -> dict[str, Any]:
+def _is_store(folder: str, inner: Sequence[str]) -> bool:
+    """Return whether the cells in a folder are a store's: it is no grid's folder, and others in it have cells."""
+    if GridFolder(Path(folder)).grid_file.exists():
+        return False
+    return any(Path(folder, name, _CELLS).is_dir() for name in inner if name not in _NO_GRIDS_BELOW)
+
+
+def _row_of(root: Path, run: str, varied: Varied) -> dict[str, Any]:
     folder = RunFolder(root / run)
     fields = {RUN: run, "grid": folder.grid.name, "signature": folder.signature, **_fields(folder)}
     try:
-        config, axes = folder.config(), folder.axes()
+        config, axes = folder.config(), folder.axes()  # which also tells whether the configuration is whole
+        axes = axes if (own := varied.of(run)) is None else dict(own)
         return {**fields, **names_in(config), **settings_in(config), **axes}
     except (ValueError, OSError) as error:
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)

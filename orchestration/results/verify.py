@@ -67,7 +67,7 @@ def verify(
     """
     every = run_table.load(root, say=lambda text: _say(console, text))
     runs = run_table.select(every.runs, filters).to_pylist()
-    done = [row["run"] for row in runs if row["status"] == "done"]
+    done = _once(root, [row["run"] for row in runs if row["status"] == "done"])
     if not done:
         raise ValueError(f"there must be a finished run to verify among the {len(runs)} below {root}; there is none")
     chosen = choose(done, count, seed)
@@ -93,6 +93,11 @@ def _say_check(check: Check, console: Console) -> None:
     found = check.fault or f"as recorded (largest difference {check.largest:.2g} points)"
     kind = "UNCHECKED " if check.is_unchecked else f"{'DIFFERS' if check.fault else 'ok':<8}"
     _say(console, f"{kind}{check.run}: {found}")
+
+
+def _once(root: Path, runs: Sequence[str]) -> list[str]:
+    """Return each cell once, though several grids may have it."""
+    return [*{(root / run).resolve(): run for run in reversed(runs)}.values()][::-1]
 
 
 def choose(runs: Sequence[str], count: int, seed: int) -> list[str]:

@@ -61,7 +61,8 @@ def run_cell(
         if _is_done(folder):
             return JobState.DONE
         claim = {**owner, "training_pid": os.getpid(), "claim": secrets.token_hex(8)}
-        attempt = patiently(lambda: folder.claim(claim))
+        number = patiently(lambda: _next_attempt(folder, owner))
+        attempt = patiently(lambda: folder.claim(claim, number))
         if _is_done(folder):  # whoever published meanwhile did not know of this attempt
             return JobState.DONE
     except AttemptTaken:
@@ -288,18 +289,21 @@ def _unwritten(folder: Path, error: OSError) -> JobState:
     return JobState.FAILED
 
 
-def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False) -> None:
+def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False, launch: str = "") -> None:
     """Record how the newest attempt of a cell ended, for a process that no longer can.
 
     Args:
         cell_dir: Folder of the cell.
         failure: What is known of it.
         known_dead: The caller knows that it has not ended by itself; otherwise it must look as if it ran.
+        launch: Only an attempt of this launch; empty: of any.
     """
     folder = RunFolder(cell_dir)
     if not known_dead and folder.look().status is not CellState.RUNNING:
         return
     attempt = folder.attempts()[-1]
+    if launch and attempt.known_owner().get("launch", launch) != launch:
+        return
     if failure.kind is FailureClass.CANCELLED:
         attempt.event("stopped", **evidence(attempt, failure))
     else:
@@ -316,6 +320,18 @@ def record_never_began(cell_dir: Path, owner: Mapping[str, Any], failure: Failur
         _unwritten(cell_dir, error)
         return
     attempt.event("failed", **evidence(attempt, failure), **({"host": host} if host else {}))
+
+
+def _next_attempt(folder: RunFolder, owner: Mapping[str, Any]) -> int:
+    """Return the number of the attempt that may be claimed, by what is there now.
+
+    Raises:
+        AttemptTaken: A launch of another grid trains the cell.
+    """
+    attempts = folder.attempts()
+    if folder.is_trained_for_another(owner.get("grid", "")):
+        raise AttemptTaken(f"{folder.path} is trained for another grid")
+    return attempts[-1].number + 1 if attempts else 1
 
 
 def _is_done(folder: RunFolder) -> bool:

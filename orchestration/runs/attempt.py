@@ -26,7 +26,7 @@ from rankmatch.durable import sync_file, sync_folder
 ENVIRONMENT = "environment"
 """The event that records the environment of the training process."""
 _PROVENANCE = {"commit": TEXT, "host": TEXT, "split_sha256": TEXT.or_null(), "data_fingerprint": TEXT.or_null(),
-               "num_gpus": COUNT.or_null(), IMAGE: TEXT, DIGEST: TEXT}  # fmt: skip
+               "num_gpus": COUNT.or_null(), "grid": TEXT, IMAGE: TEXT, DIGEST: TEXT}  # fmt: skip
 _EACH = Fields({}, _PROVENANCE).kind("what an attempt was made with")
 _MADE_WITH = "what it was made with"
 _OF_PROVENANCE = {**_PROVENANCE, "attempts": _EACH.listed()}
@@ -39,6 +39,7 @@ _OF_OWNER = Fields(
     {
         "pid_namespace": TEXT,
         "campaign": TEXT,
+        "grid": TEXT,
         "provenance": Fields({}, _OF_PROVENANCE).kind(_MADE_WITH),
         "slurm": _OF_SLURM,
         "asked": OF_REQUEST,
@@ -237,7 +238,9 @@ class Attempt(AttemptFolder):
             AlreadyPublished: The cell has one.
         """
         owner = self.known_owner()
-        known = {"commit": owner.get("commit", ""), **owner.get("provenance", {}), **result.get("provenance", {})}
+        of_grid = {"grid": owner["grid"]} if "grid" in owner else {}
+        known = {"commit": owner.get("commit", ""), **of_grid, **owner.get("provenance", {})}
+        known |= result.get("provenance", {})
         content = {"schema": SCHEMA, "attempt": self.number, **result, "provenance": known}
         cell = CellFolder(self.cell_dir)
         path = cell.result_file

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, overload
 
 from orchestration.machine.provenance import DIFFERENCE
+from orchestration.runs.members import Folder
+from orchestration.runs.members import Inner as Inner
 from rankmatch import run_files
 
 _CELL_NAME = re.compile(r"[0-9a-f]{12}-")
@@ -26,33 +27,7 @@ _MOMENT = "%Y%m%dT%H%M%S.%f"
 """Names of launches begin with the time in this form, so that they sort in order."""
 
 
-class Inner:
-    """A member of a folder: a path on a folder, a name on the folder's class."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, folder: None, kind: type) -> Self: ...
-
-    @overload
-    def __get__(self, folder: "_Folder", kind: type) -> Path: ...
-
-    def __get__(self, folder: "_Folder | None", kind: type) -> Self | Path:
-        return self if folder is None else folder.path / self.name
-
-
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """Its own name."""
-        return self.path.name or self.path.absolute().name  # of `.`
-
-
-class RunsFolder(_Folder):
+class RunsFolder(Folder):
     """A folder of grids; `--runs`."""
 
     __slots__ = ()
@@ -66,6 +41,10 @@ class RunsFolder(_Folder):
     cache_dir = Inner(".results")
     """Rows of finished runs; can be deleted."""
     cache_lock = Inner(".results/lock")
+    cells_dir = Inner("cells")
+    """The store: each cell once, to which the folders of grids link."""
+    cells_lock = Inner(".cells.lock")
+    """Held while cells are added to the store or taken out of it."""
     trash_dir = Inner(".trash")
     """Dropped cells; runs are never searched in folders whose names begin with a dot."""
 
@@ -77,8 +56,16 @@ class RunsFolder(_Folder):
         """Return the folders of all launched grids and searches, by name."""
         return [GridFolder(path.parent) for path in sorted(self.path.glob(f"*/{GridFolder.grid_file.name}"))]
 
+    def cell(self, name: str) -> "CellFolder":
+        """Return the folder of a cell in the store by its name."""
+        return CellFolder(self.cells_dir / name)
 
-class GridFolder(_Folder):
+    def cells(self) -> list["CellFolder"]:
+        """Return the folders of the cells in the store, by name."""
+        return _cells_in(self.cells_dir)
+
+
+class GridFolder(Folder):
     """The folder of a launched grid or search."""
 
     __slots__ = ()
@@ -118,8 +105,7 @@ class GridFolder(_Folder):
 
     def cells(self) -> list["CellFolder"]:
         """Return the folders of its cells, by name."""
-        folder = self.cells_dir
-        return [CellFolder(folder / name) for name in sorted(cell_names(str(folder)))] if folder.is_dir() else []
+        return _cells_in(self.cells_dir)
 
     def launch(self, name: str) -> "LaunchFolder":
         """Return the folder of a launch by its name."""
@@ -143,7 +129,7 @@ class GridFolder(_Folder):
         return self.runs.trash_dir / self.name / f"{datetime.datetime.now(datetime.UTC):{_MOMENT}}"
 
 
-class LaunchFolder(_Folder):
+class LaunchFolder(Folder):
     """The folder of one launch; on Slurm a launch is a step of a campaign, which is named after its first launch."""
 
     __slots__ = ()
@@ -246,7 +232,7 @@ class LaunchFolder(_Folder):
         return [JobFolder(path) for path in self.jobs_dir.glob(f"{number}.*") if path.is_dir()]
 
 
-class ControllersFolder(_Folder):
+class ControllersFolder(Folder):
     """The files that the controllers of a campaign share."""
 
     __slots__ = ()
@@ -264,7 +250,7 @@ class ControllersFolder(_Folder):
         return list(self.path.glob("*.log"))
 
 
-class JobFolder(_Folder):
+class JobFolder(Folder):
     """One start of a Slurm job."""
 
     __slots__ = ()
@@ -280,7 +266,7 @@ class JobFolder(_Folder):
     """Of a node of a pilot: the fields for owners of attempts there, and the end of its time."""
 
 
-class CellFolder(_Folder):
+class CellFolder(Folder):
     """The folder of one cell: `<signature>-<slug>`."""
 
     __slots__ = ()
@@ -309,13 +295,18 @@ class CellFolder(_Folder):
         """Whether it is in a grid's folder of cells; a copy of a single cell is not."""
         return self.path.parent.name == GridFolder.cells_dir.name
 
+    @property
+    def whole_path(self) -> Path:
+        """Its absolute path, by the link of its grid where that is one: only so is its grid known."""
+        return self.path.parent.resolve() / self.path.name
+
     def attempt(self, number: int | str) -> "AttemptFolder":
         """Return the folder of an attempt."""
         return AttemptFolder(self.attempts_dir / str(number))
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptFolder(_Folder):
+class AttemptFolder(Folder):
     """The folder of one attempt of a cell; its name is its number."""
 
     owner_file = Inner("owner.json")
@@ -343,8 +334,8 @@ class AttemptFolder(_Folder):
 
     @property
     def above(self) -> list[Path]:
-        """The folders that it lies in, up to the grid's."""
-        return list(self.path.parents[:4])
+        """The folders that it lies in, up to the grid's, and up to the runs folder where the grid links to the cell."""
+        return list(dict.fromkeys([*self.path.parents[:4], *self.path.resolve().parents[:4]]))
 
     def system_file(self, worker: int) -> Path:
         """Return the file for a worker's rows of machine use."""
@@ -367,8 +358,13 @@ def cell_name(signature: str, slug: str) -> str:
 
 
 def cell_names(folder: str) -> list[str]:
-    """Return the names of the run folders in a folder `cells`, unordered."""
-    return [name for name in os.listdir(folder) if _CELL_NAME.match(name)]  # noqa: PTH208 (fast)
+    """Return the names of the run folders in a folder `cells`, unordered; a link that leads nowhere is none."""
+    with os.scandir(folder) as entries:
+        return [one.name for one in entries if _CELL_NAME.match(one.name) and (not one.is_symlink() or one.is_dir())]
+
+
+def _cells_in(folder: Path) -> list[CellFolder]:
+    return [CellFolder(folder / name) for name in sorted(cell_names(str(folder)))] if folder.is_dir() else []
 
 
 def signature_in(name: str) -> str:
@@ -395,6 +391,9 @@ def grid_of(grid_file: Path) -> GridFolder:
 
 
 def cell_above(path: Path) -> CellFolder | None:
-    """Return the cell to which a file belongs, for example in one of its attempts; None if there is none."""
-    found = (CellFolder(folder) for folder in path.resolve().parents)
+    """Return the cell to which a file belongs, for example in one of its attempts; None if there is none.
+
+    It is the grid's, if the path leads through that.
+    """
+    found = (CellFolder(folder) for folder in (*path.absolute().parents, *path.resolve().parents))
     return next((cell for cell in found if cell.config_file.is_file() and cell.attempts_dir.is_dir()), None)

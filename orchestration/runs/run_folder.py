@@ -73,6 +73,8 @@ class FolderState:
     """Class and message of the failure, or of a search's verdict, in one line."""
     host: str = ""
     """Host of the newest attempt."""
+    grid: str = ""
+    """The grid whose launch began the newest attempt, or trained the cell; empty where that was not recorded."""
     job: str = ""
     """Slurm's job of the newest attempt."""
     failure_class: str | None = None
@@ -176,6 +178,11 @@ class RunFolder(CellFolder):
         except FileExistsError:
             raise AttemptTaken(f"{claimed.path} is claimed already") from None
         return _synced(claimed)
+
+    def is_trained_for_another(self, grid: str) -> bool:
+        """Return whether its newest attempt is another grid's and runs, as far as can be seen from here."""
+        owner: Mapping[str, Any] = next((attempt.known_owner() for attempt in self.attempts()[-1:]), {})
+        return bool(grid) and owner.get("grid", grid) != grid and self.look().status is CellState.RUNNING
 
     def newest_checkpoint(self) -> Path | None:
         """Find the newest intact checkpoint among those whose rows count."""
@@ -302,6 +309,7 @@ class RunFolder(CellFolder):
             failure=_one_line(last) if is_over else None,
             failure_class=known_class(last["kind"]) if is_over and "kind" in last else None,
             host=trained_on(owner, events),
+            grid=owner.get("grid", ""),
             job=owner.get("slurm", {}).get("job", ""),
             updated=updated,
             provenance=owner.get("provenance", {}),
@@ -346,6 +354,7 @@ def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
         duration_s=result.get("duration_s", 0.0),
         updated=updated,
         host=result["provenance"].get("host", ""),
+        grid=result["provenance"].get("grid", ""),
         provenance=result["provenance"],
         unpredicted=unpredicted.of_result(result),
     )

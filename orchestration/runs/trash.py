@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from orchestration.runs import hints
+from orchestration.runs import hints, store
 from orchestration.runs.folders import GridFolder
+from orchestration.runs.run_folder import RunFolder
 from rankmatch import durable
 
 
@@ -14,11 +15,29 @@ def folder(grid_dir: Path) -> Path:
     return place
 
 
-def move(cell_dir: Path, place: Path) -> Path:
-    """Move a cell's folder there by one rename, so that it is never split between two places."""
-    return durable.move(cell_dir, place / cell_dir.name)
+def drop(cell: RunFolder, place: Path) -> str:
+    """Take a cell out of its grid; return what became of it, and the commands that bring it back.
+
+    Its folder moves to the trash by one rename, so that it is never split between two places, unless another grid has
+    the cell too: then that one keeps it.
+    """
+    real = store.real_path(cell)
+    if real is None:
+        moved = durable.move(cell.path, place / cell.name)
+        return f"{cell.name} lies in {moved}; {_move(moved, cell.path)} brings it back"
+    runs = cell.grid.runs.path
+    with store.changing(runs):
+        others = [grid.name for grid in store.grids_with(runs, cell.signature) if grid.path != cell.grid.path]
+        link = hints.shell("ln", "-s", str(cell.path.readlink()), str(cell.path))
+        store.unlink(cell)
+        if others:
+            also = (
+                f"grid {', '.join(others)} has it too, so {real} stays, and a launch of {cell.grid.name} keeps it again"
+            )
+            return f"{cell.name} is out of {cell.grid.name}; {also}; {link} brings it back at once"
+        moved = durable.move(real, place / real.name)
+        return f"{cell.name} lies in {moved}; {_move(moved, real)} and then {link} bring it back"
 
 
-def way_back(moved: Path, cell_dir: Path) -> str:
-    """Return the command that restores a folder, in backticks."""
-    return hints.shell("mv", str(moved), str(cell_dir))
+def _move(moved: Path, back: Path) -> str:
+    return hints.shell("mv", str(moved), str(back))

@@ -29,7 +29,7 @@ def run(*words: str) -> str:
 
 @pytest.fixture
 def copied(launched: Launcher, tmp_path: Path) -> Path:
-    shutil.copytree(launched.runs, tmp_path / "runs")
+    shutil.copytree(launched.runs, tmp_path / "runs", symlinks=True)
     return tmp_path / "runs"
 
 

@@ -74,7 +74,7 @@ def plan_of(runs: Path, cluster: str = "inline") -> Plan:
 
 @pytest.fixture
 def copied(launched: Launcher, tmp_path: Path) -> Path:
-    shutil.copytree(launched.runs, tmp_path / "runs")
+    shutil.copytree(launched.runs, tmp_path / "runs", symlinks=True)
     return tmp_path / "runs"
 
 

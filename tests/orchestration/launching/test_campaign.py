@@ -902,11 +902,11 @@ def test_damaged_file_of_a_silent_attempt_keeps_no_command_and_no_cell_from_goin
     slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in (1, 3)}
     slurm.accounted = {"1_0": ("NODE_FAIL", "n1"), "1_2": ("FAILED", "n1")}  # that one before it began
     backup = options.runs.with_name("backup")
-    shutil.copytree(options.runs, backup)
+    shutil.copytree(options.runs, backup, symlinks=True)
     for file in (path.relative_to(attempt.path) for path in attempt.path.rglob("*") if path.is_file()):
         for content in (b"", b"[1]\n"):
             shutil.rmtree(options.runs)
-            shutil.copytree(backup, options.runs)
+            shutil.copytree(backup, options.runs, symlinks=True)
             (attempt.path / file).write_bytes(content)
             if (running := cell_of(options, at_work).attempts()[0].path / file).exists():
                 running.write_bytes(content)

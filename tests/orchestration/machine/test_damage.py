@@ -80,7 +80,7 @@ def said(launched, empty_store: Path, tmp_path: Path) -> Said:
     """The small grid in a folder of its own: one of its four cells was stopped, and MLflow has none of them."""
     made = Said(tmp_path / "runs")
     left_out = shutil.ignore_patterns("*.pt", "mlflow.db", "artifacts", ".results")
-    shutil.copytree(launched.runs, made.runs, ignore=left_out)
+    shutil.copytree(launched.runs, made.runs, ignore=left_out, symlinks=True)
     shutil.copy(empty_store, made.runs / "mlflow.db")
     for path in made.runs.glob("small/launches/*/mlflow.json"):
         path.write_text(path.read_text().replace(str(launched.runs), str(made.runs)))

@@ -130,7 +130,7 @@ def test_second_users_launch_of_a_grid_has_an_experiment_of_its_own_and_leaves_t
 def test_runs_folder_that_was_moved_keeps_its_experiment_and_a_copy_gets_another_one(uri, tmp_path, request):
     name = request.node.name
     launched(uri, grid_of(tmp_path / "a", name))
-    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    shutil.copytree(tmp_path / "a", tmp_path / "copy", symlinks=True)
     known, copy = owner_of(tmp_path / "a").runs_id, owner_of(tmp_path / "copy").runs_id
     assert known != copy
     (tmp_path / "a").rename(tmp_path / "moved")

@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
-    return Path(shutil.copytree(trained, tmp_path / "runs"))
+    return Path(shutil.copytree(trained, tmp_path / "runs", symlinks=True))
 
 
 def command(*words: object) -> Any:

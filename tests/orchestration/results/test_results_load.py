@@ -84,7 +84,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note the runs whose folders are read from now on."""
     seen: list[str] = []
     read = run_table._row_of
-    monkeypatch.setattr(run_table, "_row_of", lambda root, run: (seen.append(run), read(root, run))[1])
+    monkeypatch.setattr(run_table, "_row_of", lambda root, run, *more: (seen.append(run), read(root, run, *more))[1])
     return seen
 
 

@@ -30,6 +30,7 @@ EXECUTED = {
     "sync": "test_rows_that_mlflow_lacks_are_written_by_the_command_that_is_named",
     "cancel": "test_cell_at_work_is_not_dropped_and_the_command_that_ends_it_is_known",
     "mv": "test_dropped_cell_comes_back_by_the_command_that_is_named",
+    "ln": "test_dropped_cell_comes_back_by_the_command_that_is_named",
     "report": "test_page_that_was_not_written_is_written_by_the_command_that_is_named",
     "tune": "test_search_is_resumed_by_the_command_that_is_named",
     "ui": "test_page_of_mlflow_is_opened_by_the_command_that_a_launch_names",
@@ -52,7 +53,7 @@ NAMED = {
 
 def said(message: str) -> list[list[str]]:
     """Return the commands in a message."""
-    return [shlex.split(words) for words in re.findall(r"`((?:rankmatch|mv) [^`]+)`", message)]
+    return [shlex.split(words) for words in re.findall(r"`((?:rankmatch|mv|ln) [^`]+)`", message)]
 
 
 def run(words: list[str]) -> int:
@@ -75,7 +76,7 @@ def test_commands_in_messages_are_those_that_tests_execute() -> None:
         text = path.read_text()
         whole |= set(re.findall(r'hints\.command\(\s*["\'](\w+)', text))
         whole |= set(re.findall(r'hints\.shell\("rankmatch", "(\w+)"', text)) | set(
-            re.findall(r'hints\.shell\("(mv)"', text)
+            re.findall(r'hints\.shell\("(mv|ln)"', text)
         )
         named |= {word for one in constants(ast.parse(text)) for word in re.findall(r"`rankmatch ([^`{]+)`", one)}
     assert whole == EXECUTED.keys() and all(test in globals() for test in EXECUTED.values())
@@ -162,9 +163,11 @@ def test_launch_that_is_at_work_is_ended_by_cancel(own: OwnGrid, monkeypatch) ->
 
 def test_dropped_cell_comes_back_by_the_command_that_is_named(own: OwnGrid) -> None:
     before = own.cell(DONE).result()
-    (command,) = said(own("drop", DONE, "--grid", "membranes"))
+    commands = said(own("drop", DONE, "--grid", "membranes"))
     assert "2 runs" in own("results") and "1 submit" in own("plan", "--grid", "membranes")
-    subprocess.run(command, check=True)
+    assert [words[0] for words in commands] == ["mv", "ln"]
+    for words in commands:
+        subprocess.run(words, check=True)
     assert own.cell(DONE).result() == before
     assert "2 done, 1 failed" in own("status", "--grid", "membranes")
 

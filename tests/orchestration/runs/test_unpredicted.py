@@ -68,7 +68,7 @@ def test_log_status_and_report_say_it_too(missed: Launcher) -> None:
 
 
 def test_run_that_is_not_done_says_it(missed: Launcher, tmp_path: Path) -> None:
-    shutil.copytree(missed.runs, tmp_path / "runs")
+    shutil.copytree(missed.runs, tmp_path / "runs", symlinks=True)
     (folder,) = folders(tmp_path / "runs" / "small").values()
     (folder.path / "result.json").unlink()
     path = folder.path / "attempts" / "1" / "epochs.jsonl"
@@ -80,7 +80,7 @@ def test_run_that_is_not_done_says_it(missed: Launcher, tmp_path: Path) -> None:
 
 
 def test_cell_that_finds_every_class_is_not_warned_of(missed: Launcher, tmp_path: Path) -> None:
-    shutil.copytree(missed.runs, tmp_path / "runs")
+    shutil.copytree(missed.runs, tmp_path / "runs", symlinks=True)
     (folder,) = folders(tmp_path / "runs" / "small").values()
     path = folder.path / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"last_class_iou": [0.5] * 6}))

@@ -1,0 +1,33 @@
+"""Commands for the store of cells that the grids of a runs folder share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunsFolder = Annotated[Path, typer.Argument(metavar="[RUNS]", help="Where run folders are.")]
+
+
+def migrate(runs: RunsFolder = Path("runs")) -> None:
+    """Move the cells of grids of an earlier version into the store, where all grids of the runs folder share them."""
+    from orchestration.launching import migrate as migrating
+    from orchestration.machine import terminal
+
+    migrating.migrate(runs, terminal.console())
+
+
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The other runs folder; it stays as it is.")],
+    runs: Annotated[Path, typer.Option("--runs", help="The runs folder that gets the cells.")] = Path("runs"),
+) -> None:
+    """Take the finished cells of another runs folder: 0 all are here now, 1 some could not be taken, 2 refused."""
+    from orchestration.launching import import_cells
+    from orchestration.machine import terminal
+
+    raise typer.Exit(import_cells.import_cells(folder, runs, terminal.console()))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command()(migrate)
+    app.command("import")(import_)

@@ -1,0 +1,191 @@
+"""Take the finished cells of another runs folder: by signature, verified by hash, refused where results disagree."""
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration.grids.cells import Cell, from_yaml
+from orchestration.launching import waiting
+from orchestration.machine import announce
+from orchestration.machine.damage import DamagedFileError
+from orchestration.on_slurm.campaign_file import open_campaigns
+from orchestration.runs import same_result, store, trash
+from orchestration.runs.folders import GridFolder, RunsFolder
+from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.states import CellState
+from rankmatch import durable
+from rankmatch.hashing import sha256_of
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A cell to copy."""
+
+    cell: RunFolder
+    """There."""
+    replaced: RunFolder | None
+    """The folder here, which has no result and moves to the trash; None: there is none."""
+
+
+def import_cells(folder: Path, runs: Path, console: Console) -> int:
+    """Copy the finished cells of a runs folder into the store of another; return 1 if one could not be taken, else 0.
+
+    Raises:
+        ValueError: There are no cells to take, results of one cell differ, or the disk is too small: nothing was taken.
+    """
+    there, here = RunsFolder(folder.resolve()), RunsFolder(runs.resolve())
+    if there.path == here.path:
+        raise ValueError(f"FOLDER must be another runs folder than --runs; got {there.path} for both")
+    mine = _cells(here)
+    found = {key: [cell for cell in cells if _is_finished(cell)] for key, cells in _cells(there).items()}
+    if not found:
+        raise ValueError(f"FOLDER must be a runs folder with cells; there are none in {there.path}")
+    _refuse_differences({key: [*mine.get(key, []), *cells] for key, cells in found.items()})
+    wanted, said = _wanted(found, mine)
+    _refuse_small_disk(wanted, here)
+    durable.make_folder(here.path)
+    for taken in wanted:
+        try:
+            _take(taken, here)
+        except (DamagedFileError, ValueError) as error:
+            said.append(f"not taken: {error}")
+    num_failed = sum(line.startswith("not taken") for line in said)
+    num_unfinished = sum(not cells for cells in found.values())
+    num_same = len(found) - num_unfinished - len(wanted) - (len(said) - num_failed)
+    for line in said:
+        announce.say(console, line)
+    parts = [f"{len(wanted) - num_failed} cells taken", f"{num_same} were here already"]
+    parts += [f"{num_unfinished} have no result there"] if num_unfinished else []
+    announce.say(console, f"{', '.join(parts)}; a launch that asks for one keeps it")
+    return 1 if said else 0
+
+
+def _cells(runs: RunsFolder) -> dict[str, list[RunFolder]]:
+    """Return the folders of cells in the store and in grids by signature, each once."""
+    places = [*runs.cells(), *(cell for grid in runs.grids() for cell in grid.cells() if not cell.path.is_symlink())]
+    found: dict[str, list[RunFolder]] = {}
+    for place in places:
+        found.setdefault(place.signature, []).append(RunFolder(place.path))
+    return found
+
+
+def _is_finished(cell: RunFolder) -> bool:
+    return cell.has_result()  # readable or not: a damaged one is named
+
+
+def _refuse_differences(found: Mapping[str, Sequence[RunFolder]]) -> None:
+    """Refuse results of one cell that differ, before anything is copied."""
+    differing = []
+    for cells in found.values():
+        finished = [cell for cell in cells if _result_of(cell)]
+        for other in finished[1:]:
+            if words := same_result.difference(finished[0], other):
+                differing.append(f"{finished[0].path} and {other.path} ({words})")
+    if differing:
+        more = f"; so have {len(differing) - 1} others" if len(differing) > 1 else ""
+        raise ValueError(f"nothing was taken: these have different results of one cell: {differing[0]}{more}")
+
+
+def _result_of(cell: RunFolder) -> bool:
+    try:
+        return cell.result() is not None
+    except DamagedFileError:
+        return False
+
+
+def _wanted(
+    found: Mapping[str, Sequence[RunFolder]], mine: Mapping[str, Sequence[RunFolder]]
+) -> tuple[list[Taken], list[str]]:
+    """Return which cells to copy, and why others are left that are finished there and not here."""
+    wanted, said = [], []
+    for key, cells in found.items():
+        own = mine.get(key, [])
+        if not cells or any(cell.has_result() for cell in own):
+            continue
+        if own and (why := _at_work(own[0])):
+            said.append(f"left: {own[0].path}, {why}")
+            continue
+        wanted.append(Taken(next(filter(_result_of, cells), cells[0]), own[0] if own else None))
+    return wanted, said
+
+
+def _at_work(cell: RunFolder) -> str:
+    """Return which launch trains a cell, or may yet do so; empty: none."""
+    if cell.state().status is CellState.RUNNING:
+        return "which is being trained"
+    is_grids_own = cell.grid.grid_file.exists()
+    grids = [cell.grid] if is_grids_own else store.grids_with(cell.grid.path, cell.signature)
+    busy = [one.name for one in grids if _has(one, cell.signature)]
+    return f"which a launch of grid {busy[0]} has" if busy else ""
+
+
+def _has(grid: GridFolder, signature: str) -> bool:
+    return bool(open_campaigns(grid.path)) or signature in waiting.cells(grid.path)
+
+
+def _refuse_small_disk(wanted: Sequence[Taken], here: RunsFolder) -> None:
+    place = next(path for path in (here.path, here.path.parent) if path.exists())
+    needed = sum(
+        file.stat().st_size
+        for one in wanted
+        if one.cell.path.stat().st_dev != place.stat().st_dev  # on one disk, copies may share their blocks
+        for file in one.cell.path.rglob("*")
+        if file.is_file()
+    )
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ValueError(f"the disk of {here.path} must have {needed / 1e9:.1f} GB free; it has {free / 1e9:.1f}")
+
+
+def _take(taken: Taken, here: RunsFolder) -> None:
+    """Copy a cell, verify the copy, and put it into its place by one rename.
+
+    Raises:
+        ValueError: A file is damaged, or not the one that the result names.
+    """
+    name = taken.replaced.name if taken.replaced else taken.cell.name
+    target = taken.replaced.path if taken.replaced else here.cell(name).path
+    store.make(here)
+    draft = here.cell(f".{name}.importing").path
+    shutil.rmtree(draft, ignore_errors=True)  # of a call that was ended
+    try:
+        _copy(taken.cell.path, draft)
+        _verify(RunFolder(draft), taken.cell)
+        for path in [*draft.rglob("*"), draft]:
+            (durable.sync_folder if path.is_dir() else durable.sync_file)(path)
+        with store.changing(here.path):
+            if target.exists():
+                _put_away(RunFolder(target), here, was_there=taken.replaced is not None)
+            durable.move(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put_away(cell: RunFolder, here: RunsFolder, *, was_there: bool) -> None:
+    """Move the unfinished folder of a cell to the trash, unless a launch here was faster."""
+    if cell.has_result() or not was_there or _at_work(cell):
+        raise ValueError(f"{cell.path} was begun or finished here meanwhile")
+    is_stored = store.is_in_store(cell, here)
+    place = trash.folder(here.cells_dir if is_stored else cell.grid.path)
+    durable.move(cell.path, place / cell.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder; blocks are shared where the file system can do so."""
+    words = ["cp", "--recursive", "--dereference", "--reflink=auto", "--preserve=mode,timestamps", "--"]
+    done = subprocess.run([*words, str(source), str(target)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{source} cannot be copied: {done.stderr.strip()}")
+
+
+def _verify(copy: RunFolder, source: RunFolder) -> None:
+    result = copy.result() or {}
+    if Cell(from_yaml(copy.config()), {}).signature != source.signature:
+        raise ValueError(f"{source.config_file}: its settings have another signature")
+    model = result.get("model")
+    if model and sha256_of(copy.path / model["path"]) != model["sha256"]:
+        raise ValueError(f"{source.path / model['path']} is not the file that the result names, by its hash")
