@@ -263,8 +263,8 @@ def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
 
 
 def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
-    """Return each cell's folder by signature: the grid's, whatever its slug, else the store's, else the future one."""
-    found = known_folders(loaded, grid_dir)
+    """Return each cell's folder in the grid by signature: the existing one, whatever its slug, else the future one."""
+    found = folders(grid_dir)
     return {cell.signature: found.get(cell.signature, run_folder(grid_dir, cell.folder_name)) for cell in loaded.cells}
 
 

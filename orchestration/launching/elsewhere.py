@@ -7,7 +7,6 @@ from pathlib import Path
 from orchestration.launching import waiting
 from orchestration.on_slurm import queue_state, submissions
 from orchestration.on_slurm.commands import SlurmError
-from orchestration.runs import store
 from orchestration.runs.folders import GridFolder, signature_in
 from orchestration.runs.run_folder import FolderState, RunFolder
 from orchestration.runs.states import CellState
@@ -51,8 +50,8 @@ def _sharing(own: GridFolder, signatures: Collection[str]) -> dict[GridFolder, l
     found = {}
     for other in own.runs.grids():
         if other.path != own.path:
-            names = [cell.signature for cell in other.cells() if store.real_path(RunFolder(cell.path))]
-            if mine := [name for name in signatures if name in names]:
+            known = {cell.signature: cell.path for cell in other.cells()}
+            if mine := [name for name in signatures if name in known and known[name].is_symlink()]:
                 found[other] = mine
     return found
 

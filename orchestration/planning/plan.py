@@ -153,8 +153,12 @@ def make_plan(
         data = (provenance or {}).get(key, {})
         made = _item(cell, action, reason, state, num_steps.get(key), seconds_per_step.get(key), data)
         items.append(replace(made, round=(rounds or {}).get(key, 0), of_grid=of_grid))
-    conflicts = [f"cell {item.cell.folder_name}: {text}" for item in in_order(items) for text in item.conflicts]
+    conflicts = [f"{_named(item)}: {text}" for item in in_order(items) for text in item.conflicts]
     return Plan(in_order(items), max_concurrent, conflicts, uses_gpus)
+
+
+def _named(item: Item) -> str:
+    return f"cell {item.cell.folder_name}{f', trained for grid {item.of_grid}' if item.of_grid else ''}"
 
 
 def in_order(items: Sequence[Item]) -> list[Item]:
