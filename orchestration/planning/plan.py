@@ -41,7 +41,9 @@ class Item:
 
     @property
     def gpu_hours(self) -> float:
-        """Estimated GPU-hours left, with one GPU for each worker."""
+        """Estimated GPU-hours left, with one GPU for each worker; those of another grid's launch are not its own."""
+        if self.is_left_to_another:
+            return 0.0
         return self.cell.config.execution.trainer.num_workers * (self.estimate_s or 0.0) / 3600
 
     @property

@@ -54,6 +54,20 @@ def test_cell_kept_from_another_commit_is_marked() -> None:
     assert plan_of(State(CellState.DONE, commit="aaa"), commit="aaa").items[0].reason == "done"
 
 
+def test_cells_of_other_grids_are_named_and_cost_this_one_nothing() -> None:
+    trained, kept = State(CellState.RUNNING, 1, step=40, grid="other"), State(CellState.DONE, grid="other")
+    awaited = {CELLS[2].signature: ("third", "job 7 is pending")}
+    planned = plan_of(trained, kept, None, grid="own", awaited=awaited, uses_gpus=True)
+    assert {item.cell.slug: item.reason for item in planned.items} == {
+        "s0": "running, for grid other: attempt 1 at step 40",
+        "s1": "done, for grid other",
+        "s2": "running, for grid third: job 7 is pending",
+    }
+    assert planned.jobs == [] and planned.gpu_hours == 0 and "1 cell is kept from grid other" in summary(planned)
+    mine = plan_of(trained, kept, grid="other", uses_gpus=True)
+    assert mine.items[0].reason == "attempt 1 at step 40" and mine.gpu_hours > 0
+
+
 def test_longest_job_goes_first_and_kept_cells_last() -> None:
     steps = {CELLS[0].signature: 100, CELLS[1].signature: 300, CELLS[2].signature: 200}
     order = [item.cell.slug for item in plan_of(None, None, None, num_steps=steps).items]
