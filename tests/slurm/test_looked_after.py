@@ -11,11 +11,12 @@ import psutil
 import pytest
 from slurm.real_cluster import Grid, wait_until
 
+from orchestration.machine.processes import process_start
+from orchestration.runs.attempt import Attempt
 from orchestration.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slurm
 FAULTS = '''
-import errno
 import os
 import sys
 
@@ -33,7 +34,7 @@ def fault_of(path):
     if "-s4/" in path:
         return NonFiniteLossError("the loss is nan at step 1 of 240")
     if "-s5/" in path:
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return TypeError("unsupported operand")
 
 
 def look(event, words):
@@ -45,15 +46,18 @@ def look(event, words):
 if "SLURM_JOB_ID" in os.environ:
     sys.addaudithook(look)
 '''
-"""What the Python of the jobs has on its way: memory that is counted, a GPU that breaks, a loss that is no number."""
+"""What the Python of the jobs has on its way: counted memory, a GPU and code that break, a loss that is no number."""
 
 
-def killed(grid: Grid, cell: RunFolder, harm) -> None:
-    """Kill a training once it is in its third epoch, and harm its files before anybody sees it."""
+def killed(grid: Grid, cell: RunFolder, harm) -> Attempt:
+    """Kill a training once it is in its third epoch, and harm its files before anybody sees it; return the attempt."""
     wait_until(lambda: len(cell.epochs()) >= 3)
     with grid.frozen(cell):
-        harm(cell.attempts()[-1])
-        os.kill(grid.training(cell), signal.SIGKILL)
+        attempt, training = cell.attempts()[-1], grid.training(cell)
+        harm(attempt)
+        os.kill(training, signal.SIGKILL)
+    wait_until(lambda: process_start(training) is None)
+    return attempt
 
 
 def damage_checkpoint(attempt) -> None:
@@ -99,9 +103,10 @@ def test_cells_of_eight_faults_end_in_the_table_or_in_a_notice_of_what_to_do(clu
     assert launched.returncode == 0, launched.stderr
     refuses.touch()
     wait_until(lambda: len(grid.cells) == 7)
-    memory, gpu, checkpoint, owner, nan, disk, job = grid.cells
+    memory, gpu, checkpoint, owner, nan, code, job = grid.cells
     killed(grid, checkpoint, damage_checkpoint)
-    killed(grid, owner, damage_owner)
+    for path in killed(grid, owner, damage_owner).path.iterdir():
+        os.utime(path, (0, 0))  # nobody waits the ten minutes in which such an attempt may still be alive
     kill_job(grid, job)
     logs = partial(grid.grid_dir.glob, "launches/*/controllers/*.log")
     wait_until(lambda: any("tried again: sbatch refused" in path.read_text() for path in logs()))
@@ -110,15 +115,15 @@ def test_cells_of_eight_faults_end_in_the_table_or_in_a_notice_of_what_to_do(clu
     table = (memory, gpu, checkpoint, owner, job)
     assert [cell.path.name for cell in grid.cells if cell.has_result()] == [cell.path.name for cell in table]
     assert [cell.result()["attempt"] for cell in table] == [2] * 5
-    kinds = [cell.attempts()[0].end().kind for cell in (memory, gpu, checkpoint, nan, disk, job)]
-    assert kinds == ["out of host memory", "GPU fault", "lost", "loss is not finite", "disk full", "lost"]
+    kinds = [cell.attempts()[0].end().kind for cell in (memory, gpu, checkpoint, nan, code, job)]
+    assert kinds == ["out of host memory", "GPU fault", "lost", "loss is not finite", "code error", "lost"]
     asked = [attempt.owner()["asked"]["mem_gb_per_worker"] for attempt in memory.attempts()]
     assert asked == [2.0, 3.0]
     first, second = (attempt.owner()["slurm"]["node"] for attempt in gpu.attempts())
     assert first != second
     said = told.read_text()
     assert f"{nan.path.name} is not tried again: loss is not finite; a smaller trainer.learning_rate" in said
-    assert f"{disk.path.name} is not tried again: disk full; make room" in said
+    assert f"{code.path.name} is not tried again: code error; `rankmatch logs` has the traceback" in said
     assert said.splitlines()[-1] == "long: 5 of 7 cells are done, 2 are given up"
     assert "asks for 3 GB for each worker, after it ran out of host memory" in grid.rankmatch("status").stdout
     assert cluster.leftovers() == []
