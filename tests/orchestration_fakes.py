@@ -55,6 +55,8 @@ class FakeSlurm:
         self.max_array_size = 1001
         self.max_submit_jobs: dict[str, str] = {}
         """Of `user` and of `qos`, as sacctmgr writes it."""
+        self.max_wall: dict[str, str] = {}
+        """The same for the longest time limit."""
         self.partitions = "".join(
             f"PartitionName={name} Default={default} MaxTime=UNLIMITED QoS=N/A\n"
             for name, default in (("main", "YES"), ("gpu", "NO"), ("big", "NO"))
@@ -70,7 +72,7 @@ class FakeSlurm:
             "sinfo": self._sinfo,
             "scontrol": self._scontrol,
             "scancel": self._scancel,
-            "sacctmgr": lambda command: self.max_submit_jobs.get(command[4], ""),
+            "sacctmgr": self._sacctmgr,
         }[command[0]](command)
 
     def name_of(self, number: str) -> str:
@@ -130,6 +132,9 @@ class FakeSlurm:
             f"{job}|{state}|1:0|{node}|{self.ended.get(job, 'Unknown')}|{self.name_of(job)}\n"
             for job, state, node in rows
         )
+
+    def _sacctmgr(self, command: list[str]) -> str:
+        return (self.max_wall if "MaxWall" in command[-1] else self.max_submit_jobs).get(command[4], "")
 
     def _sinfo(self, command: list[str]) -> str:
         return "".join(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from orchestration.on_slurm import site_nodes
+from orchestration.on_slurm import site_limits, site_nodes
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.resources import Resources, resources
@@ -23,15 +23,18 @@ class Ceilings:
     """Empty where Slurm does not say them: then nobody knows what they could give."""
     excluded: Sequence[str] = ()
     max_minutes: int | None = None
-    """Of the partition; None: no limit."""
+    """Of the partition, and of account and qos as far as accounting says it; None: no limit."""
 
     @classmethod
     def of(cls, site: ClusterConfig, max_minutes: int | None) -> "Ceilings":
         """Ask for the nodes of a site."""
         flags = training_flags(site, Resources(1, 1, 0, 1.0, 1))
+        account, qos, partition = (flags.get(name, "") for name in ("account", "qos", "partition"))
         with suppress(SlurmError):
-            nodes = site_nodes.of_partition(flags.get("partition", ""))
-            return cls(site, nodes, site_nodes.names_of(flags.get("exclude", "")), max_minutes)
+            walls = [max_minutes, site_limits.max_wall_minutes(account, qos, partition)]
+            max_minutes = min((limit for limit in walls if limit), default=None)
+            nodes, excluded = site_nodes.of_partition(partition), site_nodes.names_of(flags.get("exclude", ""))
+            return cls(site, nodes, excluded, max_minutes)
         return cls(site, max_minutes=max_minutes)
 
     def request(self, job: CellJob, asked: Resources) -> Request:

@@ -3,6 +3,7 @@
 import os
 import pwd
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from orchestration.on_slurm import commands
@@ -62,6 +63,35 @@ def submit_limit(account: str, qos: str, partition: str) -> SubmitLimit | None:
     if association is None or association.most is None:
         return None
     return SubmitLimit(association.most, _num_queued(f"--account={association.account}"))
+
+
+def max_wall_minutes(account: str, qos: str, partition: str) -> int | None:
+    """Return the longest time limit that account and qos allow, as far as accounting says it; None if it says none.
+
+    A job that asks for more is refused, or waits for ever.
+
+    Raises:
+        SlurmError: scontrol does not answer.
+        ValueError: There is no such partition.
+    """
+    cluster = configuration().get("ClusterName", "")
+    text = _accounting("user", _user(), "withassoc", f"cluster={cluster}",
+                       "format=DefaultAccount,Account,MaxWall,DefaultQOS")  # fmt: skip
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 3]
+    mine = [row for row in rows if row[1] == (account.lower() or row[0])]
+    names = {*([qos] if qos else [row[3] for row in mine]), *(row.get("QoS", "") for row in _partitions(partition))}
+    limits = [row[2] for row in mine] + [_wall_of_qos(name) for name in sorted(names - {"", "N/A"})]
+    return min((minutes for limit in limits if (minutes := _minutes(limit)) is not None), default=None)
+
+
+def _wall_of_qos(name: str) -> str:
+    return _accounting("qos", name, "format=MaxWall").strip()
+
+
+def _minutes(text: str) -> int | None:
+    with suppress(ValueError):  # empty, or what no version has written yet
+        return to_minutes(text)
+    return None
 
 
 def refuse_other_clusters() -> None:

@@ -124,6 +124,8 @@ POLICY = {
     ),
 }
 MAX_WITHOUT_PROGRESS = 3
+MAX_LONGER = 5
+"""This many attempts with too short a limit do not count as being without progress: each gets twice the time."""
 MAX_EXCUSED = 8
 """This many attempts in a row that ended by others' fault do not count against a cell."""
 MAX_WAIT_MIN = 60
@@ -211,8 +213,9 @@ def _why_not(ends: Sequence[AttemptEnd], counted: Sequence[AttemptEnd]) -> str:
         return _why_not_larger(last, sum(end.kind is last.kind for end in ends))
     if policy.retries == 0:
         return str(last.kind)
-    # If waiting is meant to help, the class sets the number of retries; so does the site where more is asked for.
-    in_vain = sum(not (POLICY[end.kind].wait_min or lacked(end)) for end in counted if not end.got_on)
+    # If waiting is meant to help, the class sets the number of retries.
+    stuck = [end for end in counted if not end.got_on and not POLICY[end.kind].wait_min]
+    in_vain = len(stuck) - min(MAX_LONGER, sum(map(lacked, stuck)))
     if in_vain >= MAX_WITHOUT_PROGRESS:
         return f"no progress in {in_vain} attempts, last: {last.kind}"
     tries, in_all = (sum(end.kind is last.kind for end in some) for some in (counted, ends))

@@ -318,7 +318,7 @@ def test_site_says_how_many_jobs_an_account_may_have(cluster, monkeypatch):
     user = getpass.getuser()
     cluster.slurm("sacctmgr", "--immediate", "add", "account", "few")
     cluster.slurm("sacctmgr", "--immediate", "add", "user", user, "account=few", "MaxSubmitJobs=7")
-    cluster.slurm("sacctmgr", "--immediate", "add", "qos", "fewer", "MaxSubmitJobsPerUser=3")
+    cluster.slurm("sacctmgr", "--immediate", "add", "qos", "fewer", "MaxSubmitJobsPerUser=3", "MaxWall=90")
     cluster.slurm("sacctmgr", "--immediate", "add", "cluster", "elsewhere")
     cluster.slurm("sacctmgr", "--immediate", "add", "account", "few", "cluster=elsewhere")
     cluster.slurm("sacctmgr", "--immediate", "add", "user", user, "account=few", "cluster=elsewhere", "MaxSubmitJobs=1")
@@ -329,6 +329,8 @@ def test_site_says_how_many_jobs_an_account_may_have(cluster, monkeypatch):
         assert site_limits.submit_limit("other", "", "") is None
         assert site_limits.submit_limit("", "", "") is None  # that of the default account, not of the others
         assert site_limits.max_minutes("main,low") is None
+        assert site_limits.max_wall_minutes("few", "fewer", "main") == 90
+        assert site_limits.max_wall_minutes("few", "", "main") is None
     finally:
         cluster.slurm("scancel", "--account=few")
 

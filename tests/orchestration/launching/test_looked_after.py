@@ -125,6 +125,14 @@ def test_cell_that_ends_no_epoch_within_its_time_limit_gets_twice_the_time_up_to
     assert retried(life)["time"] == "180"  # two of three without progress could be helped; this one counts
 
 
+def test_time_is_raised_no_further_than_account_and_qos_allow(life, slurm):
+    slurm.max_wall = {"user": "us|us||long\nus|others|00:10:00|short\n", "qos": "01:30:00\n"}
+    life.launch(cluster_settings=("cluster.time_min=60",))
+    cell = life.cell(CELL)
+    assert life.runs_out_of(cell, "time limit").owner()["asked"]["most_time_min"] == 90
+    assert retried(life)["time"] == "90"
+
+
 def test_cell_that_ends_epochs_within_its_time_limit_keeps_it(life, cell):
     attempt = life.runs_out_of(cell, "time limit", step=1)
     attempt.epochs_file.write_text(json.dumps(EPOCH) + "\n")

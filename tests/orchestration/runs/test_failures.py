@@ -9,6 +9,7 @@ from orchestration.runs.failures import (
     POLICY,
     AttemptEnd,
     CancelledError,
+    Decision,
     Failure,
     FailureClass,
     Fault,
@@ -18,6 +19,7 @@ from orchestration.runs.failures import (
     failed_lately,
     is_tried_again,
 )
+from orchestration.runs.requests import Larger, Request
 
 NonFiniteLossError = type("NonFiniteLossError", (ArithmeticError,), {})
 TorchOutOfMemory = type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})
@@ -142,6 +144,59 @@ def test_cell_that_crashes_on_three_nodes_at_the_same_step_is_given_up_however_f
     history = [*ends(*OFTEN), AttemptEnd(FailureClass.LOST, 200, 1000, "n0")]
     assert [decide([*history, *crashes[:number]]).again for number in range(4)] == [True, True, True, False]
     assert decide([*history, *crashes]).why == "no progress in 3 attempts, last: lost"
+
+
+def short_of(kind: FailureClass, asked: Request | None, num: int, *, has_epoch: bool = False) -> Decision:
+    """Decide about a cell that ran out of something so often; each job asked for what the one before was told to."""
+    ends: list[AttemptEnd] = []
+    for _ in range(num):
+        ends.append(AttemptEnd(kind, 0, 0, asked=asked, has_epoch=has_epoch))
+        if asked and (more := decide(ends).larger):
+            asked = replace(
+                asked,
+                mem_gb_per_worker=more.mem_gb_per_worker or asked.mem_gb_per_worker,
+                time_min=more.time_min or asked.time_min,
+            )
+    return decide(ends)
+
+
+ASKED = Request(1, 16.0, 60, more_workers=2, most_mem_gb_per_worker=100.0, most_time_min=None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "num", "larger"),
+    [
+        (FailureClass.HOST_MEMORY, 1, Larger(mem_gb_per_worker=24.0)),
+        (FailureClass.HOST_MEMORY, 2, Larger(mem_gb_per_worker=36.0)),
+        (FailureClass.GPU_MEMORY, 1, Larger(workers=2)),
+        (FailureClass.TIME_LIMIT, 1, Larger(time_min=120)),
+        (FailureClass.TIME_LIMIT, 7, Larger(time_min=60 * 2**7)),
+    ],
+)
+def test_cell_that_ran_out_of_something_asks_for_more_of_it(kind, num, larger):
+    assert short_of(kind, ASKED, num) == Decision(again=True, larger=larger)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "num", "why"),
+    [
+        (FailureClass.HOST_MEMORY, ASKED, 3, "out of host memory, 3 times, last with 36 GB for each worker"),
+        (FailureClass.GPU_MEMORY, ASKED, 2, "out of GPU memory, 2 times, last with 1 GPU"),
+        (FailureClass.GPU_MEMORY, replace(ASKED, more_workers=0), 1,
+         "out of GPU memory with 1 GPU, and its site gives no more"),
+        (FailureClass.HOST_MEMORY, None, 1, "out of host memory"),
+        (FailureClass.TIME_LIMIT, ASKED, 8, "no progress in 3 attempts, last: time limit"),
+        (FailureClass.TIME_LIMIT, replace(ASKED, most_time_min=60), 3, "no progress in 3 attempts, last: time limit"),
+    ],
+)  # fmt: skip
+def test_cell_that_can_have_no_more_is_given_up_with_what_helps(kind, asked, num, why):
+    decision = short_of(kind, asked, num)
+    assert (decision.again, decision.why) == (False, why)
+    assert "`rankmatch retry" in decision.advice and decision.told == f"{why}; {decision.advice}"
+
+
+def test_time_limit_is_left_as_it_is_where_epochs_end_within_it():
+    assert short_of(FailureClass.TIME_LIMIT, ASKED, 1, has_epoch=True) == Decision(again=True)
 
 
 def test_what_goes_by_by_itself_is_waited_for_longer_each_time():
