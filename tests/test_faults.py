@@ -36,3 +36,10 @@ def test_of_the_faults_on_a_real_slurm_at_least_18_end_in_the_table_and_the_othe
     ends = [row[-2].strip() for row in real]
     assert {*ends} == {"the table", "a notice"}
     assert ends.count("the table") >= 18 and len({row[0] for row in real}) == len(real) >= 20
+
+
+def test_readme_and_changelog_count_the_faults_of_the_page():
+    real, recorded = (len(rows(part)) for part in PAGE.partition("## With Slurm's answers recorded")[::2])
+    assert f"[{real + recorded} kinds of faults](docs/faults.md)" in (ROOT / "README.md").read_text()
+    said = f"{real} faults that were injected on a real Slurm and {recorded} with its answers recorded"
+    assert said in " ".join((ROOT / "CHANGELOG.md").read_text().split())
