@@ -8,7 +8,6 @@ from orchestration.grids import index
 from orchestration.launching import closed_launches, controller, due_steps, elsewhere, waiting
 from orchestration.launching.status import CellStatus, Slurm, judge, to_lines, totals
 from orchestration.on_slurm import commands, placement, standing_still, submissions
-from orchestration.on_slurm.avoided_nodes import MANY_CELLS
 from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.queue_state import queued_cells
@@ -102,10 +101,11 @@ class _Steps:
 def _who_goes_on(grid_dir: Path, rows: list[CellStatus]) -> _Steps:
     """Look at each open launch, and write lines about those that the user has to resume."""
     found = _Steps()
-    has_failures = sum(row.state.num_attempts > 1 or row.state.failure_class is not None for row in rows) >= MANY_CELLS
+    tried = {row.cell.signature for row in rows if row.state.num_attempts > 1 or row.state.failure_class}
+    failed = {folder.path.name for key, folder in folders(grid_dir).items() if key in tried} if tried else set()
     for launch_dir, campaign in open_campaigns(grid_dir).items():
-        if has_failures:  # else no file of an attempt need be read
-            found.notes += placement.evidence(grid_dir, campaign.name)
+        if failed:
+            found.notes += placement.evidence(grid_dir, campaign.name, failed)
         try:
             if campaign.config().controller:
                 queue = submissions.queue(grid_dir)

@@ -13,7 +13,7 @@ from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.machine import announce
 from orchestration.on_slurm import commands, site_nodes, submissions
-from orchestration.on_slurm.avoided_nodes import Record, Try, record
+from orchestration.on_slurm.avoided_nodes import MANY_CELLS, Record, Try, record
 from orchestration.on_slurm.campaign_file import Campaign, launches_of
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
@@ -40,8 +40,20 @@ def placed(jobs: Sequence[CellJob], site: ClusterConfig, grid_dir: Path, campaig
     return [replace(job, avoided=choice.avoided(job)) for job in jobs]
 
 
-def evidence(grid_dir: Path, campaign: str) -> list[str]:
-    """Say which nodes all cells of a campaign avoid, and why."""
+def evidence(grid_dir: Path, campaign: str, failed: Collection[str]) -> list[str]:
+    """Say which nodes all cells of a campaign avoid, and why.
+
+    Args:
+        grid_dir: Folder of the grid.
+        campaign: Its name.
+        failed: Names of the folders of cells that failed; the others are read only if two of these had one node.
+    """
+    cells: dict[str, set[str]] = defaultdict(set)
+    for one in _tries(grid_dir, campaign, failed):
+        if one.failed:
+            cells[one.node].add(one.cell)
+    if all(len(some) < MANY_CELLS for some in cells.values()):
+        return []
     return record(_tries(grid_dir, campaign), time.time()).evidence()
 
 
@@ -180,9 +192,13 @@ def _counted(asked: Resources, site: ClusterConfig) -> Resources:
     return replace(asked, gpus_per_node=gpus, mem_gb_per_node=0.0 if site.mem_flag == "none" else asked.mem_gb_per_node)
 
 
-def _tries(grid_dir: Path, campaign: str) -> list[Try]:
-    """Return the attempts of a campaign; failures that hit the site as a whole do not count against their nodes."""
-    ends = excused({folder.path.name: folder.ends(campaign) for folder in folders(grid_dir).values()})
+def _tries(grid_dir: Path, campaign: str, cells: Collection[str] | None = None) -> list[Try]:
+    """Return the attempts of a campaign, or of some of its cells.
+
+    Failures that hit the site as a whole do not count against their nodes.
+    """
+    found = [folder for folder in folders(grid_dir).values() if cells is None or folder.path.name in cells]
+    ends = excused({folder.path.name: folder.ends(campaign) for folder in found})
     return [
         Try(
             cell,
