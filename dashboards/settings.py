@@ -7,7 +7,6 @@ from dashboards.attempts import Story
 from dashboards.gathered import Gathered
 from orchestration.results import energy, facts, paragraph
 from orchestration.results.facts import Run
-from orchestration.results.settings import preset
 from orchestration.results.wording import counted
 from orchestration.runs import made_with, unpredicted
 from rankmatch.config import NumericsConfig
@@ -32,9 +31,9 @@ def settings(runs: Sequence[Run]) -> Pairs:
     """Return the cells' settings, each with the rows that have it if rows differ."""
     begun = [run for run in runs if run.record["num_steps"]]
     told = [*facts.settings(runs, begun).items()]
-    own: list[tuple[str, Kind | None, str, Callable[[NumericsConfig], str]]] = [
-        ("preset", None, "preset", preset),
-        ("agents", Kind.RANK, "method.num_agents", lambda one: str(one.method.num_agents)),
+    told += [("preset", facts.presets_of(runs))] if runs else []
+    own: list[tuple[str, Kind, str, Callable[[NumericsConfig], str]]] = [
+        ("agents", Kind.RANK, "method.num_agents", facts.agents),
         ("ranked agents (K)", Kind.RANK, "method.top_k", lambda one: str(one.method.top_k)),
         ("selection of agents", Kind.RANK, "method.selection", lambda one: one.method.selection.replace("_", " ")),
         ("weight of the rank term", Kind.RANK, "method.weight_rank", lambda one: f"{one.method.weight_rank:g}"),
@@ -42,7 +41,7 @@ def settings(runs: Sequence[Run]) -> Pairs:
          lambda one: f"{one.method.confidence_threshold:g}"),
     ]  # fmt: skip
     for name, kind, axis, of in own:
-        reading = [run for run in runs if kind is None or METHODS[run.numerics.method.name].has(kind)]
+        reading = [run for run in runs if METHODS[run.numerics.method.name].has(kind)]
         if reading:
             told.append((name, facts.by_rows(reading, of, axis)))
     supervised = [run for run in runs if "supervised_steps" in METHODS[run.numerics.method.name].settings]

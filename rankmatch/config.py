@@ -216,6 +216,11 @@ class AugmentConfig:
         one_of("augment.cutmix_partner", self.cutmix_partner, ("same_image", "other_image"))
 
 
+def scaled_rate(learning_rate: float, labeled_batch_size: float, reference_batch_size: float) -> float:
+    """Return the initial learning rate of the backbone that is trained with."""
+    return learning_rate * labeled_batch_size / reference_batch_size
+
+
 @dataclass(kw_only=True, slots=True)
 class OptimisationConfig:
     """How long and how fast: SGD with momentum under a poly schedule."""
@@ -249,6 +254,11 @@ class OptimisationConfig:
         in_range("trainer.poly_power", self.poly_power, 0)
         in_range("trainer.learning_rate_lag", self.learning_rate_lag, 0)
         one_of("trainer.precision", self.precision, ("float32", "bfloat16"))
+
+    @property
+    def scaled_rate(self) -> float:
+        """The initial learning rate of the backbone, after scaling to the batch."""
+        return scaled_rate(self.learning_rate, self.labeled_batch_size, self.reference_batch_size)
 
 
 @dataclass(kw_only=True, slots=True)

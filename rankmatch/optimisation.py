@@ -12,7 +12,7 @@ from rankmatch.config import NumericsConfig
 def make_optimizer(network: nn.Module, numerics: NumericsConfig) -> torch.optim.SGD:
     """Build SGD with one parameter group for the backbone and one for the rest."""
     settings = numerics.trainer
-    base = settings.learning_rate * settings.labeled_batch_size / settings.reference_batch_size
+    base = settings.scaled_rate
     named = list(network.named_parameters())
     backbone = [parameter for name, parameter in named if name.startswith("backbone.")]
     head = [parameter for name, parameter in named if not name.startswith("backbone.")]

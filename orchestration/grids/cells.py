@@ -17,7 +17,7 @@ from orchestration.grids.places import Places
 from orchestration.grids.values import GROUPS, Node, check_key, flatten, near_matches, read_value
 from orchestration.machine import yaml_text
 from orchestration.runs.folders import cell_name
-from rankmatch.config import NumericsConfig, TrainConfig, short_names
+from rankmatch.config import NumericsConfig, TrainConfig, scaled_rate, short_names
 from rankmatch.hashing import sha256_of
 
 MAX_SLUG_LENGTH = 80
@@ -27,10 +27,10 @@ SETTINGS = {
     "crop_size": ("augment", "crop_size"),
     "batch_size": ("trainer", "labeled_batch_size"),
     "unlabeled_batch_size": ("trainer", "unlabeled_batch_size"),
-    "learning_rate": ("trainer", "learning_rate"),
 }
-"""Numbers for the methods section of a paper, by their columns in results."""
+"""Numbers for the methods section of a paper, by their columns in results; the learning rate is one more."""
 _SETTING_LINES = {name: f"\n    {field}: " for name, (_, field) in SETTINGS.items()}
+_RATE_LINES = [f"\n    {field}: " for field in ("learning_rate", "labeled_batch_size", "reference_batch_size")]
 _NAME_LINES = [f"\n  {key}: " if key in ("split", "seed") else f"\n  {key}:\n    name: " for key in NAMES]
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the C version is ten times as fast
 CLASS_NAMES = "execution.class_names"
@@ -310,14 +310,20 @@ def _end_of(line: str, text: str) -> int:
 
 
 def settings_in(text: str) -> dict[str, float]:
-    """Read `SETTINGS` from the output of `to_yaml`, like `names_in`."""
-    ends = {name: _end_of(line, text) for name, line in _SETTING_LINES.items()}
-    return {name: float(text[end : text.find("\n", end)]) for name, end in ends.items()}
+    """Read what `settings_of` returns from the output of `to_yaml`, like `names_in`."""
+    found = {name: _number_behind(line, text) for name, line in _SETTING_LINES.items()}
+    return found | {"learning_rate": scaled_rate(*(_number_behind(line, text) for line in _RATE_LINES))}
+
+
+def _number_behind(line: str, text: str) -> float:
+    end = _end_of(line, text)
+    return float(text[end : text.find("\n", end)])
 
 
 def settings_of(config: TrainConfig) -> dict[str, float]:
-    """Return `SETTINGS` of a configuration."""
-    return {name: getattr(getattr(config.numerics, section), field) for name, (section, field) in SETTINGS.items()}
+    """Return `SETTINGS` of a configuration, and the learning rate that it trains with, scaled to the batch."""
+    found = {name: getattr(getattr(config.numerics, section), field) for name, (section, field) in SETTINGS.items()}
+    return found | {"learning_rate": config.numerics.trainer.scaled_rate}
 
 
 @cache

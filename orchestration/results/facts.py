@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestration.grids.cells import Cell
 from orchestration.planning import costs
+from orchestration.results import presets
 from orchestration.results.run_table import collect
 from orchestration.results.wording import BACKBONES, MAX_VALUES, counted, listed, worded
 from orchestration.runs import made_with
@@ -111,8 +112,7 @@ def optimizer(numerics: NumericsConfig) -> str:
 
 def rate(numerics: NumericsConfig, factor: float = 1.0) -> str:
     """Return the initial learning rate, after scaling to the batch."""
-    trainer = numerics.trainer
-    return f"{factor * trainer.learning_rate * trainer.labeled_batch_size / trainer.reference_batch_size:.6g}"
+    return f"{factor * numerics.trainer.scaled_rate:.6g}"
 
 
 def crop(numerics: NumericsConfig) -> str:
@@ -126,6 +126,16 @@ def batch(numerics: NumericsConfig) -> str:
     if not METHODS[numerics.method.name].sees_unlabeled:
         return counted(labeled, "labeled image")
     return f"{labeled} labeled and {counted(unlabeled, 'unlabeled image')}"
+
+
+def agents(numerics: NumericsConfig) -> str:
+    """Word the number of agents, which says nothing where every pixel of the features is one."""
+    return "all pixels as agents" if numerics.method.selection == "all" else f"{numerics.method.num_agents} agents"
+
+
+def presets_of(runs: Sequence[Run]) -> str:
+    """Word the nearest preset of the runs, with the fields that differ from it."""
+    return worded([run.axes for run in runs], presets.in_words([run.numerics for run in runs]), "preset")
 
 
 def steps(runs: Sequence[Run]) -> str:

@@ -1,12 +1,11 @@
 """Describe the settings of a table's cells in one sentence, so that the table says what it compares."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from orchestration.grids import alike
-from orchestration.grids.cells import Cell, experiments_folder
-from orchestration.machine import yaml_text
+from orchestration.grids.cells import Cell
+from orchestration.results import facts, presets
 from rankmatch.config import NumericsConfig
 from rankmatch.methods import METHODS, Kind
 
@@ -21,20 +20,28 @@ def describe(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> str
         records: A row for each, with `num_steps` if it has begun.
     """
     numerics = [cell.config.numerics for cell in cells]
-    agents = [each.method.num_agents for each in numerics if METHODS[each.method.name].has(Kind.RANK)]
     parts = [
         _values(numerics, lambda each: each.backbone.name),
         f"crop {_values(numerics, lambda each: each.augment.crop_size)}",
         *_windows(numerics),
-        *([f"{_listed(agents)} agents"] if agents else []),
-        f"preset {_values(numerics, preset)}",
+        *_agents(numerics),
+        f"preset {_listed(presets.in_words(numerics))}",
         f"{_values(numerics, _batch)} images a step",
-        f"learning rate {_values(numerics, lambda each: f'{each.trainer.learning_rate:g}')}",
+        f"learning rate {_values(numerics, facts.rate)}",
         _count_of_epochs(numerics),
         *_steps(cells, records),
     ]
     idle = "".join(f"; {note}" for note in alike.notes(cells))
     return "ours: " + ", ".join(parts) + _unknown_code(records) + idle
+
+
+def _agents(numerics: Sequence[NumericsConfig]) -> list[str]:
+    """Say how many agents the methods with a rank term have; where all pixels are agents, the number says nothing."""
+    ranking = [each.method for each in numerics if METHODS[each.method.name].has(Kind.RANK)]
+    chosen = [each.num_agents for each in ranking if each.selection != "all"]
+    parts = [f"{_listed(chosen)} agents"] if chosen else []
+    parts += ["all pixels as agents"] if len(chosen) < len(ranking) else []
+    return [" or ".join(parts)] if parts else []
 
 
 def _windows(numerics: Sequence[NumericsConfig]) -> list[str]:
@@ -59,27 +66,6 @@ def _unknown_code(records: Sequence[Mapping[str, Any]]) -> str:
     return f"; by code of no known commit ({nameless} of {done} cells)"
 
 
-def preset(numerics: NumericsConfig) -> str:
-    """Return the name of the preset that a configuration matches; `of its own` if none."""
-    named = (name for name, fields in _presets().items() if all(_agrees(numerics, *field) for field in fields))
-    return next(named, "of its own")
-
-
-@cache
-def _presets() -> dict[str, list[tuple[str, str, str]]]:
-    """Return section, name and text of each field in a preset."""
-    found = {}
-    for path in sorted((experiments_folder() / "conf" / "preset").glob("*.yaml")):
-        sections = yaml_text.read(path)["numerics"]
-        found[path.stem] = [(section, name, text) for section in sections for name, text in sections[section].items()]
-    return found
-
-
-def _agrees(numerics: NumericsConfig, section: str, name: str, text: str) -> bool:
-    value = getattr(getattr(numerics, section), name)
-    return text == str(value).lower() if isinstance(value, bool) else float(text) == value
-
-
 def _batch(numerics: NumericsConfig) -> str:
     trainer = numerics.trainer
     if not METHODS[numerics.method.name].sees_unlabeled:
@@ -88,15 +74,26 @@ def _batch(numerics: NumericsConfig) -> str:
 
 
 def _steps(cells: Sequence[Cell], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say how many steps `supervised` takes, if the other methods take another number."""
+    """Say how many steps `supervised` takes beside the other methods, or at least that it takes as many."""
     known = {record["signature"]: record["num_steps"] for record in records}
     taken: dict[bool, list[int]] = {True: [], False: []}
     for cell in cells:
         if steps := known.get(cell.signature):
             taken[METHODS[cell.config.numerics.method.name].sees_unlabeled].append(steps)
-    if not taken[True] or not taken[False] or set(taken[True]) == set(taken[False]):
+    if set(taken[True]) == set(taken[False]):
+        return _equal_steps(cells, taken[True])
+    if not taken[True] or not taken[False]:
         return []
     return [f"supervised takes {_span(taken[False])} steps and the other methods {_span(taken[True])}"]
+
+
+def _equal_steps(cells: Sequence[Cell], taken: Sequence[int]) -> list[str]:
+    methods = [cell.config.numerics.method for cell in cells]
+    sees = [METHODS[method.name].sees_unlabeled for method in methods]
+    equal = [method.supervised_steps == "equal" for method, others in zip(methods, sees, strict=True) if not others]
+    if not any(sees) or not equal or not (taken or all(equal)):
+        return []
+    return ["supervised takes as many steps as the other methods" + (f", {_span(taken)}" if taken else "")]
 
 
 def _count_of_epochs(numerics: Sequence[NumericsConfig]) -> str:

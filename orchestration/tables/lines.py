@@ -9,6 +9,7 @@ from orchestration.tables.table import DASH, METRICS, Entry, Figure, Key, Table
 
 NO_PAIRS = "no pairs"
 OTHER_CROP = "†"
+UNLIKE = "the distance is of ours after the last epoch; published figures are as a rule of the best one"
 Kind = Literal["ours", "difference", "published", "heading", "other"]
 
 
@@ -82,6 +83,7 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):
         said.append(f"published: {'; '.join(table.sources)}, with the distance of ours")
+    said += [UNLIKE] if table.compares_last else []
     said += _notes_on_crops(table) + _notes_on_figures(table) + _notes_on_pairs(table)
     said += _notes_on_tests([entry.comparison for entry in entries if entry.comparison], significant)
     if any(entry.odd for entry in entries):

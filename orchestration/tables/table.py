@@ -140,7 +140,17 @@ class Table:
     def marks_of(self, row: Key, column: Key) -> list[str]:
         """Return in words what the marks at an entry, its row and its published figure say, but of its tests."""
         figure = self.published.get((row, column))
-        return [*row_marks.words(self.row_marks.get(row, "")), *(["other crop"] if self.is_other_crop(figure) else [])]
+        of_figure = {"other crop": self.is_other_crop(figure), "published of best epoch": figure and self._is_last}
+        return [*row_marks.words(self.row_marks.get(row, "")), *(word for word, is_so in of_figure.items() if is_so)]
+
+    @property
+    def compares_last(self) -> bool:
+        """Whether figures of the last epoch stand beside published ones, which are as a rule of the best."""
+        return self._is_last and any(row in self.rows for row, _ in self.published)
+
+    @property
+    def _is_last(self) -> bool:
+        return self.metric == "last_miou"
 
     def is_other_crop(self, figure: Figure | None) -> bool:
         """Return whether there is a published figure, trained with another crop than ours."""

@@ -29,8 +29,8 @@ def log_power(grid_dir, cell, rows, worker=0):
 def test_settings_are_told_before_anything_is_trained(made):
     _, _, runs = told(*made)
     said = dict(settings.settings(runs))
-    assert said["crop"] == "129 × 129 pixels" and said["agents"] == "64" and said["epochs"] == "7"
-    assert said["preset"] and said["ranked agents (K)"] == "4"
+    assert said["crop"] == "129 × 129 pixels" and said["agents"] == "64 agents" and said["epochs"] == "7"
+    assert said["preset"] == "authors_code" and said["ranked agents (K)"] == "4"
     assert said["steps of supervised training"] == "as many as the other methods"
     assert "steps" not in said and settings.methods_paragraph(runs) == ""
     assert settings.totals(runs, {}) == []
