@@ -1,6 +1,7 @@
 """Checks of single values, and errors that depend on the machine: a retry on another one may succeed."""
 
 from collections.abc import Collection
+from ctypes import c_float
 
 
 class MissingFileError(ValueError):
@@ -34,3 +35,13 @@ def in_range(name: str, value: float, low: float, high: float = float("inf")) ->
     if not low <= value <= high:
         limit = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise ValueError(f"{name} must be {limit}; got {value!r}")
+
+
+def in_float32(name: str, value: float) -> None:
+    """Refuse a number that is computed with in float32 but is none there: too near 0, too large, or NaN.
+
+    Raises:
+        ValueError: Naming the field, its value and the range.
+    """
+    if value and not 0 < abs(c_float(value).value) < float("inf"):
+        raise ValueError(f"{name} must be 0 or a number that float32 holds, 1.4e-45 to 3.4e38; got {value!r}")

@@ -8,7 +8,7 @@ identity.
 
 from dataclasses import dataclass, field, fields, is_dataclass
 
-from rankmatch.checks import in_range, one_of
+from rankmatch.checks import in_float32, in_range, one_of
 from rankmatch.execution import ExecutionConfig
 from rankmatch.methods import METHODS, Kind
 
@@ -143,7 +143,8 @@ class MethodConfig:
     selection: str = "orthogonal"
     consistency: str = "rank"
     epsilon: float = 1e-10
-    """Added inside the logarithm and to the denominators of the authors' divergence; 0 gives the exact one."""
+    """Added inside the logarithm and to the denominators of the authors' divergence; 0 gives the exact one. Below 1e-19
+    gradients can overflow."""
     rank_divide_by_orders: bool = True
     """Also divide the divergence by K!, the number of orders, as the authors' reduction does."""
     rank_ignores_padding: bool = False
@@ -168,8 +169,10 @@ class MethodConfig:
         one_of("method.ohem_scope", self.ohem_scope, ("global", "worker"))
         one_of("method.normalise", self.normalise, ("global", "worker"))
         in_range("method.confidence_threshold", self.confidence_threshold, 0, 1)
-        for name in ("weight_s1", "weight_s2", "weight_fp", "weight_rank", "epsilon", "ohem_min_kept_per_image"):
+        for name in ("weight_s1", "weight_s2", "weight_fp", "weight_rank", "epsilon"):
             in_range(f"method.{name}", getattr(self, name), 0)
+            in_float32(f"method.{name}", getattr(self, name))
+        in_range("method.ohem_min_kept_per_image", self.ohem_min_kept_per_image, 0)
         in_range("method.ohem_threshold", self.ohem_threshold, 0, 1)
         in_range("method.top_k", self.top_k, 2, 6 if self.epsilon else 8)
         in_range("method.num_agents", self.num_agents, self.top_k)
@@ -210,6 +213,8 @@ class AugmentConfig:
         in_range("augment.hue", self.hue, 0, 0.5)
         in_range("augment.min_sigma", self.min_sigma, 0.01)
         in_range("augment.max_sigma", self.max_sigma, self.min_sigma)
+        in_float32("augment.max_scale", self.max_scale)
+        in_float32("augment.max_sigma", self.max_sigma)
         in_range("augment.min_box_area", self.min_box_area, 0.0001, 1)
         in_range("augment.max_box_area", self.max_box_area, self.min_box_area, 1)
         in_range("augment.min_box_aspect", self.min_box_aspect, 0.01, 1)
@@ -248,10 +253,10 @@ class OptimisationConfig:
         for name in ("epochs", "labeled_batch_size", "unlabeled_batch_size", "reference_batch_size"):
             in_range(f"trainer.{name}", getattr(self, name), 1)
         in_range("trainer.learning_rate", self.learning_rate, 1e-12, 100)
-        in_range("trainer.head_lr_multiplier", self.head_lr_multiplier, 0)
         in_range("trainer.momentum", self.momentum, 0, 1)
-        in_range("trainer.weight_decay", self.weight_decay, 0)
-        in_range("trainer.poly_power", self.poly_power, 0)
+        for name in ("head_lr_multiplier", "weight_decay", "poly_power"):
+            in_range(f"trainer.{name}", getattr(self, name), 0)
+            in_float32(f"trainer.{name}", getattr(self, name))
         in_range("trainer.learning_rate_lag", self.learning_rate_lag, 0)
         one_of("trainer.precision", self.precision, ("float32", "bfloat16"))
 

@@ -87,7 +87,7 @@ class Method:
     def settings(self) -> frozenset[str]:
         """The fields of `MethodConfig` that it reads but other methods may not; all methods read the rest."""
         weights = {term.weight for term in self.terms if term.weight}
-        return frozenset(weights.union(self.own_settings, *(_SETTINGS.get(term.kind, ()) for term in self.terms)))
+        return frozenset(weights.union(self.own_settings, *(SETTINGS.get(term.kind, ()) for term in self.terms)))
 
     def has(self, kind: Kind) -> bool:
         """Return whether one of its terms is of a kind."""
@@ -127,7 +127,7 @@ def _sum(parts: list[Number]) -> Number:
     return total
 
 
-_SETTINGS = {
+SETTINGS = {
     Kind.STRONG: ("confidence_threshold", "halve_total"),
     Kind.PERTURBED: ("confidence_threshold", "halve_total"),
     Kind.RANK: ("num_agents", "top_k", "selection", "consistency", "epsilon", "rank_divide_by_orders",

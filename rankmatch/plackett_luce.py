@@ -66,19 +66,22 @@ def enumerated_divergence(
     """Return the authors' divergence, the sum over orders of P_t (log P_t - log(P_s + epsilon)).
 
     Epsilon is also in the denominators of both P, so they no longer sum to 1 unless the remaining scores are large
-    against it. The value is then no divergence: it can be above or below the exact one, down to 0 if the teacher is
-    saturated, whatever the student predicts (`order_mass` in diagnostics.py is the teacher's sum). No order costs more
-    than -log(epsilon), and an order that is impossible for the student gets no gradient.
+    against it. The value is then no divergence: it can be above or below the exact one, and below 0. If the teacher's
+    P sum to m (`order_mass` in diagnostics.py), it can fall to m log(m), at worst to -1/e, and nears 0 with m, whatever
+    the student predicts. No order costs more than -log(epsilon), and an order that is impossible for the student gets
+    no gradient.
 
     Args:
         teacher_scores: Correlations with the ranked agents, after a softmax over all agents: their scale matters.
         student_scores: The same for the student.
-        epsilon: 1e-10 in the authors' code.
+        epsilon: 1e-10 in the authors' code. Below 1e-19 its gradient can overflow in float32.
 
     Raises:
-        ValueError: More than 6 scores.
+        ValueError: More than 6 scores, or an epsilon that is 0 in their precision, which makes 0 / 0 of them.
     """
     _check_ranked(teacher_scores, MAX_ENUMERATED)
+    precision = torch.finfo(widen(student_scores).dtype)
+    in_range(f"epsilon (of {precision.dtype} scores)", epsilon, precision.tiny * precision.eps, precision.max)
     expected = order_probabilities(teacher_scores, epsilon)
     found = order_probabilities(student_scores, epsilon)
     return (torch.xlogy(expected, expected) - expected * (found + epsilon).log()).sum(-1)

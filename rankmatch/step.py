@@ -191,7 +191,8 @@ def _rank(
         divide_by_orders=settings.rank_divide_by_orders,
         consistency=settings.consistency,
     )
-    return sum_and_count, rank_ratios(*correlations, settings.top_k, valid, settings.epsilon)
+    epsilon = settings.epsilon if settings.consistency == "rank" else None
+    return sum_and_count, rank_ratios(*correlations, settings.top_k, valid, epsilon)
 
 
 def _means(sums: dict[str, SumAndCount], settings: MethodConfig) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """`fit`: the one training loop, for every method and any number of workers."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import Batch, TrainLoader, val_loader
 from rankmatch.data.splits import read_splits
 from rankmatch.data.views import ViewMaker
-from rankmatch.diagnostics import RATIOS, Ratio, dead_rank_term
+from rankmatch.diagnostics import RATIOS, Ratio, warn_of_rank_term
 from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
 from rankmatch.evaluation import Evaluation, EvaluationStopped, evaluate
 from rankmatch.hashing import sha256_of
@@ -271,8 +270,8 @@ class _Run:
     def _end_epoch(self, duration_s: float) -> bool:
         """Evaluate, report and save; return false if stopped during the evaluation, which must then be repeated."""
         row = self._quotients(self.totals)
-        if self.world.rank == 0 and (fault := dead_rank_term(row)):
-            warnings.warn(f"epoch {self.result.epoch + 1}: {fault}", stacklevel=2)
+        if self.world.rank == 0:
+            warn_of_rank_term(row, self.numerics.method.weight_rank, self.result.epoch + 1)
         started = time.monotonic()
         try:
             evaluation = self._evaluate()

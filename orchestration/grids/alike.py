@@ -1,5 +1,6 @@
 """Cells that must get the same numbers: one of them is trained and stands for all."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,13 +72,16 @@ def _numerics(folder: RunFolder, names: set[tuple[str, ...]]) -> NumericsConfig 
 
 
 def notes(cells: Sequence[Cell]) -> list[str]:
-    """Report settings that some methods do not use, one line per setting."""
-    idle: dict[str, list[str]] = {}
+    """Report settings that some methods, or some of their cells, do not use, one line per setting."""
+    idle: dict[str, Counter[str]] = {}
     for cell in cells:
         for key in _idle_keys(cell.axes, cell.also):
-            idle.setdefault(key, []).append(cell.config.numerics.method.name)
+            idle.setdefault(key, Counter())[cell.config.numerics.method.name] += 1
+    total = Counter(cell.config.numerics.method.name for cell in cells)
     return [
-        f"{key} has no effect for {' and '.join(dict.fromkeys(methods))}: one run stands for all of its values"
+        f"{key} has no effect for "
+        + " and ".join(name if count == total[name] else f"some cells of {name}" for name, count in methods.items())
+        + ": one run stands for all of its values"
         for key, methods in idle.items()
     ]
 

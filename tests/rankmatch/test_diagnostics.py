@@ -1,3 +1,4 @@
+import warnings
 from itertools import permutations
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from rankmatch.agents import correlation_logits
-from rankmatch.diagnostics import RATIOS, dead_rank_term, pooled, pseudo_label_ratios, rank_ratios
+from rankmatch.diagnostics import RATIOS, pooled, pseudo_label_ratios, rank_ratios, warn_of_rank_term
 
 
 def random(shape, seed):
@@ -74,9 +75,30 @@ def test_order_mass_is_the_sum_over_orders_and_falls_with_the_teachers_scores():
     assert mass(30, 1e-10) < 0.01
 
 
-def test_dead_rank_term_is_said_with_its_figure():
-    assert "sum to 0.002 in place of 1" in dead_rank_term({"order_mass": 0.002})
-    assert not any(map(dead_rank_term, ({}, {"order_mass": None}, {"order_mass": 0.9})))
+def test_rank_term_without_effect_is_warned_of_with_epoch_and_figure():
+    with pytest.warns(UserWarning, match=r"epoch 3: the rank term is dead: .* sum to 0.002 in place of 1"):
+        warn_of_rank_term({"order_mass": 0.002}, 0.1, 3)
+
+
+def test_rank_loss_that_may_be_below_zero_is_warned_of_once():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for epoch, mass in enumerate((0.257, 0.5, 0.79), 1):
+            warn_of_rank_term({"order_mass": mass}, 0.1, epoch)
+    assert ["may be below 0" in str(each.message) for each in said] == [True]
+
+
+def test_rank_term_that_is_a_divergence_or_does_not_count_is_not_warned_of():
+    for row, weight in (({}, 0.1), ({"order_mass": None}, 0.1), ({"order_mass": 0.9}, 0.1), ({"order_mass": 0.0}, 0.0)):
+        warn_of_rank_term(row, weight, 1)  # a warning would be an error
+
+
+def test_orders_have_no_mass_where_the_loss_compares_none():
+    features, agents = random((1, 4, 5, 6), 0), torch.tensor([[0, 7, 12, 20]])
+    correlations = correlation_logits(30 * features, agents)
+    assert set(rank_ratios(correlations, correlations, 3, None, None)) == {
+        "zero_agent_share", "top_k_weight", "order_agreement"
+    }  # fmt: skip
 
 
 def test_agents_without_features_are_counted():

@@ -192,3 +192,35 @@ def test_too_many_ranks_are_refused():
         divergence(nine, nine)
     with pytest.raises(ValueError, match="from 1 to 8; got 9"):
         order_probabilities(nine)
+
+
+def test_enumerated_divergence_falls_below_zero_but_not_below_what_the_teachers_mass_allows():
+    teacher, student = torch.zeros(8), torch.zeros(8)
+    teacher[0], student[0] = 23.0, 6.0
+    ranked = [logits.softmax(-1)[:4] for logits in (teacher, student)]
+    mass = order_probabilities(ranked[0], 1e-10).sum().item()
+    value = enumerated_divergence(*ranked, 1e-10).item()
+    assert mass == pytest.approx(0.257, abs=1e-3) and value == pytest.approx(-0.347, abs=1e-3)
+    assert divergence(*ranked).item() == pytest.approx(0.0074, abs=1e-4)
+    for seed in range(20):
+        scores = [(12 * torch.randn(500, 8, generator=torch.Generator().manual_seed(n))).softmax(-1)[:, :4].double()
+                  for n in (seed, 100 + seed)]  # fmt: skip
+        masses = order_probabilities(scores[0], 1e-10).sum(-1)
+        values = enumerated_divergence(*scores, 1e-10)
+        assert (values >= torch.xlogy(masses, masses) - 1e-8).all()
+        assert values.mean() >= torch.xlogy(masses.mean(), masses.mean()) - 1e-8 >= -1 / np.e - 2e-8
+
+
+def test_epsilon_that_the_precision_of_the_scores_rounds_to_zero_is_refused():
+    scores = positive_scores(4)
+    assert enumerated_divergence(scores, scores, 1e-46).isfinite()
+    for epsilon in (0.0, 1e-46, 1e39):
+        with pytest.raises(ValueError, match=r"epsilon \(of float32 scores\) must be from 1.4\S+ to 3.4\S+; got"):
+            enumerated_divergence(scores.float(), scores.float(), epsilon)
+
+
+def test_smallest_epsilon_has_finite_gradients_from_saturated_scores():
+    for epsilon, is_finite in ((1e-19, True), (1e-20, False)):
+        student = torch.tensor([200.0, 200.0, 200.0, 0.0], requires_grad=True)
+        enumerated_divergence(torch.full((4,), 0.25), student.softmax(-1), epsilon).backward()
+        assert bool(student.grad.isfinite().all()) is is_finite

@@ -1,5 +1,6 @@
 """Whole steps against a reference that is written from sections 3 to 5 of the specification, with loops and numpy."""
 
+import re
 from dataclasses import fields, replace
 from functools import partial
 from itertools import permutations
@@ -11,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from rankmatch import step
-from rankmatch.config import AugmentConfig, BackboneConfig, DatasetConfig, MethodConfig, NumericsConfig
+from rankmatch.config import (
+    AugmentConfig,
+    BackboneConfig,
+    DatasetConfig,
+    MethodConfig,
+    NumericsConfig,
+    OptimisationConfig,
+)
 from rankmatch.data.views import StrongView, UnlabeledViews, Views
 from rankmatch.distributed import World
 from rankmatch.methods import METHODS
@@ -364,6 +372,26 @@ def test_exact_divergence_ranks_more_agents_than_the_enumerated_one(epsilon, mos
     MethodConfig(epsilon=epsilon, top_k=most)
     with pytest.raises(ValueError, match=f"method.top_k must be from 2 to {most}; got {most + 1}"):
         MethodConfig(epsilon=epsilon, top_k=most + 1)
+
+
+@pytest.mark.parametrize("value", [1e-46, 1e39, float("inf")])
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        (MethodConfig, "epsilon"),
+        (MethodConfig, "weight_rank"),
+        (AugmentConfig, "max_scale"),
+        (AugmentConfig, "max_sigma"),
+        (OptimisationConfig, "weight_decay"),
+        (OptimisationConfig, "head_lr_multiplier"),
+    ],
+)
+def test_number_that_float32_does_not_hold_is_refused(section, name, value):
+    with pytest.raises(
+        ValueError,
+        match=rf"\.{name} must be (at least|0 or a number that float32 holds)\b.*; got {re.escape(str(value))}",
+    ):
+        section(**{name: value})
 
 
 @pytest.mark.parametrize("selection", ["orthogonal", "random", "top_n", "all"])
