@@ -1,7 +1,8 @@
 """Colour jitter, grayscale and blur of strong views, for many images at once, each with its own draws.
 
-They are defined by `torchvision.transforms.v2.functional` on one image at a time, and equal it up to rounding. For
-speed, one call here serves all images with the same treatment, hue turns without a detour through HSV, and blur adds
+They are defined by `torchvision.transforms.v2.functional` on one image at a time, and equal it up to rounding, except
+that blur repeats the edge of an image beyond its border, as PIL does, where torchvision reflects the image. For speed,
+one call here serves all images with the same treatment, hue turns without a detour through HSV, and blur adds
 shifted images, one axis after the other. A CPU works on one image at a time, in strips that fit its cache.
 """
 

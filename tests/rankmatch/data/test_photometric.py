@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,10 +148,38 @@ def test_blur_is_a_true_gaussian(sigma: float):
     assert blurred.sum((1, 2)).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.5, 2.0])
+def test_blur_is_torchvisions_except_at_the_border_where_it_repeats_the_edge_and_does_not_reflect():
+    image, reach = noise(3, 65, 65), 6
+    ours = applied(image, replace(STILL, blur=True, sigma=2.0))
+    theirs = functional.gaussian_blur(image, [2 * reach + 1] * 2, [2.0] * 2)
+    inside = (slice(None), slice(reach, -reach), slice(reach, -reach))
+    torch.testing.assert_close(ours[inside], theirs[inside], atol=3e-6, rtol=0)
+    assert (ours - theirs).abs().max() > 0.05
+
+
+SIGMAS = [tenths / 10 for tenths in range(1, 21)]
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
 def test_blur_agrees_with_pil(scene: Image.Image, sigma: float):
-    blurred = applied(tensor(scene), replace(STILL, blur=True, sigma=sigma))
-    assert_close_to_pil(blurred, scene.filter(ImageFilter.GaussianBlur(sigma)))
+    assert_blur_close_to_pil(scene, sigma)
+
+
+def photos(shared: Path) -> list[Image.Image]:
+    files = sorted((shared / "data" / "voc2012_animals_mini").rglob("*.jpg"))[:60:4]
+    assert len(files) == 15
+    return [image.crop((0, 0, *[min(321, *image.size)] * 2)) for image in map(Image.open, files)]
+
+
+@pytest.mark.shared
+@pytest.mark.long
+def test_blur_and_chains_of_photographs_agree_with_pil(shared: Path):
+    for number, photo in enumerate(photos(shared)):
+        for sigma in SIGMAS:
+            assert_blur_close_to_pil(photo, sigma)
+        for position in range(20 * number, 20 * number + 20):
+            draw = draw_view(AUGMENT, draws(position))
+            assert_close_to_pil(applied(tensor(photo), draw), by_pil(photo, draw), *CHAIN)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +187,12 @@ def test_blur_agrees_with_pil(scene: Image.Image, sigma: float):
 )
 def test_jitter_agrees_with_pil(scene: Image.Image, place: int, factor: float):
     draw = replace(STILL, jitter=True, factors=tuple(factor if n == place else STILL.factors[n] for n in range(4)))
-    assert_close_to_pil(applied(tensor(scene), draw), ADJUST[place](scene, factor))
+    assert_close_to_pil(applied(tensor(scene), draw), ADJUST[place](scene, factor), *COLOURS)
 
 
 def test_gray_agrees_with_pil(scene: Image.Image):
-    assert_close_to_pil(applied(tensor(scene), replace(STILL, gray=True)), scene.convert("L").convert("RGB"))
+    grey = applied(tensor(scene), replace(STILL, gray=True))
+    assert_close_to_pil(grey, scene.convert("L").convert("RGB"), *COLOURS)
 
 
 def by_pil(image: Image.Image, draw: ViewDraw) -> Image.Image:
@@ -176,11 +206,25 @@ def by_pil(image: Image.Image, draw: ViewDraw) -> Image.Image:
 def test_chain_of_operations_agrees_with_pil(scene: Image.Image):
     for position in range(40):
         draw = draw_view(AUGMENT, draws(position))
-        assert_close_to_pil(applied(tensor(scene), draw), by_pil(scene, draw), mean=2.3, largest=33)
+        assert_close_to_pil(applied(tensor(scene), draw), by_pil(scene, draw), *CHAIN)
 
 
-def assert_close_to_pil(ours: torch.Tensor, theirs: Image.Image, mean: float = 1, largest: float = 20) -> None:
+COLOURS, NARROW_BLUR, BLUR, BLUR_INSIDE, CHAIN = (0.8, 16), (2.1, 31), (1.4, 26), (1.4, 14), (3.5, 40)
+"""The largest means and single differences, of 255, that docs/algorithm.md states."""
+
+
+def assert_blur_close_to_pil(image: Image.Image, sigma: float) -> None:
+    """PIL's blur, three box filters, is another one: for narrow Gaussians, and on the border itself."""
+    ours, theirs = applied(tensor(image), replace(STILL, blur=True, sigma=sigma)), ImageFilter.GaussianBlur(sigma)
+    if sigma < 0.5:
+        assert_close_to_pil(ours, image.filter(theirs), *NARROW_BLUR)
+        return
+    assert_close_to_pil(ours, image.filter(theirs), *BLUR)
+    inside = image.filter(theirs).crop((1, 1, image.width - 1, image.height - 1))
+    assert_close_to_pil(ours[:, 1:-1, 1:-1], inside, *BLUR_INSIDE)
+
+
+def assert_close_to_pil(ours: torch.Tensor, theirs: Image.Image, mean: float, largest: float) -> None:
     difference = (ours - tensor(theirs)).abs() * 255
     assert difference.mean() <= mean
-    # PIL's blur, three box filters, is another one on the border itself
-    assert difference[:, 1:-1, 1:-1].max() <= largest
+    assert difference.max() <= largest
