@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 
 class Purpose(IntEnum):
-    """What a random draw is for; part of its key, so that two draws never share a generator."""
+    """What a random draw is for; part of its key, so that two draws practically never share a generator.
+
+    Torch's generator on a CPU keeps 32 bits of its seed: of the 157,320 draws in the first epoch of 10,488 unlabeled
+    images at seed 0, 5 are those of another key.
+    """
 
     INIT = 0
     UNLABELED_ORDER = 1
@@ -47,9 +51,14 @@ def generator(seed: int, epoch: int, position: int, purpose: Purpose) -> torch.G
 
     `position` is the place in the epoch's global order, so the draw does not depend on data workers or world size.
     """
+    return torch.Generator().manual_seed(seed_of(seed, epoch, position, purpose))
+
+
+def seed_of(seed: int, epoch: int, position: int, purpose: Purpose) -> int:
+    """Return the 64 bits that seed the generator of one draw, signed."""
     key = struct.pack("<qqqq", seed, epoch, position, purpose)
     digest = hashlib.blake2b(key, digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
