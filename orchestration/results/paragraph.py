@@ -1,12 +1,17 @@
 """The methods paragraph of a paper, from the records of a grid's finished runs."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 
 from orchestration.results import facts
 from orchestration.results.facts import Run, by_records, by_rows
 from orchestration.results.wording import counted, listed
+from rankmatch.config import AugmentConfig, NumericsConfig
 from rankmatch.methods import METHODS, Kind
+from rankmatch.unused import unused_settings
 
+_SAID = ("confidence_threshold", "num_agents", "selection", "top_k", "weight_rank", "consistency", "supervised_steps")
+"""Settings of methods that have sentences of their own."""
 _MODES = {"whole": "on whole images", "sliding": "by sliding windows of the size of a crop"}
 
 
@@ -77,15 +82,91 @@ def _methods(runs: Sequence[Run]) -> Iterator[str]:
         yield f"Pseudo-labels count where their confidence is at least {threshold}."
     ranking = [run for run in runs if METHODS[run.numerics.method.name].has(Kind.RANK)]
     if ranking:
-        agents = by_rows(ranking, lambda one: str(one.method.num_agents), "method.num_agents")
-        kind = by_rows(ranking, lambda one: one.method.selection.replace("_", " "), "method.selection")
-        top = by_rows(ranking, lambda one: str(one.method.top_k), "method.top_k")
-        weight = by_rows(ranking, lambda one: f"{one.method.weight_rank:g}", "method.weight_rank")
-        term = by_rows(ranking, lambda one: one.method.consistency, "method.consistency")
-        yield (
-            f"RankMatch uses {agents} agents (selection: {kind}), K = {top}, and the weight {weight} for its "
-            f"consistency term ({term})."
-        )
+        yield _rank_term(ranking)
+    yield from _steps_of_supervised(runs)
+    yield f"The preset is {facts.presets_of(runs)}{_other_settings(runs)}."
+    if mining := by_rows(runs, _mining, "method.ohem"):
+        yield f"The labeled loss is {mining}."
+    if mixing := [run for run in looking if run.numerics.augment.cutmix_probability]:
+        yield f"The box of CutMix comes from {by_rows(mixing, _partner, 'augment.cutmix_partner')}."
+    yield from _other_views(runs)
+
+
+def _rank_term(runs: Sequence[Run]) -> str:
+    varied = [axis for axis in ("method.num_agents", "method.selection") if axis in runs[0].axes]
+    agents = by_rows(runs, _agents, varied[0] if varied else "")
+    top = by_rows(runs, lambda one: str(one.method.top_k), "method.top_k")
+    weight = by_rows(runs, lambda one: f"{one.method.weight_rank:g}", "method.weight_rank")
+    term = by_rows(runs, lambda one: one.method.consistency, "method.consistency")
+    return f"RankMatch uses {agents}, K = {top}, and the weight {weight} for its consistency term ({term})."
+
+
+def _agents(numerics: NumericsConfig) -> str:
+    selection = numerics.method.selection
+    return facts.agents(numerics) + ("" if selection == "all" else f" (selection: {selection.replace('_', ' ')})")
+
+
+def _steps_of_supervised(runs: Sequence[Run]) -> Iterator[str]:
+    labeled = [run for run in runs if "supervised_steps" in METHODS[run.numerics.method.name].settings]
+    if labeled:
+        yield f"An epoch of supervised training is {by_rows(labeled, _supervised_epoch, 'method.supervised_steps')}."
+
+
+def _supervised_epoch(numerics: NumericsConfig) -> str:
+    is_equal = numerics.method.supervised_steps == "equal"
+    return "as many steps as one of the other methods" if is_equal else "one pass over the labeled images"
+
+
+def _other_settings(runs: Sequence[Run]) -> str:
+    """Name what else the methods read: every field that they declare as theirs, so that none is left out."""
+    names = {name for run in runs for name in METHODS[run.numerics.method.name].settings}
+    told = _named(runs, [f"method.{name}" for name in sorted(names.difference(_SAID))])
+    return f"; the losses have {listed(told)}" if told else ""
+
+
+def _other_views(runs: Sequence[Run]) -> Iterator[str]:
+    """Name the fields of the views that are not those of `AugmentConfig`, UniMatch's recipe."""
+    usual = AugmentConfig()
+    names = [part.name for part in fields(usual) if part.name not in ("crop_size", "cutmix_partner")]
+    changed = [name for name in names
+               if any(getattr(run.numerics.augment, name) != getattr(usual, name) for run in runs)]  # fmt: skip
+    if told := _named(runs, [f"augment.{name}" for name in changed]):
+        yield f"The views are those of UniMatch, but with {listed(told)}."
+
+
+def _named(runs: Sequence[Run], settings: Sequence[str]) -> list[str]:
+    """Word the values of some settings, each of the runs that read it."""
+    told = []
+    for setting in settings:
+        if reading := [run for run in runs if setting not in unused_settings(run.numerics)]:
+            told.append(f"{setting.partition('.')[2]} = {by_rows(reading, _value_of(setting), setting)}")
+    return told
+
+
+def _value_of(setting: str) -> Callable[[NumericsConfig], str]:
+    section, _, name = setting.partition(".")
+    return lambda numerics: _text(getattr(getattr(numerics, section), name))
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _mining(numerics: NumericsConfig) -> str:
+    method = numerics.method
+    if not method.ohem:
+        return "cross-entropy over all valid pixels"
+    where = "" if method.ohem_scope == "global" else " of each worker"
+    return (
+        f"cross-entropy over the hard pixels{where} (OHEM: those of a probability of at most "
+        f"{method.ohem_threshold:g}, and at least {method.ohem_min_kept_per_image:,} pixels an image)"
+    )
+
+
+def _partner(numerics: NumericsConfig) -> str:
+    return {"same_image": "another crop of the same image", "other_image": "another image"}[
+        numerics.augment.cutmix_partner
+    ]
 
 
 def _costs(runs: Sequence[Run]) -> Iterator[str]:

@@ -10,13 +10,19 @@ from orchestration.results import facts
 from orchestration.results.paragraph import methods_paragraph, missing
 from orchestration.runs.run_folder import folders
 from rankmatch.config import AugmentConfig, BackboneConfig, DatasetConfig, MethodConfig, NumericsConfig
+from rankmatch.methods import METHODS
 
 H100 = {"device": "NVIDIA H100", "num_gpus": 1, "torch": "2.14.1", "lock_sha256": "10c"}
 EXPECTED = (
     "Each model is a DeepLabV3+ on ResNet-101 (output stride 16) whose backbone starts from pretrained weights. The "
     "data set is pascal (21 classes); the labeled images are those of split 92 or 183. We compare supervised training "
     "and RankMatch. Pseudo-labels count where their confidence is at least 0.95. RankMatch uses 128 agents (selection: "
-    "orthogonal), K = 4, and the weight 0.1 for its consistency term (rank). We use SGD with momentum 0.9 and weight "
+    "orthogonal), K = 4, and the weight 0.1 for its consistency term (rank). An epoch of supervised training is one "
+    "pass over the labeled images. The preset is paper (supervised training) or authors_code (with "
+    "trainer.learning_rate_lag=0) (RankMatch); the losses have epsilon = 1e-10, halve_total = true, "
+    "rank_divide_by_orders = true, rank_ignores_padding = false, weight_fp = 0.5, weight_s1 = 0.25 and weight_s2 = "
+    "0.25. The labeled loss is cross-entropy over all valid pixels. The box of CutMix comes from another crop of the "
+    "same image. We use SGD with momentum 0.9 and weight "
     "decay 0.0001. The learning rate of the backbone starts at 0.001 (supervised training) or 0.002 (RankMatch) and "
     "that of the other layers at 0.01 (supervised training) or 0.02 (RankMatch); both decay by a polynomial schedule "
     "with power 0.9. Each step takes 8 labeled images (supervised training) or 8 labeled and 8 unlabeled images "
@@ -72,6 +78,52 @@ def test_what_runs_do_not_tell_is_left_out_and_named() -> None:
         "the hardware, of 6 of 6 runs",
         "GPU-hours, of 6 of 6 runs",
     ]
+
+
+def paragraph_of(name: str, *words: str) -> str:
+    record = {"num_steps": 10, "gpu_duration_s": 1.0, "duration_s": 1.0, "code": "a"}
+    cells = load(name, ["split=92", "seed=0", *words] if name != "cityscapes" else [*words]).cells
+    return methods_paragraph([facts.Run(cell.axes, cell.config.numerics, record, {}) for cell in cells])
+
+
+CHANGES = {
+    "method.epsilon": "0", "method.halve_total": "false", "method.rank_divide_by_orders": "false",
+    "method.rank_ignores_padding": "true", "method.weight_fp": "0.25", "method.weight_s1": "0.5",
+    "method.weight_s2": "0.5", "method.weight_rank": "0.2", "method.num_agents": "32", "method.top_k": "5",
+    "method.selection": "top_n", "method.consistency": "kl", "method.confidence_threshold": "0.9",
+    "method.ohem": "true", "augment.cutmix_partner": "other_image", "augment.brightness": "0.125",
+    "trainer.learning_rate_lag": "0",
+}  # fmt: skip
+
+
+def test_every_setting_that_the_method_declares_changes_the_paragraph() -> None:
+    declared = {f"method.{name}" for name in METHODS["rankmatch"].settings}
+    assert declared <= CHANGES.keys()  # a new one is added here
+    words = ("method=rankmatch", "backbone=resnet50")
+    usual = paragraph_of("pascal_classic", *words)
+    same = [key for key, value in CHANGES.items() if paragraph_of("pascal_classic", *words, f"{key}={value}") == usual]
+    assert same == []
+
+
+def test_paragraph_names_preset_and_what_differs_ohem_and_the_partner() -> None:
+    words = ("method=rankmatch", "backbone=resnet50", "method.rank_divide_by_orders=false", "method.epsilon=0")
+    text = paragraph_of("pascal_classic", *words, "augment.brightness=0.125")
+    assert "The preset is authors_code (with method.epsilon=0, method.rank_divide_by_orders=false); the losses" in text
+    assert " have epsilon = 0, halve_total = true, rank_divide_by_orders = false, " in text
+    assert "The views are those of UniMatch, but with brightness = 0.125." in text
+    hard = paragraph_of("cityscapes", "split=1_4", "seed=0")
+    assert "over the hard pixels (OHEM: those of a probability of at most 0.7, and at least 100,000 pixels an" in hard
+    other = paragraph_of("pascal_classic", *words, "augment.cutmix_partner=other_image")
+    assert "The box of CutMix comes from another image." in other
+
+
+def test_agents_are_worded_with_their_selection_and_all_pixels_have_no_number() -> None:
+    assert "RankMatch uses all pixels as agents, K = 4, " in paragraph_of(
+        "ablation_agent_selection", "method.selection=all"
+    )
+    assert "RankMatch uses all pixels as agents, 128 agents (selection: random), 128 agents (selection: top n) or " in (
+        paragraph_of("ablation_agent_selection")
+    )
 
 
 def described(*words: object) -> object:
