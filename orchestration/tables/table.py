@@ -77,10 +77,12 @@ class Entry:
     """The finished cell of each repetition; a cell that does not read an axis stands for several."""
     expected: int
     """How many cells the entry has, finished or not."""
+    num_points: int
+    """How many points of the grid these stand for."""
     estimate: Estimate | None = None
     """None while no cell of the entry is done."""
     competes: bool = True
-    """Whether it is complete and no other complete entry of its column has more numbers."""
+    """Whether it is complete and no other complete entry of its column stands for more points of the grid."""
     rank: int | None = None
     """Among two or more competing entries of the column, 1: no mean is higher; 2: only the best ones are."""
     has_baseline: bool = False
@@ -279,7 +281,7 @@ def _entry(
     values = {cells[number]: float(record[metric]) for number, record in known}
     made = estimate(list(values.values())) if values else None
     what = frozenset().union(*(odd.get(number, set()) for number, _ in placed))
-    return Entry(values, points, len(set(cells.values())), made, odd=what)
+    return Entry(values, points, len(set(cells.values())), len(placed), made, odd=what)
 
 
 def _key(record: Record, axes: Sequence[str]) -> Key:
@@ -291,9 +293,9 @@ def _competing(entries: Mapping[Place, Entry]) -> dict[Place, Entry]:
     most: dict[Key, int] = {}
     for (_, column), entry in entries.items():
         if entry.is_complete:
-            most[column] = max(most.get(column, 0), len(entry.values))
+            most[column] = max(most.get(column, 0), entry.num_points)
     return {
-        place: replace(entry, competes=entry.is_complete and len(entry.values) == most[place[1]])
+        place: replace(entry, competes=entry.is_complete and entry.num_points == most[place[1]])
         for place, entry in entries.items()
     }
 

@@ -185,6 +185,7 @@ def test_runs_over_an_axis_that_the_baseline_does_not_read_are_averaged_into_a_p
     entry = build(records, OVER_AGENTS, baseline={"method": "supervised"}).entries[("rankmatch",), ("4",)]
     assert entry.estimate is not None and entry.comparison is not None
     assert (entry.estimate.n, entry.pairs, entry.is_all_paired) == (6, 3, True)
+    assert entry.is_best  # both stand for all points of the grid
     assert entry.comparison.effect == pytest.approx(0.64 - 0.61)
     assert entry.comparison.p_t == pytest.approx(stats.ttest_rel([0.64, 0.64, 0.64], [0.60, 0.61, 0.62]).pvalue)
 
