@@ -40,10 +40,12 @@ def figure(
     grid: Annotated[str, typer.Option("--grid", help="A grid by name, as it was launched, or a YAML file.")] = "demo",
     runs: RunsFolder = Path("runs"),
     metric: Annotated[str, typer.Option(help="Of the figure curves: a number of the epochs.")] = "miou",
+    only: Annotated[
+        str, typer.Option(metavar="TABLE", help="Of a grid of grids: table=1, or the name of a part.")
+    ] = "",
 ) -> None:
     """Draw a figure of a grid: mIoU against labels, curves, classes, states, and what runs have drawn and counted."""
     from dashboards import drawing
-    from dashboards.gathered import gather
 
     if kind not in (*FIGURES, *PICTURES):
         raise ValueError(f"the figure must be one of {', '.join((*FIGURES, *PICTURES))}; got {kind!r}")
@@ -53,10 +55,10 @@ def figure(
             raise ValueError(f"--output must end with .png for {kind}; got {output.name!r}")
         from dashboards import sheets
 
-        drawing.save_picture(sheets.draw(kind, gather(*_launched(grid, runs))), output)
+        drawing.save_picture(sheets.draw(kind, _table(grid, runs, only)), output)
         typer.echo(output)
         return
-    panels = _panels(kind, gather(*_launched(grid, runs)), metric)
+    panels = _panels(kind, _table(grid, runs, only), metric)
     drawing.save(panels, output)
     typer.echo(output)
 
@@ -103,6 +105,21 @@ def _launched(grid: str, runs: Path) -> "tuple[Grid, Path]":
     if not grid_dir.is_dir():
         raise ValueError(f"--runs must hold the folder of grid {loaded.name}; there is no {grid_dir}")
     return whole(loaded, grid_dir), grid_dir
+
+
+def _table(grid: str, runs: Path, only: str) -> "Gathered":
+    """Read a grid with one table, or one of several."""
+    from dashboards.gathered import gather
+    from orchestration.grids.launched import load
+
+    if only:
+        (part,) = load(grid, (), runs, launched_first=True, only=[only]).parts
+        return gather(part, _launched(grid, runs)[1])
+    loaded, grid_dir = _launched(grid, runs)
+    if loaded.parts:
+        names = ", ".join(part.name for part in loaded.parts)
+        raise ValueError(f"--only must name one of the tables of {loaded.name}: {names}; got none")
+    return gather(loaded, grid_dir)
 
 
 def _panels(kind: str, gathered: "Gathered", metric: str) -> "list[Panel]":

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from csv import DictReader
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,13 @@ class Gathered:
     """A row for each epoch of each run, with `run`, the name of its folder."""
     damaged_rows: frozenset[str]
     """The folders whose epoch rows are not all readable."""
+    is_part: bool = False
+    """Whether it is one table of several of the grid in the folder."""
+
+    @property
+    def words(self) -> list[str]:
+        """The words of a command line that name its grid, and it."""
+        return ["--grid", self.grid_dir.name, *(["--only", self.loaded.name] if self.is_part else [])]
 
     @property
     def places(self) -> pa.Table:
@@ -58,8 +65,13 @@ class Gathered:
         return build_table(self.runs.to_pylist(), self.loaded.cells, self.loaded.table, metric, self.loaded.baseline)
 
 
+def gather_tables(loaded: Grid, grid_dir: Path) -> list[Gathered]:
+    """Read the cells of each table of a grid; see `gather`."""
+    return [replace(gather(one, grid_dir), is_part=bool(loaded.parts)) for one in loaded.tables]
+
+
 def gather(loaded: Grid, grid_dir: Path) -> Gathered:
-    """Read the cells of a grid; missing and damaged ones are rows, too."""
+    """Read the cells of a grid with one table; missing and damaged ones are rows, too."""
     runs = run_table.collect(grid_dir, loaded.cells)
     damaged: set[str] = set()
     epochs = _epochs(grid_dir, runs, damaged)

@@ -36,14 +36,24 @@ class Limits:
     """Of the curves of single runs."""
 
 
-@dataclass(slots=True)
-class Page:
-    """All that the template shows."""
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What the template shows of a grid as a whole."""
 
     name: str
     summary: str
     counts: list[tuple[str, int, str]]
     """State, number of cells, letter."""
+
+
+@dataclass(slots=True)
+class Page:
+    """All that the template shows of one table of a grid."""
+
+    title: str
+    named: str
+    """The words of a command line that name its grid, and it."""
+    summary: str
     labels_legend: list[Named]
     curves_legend: list[Named]
     states: Figures
@@ -75,8 +85,16 @@ class Page:
     has_energy: bool
 
 
+def whole(name: str, gathered: Sequence[Gathered]) -> Whole:
+    """Sum up the cells of a grid; those of several tables count once."""
+    states = {row["signature"]: row["status"] for one in gathered for row in one.runs.to_pylist()}
+    statuses = [*states.values()]
+    counts = [(state, statuses.count(state), palette.STATES[state][2]) for state in palette.STATES if state in statuses]
+    return Whole(name, _summary(statuses), counts)
+
+
 def build(gathered: Gathered, limits: Limits | None = None) -> Page:
-    """Build the page of a grid."""
+    """Build what the page shows of a table."""
     limits = limits or Limits()
     records = gathered.runs.to_pylist()
     stories = {record["signature"]: attempts.story(gathered.grid_dir, record) for record in records}
@@ -91,9 +109,9 @@ def build(gathered: Gathered, limits: Limits | None = None) -> Page:
     columns = pictures.columns(gathered, limits.pictures)
     runs = settings.runs_of(gathered, stories)
     return Page(
-        name=gathered.loaded.name,
+        title=gathered.loaded.title,
+        named=shlex.join(gathered.words),
         summary=_summary(statuses),
-        counts=[(name, statuses.count(name), palette.STATES[name][2]) for name in palette.STATES if name in statuses],
         labels_legend=shown.legend(labels),
         curves_legend=shown.legend([panel for _, panels in curves for panel in panels]),
         states=shown.figures("State of every cell", figures.states(gathered.points, layout, axes), limits.panels),
@@ -332,7 +350,7 @@ def _run(gathered: Gathered, record: Record, story: Story, axes: Sequence[str]) 
         "gpu": _hours(story.gpu_s),
         "energy": settings.kwh(story.energy_j),
         "commit": BETWEEN.join(word[:12] for word in (record["commit"] or "").split(BETWEEN)) or DASH,
-        "command": shlex.join(["rankmatch", "launch", "--grid", gathered.loaded.name, "--runs", runs, *words]),
+        "command": shlex.join(["rankmatch", "launch", *gathered.words, "--runs", runs, *words]),
     }
 
 

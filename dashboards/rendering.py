@@ -1,5 +1,6 @@
 """Templates to HTML, for the report and for the live pages: everything escaped, and a name that is missing an error."""
 
+import re
 from functools import cache
 from importlib.resources import files as resources
 from urllib.parse import quote
@@ -8,6 +9,9 @@ import jinja2
 
 from dashboards import palette
 from dashboards.plain import plain
+
+_IDS = re.compile(r'(\bid="|href="#|url\(#)')
+_LISTS = re.compile(r'(\baria-labelledby=")([^"]*)"')
 
 
 def render(template: str, **data: object) -> str:
@@ -18,6 +22,12 @@ def render(template: str, **data: object) -> str:
 def css() -> str:
     """Return the style that all pages share."""
     return resource("templates/report.css") + palette.css()
+
+
+def scoped(text: str, prefix: str) -> str:
+    """Put a prefix before every id of a part of a page, and before every use of one: a page may have each id once."""
+    text = _IDS.sub(rf"\1{prefix}", str(text))  # of Markup, which would escape what is put in
+    return _LISTS.sub(lambda found: found[1] + " ".join(prefix + one for one in found[2].split()) + '"', text)
 
 
 @cache
@@ -35,5 +45,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["scoped"] = scoped
     made.filters["part"] = lambda text: quote(text, safe="", errors="replace")
     return made

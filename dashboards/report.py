@@ -5,9 +5,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from dashboards import counts, drawing, figures, pictures, rendering
-from dashboards.gathered import Gathered, gather, num_labeled
-from dashboards.page import Limits, build
+from dashboards import counts, drawing, figures, page, pictures, rendering
+from dashboards.gathered import Gathered, gather_tables, num_labeled
+from dashboards.page import Limits
 from dashboards.panels import Panel
 from orchestration.grids.grid import Grid
 from orchestration.machine import files
@@ -27,22 +27,24 @@ _LIMITS = (
 
 def write(loaded: Grid, grid_dir: Path) -> Path:
     """Write the page of a grid; return its path."""
-    return _write_page(gather(loaded, grid_dir), grid_dir)
+    return _write_page(gather_tables(loaded, grid_dir), grid_dir)
 
 
 def write_all(loaded: Grid, grid_dir: Path) -> list[Path]:
-    """Write the page and its main figures as separate files; return their paths, the page first."""
-    gathered = gather(loaded, grid_dir)
-    written = [_write_page(gathered, grid_dir)]
-    for name, panels in standing(gathered).items():
-        if panels:
-            written.append(GridFolder(grid_dir).figure_file(name))
-            drawing.save(panels[:MAX_PANELS], written[-1])
+    """Write the page and the main figures of each table as files of their own; return their paths, the page first."""
+    tables = gather_tables(loaded, grid_dir)
+    written = [_write_page(tables, grid_dir)]
+    for one in tables:
+        for name, panels in standing(one).items():
+            if panels:
+                file = f"{one.loaded.name}-{name}" if one.is_part else name
+                written.append(GridFolder(grid_dir).figure_file(file))
+                drawing.save(panels[:MAX_PANELS], written[-1])
     return written
 
 
 def standing(gathered: Gathered) -> dict[str, Sequence[Panel]]:
-    """Return the figures that a grid's folder and MLflow hold, by name; a figure with nothing to show is empty."""
+    """Return a table's figures that the grid's folder and MLflow hold, by name; one that shows nothing is empty."""
     layout, counted = gathered.loaded.table, counts.entries(gathered)
     labels = figures.labels(gathered.table("best_miou"), num_labeled(gathered.runs.to_pylist()))
     curves = {metric: figures.curves(gathered.places, gathered.epochs, layout, metric) for metric in ("miou", "loss")}
@@ -55,17 +57,18 @@ def standing(gathered: Gathered) -> dict[str, Sequence[Panel]]:
     }
 
 
-def render(gathered: Gathered) -> str:
-    """Return the page of a grid."""
+def render(*tables: Gathered) -> str:
+    """Return the page of a grid, given what is read for each of its tables."""
+    whole = page.whole(tables[0].grid_dir.name, tables)
     for limits in _LIMITS:
-        page, style = build(gathered, limits), Markup(rendering.css())
-        text = rendering.render("report.html", page=page, css=style, limits=limits, colours=pictures)
+        parts, style = [page.build(one, limits) for one in tables], Markup(rendering.css())
+        text = rendering.render("report.html", whole=whole, parts=parts, css=style, limits=limits, colours=pictures)
         if len(text.encode()) <= MAX_BYTES:
             break
     return text
 
 
-def _write_page(gathered: Gathered, grid_dir: Path) -> Path:
-    page = GridFolder(grid_dir).page_file
-    files.replace(page, render(gathered))
-    return page
+def _write_page(tables: Sequence[Gathered], grid_dir: Path) -> Path:
+    file = GridFolder(grid_dir).page_file
+    files.replace(file, render(*tables))
+    return file

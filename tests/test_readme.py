@@ -116,7 +116,7 @@ KNOWN = {
     "rankmatch evaluate --checkpoint best.pt --dataset pascal data_root=VOC2012",  # test_trained.py, as the next
     "rankmatch predict --checkpoint best.pt photos -o out --dataset pascal",
     # test_campaign.py, test_pilot.py and tests/slurm, as all that follow but the last
-    "python orchestration/launch_grid.py --cluster my_site.yaml trainer.device=cpu",
+    "python orchestration/launch_grid.py --cluster my_site.yaml --grid demo trainer.device=cpu",
     "python orchestration/launch_grid.py --cluster my_site.yaml --grid pascal_classic cluster.partition=gpu",
     "python orchestration/launch_grid.py --cluster my_site.yaml --grid pascal_classic --pilot --nodes 4",
     "rankmatch site detect > my_site.yaml",  # test_detected_site.py

@@ -28,6 +28,8 @@ class Options:
     size_from_history: bool = False
     budget_gpu_hours: float | None = None
     until: str = ""
+    available: bool = False
+    only: Sequence[str] = ()
     cluster_settings: Sequence[str] = ()
 
 

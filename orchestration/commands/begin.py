@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestration.commands.launch_options import DEFAULT_GRID, GRID_ON_SLURM
+
 
 def begin(
     console: Console,
@@ -23,6 +25,9 @@ def begin(
     size_from_history: bool = False,
     budget_gpu_hours: float | None = None,
     until: str = "",
+    available: bool = False,
+    within_budget: bool = False,
+    only: Sequence[str] | None = None,
     max_concurrent: int | None = None,
     num_cpus_per_worker: int = 1,
     num_gpus_per_worker: float = 1.0,
@@ -48,8 +53,19 @@ def begin(
     refuse_address(there.address, there.cluster, is_needed=not dry_run)
     for line in () if as_json else there.lines:
         announce.say(console, line)
+    grid = grid or (DEFAULT_GRID if there.cluster in FOLLOWED_CLUSTERS else GRID_ON_SLURM)
     end = parse(until, time.time()) if until else None
-    wanted = Wanted(grid, of_grid, runs, budget_gpu_hours=budget_gpu_hours, until=end, places=there.places)
+    wanted = Wanted(
+        grid,
+        of_grid,
+        runs,
+        budget_gpu_hours=budget_gpu_hours,
+        until=end,
+        available=available,
+        within_budget=within_budget,
+        only=only or (),
+        places=there.places,
+    )
     workers = Workers(there.cluster, max_concurrent, num_cpus_per_worker, num_gpus_per_worker, num_nodes)
     if size_from_history and (num_nodes or there.cluster in FOLLOWED_CLUSTERS):
         what = "--pilot" if num_nodes else f"--cluster {there.cluster}"

@@ -5,11 +5,16 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_GRID = "demo"
+DEFAULT_GRID, GRID_ON_SLURM = "demo", "paper"
+"""What is meant where no grid is named."""
 
 GridOption = Annotated[
     str,
-    typer.Option("--grid", help="A grid by name (in experiments/grids, or launched into --runs), or a YAML file."),
+    typer.Option(
+        "--grid",
+        help="A grid by name (in experiments/grids, or launched into --runs), or a YAML file; default: demo, on Slurm "
+        "paper.",
+    ),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder for run folders.")]
 Overrides = Annotated[
@@ -29,6 +34,17 @@ ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrent", min=1, help="Cells at a time; default: as many as the machine holds.")
 ]
 BudgetOption = Annotated[float | None, typer.Option(min=0, help="Refuse a plan with a higher estimate.")]
+WithinBudgetOption = Annotated[
+    bool,
+    typer.Option("--within-budget", help="Leave out what exceeds --budget-gpu-hours, instead of refusing the plan."),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="TABLE", help="Of a grid of grids: table=1, or the name of a part; several times."),
+]
+AvailableOption = Annotated[
+    bool, typer.Option("--available", help="Leave out the cells whose data, lists or weights are not here.")
+]
 UntilOption = Annotated[
     str,
     typer.Option(

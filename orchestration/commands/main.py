@@ -11,15 +11,17 @@ import rankmatch
 from orchestration.commands import bench, cells, checkup, follow, new, plan, reproduce, results, schema, search
 from orchestration.commands.begin import begin
 from orchestration.commands.launch_options import (
-    DEFAULT_GRID,
+    AvailableOption,
     BudgetOption,
     ClusterOption,
     ConcurrencyOption,
     GridOption,
     JsonOption,
+    OnlyOption,
     Overrides,
     RunsOption,
     UntilOption,
+    WithinBudgetOption,
 )
 from orchestration.commands.sections import Sections
 from orchestration.launching import page
@@ -64,7 +66,7 @@ def options(
 @app.command()
 def launch(
     overrides: Overrides = None,
-    grid: GridOption = DEFAULT_GRID,
+    grid: GridOption = "",
     cluster: ClusterOption = "local",
     address: Annotated[str, typer.Option(help="HOST:PORT of the Ray for --cluster ray; auto: on this node.")] = "",
     runs: RunsOption = Path("runs"),
@@ -81,6 +83,9 @@ def launch(
     as_json: JsonOption = False,
     budget_gpu_hours: BudgetOption = None,
     until: UntilOption = "",
+    available: AvailableOption = False,
+    within_budget: WithinBudgetOption = False,
+    only: OnlyOption = None,
     max_concurrent: ConcurrencyOption = None,
     cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPU cores for each training process.")] = 1,
     gpus_per_worker: Annotated[
@@ -113,6 +118,9 @@ def launch(
         size_from_history=size_from_history,
         budget_gpu_hours=budget_gpu_hours,
         until=until,
+        available=available,
+        within_budget=within_budget,
+        only=only,
         max_concurrent=max_concurrent,
         num_cpus_per_worker=cpus_per_worker,
         num_gpus_per_worker=gpus_per_worker,

@@ -1,34 +1,42 @@
 """The command that says what a launch would do: plan."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestration.commands.begin import begin
 from orchestration.commands.launch_options import (
     DEFAULT_GRID,
+    AvailableOption,
     BudgetOption,
     ClusterOption,
     ConcurrencyOption,
     GridOption,
     JsonOption,
+    OnlyOption,
     Overrides,
     RunsOption,
     UntilOption,
+    WithinBudgetOption,
 )
 from orchestration.machine import terminal
+
+if TYPE_CHECKING:
+    from orchestration.launching.options import Wanted
 
 
 def plan(
     overrides: Overrides = None,
-    grid: GridOption = DEFAULT_GRID,
+    grid: GridOption = "",
     cluster: ClusterOption = "local",
     runs: RunsOption = Path("runs"),
     as_json: JsonOption = False,
     budget_gpu_hours: BudgetOption = None,
     until: UntilOption = "",
+    available: AvailableOption = False,
+    within_budget: WithinBudgetOption = False,
+    only: OnlyOption = None,
     max_concurrent: ConcurrencyOption = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Simulate the launch on a pool of GPUs; the options below are for that.")
@@ -53,11 +61,13 @@ def plan(
     }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
     if simulate:
+        from orchestration.launching.options import Wanted
+
         if as_json:
             raise ValueError("--simulate must be left out with --json: its result is text")
         if until:
             raise ValueError("--simulate must be left out with --until: it plays the whole grid")
-        _simulate(grid, overrides or (), runs, given)
+        _simulate(Wanted(grid or DEFAULT_GRID, overrides or (), runs, only=only or ()), given)
         return
     if given:
         name = next(iter(given)).removeprefix("num_").replace("_", "-")
@@ -73,22 +83,24 @@ def plan(
         with_scripts=False,
         budget_gpu_hours=budget_gpu_hours,
         until=until,
+        available=available,
+        within_budget=within_budget,
+        only=only,
         max_concurrent=max_concurrent,
     )
     raise typer.Exit(code)
 
 
-def _simulate(grid: str, overrides: Sequence[str], runs: Path, settings: dict[str, Any]) -> None:
+def _simulate(wanted: "Wanted", settings: dict[str, Any]) -> None:
     if "num_gpus" not in settings:
         raise ValueError("--gpus must be given with --simulate; got none")
     from rich.console import Console
 
     from orchestration.launching.launch import simulate_launch
-    from orchestration.launching.options import Wanted
     from orchestration.planning.simulate import Pool
 
     checkpoint_min = settings.pop("checkpoint_min", None)
-    simulate_launch(Wanted(grid, overrides, runs), Pool(**settings), checkpoint_min, Console())
+    simulate_launch(wanted, Pool(**settings), checkpoint_min, Console())
 
 
 def add_to(app: typer.Typer) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestration.commands.launch_options import OnlyOption
 from orchestration.machine import own_files, terminal
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ def table(
         bool, typer.Option("--statistics", help="Print intervals, paired tests and ranks too.")
     ] = False,
     energy: EnergyOption = False,
+    only: OnlyOption = None,
     cite: Annotated[
         bool, typer.Option("--cite", help="Print a methods paragraph and BibTeX entries instead of the table.")
     ] = False,
 ) -> None:
-    """Print the table of a grid from its run folders and rewrite its report, or only write the table."""
+    """Print the tables of a grid from its run folders and rewrite its report, or only write the tables."""
     from orchestration.grids.launched import load, whole
     from orchestration.results import show
     from orchestration.results.report import write
@@ -76,14 +78,15 @@ def table(
     others = {"--layout": layout, "--format": kind, "--output": output, "--statistics": statistics, "--energy": energy}
     if cite and (given := [name for name, value in others.items() if value]):
         raise ValueError(f"--cite must be given without {given[0]}: it prints no table")
-    loaded = load(grid, overrides or (), runs, launched_first=True)
+    loaded, is_part = load(grid, overrides or (), runs, launched_first=True, only=only or ()), bool(overrides or only)
     grid_dir = _folder_of(loaded, runs)
-    every = whole(load(grid, (), runs, launched_first=True) if overrides else loaded, grid_dir)
+    every = whole(load(grid, (), runs, launched_first=True) if is_part else loaded, grid_dir)
+    asked = loaded if is_part else every
     if cite:
-        show.show_citation(loaded if overrides else every, grid_dir, last=metric == "last")
+        show.show_citation(asked, grid_dir, last=metric == "last")
         return
     show.show_table(
-        loaded if overrides else every,
+        asked,
         grid_dir,
         terminal.console(),
         metric=f"{metric}_miou",

@@ -2,42 +2,20 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestration.grids import alike, grid_spec
+from orchestration.grids import alike, grid_spec, parts
 from orchestration.grids.cells import Cell, compose, experiments_folder
+from orchestration.grids.composed import Grid as Grid
 from orchestration.grids.grid_spec import KEYS, SAME, SEARCH, Spec
 from orchestration.grids.places import Places
 from orchestration.grids.values import Value, format_value, user_path
 from orchestration.machine import yaml_text
 from orchestration.runs.folders import GridFolder, RunsFolder, grid_of, launch_of
-from orchestration.tables.layouts import Layout
-
-"""Names in a grid's run folder: the resolved grid, and the folder of its launches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A checked grid: every cell composed, no two of them the same."""
-
-    name: str
-    cells: list[Cell]
-    axes: dict[str, list[str]]
-    """The varied keys in order, with their values as text."""
-    baseline: dict[str, str]
-    """The axis values of the entries to compare others with."""
-    table: Layout
-    text: str
-    """The grid as resolved; loading it gives the same cells."""
-    spec: Spec | None = None
-    """The sections it was composed from; a search has none."""
-    earlier: tuple[str, ...] = ()
-    """Signatures of cells of earlier launches that the axes do not give."""
-    site: Places | None = None
-    """What the site of this launch says of data and weights."""
 
 
 def load(
@@ -57,27 +35,97 @@ def load(
     return load_file(find(name_or_file, runs=runs, launched_first=launched_first), overrides, runs)
 
 
-def load_file(path: Path, overrides: Sequence[str] = (), runs: Path | None = None, site: Places | None = None) -> Grid:
+def load_file(
+    path: Path,
+    overrides: Sequence[str] = (),
+    runs: Path | None = None,
+    site: Places | None = None,
+    only: Sequence[str] = (),
+) -> Grid:
     """Read the file of a grid; see `load`. What a site says of data and weights beats the file, not the overrides.
 
+    Of a grid of grids `only` some parts can be read, by name or `table=NUMBER`.
+
     Raises:
-        ValueError: As `load` does.
+        ValueError: As `load` does, or there is no such part.
     """
-    content = read_yaml(path)
+    content, grid_dir = read_yaml(path), _folder_of_runs(path, runs)
+    if parts.GRIDS not in content:
+        parts.refuse_only(name_of(path), only)
+        loaded = _expanded(path, content, overrides, site)
+        return replace(loaded, cells=alike.adopt(loaded.cells, grid_dir))
+    joined = parts.joined(name_of(path), _parts(path, content, overrides, site, only), site)
+    return parts.with_runs(joined, alike.adopt(joined.cells, grid_dir))
+
+
+def _expanded(
+    path: Path,
+    content: Mapping[str, Any],
+    overrides: Sequence[str],
+    site: Places | None,
+    for_all: parts.ForAll | None = None,
+) -> Grid:
+    """Compose the cells of one grid."""
     try:
         spec = grid_spec.Reader(path, content, is_stored=is_stored(path)).read()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     spec.places = site.over(spec.places) if site else spec.places
     try:
+        if for_all:
+            grid_spec.apply_all(spec, for_all.settings, for_all.folder)
         grid_spec.apply(spec, overrides)
-        cells = alike.adopt(alike.once(_compose_all(spec)), _folder_of_runs(path, runs))
+        cells = alike.once(_compose_all(spec))
     except ValueError as error:
         raise ValueError(f"{error}{grid_spec.hint_of_commas(overrides, str(error))}") from error
     axes = {key: [format_value(value) for value in values] for key, values in spec.axes.items()}
     baseline = {key: format_value(value) for key, value in grid_spec.baseline_within(spec).items()}
     layout, name = grid_spec.layout_of(spec), name_of(path)
     return Grid(name, cells, axes, baseline, layout, grid_spec.resolved_text(name, spec, layout), spec, site=site)
+
+
+def _parts(
+    path: Path, content: Mapping[str, Any], overrides: Sequence[str], site: Places | None, only: Sequence[str]
+) -> list[Grid]:
+    """Compose the grids that a grid of grids consists of, or some of them."""
+    for_all = None if is_stored(path) else parts.for_all(path, content)
+    found = parts.chosen(path, parts.stored(path, content) if is_stored(path) else _read_parts(path, content), only)
+    parts.check_overrides(found, grid_spec.divide(overrides), for_all)
+    made = []
+    for part in found:
+        with _named(path, part.name):
+            loaded = _expanded(part.file, part.content, overrides, site, for_all)
+        made.append(replace(loaded, name=part.name, priority=part.priority))
+    return made
+
+
+def _read_parts(path: Path, content: Mapping[str, Any]) -> list[parts.Part]:
+    found = []
+    for one in parts.asked(path, content):
+        with _named(path, one.word):
+            file = _file_of_part(path, one.word)
+            found.append(parts.Part(name_of(file), file, read_yaml(file), one.priority))
+    parts.check_names(path, [part.name for part in found])
+    return found
+
+
+@contextmanager
+def _named(path: Path, part: str) -> Iterator[None]:
+    """Say in which part of a grid of grids a fault is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {parts.GRIDS}: {part}: {error}") from error
+
+
+def _file_of_part(path: Path, word: str) -> Path:
+    """Return the file of a part: a grid of the project by its name, or a path relative to the file that names it."""
+    file = find(str(path.resolve().parent / user_path(word)) if is_path(word) else word)
+    if file.resolve() == path.resolve():
+        raise ValueError("a grid must not be a part of itself")
+    if parts.GRIDS in read_yaml(file):
+        raise ValueError(f"a part must have cells of its own; {file} consists of {parts.GRIDS}: name these instead")
+    return file
 
 
 def is_search(path: Path) -> bool:

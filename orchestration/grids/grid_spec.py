@@ -22,6 +22,7 @@ from orchestration.grids.values import (
     is_axis,
     parse,
     read_axis,
+    read_scalar,
     read_value,
     user_path,
 )
@@ -30,7 +31,7 @@ from orchestration.tables.layouts import Layout
 
 SEARCH = "search"
 """The section that marks a file for `rankmatch tune`."""
-KEYS = ("set", "axes", "per", "exclude", "baseline", "table")
+KEYS = ("set", "axes", "per", "exclude", "priority", "baseline", "table")
 DATASETS, EARLIER, PLACES = "datasets", "earlier", "places"
 """Further sections of a stored grid: contents of its data set files; signatures of cells that its axes do not give;
 where the site keeps data and weights."""
@@ -48,6 +49,8 @@ class Spec:
     per: Per = field(default_factory=dict)
     """Settings of the cells with a certain value of an axis, by axis and text of the value."""
     exclude: list[dict[str, list[Value]]] = field(default_factory=list)
+    priority: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Numbers of the cells with a certain value of an axis; those with smaller ones start first."""
     baseline: dict[str, Value] = field(default_factory=dict)
     table: dict[str, Any] = field(default_factory=dict)
     """The fields of a `Layout` that the file gives."""
@@ -102,6 +105,7 @@ class Reader:
             spec.axes[key] = self._axis(key, nodes)
         spec.per = self._per(spec)
         spec.exclude = [self._point("exclude", spec, point) for point in _list("exclude", content)]
+        spec.priority = self._priority(spec)
         baseline = self._point("baseline", spec, content.get("baseline"))
         spec.baseline = {key: values[0] for key, values in baseline.items()}
         spec.table = layouts.read(mapping_at("table", content), spec.axes)
@@ -145,6 +149,15 @@ class Reader:
                         raise ValueError(f"per: {axis}: {text}: {key} must not be an axis; its values belong in axes")
                 place = f"per: {axis}: {text}"
                 found.setdefault(axis, {})[name] = {key: self._fixed(place, key, one) for key, one in settings.items()}
+        return found
+
+    def _priority(self, spec: Spec) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for axis, numbers in mapping_at("priority", self._content).items():
+            _check_axis("priority", axis, spec)
+            for text, node in _mapping(f"priority: {axis}", numbers).items():
+                name = format_value(_among("priority", axis, self.value(axis, text), spec))
+                found.setdefault(axis, {})[name] = int(read_scalar(f"priority: {axis}: {text}", int, node))
         return found
 
     def _point(self, name: str, spec: Spec, point: Any) -> dict[str, list[Value]]:  # noqa: ANN401
@@ -214,6 +227,17 @@ def apply(spec: Spec, overrides: Sequence[str]) -> None:
         _apply_one(spec, key, parse(key, text), [one for one in known if isinstance(one, OwnDataset)])
 
 
+def apply_all(spec: Spec, settings: Mapping[str, Node], folder: Path) -> None:
+    """Change a grid as `apply` does, by what a grid of grids in some folder sets for all its parts.
+
+    Raises:
+        ValueError: A key or a value is not allowed.
+    """
+    for key, node in settings.items():
+        check_key(key)
+        _apply_one(spec, key, node, (), folder)
+
+
 def _all_of(spec: Spec, key: str) -> list[list[Value]]:
     return [spec.axes.get(key, []), [spec.fixed[key]] if key in spec.fixed else []]
 
@@ -243,22 +267,24 @@ def hint_of_commas(overrides: Sequence[str], fault: str) -> str:
     return "".join(comma_hint(key, text) for key, text in meant)
 
 
-def _apply_one(spec: Spec, key: str, node: Node, known: Sequence[OwnDataset]) -> None:
+def _apply_one(spec: Spec, key: str, node: Node, known: Sequence[OwnDataset], folder: Path | None = None) -> None:
     for settings in (one for groups in spec.per.values() for one in groups.values()):
         settings.pop(key, None)
     if isinstance(node, list) and is_axis(key, node):
         spec.fixed.pop(key, None)
-        spec.axes[key] = [typed(key, value, known) for value in read_axis(key, node)]
-    elif key in spec.axes:
-        spec.axes[key] = [typed(key, read_value(key, node), known)]
+        spec.axes[key] = [typed(key, value, known, folder) for value in read_axis(key, node, folder)]
+        return
+    value = typed(key, read_value(key, node, folder), known, folder)
+    if key in spec.axes:
+        spec.axes[key] = [value]
     else:
-        spec.fixed[key] = typed(key, read_value(key, node), known)
+        spec.fixed[key] = value
 
 
-def typed(key: str, value: Value, known: Sequence[OwnDataset] = ()) -> Value:
+def typed(key: str, value: Value, known: Sequence[OwnDataset] = (), folder: Path | None = None) -> Value:
     """Read a data set file named on the command line: an existing one, else one stored in the grid."""
-    if not is_own(key, value) or Path(value).is_file():
-        return own_dataset.read(value) if is_own(key, value) else value
+    if not is_own(key, value) or folder or Path(value).is_file():
+        return own_dataset.read(value, folder) if is_own(key, value) else value
     return next((one for one in known if one.name == value), None) or own_dataset.read(value)
 
 
@@ -298,21 +324,28 @@ def resolved_text(
     earlier: Iterable[str] = (),
 ) -> str:
     """Write a grid for storage, with the contents of its files; reading it gives the same cells."""
+    written = to_yaml(resolved(spec, layout, baseline, earlier))
+    return f"# Grid {name} as it was launched, command line included.\n{written}"
+
+
+def resolved(
+    spec: Spec, layout: Layout, baseline: Mapping[str, Value] | None = None, earlier: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the sections of a grid for storage; see `resolved_text`."""
     content = {
         "set": spec.fixed,
         "axes": spec.axes,
-        "per": _per_within(spec),
+        "per": _within(spec.per, spec),
         "exclude": _rules_within(spec),
+        "priority": _within(spec.priority, spec),
         "baseline": baseline_within(spec) if baseline is None else baseline,
         "table": layouts.to_tree(layout),
         DATASETS: datasets_of(*spec.fixed.values(), *_values_of_axes(spec), *_values_per(spec)),
         EARLIER: list(earlier),
         PLACES: spec.places.to_tree(),
     }
-    left_out = [key for key in ("per", DATASETS, EARLIER, PLACES) if not content[key]]
-    return f"# Grid {name} as it was launched, command line included.\n" + to_yaml(
-        {key: value for key, value in content.items() if key not in left_out}
-    )
+    left_out = [key for key in ("per", "priority", DATASETS, EARLIER, PLACES) if not content[key]]
+    return {key: value for key, value in content.items() if key not in left_out}
 
 
 def to_yaml(content: Mapping[str, Any]) -> str:
@@ -341,11 +374,11 @@ def _values_per(spec: Spec) -> list[Value]:
     return [value for groups in spec.per.values() for own in groups.values() for value in own.values()]
 
 
-def _per_within(spec: Spec) -> Per:
-    """Drop the values that the command line removed, and the keys that it set for every cell."""
+def _within(by_value: Mapping[str, Mapping[str, Any]], spec: Spec) -> dict[str, dict[str, Any]]:
+    """Drop the values that the command line removed, and settings of which it set all for every cell."""
     within = {
-        axis: {text: own for text, own in groups.items() if own and text in map(format_value, spec.axes[axis])}
-        for axis, groups in spec.per.items()
+        axis: {text: own for text, own in groups.items() if own != {} and text in map(format_value, spec.axes[axis])}
+        for axis, groups in by_value.items()
     }
     return {axis: groups for axis, groups in within.items() if groups}
 

@@ -5,10 +5,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestration.grids import alike, grid, grid_spec, index, kept_lists, moved_data
+from orchestration.grids import alike, grid, grid_spec, index, kept_lists, moved_data, parts
 from orchestration.grids.cells import Cell, at_places, changed, from_yaml, short_names_once
 from orchestration.grids.grid import Grid
 from orchestration.grids.grid_spec import SEARCH, typed
+from orchestration.grids.parts import value_of
 from orchestration.grids.places import Places
 from orchestration.grids.values import flatten, format_value, is_axis, parse, read_axis, read_value
 from orchestration.machine.damage import tell
@@ -25,18 +26,19 @@ def load(
     *,
     launched_first: bool = False,
     site: Places | None = None,
+    only: Sequence[str] = (),
 ) -> Grid:
     """Read a grid like `grid.load`; for a launched grid, include all cells that it was ever launched with.
 
-    What a site says of data and weights beats the grid's file, not the overrides.
+    What a site says of data and weights beats the grid's file, not the overrides. `only` is that of `grid.load_file`.
 
     Raises:
         ValueError: As `grid.load` does.
     """
     path = grid.find(name_or_file, runs=runs, launched_first=launched_first)
     if grid.is_stored(path):
-        return load_stored(path, overrides, site)
-    return grid.load_file(path, overrides, runs, site)
+        return load_stored(path, overrides, site, only)
+    return grid.load_file(path, overrides, runs, site, only)
 
 
 def load_folder(grid_dir: Path, overrides: Sequence[str] = (), site: Places | None = None) -> Grid:
@@ -48,7 +50,9 @@ def load_folder(grid_dir: Path, overrides: Sequence[str] = (), site: Places | No
     return replace(load_stored(GridFolder(grid_dir).grid_file, overrides, site), name=grid_dir.name)
 
 
-def load_stored(path: Path, overrides: Sequence[str] = (), site: Places | None = None) -> Grid:
+def load_stored(
+    path: Path, overrides: Sequence[str] = (), site: Places | None = None, only: Sequence[str] = ()
+) -> Grid:
     """Read a stored grid file: that of a grid's folder, or the part that one launch trained.
 
     Raises:
@@ -56,27 +60,45 @@ def load_stored(path: Path, overrides: Sequence[str] = (), site: Places | None =
     """
     of_launch, grid_dir = launch_of(path) is not None, grid_of(path).path
     try:
-        loaded = grid.load_file(path, overrides, site=site)
+        loaded = grid.load_file(path, overrides, site=site, only=only)
     except ValueError as error:
-        if overrides or of_launch or not folders(grid_dir) or SEARCH in grid.read_yaml(path):
+        if overrides or only or of_launch or not folders(grid_dir) or SEARCH in grid.read_yaml(path):
             raise
         return _of_folders(path, grid_dir, error)
+    if loaded.parts:
+        made = [
+            _with_earlier(part, part.spec.earlier if part.spec else (), grid_dir, overrides) for part in loaded.parts
+        ]
+        joined = parts.joined(loaded.name, made, loaded.site)
+    else:
+        every = dict.fromkeys([*folders(grid_dir), *_order(grid_dir)])
+        named = loaded.spec.earlier if of_launch and loaded.spec else every
+        joined = _with_earlier(loaded, named, grid_dir, overrides)
+    kept_lists.use_copies(joined.cells, grid_dir)
+    return joined
+
+
+def _with_earlier(loaded: Grid, named: Iterable[str], grid_dir: Path, overrides: Sequence[str]) -> Grid:
+    """Add cells of earlier launches to a grid with one table, by their signatures."""
     assert loaded.spec is not None
     found, own = folders(grid_dir), {cell.signature for cell in loaded.cells}
-    named = loaded.spec.earlier if of_launch else dict.fromkeys([*found, *_order(grid_dir)])
     wanted = [name for name in named if name not in own]
     dropped = _of_launches(grid_dir, {name for name in wanted if name not in found})
     varied = index.known_axes(grid_dir)
     known = [_cell_of(found[name], varied) if name in found else dropped.get(name) for name in wanted]
     made = [_changed(cell, overrides) for cell in known if cell is not None]
     placed = [_placed(cell, loaded.spec.places) for cell in made if cell is not None]
-    joined = _joined(loaded, _others(loaded, placed), _order(grid_dir))
-    kept_lists.use_copies(joined.cells, grid_dir)
-    return joined
+    return _joined(loaded, _others(loaded, placed), _order(grid_dir))
 
 
 def whole(loaded: Grid, grid_dir: Path) -> Grid:
-    """Return a grid with all cells that it was ever launched with; the given one may be only a part of them."""
+    """Return a grid with all cells that it was ever launched with; the given one may be only a part of them.
+
+    Raises:
+        ValueError: The folder holds a grid of grids and this is none, or the reverse.
+    """
+    if loaded.parts and GridFolder(grid_dir).grid_file.is_file():
+        return _whole_of_parts(loaded, grid_dir)
     if loaded.spec is None or not GridFolder(grid_dir).grid_file.is_file():
         return loaded
     part, order, made = {cell.signature for cell in loaded.cells}, _order(grid_dir), folders(grid_dir)
@@ -89,11 +111,43 @@ def whole(loaded: Grid, grid_dir: Path) -> Grid:
         varied = index.known_axes(grid_dir)
         cells = [cell for folder in made.values() if (cell := _cell_of(folder, varied)) is not None]
     else:
+        _refuse_other_kind(loaded, stored, grid_dir)
         cells = stored.cells
         if part < {cell.signature for cell in cells}:
             return moved_data.learned(stored, loaded)
     earlier = [cell for cell in cells if cell.signature in {*made, *order} and cell.signature not in part]
     return _joined(loaded, _others(loaded, earlier), order)
+
+
+def _whole_of_parts(loaded: Grid, grid_dir: Path) -> Grid:
+    """Return a grid of grids with the cells and the parts that it was ever launched with."""
+    try:
+        stored = load_folder(grid_dir)
+    except ValueError as error:  # it will be rewritten
+        tell(error)
+        return loaded
+    _refuse_other_kind(loaded, stored, grid_dir)
+    now, order = {part.name: part for part in loaded.parts}, _order(grid_dir)
+    then = {part.name: part for part in stored.parts}
+    made = [_whole_part(part, now[part.name], order) if part.name in now else part for part in stored.parts]
+    return parts.joined(loaded.name, [*made, *(part for name, part in now.items() if name not in then)], loaded.site)
+
+
+def _whole_part(stored: Grid, loaded: Grid, order: Sequence[str]) -> Grid:
+    now, then = ({cell.signature for cell in part.cells} for part in (loaded, stored))
+    if now <= then:
+        return moved_data.learned(replace(stored, priority=loaded.priority), loaded)
+    earlier = [cell for cell in stored.cells if cell.signature not in now]
+    return _joined(loaded, _others(loaded, earlier), order)
+
+
+def _refuse_other_kind(loaded: Grid, stored: Grid, grid_dir: Path) -> None:
+    if bool(loaded.parts) != bool(stored.parts):
+        ours, theirs = ("several grids", "one grid") if loaded.parts else ("one grid", "several grids")
+        raise ValueError(
+            f"--grid {loaded.name} must have a name of its own: it consists of {ours}, and {grid_dir} holds {theirs}; "
+            "rename its file, or give another --runs"
+        )
 
 
 def text_of(loaded: Grid, *, of_launch: bool = False) -> str:
@@ -172,7 +226,7 @@ def _changed(cell: Cell, overrides: Sequence[str]) -> Cell | None:
         values = read_axis(key, node) if isinstance(node, list) and several else [read_value(key, node)]
         if short_names_once().get(key, "").startswith("execution."):
             settings[key] = values[0]
-        elif _text(cell, key) not in {name for value in values for name in _names_of(key, value)}:
+        elif value_of(cell, key) not in {name for value in values for name in _names_of(key, value)}:
             return None
     return Cell(changed(cell.config, settings), cell.axes) if settings else cell
 
@@ -186,17 +240,6 @@ def _names_of(key: str, value: Any) -> list[str]:  # noqa: ANN401 (a value of an
     return [format_value(value), *([own.fields["numerics.dataset.name"]] if hasattr(own, "fields") else [])]
 
 
-def _text(cell: Cell, key: str) -> str:
-    """Return a cell's value of a key, as text; nothing for a choice that its configuration does not name."""
-    if key in cell.axes:
-        return cell.axes[key]
-    numerics = cell.config.numerics
-    names = {"dataset": numerics.dataset.name, "backbone": numerics.backbone.name, "method": numerics.method.name}
-    if key in names or key not in short_names_once():
-        return names.get(key, "")
-    return format_value(flatten(asdict(cell.config))[short_names_once()[key]])
-
-
 def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid:
     """Add cells of earlier launches to a grid, with further axes if its own do not tell them apart."""
     if not earlier:
@@ -204,7 +247,7 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
     cells = [*loaded.cells, *moved_data.followed(earlier, loaded.cells)]
     keys = [*loaded.axes, *dict.fromkeys(key for cell in earlier for key in cell.axes if key not in loaded.axes)]
     keys += _telling(cells, keys)
-    texts = [{key: _text(cell, key) for key in keys} for cell in cells]
+    texts = [{key: value_of(cell, key) for key in keys} for cell in cells]
     keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
     made = [_with_axes(cell, {key: text[key] for key in keys}) for cell, text in zip(cells, texts, strict=True)]
     place = {signature: number for number, signature in enumerate(order)}
@@ -232,7 +275,7 @@ def _telling(cells: Sequence[Cell], keys: Sequence[str]) -> list[str]:
     """Return further settings that tell apart cells with equal axes."""
     alike: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
-        alike.setdefault(tuple(_text(cell, key) for key in keys), []).append(cell)
+        alike.setdefault(tuple(value_of(cell, key) for key in keys), []).append(cell)
     shorts = {full: short for short, full in short_names_once().items()}
     found: dict[str, None] = {}
     for group in alike.values():
@@ -253,12 +296,12 @@ def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
     if not known:
         raise why
     tell(f"{path}: {why}; its cells are those that have run folders")
-    axes = {key: list(dict.fromkeys(_text(cell, key) for cell in known)) for cell in known for key in cell.axes}
+    axes = {key: list(dict.fromkeys(value_of(cell, key) for cell in known)) for cell in known for key in cell.axes}
     content = grid.read_yaml(path)
     table = layouts.read(grid_spec.mapping_at("table", content), axes)
     spec = grid_spec.Spec(axes=dict(axes), table=table)
     baseline = {key: str(value) for key, value in grid_spec.mapping_at("baseline", content).items()}
-    made = [Cell(cell.config, {key: _text(cell, key) for key in axes}) for cell in known]
+    made = [Cell(cell.config, {key: value_of(cell, key) for key in axes}) for cell in known]
     return Grid(grid_dir.name, made, axes, baseline, grid_spec.layout_of(spec), path.read_text(encoding="utf-8"))
 
 

@@ -1,9 +1,9 @@
 """A launch on Slurm: it submits and returns, and controllers take the next steps until its table is written."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,11 +44,11 @@ def launch_on_slurm(
         SchedulerError: sbatch refused, or Slurm does not answer.
     """
     announce.begin(console, f"composing the cells of {wanted.grid}")
-    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    loaded = launch.composed(wanted)
     grid_dir = wanted.runs.resolve() / loaded.name
     site = _site(asked, console)
     order = _Order(workers, site, asked.allow_dirty, wanted.retried, wanted.budget_gpu_hours, uri, wanted.until,
-                   asked.size_from_history)  # fmt: skip
+                   asked.size_from_history, launch.left_out_of(wanted, loaded), wanted.within_budget)  # fmt: skip
     make_folder(grid_dir)
     with only_launch_of(grid_dir):
         submitted = _submit_new(loaded, grid_dir, order, console)
@@ -75,12 +75,15 @@ def dry_run(
     Raises:
         ValueError: What a launch would refuse before it looks at the data.
     """
-    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    loaded = launch.composed(wanted)
     grid_dir = wanted.runs.resolve() / loaded.name
     site = _site(asked, console)
-    target = Target.of(loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until)
+    target = Target.of(loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until,
+                       left_out=launch.left_out_of(wanted, loaded))  # fmt: skip
     target = steps.sized_by_history(target) if asked.size_from_history else target
-    planned = steps.rehearse(target, wanted.budget_gpu_hours, console, as_json=as_json)
+    planned = steps.rehearse(
+        target, wanted.budget_gpu_hours, console, as_json=as_json, within_budget=wanted.within_budget
+    )
     if as_json or not with_scripts:
         return 0
     folder = GridFolder(grid_dir)
@@ -124,6 +127,8 @@ class _Order:
     uri: str
     until: float | None = None
     size_from_history: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    within_budget: bool = False
 
 
 def _site(asked: OnSlurm, console: Console) -> ClusterConfig:
@@ -222,9 +227,10 @@ def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
 def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -> Submitted:
     step.tidy(grid_dir, console)
     queued = step.in_words(queued_jobs(grid_dir))
-    target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, until=order.until)
+    target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, until=order.until,
+                       left_out=order.left_out)  # fmt: skip
     target = steps.sized_by_history(target) if order.size_from_history else target
-    planned = steps.plan_of(target)
+    target, planned = steps.plan_within(target, order.budget_gpu_hours, leaves_out=order.within_budget)
     steps.show(target, planned, console)
     steps.refuse_limits(target, planned, order.budget_gpu_hours, console)
     ready = steps.prepare(target, planned, console)
@@ -261,6 +267,7 @@ def _campaign(order: _Order, target: Target, begun: Begun, taken: snapshot.Snaps
         budget_gpu_hours=order.budget_gpu_hours,
         until=order.until,
         sizes=None if target.sizes is None else [*target.sizes],
+        left_out=dict(target.left_out),
     )
 
 

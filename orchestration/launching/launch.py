@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration.grids import launched
+from orchestration.grids import inputs, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.launching import elsewhere, launch_order, outcome, page, steps, waiting
@@ -26,7 +26,7 @@ from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirr
 from orchestration.mirror.tracking import Launch
 from orchestration.planning import simulate
 from orchestration.planning.plan import Item, Plan
-from orchestration.results import report, run_table
+from orchestration.results import report, show
 from orchestration.running.run_cell import launcher
 from orchestration.runs import folder_states, made_with
 from orchestration.runs.folders import GridFolder, LaunchFolder, signature_in
@@ -34,10 +34,23 @@ from orchestration.runs.jobs import FollowedJobs, Jobs, Scheduler, SchedulerErro
 from orchestration.runs.patience import WAITS_S, patiently, say_once
 from orchestration.runs.run_folder import folders
 from orchestration.runs.states import CellState
-from orchestration.tables import formats
 from rankmatch.durable import make_folder
 
 POLL_S = 0.5
+
+
+def composed(wanted: Wanted) -> Grid:
+    """Return the grid that is to be launched.
+
+    Raises:
+        ValueError: As `launched.load` does.
+    """
+    return launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places, only=wanted.only)
+
+
+def left_out_of(wanted: Wanted, loaded: Grid) -> dict[str, str]:
+    """Return the cells that a launch leaves out before it plans, by signature, with why."""
+    return {**wanted.left_out, **(inputs.absent(loaded.cells) if wanted.available else {})}
 
 
 def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str = "", uri: str = "") -> int:
@@ -54,18 +67,21 @@ def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str =
         ValueError: Something that the user can fix, before any training.
     """
     announce.begin(console, f"composing the cells of {wanted.grid}")
-    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    loaded = composed(wanted)
     grid_dir = wanted.runs.resolve() / loaded.name
     make_folder(grid_dir)
     with only_launch_of(grid_dir):
-        target = Target.of(loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until)
-        planned = steps.plan_of(target)
+        target = Target.of(
+            loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until, left_out=left_out_of(wanted, loaded)
+        )
+        target, planned = steps.plan_within(target, wanted.budget_gpu_hours, leaves_out=wanted.within_budget)
         steps.show(target, planned, console)
         steps.refuse_limits(target, planned, wanted.budget_gpu_hours, console)
         ready = steps.prepare(target, planned, console)
         jobs, scheduler = steps.jobs_of(target, ready), _scheduler(workers, address)
         until = _until_later(wanted, target, ready.planned)
-        note = partial(launch_order.keep, workers=workers, address=address, until=until)
+        note = partial(launch_order.keep, workers=workers, address=address, until=until,
+                       left_out=_left_out_later(wanted, target))  # fmt: skip
         begun = steps.commit(target, ready, jobs, scheduler, uri, console, note=note)
         return _train(target, ready.planned, begun, partial(scheduler.submit, jobs, begun.launch_dir), console)
 
@@ -77,15 +93,30 @@ def _until_later(wanted: Wanted, target: Target, planned: Plan) -> float | None:
     return launch_order.newest_until(target.grid_dir) if any(map(target.passes_over, planned.items)) else None
 
 
+def _left_out_later(wanted: Wanted, target: Target) -> Mapping[str, str]:
+    """Return what `resume` will leave out; see `_until_later`."""
+    if not wanted.retried:
+        return target.left_out
+    before = launch_order.newest_left_out(target.grid_dir)
+    return {signature: why for signature, why in before.items() if signature not in wanted.retried}
+
+
 def dry_run(wanted: Wanted, workers: Workers, console: Console, *, as_json: bool = False) -> int:
     """Print what a launch would do; touch nothing.
 
     Raises:
         ValueError: What a launch would refuse before it looks at the data.
     """
-    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
-    target = Target.of(loaded, wanted.runs.resolve() / loaded.name, workers, retried=wanted.retried, until=wanted.until)
-    steps.rehearse(target, wanted.budget_gpu_hours, console, as_json=as_json)
+    loaded = composed(wanted)
+    target = Target.of(
+        loaded,
+        wanted.runs.resolve() / loaded.name,
+        workers,
+        retried=wanted.retried,
+        until=wanted.until,
+        left_out=left_out_of(wanted, loaded),
+    )
+    steps.rehearse(target, wanted.budget_gpu_hours, console, as_json=as_json, within_budget=wanted.within_budget)
     return 0
 
 
@@ -97,7 +128,8 @@ def launch_again(grid_dir: Path, settings: Sequence[str], retried: Sequence[str]
     workers, address = launch_order.newest(grid_dir)
     folder = GridFolder(grid_dir)
     wanted = Wanted(str(folder.grid_file), settings, folder.runs.path, retried,
-                    until=None if retried else launch_order.newest_until(grid_dir))  # fmt: skip
+                    until=None if retried else launch_order.newest_until(grid_dir),
+                    left_out={} if retried else launch_order.newest_left_out(grid_dir))  # fmt: skip
     return launch(wanted, workers, console, address=address)
 
 
@@ -107,7 +139,7 @@ def simulate_launch(wanted: Wanted, pool: simulate.Pool, checkpoint_min: float |
     Raises:
         ValueError: Something that the user can fix.
     """
-    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places)
+    loaded = composed(wanted)
     workers = Workers(cluster="slurm")  # each worker has a GPU
     planned = steps.plan_of(Target.of(loaded, wanted.runs.resolve() / loaded.name, workers))
     text = simulate.lines(simulate.tasks(planned, checkpoint_min), pool)
@@ -115,11 +147,10 @@ def simulate_launch(wanted: Wanted, pool: simulate.Pool, checkpoint_min: float |
 
 
 def finish(every: Grid, grid_dir: Path, console: Console) -> list[Path]:
-    """Collect the results of all cells of a grid, print the table, write report and page; return these files."""
+    """Collect the results of all cells of a grid, print its tables, write report and page; return these files."""
     folder_states.states(run_folders(every, grid_dir), WAITS_S)  # a momentary error must not cost the table a cell
-    records = patiently(lambda: run_table.collect(grid_dir, every.cells)).to_pylist()
     console.print()
-    formats.show(report.build_table(records, every.cells, every.table, baseline=every.baseline), console)
+    patiently(lambda: show.show_grid(every, grid_dir, console))
     return [*patiently(lambda: report.write(every, grid_dir)), *page.write(every, grid_dir, console)]
 
 

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +28,8 @@ class LaunchOrder(ProcessNote):
     num_gpus_per_worker: float = field(kw_only=True)
     until: float | None = field(default=None, kw_only=True)
     """Cells that would end later were left out: seconds since 1970."""
+    left_out: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """Why cells were left out from the beginning, by signature."""
     schema: int = SCHEMA
 
     @property
@@ -36,7 +38,13 @@ class LaunchOrder(ProcessNote):
         return Workers(self.cluster, self.max_concurrent, self.num_cpus_per_worker, self.num_gpus_per_worker)
 
 
-def keep(launch_dir: Path, workers: Workers, address: str, until: float | None = None) -> None:
+def keep(
+    launch_dir: Path,
+    workers: Workers,
+    address: str,
+    until: float | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> None:
     """Store how a launch was requested."""
     LaunchOrder(
         **this_process(),
@@ -46,6 +54,7 @@ def keep(launch_dir: Path, workers: Workers, address: str, until: float | None =
         num_cpus_per_worker=workers.num_cpus_per_worker,
         num_gpus_per_worker=workers.num_gpus_per_worker,
         until=until,
+        left_out=dict(left_out or {}),
     ).to_file(LaunchFolder(launch_dir).command_file)
 
 
@@ -59,6 +68,12 @@ def newest_until(grid_dir: Path) -> float | None:
     """Return the time by which cells of a grid's newest launch here were to end, if it was given one."""
     known = _newest(grid_dir)
     return known.until if known else None
+
+
+def newest_left_out(grid_dir: Path) -> Mapping[str, str]:
+    """Return the cells that a grid's newest launch here left out from the beginning, by signature, with why."""
+    known = _newest(grid_dir)
+    return known.left_out if known else {}
 
 
 def stop(grid_dir: Path, cells: Sequence[str]) -> str:

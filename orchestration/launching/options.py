@@ -1,6 +1,6 @@
 """What a user asks of a launch, split by who needs it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,10 +26,20 @@ class Wanted:
     """A plan that is estimated to take more is refused."""
     until: float | None = None
     """Cells that are estimated to end later are left out: seconds since 1970."""
+    available: bool = False
+    """Leave out cells whose inputs are not here."""
+    within_budget: bool = False
+    """Leave out what would exceed the budget, instead of refusing the plan."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Cells to leave out, by signature, with why."""
+    only: Sequence[str] = ()
+    """Of a grid of grids: the tables to launch, by name or `table=NUMBER`; empty: all."""
     places: Places | None = None
     """What the site says of data and weights."""
 
     def __post_init__(self) -> None:
+        if self.within_budget and self.budget_gpu_hours is None:
+            raise ValueError("--budget-gpu-hours must be given with --within-budget; got --within-budget alone")
         if file := files.in_the_way(self.runs.resolve()):
             raise ValueError(f"--runs must be a folder, or one that can be made; {file} is a file")
 

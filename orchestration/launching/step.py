@@ -89,7 +89,8 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         )
         larger = {key: one.decision.larger for key, one in left.items()}
         target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused,
-                           until=campaign.until, larger=larger, sizes=campaign.sizes)  # fmt: skip
+                           until=campaign.until, larger=larger, sizes=campaign.sizes,
+                           left_out=campaign.left_out)  # fmt: skip
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
         if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _has_room(campaign, planned, jobs):
@@ -199,10 +200,12 @@ def _refused(
 
 
 def left_out(campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str, QueuedJob]) -> set[str]:
-    """Return the cells that a campaign does not submit because they would end too late."""
-    if campaign.until is None:
+    """Return the cells that a campaign does not submit because they would end too late, or lacked inputs."""
+    if campaign.until is None and not campaign.left_out:
         return set()
-    target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), until=campaign.until)
+    target = Target.of(
+        loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), until=campaign.until, left_out=campaign.left_out
+    )
     return {item.cell.signature for item in steps.plan_of(target).items if item.action is Action.LEAVE_OUT}
 
 
@@ -218,7 +221,7 @@ def over_budget(
     if campaign.budget_gpu_hours is None:
         return "", set()
     target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused,
-                       until=campaign.until, larger=larger)  # fmt: skip
+                       until=campaign.until, larger=larger, left_out=campaign.left_out)  # fmt: skip
     planned = steps.plan_of(target)
     hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + planned.gpu_hours
     if not planned.uses_gpus or hours <= campaign.budget_gpu_hours:
@@ -229,7 +232,8 @@ def over_budget(
 
 def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
     """Report once that cells are not submitted because they would end too late."""
-    left_out = sum(item.action is Action.LEAVE_OUT for item in planned.items)
+    out = [item for item in planned.items if item.action is Action.LEAVE_OUT]
+    left_out = sum(item.cell.signature not in campaign.left_out for item in out)
     if campaign.until is not None and left_out:
         what = f"{left_out} cells are left out, as they would not end by {in_words_of(campaign.until)}"
         text = f"{campaign.grid_name}: {what}; {hints.command('retry', grid_dir)} submits them all the same"

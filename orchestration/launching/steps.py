@@ -13,14 +13,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration.grids import inputs, launched, site_places
-from orchestration.launching import elsewhere
+from orchestration.grids import inputs, launched
+from orchestration.launching import elsewhere, plan_notes
 from orchestration.launching.launch_folder import make_folders
 from orchestration.launching.target import Target
 from orchestration.machine import announce, answers, own_files, provenance
 from orchestration.mirror.grid_mirror import GridMirror, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
 from orchestration.planning import (
+    budget,
     costs,
     disk_space,
     enlarged,
@@ -30,6 +31,7 @@ from orchestration.planning import (
     plan,
     plan_answer,
     preflight,
+    shares,
     until,
 )
 from orchestration.planning.history import Size
@@ -85,43 +87,42 @@ def plan_of(target: Target, identities: Identities | None = None) -> Plan:
         refused={**store.closed(found), **target.refused},
         retried=target.retried,
         uses_gpus=device == "cuda",
-        rounds=order.rounds(loaded.cells, loaded.table.over),
         larger={key: str(one) for key, one in target.larger.items()},
         grid=target.grid_dir.name,
+        rounds=order.rounds_of(loaded.tables),
     )
+    planned = plan.without(planned, target.left_out)
     return planned if target.until is None else until.left_out(planned, target.until, time.time())
+
+
+def plan_within(target: Target, budget_gpu_hours: float | None, *, leaves_out: bool) -> tuple[Target, Plan]:
+    """Plan; if what exceeds the budget is to be left out, return the target with that, too."""
+    planned = plan_of(target)
+    if budget_gpu_hours is None or not leaves_out:
+        return target, planned
+    over = budget.over(planned, budget_gpu_hours)
+    return replace(target, left_out={**target.left_out, **over}), plan.without(planned, over)
 
 
 def show(target: Target, planned: Plan, console: Console) -> None:
     """Print a plan, which part of a grid it covers, and how failed cells are retried."""
-    _print([*plan.summary(planned), *_notes(target, planned)], console)
+    of_tables = shares.lines(shares.of_tables(target.loaded.tables, planned), planned)
+    _print([*plan.summary(planned), *of_tables, *plan_notes.of_plan(target, planned)], console)
 
 
-def _notes(target: Target, planned: Plan) -> list[str]:
-    num_failed = sum(item.reason.startswith("failed") and not item.to_do for item in planned.items)
-    notes = [
-        *site_places.lines(target.loaded.site, target.loaded.cells),
-        launched.part_in_words(target.loaded, target.every),
-        f"failed cells are retried by {hints.command('retry', target.grid_dir)}" if num_failed else "",
-        *([] if target.until is None else until.lines(planned, _entries(target, planned), target.until)),
-        *([] if target.sizes is None else history.notes([item.cell for item in planned.jobs], target.sizes)),
-    ]
-    return [*filter(None, notes)]
-
-
-def _entries(target: Target, planned: Plan) -> list[until.Entry]:
-    """Return the entries of the table with what is done by the time of the launch; none where it has no such time."""
-    if target.until is None:
-        return []
-    return until.entries(target.loaded.cells, planned, target.loaded.table.over, target.until - time.time())
-
-
-def rehearse(target: Target, budget_gpu_hours: float | None, console: Console, *, as_json: bool = False) -> Plan:
+def rehearse(
+    target: Target,
+    budget_gpu_hours: float | None,
+    console: Console,
+    *,
+    as_json: bool = False,
+    within_budget: bool = False,
+) -> Plan:
     """Take all steps of a launch before it touches anything; this is a dry run.
 
     With `as_json` the plan is one JSON document on stdout.
     """
-    planned = plan_of(target)
+    target, planned = plan_within(target, budget_gpu_hours, leaves_out=within_budget)
     if as_json:
         answers.write(_answer(target, planned))
     else:
@@ -133,16 +134,20 @@ def rehearse(target: Target, budget_gpu_hours: float | None, console: Console, *
 
 def _answer(target: Target, planned: Plan) -> plan_answer.PlanAnswer:
     chosen = target.loaded.cells
-    notes = [*_notes(target, planned), *(f"data: {line}" for line in preflight.notes_of_lists(chosen))]
-    end = None if target.until is None else plan_answer.Until(target.until, _entries(target, planned))
-    missing = inputs.missing_inputs_of(chosen)
-    return plan_answer.answer(planned, target.loaded.name, target.runs, missing, notes, end)
+    notes = [*plan_notes.of_plan(target, planned), *(f"data: {line}" for line in preflight.notes_of_lists(chosen))]
+    end = None if target.until is None else plan_answer.Until(target.until, plan_notes.entries(target, planned))
+    missing = inputs.missing_inputs_of(target.cells, target.loaded.cells)
+    of_tables = shares.of_tables(target.loaded.tables, planned)
+    return plan_answer.answer(planned, target.loaded.name, target.runs, of_tables, missing, notes, end)
 
 
 def say_missing_inputs(target: Target, console: Console) -> None:
     """Print which missing inputs a launch would refuse, and what the split lists have in common."""
-    missing = inputs.missing_inputs_of(target.loaded.cells)
+    missing = inputs.missing_inputs_of(target.cells, target.loaded.cells)
     _print([f"needed before launching: {line}" for line in missing], console)
+    gone = [cell for cell in target.loaded.cells if target.left_out.get(cell.signature, "").startswith(inputs.ABSENT)]
+    _print([f"not here, so left out: {line}" for line in inputs.missing_inputs_of(gone, target.loaded.cells)], console)
+    _print(plan_notes.way_round(target, missing), console)
     _print([f"data: {line}" for line in preflight.notes_of_lists(target.loaded.cells)], console)
 
 
@@ -156,6 +161,10 @@ def refuse_limits(target: Target, planned: Plan, budget_gpu_hours: float | None,
     """
     own_files.check_group()
     _refuse_budget(planned, budget_gpu_hours)
+    absent = [one for one in planned.items if target.left_out.get(one.cell.signature, "").startswith(inputs.ABSENT)]
+    if absent and len(absent) == len(planned.items):
+        lines = inputs.missing_inputs_of(target.loaded.cells)
+        raise ValueError("\n".join(["--available must find the inputs of a cell here; it finds none:", *lines]))
     if target.until is not None and planned.num_unknown:
         raise ValueError(
             f"--until {until.in_words(target.until)} cannot be held: {planned.num_unknown} cells cannot be estimated, "
@@ -181,11 +190,13 @@ def prepare(target: Target, planned: Plan, console: Console, *, is_due: bool | N
     Raises:
         ValueError: They are missing or damaged, or have changed since cells were trained.
     """
-    gone = inputs.missing_inputs_of(target.loaded.cells)
+    gone = inputs.missing_inputs_of(target.cells, target.loaded.cells)
     if gone and not (bool(planned.jobs) if is_due is None else is_due):
         words = "data: nothing is to be trained, so what is not there was not looked at:"
         _print([f"{words} {line}" for line in gone], console)
         return Ready(planned)
+    if gone:
+        raise ValueError("\n".join([*gone, *plan_notes.way_round(target, gone)]))
     identities = _look_at_data(target, console)
     planned = plan_of(target, identities)
     if planned.conflicts:
@@ -299,7 +310,7 @@ def say_outdated(why: str, grid_dir: Path, console: Console) -> None:
 def _look_at_data(target: Target, console: Console) -> Identities:
     with announce.doing(console, "checking the data") as update:
         identities = preflight.check(
-            target.loaded.cells,
+            target.cells,
             RunsFolder(target.runs).checked_dir,
             lambda name, done, total: update(f"checking the data: {name}, {done} of {total} images"),
         )

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestration.grids import launched
+from orchestration.grids.cells import Cell
 from orchestration.grids.grid import Grid
 from orchestration.launching.options import Workers
 from orchestration.planning import enlarged
@@ -34,6 +35,8 @@ class Target:
     """What cells ask for that ran out of something, by signature."""
     sizes: Sequence[Size] | None = None
     """What finished cells took, by which jobs are sized; None: by what the site says."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Why cells are left out from the beginning, by signature: inputs of theirs are not here, or a budget is spent."""
 
     @classmethod
     def of(
@@ -48,12 +51,14 @@ class Target:
         until: float | None = None,
         larger: Mapping[str, Larger] | None = None,
         sizes: Sequence[Size] | None = None,
+        left_out: Mapping[str, str] | None = None,
     ) -> "Target":
         """Take a grid, or for a retry only some of its cells."""
         others = {cell.signature for cell in loaded.cells} - {*retried} if retried else set()
         why = dict.fromkeys(others, "not asked for") | dict(refused or {})
         asked = {key: one for key, one in (larger or {}).items() if one}
-        return cls(enlarged.grid(loaded, asked), grid_dir, workers, retried, queued or {}, why, until, asked, sizes)
+        grid = enlarged.grid(loaded, asked)
+        return cls(grid, grid_dir, workers, retried, queued or {}, why, until, asked, sizes, left_out or {})
 
     def passes_over(self, item: Item) -> bool:
         """Return whether a cell is to be trained, but not by this launch: it is not asked for, or refused now."""
@@ -63,6 +68,11 @@ class Target:
         """Return what finished cells of a cell's kind took, if jobs are sized by it."""
         kind = kind_of(item.cell.config) if self.sizes else ""
         return next((size for size in self.sizes or () if size.kind == kind), None)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells whose inputs must be here."""
+        return [cell for cell in self.loaded.cells if cell.signature not in self.left_out]
 
     @cached_property
     def every(self) -> Grid:

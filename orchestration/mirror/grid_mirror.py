@@ -239,30 +239,40 @@ def mirrored_cells(loaded: Grid, found: Mapping[str, RunFolder]) -> list[Mirrore
 
 
 def _summary(loaded: Grid, found: Mapping[str, RunFolder]) -> list[Point]:
-    """Return the numbers of a launch's run: how many cells are done, and the mean at each place of the table."""
+    """Return the numbers of a launch's run: how many cells are done, and the mean at each place of each table."""
     states = {cell.signature: found[cell.signature].state() for cell in loaded.cells}
     done = [state for state in states.values() if state.status is CellState.DONE]
     numbers: dict[str, float] = {"cells": len(states), "cells_done": len(done)}
     places: dict[str, list[float]] = {}
-    for cell in loaded.cells:
-        if (best := states[cell.signature].best_miou) is not None and states[cell.signature].status is CellState.DONE:
-            name = " ".join(filter(None, (_label(cell, axes) for axes in (loaded.table.rows, loaded.table.columns))))
-            place = f"mean_best_miou/{metric_name(name)}" if name else "mean_best_miou"  # only seeds, or a search
-            places.setdefault(place, []).append(best)
+    for table in loaded.tables:
+        of_table = [table.name] if loaded.parts else []
+        for cell in table.cells:
+            state = states[cell.signature]
+            if state.status is CellState.DONE and state.best_miou is not None:
+                name = " ".join(filter(None, (*of_table, *(_label(cell, axes) for axes in _places(table)))))
+                place = f"mean_best_miou/{metric_name(name)}" if name else "mean_best_miou"  # only seeds, or a search
+                places.setdefault(place, []).append(state.best_miou)
     numbers |= {name: fmean(values) for name, values in places.items()}
     when = max((state.updated for state in done), default=0.0)  # the same when repeated
     return [Point(name, value, when, 0) for name, value in numbers.items()]
 
 
 def curve_rows(loaded: Grid, found: Mapping[str, RunFolder]) -> list[dict[str, object]]:
-    """Return the rows for `figures.curves`: a panel for each column of the table, a label for each row."""
+    """Return the rows for `figures.curves`: a panel for each column of each table, a label for each row."""
     rows = []
-    for cell in loaded.cells:
-        place = {"panel": _label(cell, loaded.table.columns), "label": _label(cell, loaded.table.rows)}
-        for row in found[cell.signature].epochs():
-            numbers = {"epoch": row["epoch"], "miou": row.get("miou"), "loss": row.get("loss")}
-            rows.append({**place, "cell": cell.signature, **numbers})
+    for table in loaded.tables:
+        of_table = [table.name] if loaded.parts else []
+        for cell in table.cells:
+            panel = " ".join(filter(None, (*of_table, _label(cell, table.table.columns))))
+            place = {"panel": panel, "label": _label(cell, table.table.rows)}
+            for row in found[cell.signature].epochs():
+                numbers = {"epoch": row["epoch"], "miou": row.get("miou"), "loss": row.get("loss")}
+                rows.append({**place, "cell": cell.signature, **numbers})
     return rows
+
+
+def _places(table: Grid) -> tuple[list[str], list[str]]:
+    return table.table.rows, table.table.columns
 
 
 def _label(cell: Cell, axes: Sequence[str]) -> str:

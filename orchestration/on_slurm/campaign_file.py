@@ -50,6 +50,8 @@ class Campaign(Message):
     """Cells that would end later are not submitted: seconds since 1970."""
     sizes: list[Size] | None = None
     """What finished cells took when it was launched, by which its jobs are sized; None: by what the site says."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why the launch left out cells that are not submitted therefore, by signature: inputs, or its budget."""
 
     @classmethod
     def read(cls, launch_dir: Path) -> "Campaign":

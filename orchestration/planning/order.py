@@ -1,7 +1,8 @@
 """The order in which cells start, and when they end in it; pure.
 
-Round by round: a cell of each entry of the tables before a second cell of any, so that every table is there early and
-gets narrower. In a round the longest cell starts first, which wastes least time at the end.
+Cells of a smaller priority start before others: so a table that is wanted first is complete first. Those of the same
+priority start round by round: a cell of each entry of the tables before a second cell of any, so that every table is
+there early and gets narrower. In a round the longest cell starts first, which wastes least time at the end.
 """
 
 import heapq
@@ -9,6 +10,30 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from orchestration.grids.cells import Cell
+from orchestration.grids.composed import Grid
+
+
+def rounds_of(tables: Sequence[Grid]) -> dict[str, int]:
+    """Return by signature in which round each cell of some tables starts, priorities included; the first is 0.
+
+    A cell of several tables starts as early as the first of them says.
+    """
+    places: dict[str, tuple[int, int, int]] = {}
+    for table in tables:
+        seconds = rounds(table.cells, table.table.over)
+        for cell in table.cells:
+            place = (table.priority, _priority(table, cell), seconds[cell.signature])
+            places[cell.signature] = min(place, places.get(cell.signature, place))
+    numbers = {place: number for number, place in enumerate(sorted({*places.values()}))}
+    return {signature: numbers[place] for signature, place in places.items()}
+
+
+def _priority(table: Grid, cell: Cell) -> int:
+    """Return the smallest number that the table's file gives the points of a cell; of one point the largest counts."""
+    given = table.spec.priority if table.spec else {}
+    points = [cell.axes, *cell.also]
+    return min(max((of[point[axis]] for axis, of in given.items() if point.get(axis) in of), default=0)
+               for point in points)  # fmt: skip
 
 
 def rounds(cells: Sequence[Cell], over: Collection[str]) -> dict[str, int]:

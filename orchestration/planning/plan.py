@@ -163,6 +163,17 @@ def _named(item: Item) -> str:
     return f"cell {item.cell.folder_name}{f', trained for grid {item.of_grid}' if item.of_grid else ''}"
 
 
+def without(planned: Plan, why: Mapping[str, str]) -> Plan:
+    """Leave out the cells to train that something speaks against, by signature."""
+    items = [
+        replace(item, action=Action.LEAVE_OUT, reason=why[item.cell.signature], estimate_s=0.0)
+        if item.to_do and item.cell.signature in why
+        else item
+        for item in planned.items
+    ]
+    return replace(planned, items=in_order(items))
+
+
 def in_order(items: Sequence[Item]) -> list[Item]:
     """Sort what a launch does: jobs to start in their order, then running cells, then the others."""
     last = [Action.RUNNING, Action.LEAVE_OUT, Action.KEEP, Action.GIVE_UP, Action.DAMAGED, Action.UNREADABLE]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestration.planning.plan import Action, Item, Plan, disk_bytes, notes
+from orchestration.planning.shares import Share
 from orchestration.planning.until import Entry
 
 
@@ -61,6 +62,8 @@ class PlanAnswer:
     """The runs folder."""
     cells: list[PlannedCell]
     """In the order in which they start: those to train, then those that run, then the others."""
+    tables: list[Share]
+    """What each table of the grid takes; a grid that does not consist of others has one."""
     counts: dict[Action, int]
     max_concurrent: int
     """How many cells run at a time."""
@@ -84,7 +87,13 @@ class PlanAnswer:
 
 
 def answer(
-    planned: Plan, grid: str, runs: Path, missing: Sequence[str], others: Sequence[str], until: Until | None
+    planned: Plan,
+    grid: str,
+    runs: Path,
+    tables: Sequence[Share],
+    missing: Sequence[str],
+    others: Sequence[str],
+    until: Until | None,
 ) -> PlanAnswer:
     """Put a plan into the words of its schema; `others` are notes of the launch."""
     ends = planned.ends_s
@@ -94,6 +103,7 @@ def answer(
         grid=grid,
         runs=str(runs),
         cells=[_cell(item, ends.get(item.cell.signature), uses_gpus=planned.uses_gpus) for item in planned.items],
+        tables=[*tables],
         counts=dict(Counter(item.action for item in planned.items)),
         max_concurrent=planned.max_concurrent,
         uses_gpus=planned.uses_gpus,

@@ -21,6 +21,8 @@ class Entry:
     num_cells: int
     num_done: int
     """How many of its cells are done by the time."""
+    table: str = ""
+    """The name of the table's grid."""
 
     @property
     def is_complete(self) -> bool:
@@ -96,18 +98,28 @@ def _is_done(item: Item, end_s: float | None, left_s: float) -> bool:
     return item.action is Action.KEEP or (end_s is not None and item.estimate_s is not None and end_s <= left_s)
 
 
-def lines(planned: Plan, found: Sequence[Entry], until: float) -> list[str]:
+def lines(planned: Plan, found: Sequence[Entry], until: float, now: float) -> list[str]:
     """Report what is done by a time, and what is left out."""
+    ends = planned.ends_s
     num_left_out = sum(item.action is Action.LEAVE_OUT for item in planned.items)
     complete = [entry for entry in found if entry.is_complete]
     others = [entry for entry in found if not entry.is_complete]
-    counts = f"{sum(entry.num_done for entry in found)} of {len(planned.items)} cells are done"
+    num_done = sum(_is_done(item, ends.get(item.cell.signature), until - now) for item in planned.items)
+    counts = f"{num_done} of {len(planned.items)} cells are done"
+    tables = list(dict.fromkeys(entry.table for entry in found))
+    whole = [name for name in tables if all(entry.is_complete for entry in found if entry.table == name)]
+    several = len(tables) > 1
     text = [
         f"by {in_words(until)}, with {planned.max_concurrent} at a time: {counts}, {num_left_out} are left out",
-        f"complete by then: {len(complete)} of {len(found)} entries of the table",
+        f"complete by then: {len(complete)} of {len(found)} entries of the {'tables' if several else 'table'}",
+        *([f"tables that are complete by then: {', '.join(whole) or 'none'}, of {len(tables)}"] if several else []),
     ]
     if others:
-        named = [f"{_name(entry)} ({entry.num_done} of {entry.num_cells} cells)" for entry in others[:_SHOWN]]
+        names = [f"{entry.table} {_name(entry)}" if several else _name(entry) for entry in others]
+        named = [
+            f"{name} ({entry.num_done} of {entry.num_cells} cells)"
+            for name, entry in zip(names[:_SHOWN], others, strict=False)
+        ]
         more = [f"{len(others) - _SHOWN} more"] if len(others) > _SHOWN else []
         text.append(f"not complete: {', '.join([*named, *more])}")
     return text

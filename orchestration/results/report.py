@@ -1,6 +1,7 @@
 """A grid's report: tables, cells, settings and provenance, as Markdown and CSV in the grid's folder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from orchestration.tables import formats
 from orchestration.tables.consistency import BETWEEN
 from orchestration.tables.differences import sections
 from orchestration.tables.layouts import Layout
-from orchestration.tables.table import DASH, METRICS, Table, build
+from orchestration.tables.table import DASH, METRICS, NEVER_BEGUN, NOT_RUN, Table, build
 
 _CELL_COLUMNS = ("status", "best", "last", "best epoch", "epochs", "attempts", "hours", "commit")
 _NOTE = (
     "mIoU in percent on the validation list: mean ± standard deviation of a sample (number of cells), over {over}. "
     "*Best epoch*: the highest of the values after each epoch, so chosen on the validation list itself. *Last epoch*: "
-    f"the value after the last one. `{DASH}`: no cell is done."
+    f"the value after the last one. `{NOT_RUN}`: no cell has begun; `{DASH}`: none is done."
 )
 
 
@@ -50,15 +51,55 @@ def _at_all_points(records: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) 
     return [{**record, **point} for record in records for point in ({}, *also.get(record["signature"], ()))]
 
 
+@dataclass(frozen=True, slots=True)
+class _OfTable:
+    """What a report says of one table of its grid."""
+
+    grid_dir: Path
+    cells: Sequence[Cell]
+    built: list[Table]
+    """With each metric."""
+    records: list[dict[str, Any]]
+    over: str
+    """What its entries are means over."""
+
+    def head(self, title: str) -> str:
+        """Return its title, and what its numbers are."""
+        return f"{title}\n\n{_summary(self.records)}\n\n{_NOTE.format(over=self.over)}\n"
+
+    def tables(self, level: str) -> list[str]:
+        """Return sections of the tables, with headings of a level such as `##`."""
+        best = self.built[0]
+        titled = [(METRICS[table.metric].capitalize(), table) for table in self.built]
+        return [
+            *(f"{level} {title}\n\n{formats.to_markdown(one)}\n{formats.markdown_note(one)}" for title, one in titled),
+            f"{level} Statistics of the {METRICS[best.metric]}\n\n{_statistics(best)}",
+        ]
+
+    def totals(self, level: str) -> str:
+        """Return the section of settings and resources."""
+        return f"{level} Settings and totals\n\n{_settings_and_totals(self.grid_dir, self.cells)}"
+
+
 def write(loaded: Grid, grid_dir: Path) -> list[Path]:
     """Rewrite a grid's report and table; return the files."""
-    return [write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline), GridFolder(grid_dir).table_file]
+    folder = GridFolder(grid_dir)
+    if not loaded.parts:
+        return [write_report(grid_dir, loaded.cells, loaded.table, loaded.baseline), folder.table_file]
+    made = [_of_table(grid_dir, one.cells, one.table, one.baseline) for one in loaded.parts]
+    records, axes = collect(grid_dir, loaded.cells).to_pylist(), [*loaded.axes]
+    parts = [f"# {grid_dir.name}\n\n{_summary(records)} A cell of several tables is trained once.\n"]
+    for one, of in zip(loaded.parts, made, strict=True):
+        parts += [of.head(f"## {one.title}"), *of.tables("###"), of.totals("###")]
+    parts += [_cells_section(records, axes), *_warnings(grid_dir, loaded.cells), _provenance_section(grid_dir, records)]
+    titled = [(one.name, table) for one, of in zip(loaded.parts, made, strict=True) for table in of.built]
+    return _replace(folder, parts, formats.to_common_csv(titled))
 
 
 def write_report(
     grid_dir: Path, cells: Sequence[Cell], layout: Layout, baseline: Mapping[str, str] | None = None
 ) -> Path:
-    """Write `report.md` and `table.csv`, replacing earlier ones; return the report's path.
+    """Write `report.md` and `table.csv` of a grid with one table, replacing earlier ones; return the report's path.
 
     Args:
         grid_dir: Folder of the grid's runs.
@@ -66,28 +107,41 @@ def write_report(
         layout: Axes of the tables' rows and columns.
         baseline: Axis values of the entries to compare others with.
     """
+    of = _of_table(grid_dir, cells, layout, baseline)
+    parts = [
+        of.head(f"# {grid_dir.name}"),
+        *of.tables("##"),
+        _cells_section(of.records, _axes_of(cells)),
+        *_warnings(grid_dir, cells),
+        of.totals("##"),
+        _provenance_section(grid_dir, of.records),
+    ]
+    return _replace(GridFolder(grid_dir), parts, formats.to_csv(*of.built))[0]
+
+
+def _of_table(grid_dir: Path, cells: Sequence[Cell], layout: Layout, baseline: Mapping[str, str] | None) -> _OfTable:
     records = collect(grid_dir, cells).to_pylist()
     built = [build_table(records, cells, layout, metric, baseline) for metric in METRICS]
-    axes = list(dict.fromkeys(key for cell in cells for key in cell.axes))
-    over = [axis for axis in axes if axis not in (*layout.rows, *layout.blocks, *layout.columns)]
-    parts = [
-        f"# {grid_dir.name}\n\n{_summary(records)}\n\n{_NOTE.format(over=_values_of(records, over))}\n",
-        *map(_table_section, built),
-        f"## Statistics of the {METRICS[built[0].metric]}\n\n{_statistics(built[0])}",
-        f"## Cells\n\n{_cell_table(records, axes)}",
-        *_warnings(grid_dir, cells),
-        f"## Settings and totals\n\n{_settings_and_totals(grid_dir, cells)}",
-        f"## Provenance\n\n{_provenance(grid_dir, records)}",
-    ]
-    folder = GridFolder(grid_dir)
-    files.replace(folder.table_file, formats.to_csv(*built))
+    over = [axis for axis in _axes_of(cells) if axis not in (*layout.rows, *layout.blocks, *layout.columns)]
+    return _OfTable(grid_dir, cells, built, records, _values_of(records, over))
+
+
+def _axes_of(cells: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(key for cell in cells for key in cell.axes))
+
+
+def _replace(folder: GridFolder, parts: Sequence[str], table: str) -> list[Path]:
+    files.replace(folder.table_file, table)
     files.replace(folder.report_file, "\n".join(parts))
-    return folder.report_file
+    return [folder.report_file, folder.table_file]
 
 
-def _table_section(table: Table) -> str:
-    title = METRICS[table.metric].capitalize()
-    return f"## {title}\n\n{formats.to_markdown(table)}\n{formats.markdown_note(table)}"
+def _cells_section(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str:
+    return f"## Cells\n\n{_cell_table(records, axes)}"
+
+
+def _provenance_section(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    return f"## Provenance\n\n{_provenance(grid_dir, records)}"
 
 
 def _statistics(table: Table) -> str:
@@ -100,7 +154,7 @@ def _markdown_rows(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _summary(records: Sequence[Mapping[str, Any]]) -> str:
-    statuses = [record["status"] for record in records]
+    statuses = [_status(record) for record in records]
     others = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses) if status != "done"]
     return (
         f"{statuses.count('done')} of {len(statuses)} cells are done"
@@ -121,7 +175,7 @@ def _cell_table(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> st
 
 def _cell_line(record: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
     fields = [
-        f"{record['status']} ({record['failure']})" if record["failure"] else record["status"],
+        f"{_status(record)} ({record['failure']})" if record["failure"] else _status(record),
         _text(record["best_miou"], 100),
         _text(record["last_miou"], 100),
         DASH if record["best_epoch"] is None else str(record["best_epoch"]),
@@ -130,7 +184,11 @@ def _cell_line(record: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
         DASH if record["duration_s"] is None else facts.hours(record["duration_s"]),
         BETWEEN.join(commit[:12] for commit in (record["commit"] or "").split(BETWEEN)) or DASH,
     ]
-    return [record["signature"], *(record[axis] for axis in axes), *fields]
+    return [record["signature"], *(DASH if record[axis] is None else record[axis] for axis in axes), *fields]
+
+
+def _status(record: Mapping[str, Any]) -> str:
+    return NOT_RUN if record["status"] == NEVER_BEGUN else str(record["status"])
 
 
 def _text(value: float | None, factor: float) -> str:

@@ -81,28 +81,30 @@ def show_table(
     statistics: bool,
     with_energy: bool = False,
 ) -> None:
-    """Print a grid's table, or write it to a file in another format.
+    """Print a grid's tables, or write them to a file in another format.
 
     Raises:
         ValueError: A metric, a layout, a format or a file is not allowed.
     """
-    if kind and kind not in formats.FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(formats.FORMATS)}; got {kind!r}")
-    if output is not None and not kind:
-        raise ValueError(f"--format must be one of {', '.join(formats.FORMATS)} where --output is given; got nothing")
-    if with_energy and kind:
-        raise ValueError(f"--energy must be left out with --format {kind}: it is printed below the table")
-    placed = layouts.read_file(layout, loaded.axes) if layout else loaded.table
-    records = run_table.collect(grid_dir, loaded.cells).to_pylist()
-    table = report.build_table(records, loaded.cells, placed, metric, loaded.baseline)
-    if not kind:
-        formats.show(table, console)
-        if statistics:
+    _check_format(kind, output, with_energy=with_energy)
+    if layout and len(loaded.tables) > 1:
+        raise ValueError(f"--layout must go with one table: --only chooses one of {loaded.name}")
+    titled = []
+    for one in loaded.tables:
+        placed = layouts.read_file(layout, one.axes) if layout else one.table
+        records = run_table.collect(grid_dir, one.cells).to_pylist()
+        table = report.build_table(records, one.cells, placed, metric, one.baseline)
+        titled.append((one.title if loaded.parts else one.name, table))
+        if not kind:
+            _say_title(one.title if loaded.parts else "", console)
+            formats.show(table, console)
+        if statistics and not kind:
             show_statistics(table, console)
         if with_energy:
             _show_rows("energy of the GPUs", energy.of_rows(table, records, grid_dir), console)
+    if not kind:
         return
-    text = formats.FORMATS[kind](table, loaded.name)
+    text = formats.FORMATS[kind](titled)
     if output is None:
         sys.stdout.write(text)
         return
@@ -111,17 +113,43 @@ def show_table(
     _say(console, str(output))
 
 
+def _check_format(kind: str, output: Path | None, *, with_energy: bool) -> None:
+    if kind and kind not in formats.FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(formats.FORMATS)}; got {kind!r}")
+    if output is not None and not kind:
+        raise ValueError(f"--format must be one of {', '.join(formats.FORMATS)} where --output is given; got nothing")
+    if with_energy and kind:
+        raise ValueError(f"--energy must be left out with --format {kind}: it is printed below the table")
+
+
+def show_grid(loaded: Grid, grid_dir: Path, console: Console) -> None:
+    """Print each table of a grid."""
+    for one in loaded.tables:
+        _say_title(one.title if loaded.parts else "", console)
+        records = run_table.collect(grid_dir, one.cells).to_pylist()
+        formats.show(report.build_table(records, one.cells, one.table, baseline=one.baseline), console)
+
+
+def _say_title(title: str, console: Console) -> None:
+    if title:
+        console.print(Text(f"\n{title}", "bold"))
+
+
 def show_description(loaded: Grid, grid_dir: Path) -> None:
-    """Print the methods paragraph of a grid's finished runs, and on stderr what is missing in it.
+    """Print the methods paragraph of the finished runs of each of a grid's tables, and on stderr what is missing in it.
 
     Raises:
         ValueError: No run is finished.
     """
-    runs = _finished(loaded, grid_dir)
-    print(paragraph.methods_paragraph(runs))  # noqa: T201 (a line of its own, however long)
-    sys.stderr.writelines(
-        f"not in the paragraph, because the runs did not record it: {line}\n" for line in paragraph.missing(runs)
-    )
+    _finished(loaded, grid_dir)
+    for one in loaded.tables:
+        if not (runs := facts.finished_runs(grid_dir, one.cells)):
+            continue
+        title = f"{one.title}\n" if loaded.parts else ""
+        print(f"{title}{paragraph.methods_paragraph(runs)}")  # noqa: T201 (a line of its own, however long)
+        sys.stderr.writelines(
+            f"not in the paragraph, because the runs did not record it: {line}\n" for line in paragraph.missing(runs)
+        )
 
 
 def show_citation(loaded: Grid, grid_dir: Path, *, last: bool) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from orchestration.grids import grid, launched, moved_data
 from orchestration.grids.cells import Cell, from_yaml
+from orchestration.grids.grid import Grid
 from orchestration.machine import announce
 from orchestration.machine.checkout import NO_REPOSITORY
 from orchestration.results import run_table, settings
@@ -183,12 +184,18 @@ def _report_odd(grid_dirs: Sequence[Path], console: Console) -> int:
             _say(console, f"ODD     {grid_dir.name}: its rows cannot be determined: {error}")
             count += 1
             continue
+        found = dict.fromkeys(line for table in loaded.tables for line in _odd_lines(grid_dir, table))
+        for line in found:
+            _say(console, line)
         records = run_table.collect(grid_dir, loaded.cells).to_pylist()
-        for odd in odd_ones(records, loaded.table.rows):
-            _say(console, f"ODD     {grid_dir.name}/{records[odd.place]['folder']}: {_in_words(odd)}")
-            count += 1
-        count += _report_unknown_code(grid_dir, records, console)
+        count += len(found) + _report_unknown_code(grid_dir, records, console)
     return count
+
+
+def _odd_lines(grid_dir: Path, table: Grid) -> list[str]:
+    records = run_table.collect(grid_dir, table.cells).to_pylist()
+    odd = odd_ones(records, table.table.rows)
+    return [f"ODD     {grid_dir.name}/{records[one.place]['folder']}: {_in_words(one)}" for one in odd]
 
 
 def _report_unknown_code(grid_dir: Path, records: Sequence[dict[str, Any]], console: Console) -> int:

@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -201,8 +202,17 @@ def _latex(text: str) -> str:
     return "".join(_LATEX_SPECIAL.get(mark, mark) for mark in text)
 
 
-def to_html(table: Table, title: str) -> str:
-    """Write the table as a complete HTML page, the blocks side by side."""
+def to_html(*titled: tuple[str, Table]) -> str:
+    """Write tables with their titles as one complete HTML page, the blocks of each side by side."""
+    title = html.escape(titled[0][0])
+    parts = "".join(f"<h1>{html.escape(name)}</h1>\n{_html_table(table)}" for name, table in titled)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f"<style>\n{_CSS}\n</style>\n</head>\n<body>\n{parts}</body>\n</html>\n"
+    )
+
+
+def _html_table(table: Table) -> str:
     columns = [column for _, block in table.blocks for column in block]
     width, with_n = len(table.row_axes or [""]), table.repeats is None
     said = notes(table, best="bold:", second="underlined:", significant="*:", odd="!:", with_n=with_n)
@@ -212,14 +222,10 @@ def to_html(table: Table, title: str) -> str:
         blocks = [(table.block_title(block), len(inside)) for block, inside in table.blocks]
         spans = [f'<th class="block" colspan="{count}">{html.escape(text)}</th>' for text, count in blocks]
         head = f'<tr><th colspan="{width}"></th>{"".join(spans)}</tr>\n{head}'
-    rows = [_html_line(line) for line in lines(table, columns, with_n=with_n)]
+    rows = "\n".join(_html_line(line) for line in lines(table, columns, with_n=with_n))
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        f"<style>\n{_CSS}\n</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
-        f"<div class='wide'><table>\n<thead>\n{head}\n</thead>\n<tbody>\n"
-        + "\n".join(rows)
-        + "\n</tbody>\n</table></div>\n"
-        f"<p>{html.escape('; '.join(said))}.</p>\n</body>\n</html>\n"
+        f"<div class='wide'><table>\n<thead>\n{head}\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n"
+        f"<p>{html.escape('; '.join(said))}.</p>\n"
     )
 
 
@@ -239,16 +245,28 @@ def _tag(name: str, text: str, kind: str) -> str:
 
 def to_csv(*tables: Table) -> str:
     """Write tables of the same axes as CSV, a line for each entry; percentages with four decimals."""
+    return _csv([("", table) for table in tables], names=())
+
+
+def to_common_csv(tables: Iterable[tuple[str, Table]]) -> str:
+    """Write tables of any axes, each with its name in the column `table`, as one CSV."""
+    return _csv([*tables], names=("table",))
+
+
+def _csv(tables: Sequence[tuple[str, Table]], names: Sequence[str]) -> str:
+    axes = list(dict.fromkeys(axis for _, table in tables for axis in (*table.row_axes, *table.column_axes)))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for number, table in enumerate(tables):
-        if number == 0:
-            writer.writerow(["metric", *table.row_axes, *table.column_axes, *_CSV_NUMBERS])
-        for row in table.rows:
-            for column in table.columns:
-                if entry := table.entries.get((row, column)):
-                    fields = _csv_fields(entry, table.published.get((row, column)))
-                    writer.writerow([table.metric, *row, *column, *fields, "; ".join(table.marks_of(row, column))])
+    writer.writerow([*names, "metric", *axes, *_CSV_NUMBERS])
+    for name, table in tables:
+        for row, column in itertools.product(table.rows, table.columns):
+            if entry := table.entries.get((row, column)):
+                values = dict(zip((*table.row_axes, *table.column_axes), (*row, *column), strict=True))
+                fields = [
+                    *_csv_fields(entry, table.published.get((row, column))),
+                    "; ".join(table.marks_of(row, column)),
+                ]
+                writer.writerow([name] * len(names) + [table.metric, *(values.get(axis, "") for axis in axes), *fields])
     return text.getvalue()
 
 
@@ -287,12 +305,12 @@ def _four(fraction: float | None) -> str:
     return "" if fraction is None else f"{percent(fraction, 4):.4f}"
 
 
-FORMATS: dict[str, Callable[[Table, str], str]] = {
-    "markdown": lambda table, title: (
-        f"# {title}, {METRICS[table.metric]}\n\n{to_markdown(table)}\n{markdown_note(table)}"
+FORMATS: dict[str, Callable[[Sequence[tuple[str, Table]]], str]] = {
+    "markdown": lambda titled: "\n".join(
+        f"# {title}, {METRICS[table.metric]}\n\n{to_markdown(table)}\n{markdown_note(table)}" for title, table in titled
     ),
-    "latex": lambda table, title: to_latex(table),
-    "html": lambda table, title: to_html(table, f"{title}, {METRICS[table.metric]}"),
-    "csv": lambda table, title: to_csv(table),
+    "latex": lambda titled: "\n".join(to_latex(table) for _, table in titled),
+    "html": lambda titled: to_html(*((f"{title}, {METRICS[table.metric]}", table) for title, table in titled)),
+    "csv": lambda titled: to_csv(titled[0][1]) if len(titled) == 1 else to_common_csv(titled),
 }
-"""File formats of a table, each a function of the table and its title."""
+"""File formats of tables, each a function of the tables with their titles."""

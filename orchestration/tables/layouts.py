@@ -9,7 +9,7 @@ from typing import Any
 from orchestration.machine import yaml_text
 
 PLACES = ("rows", "blocks", "columns", "over")
-KEYS = (*PLACES, "published", "others", "names")
+KEYS = (*PLACES, "published", "others", "names", "number")
 OF_PUBLISHED = ("file", "dataset", "where", "axes", "row", "rows", "crop")
 
 
@@ -48,6 +48,8 @@ class Layout:
     """Whether to show rows that only the published table has."""
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     """Names of axis values in the table."""
+    number: str = ""
+    """The number of the table in the paper."""
 
 
 def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
@@ -70,9 +72,9 @@ def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
     if "published" in table:
         said["published"] = _published(table["published"])
     if "others" in table:
-        if table["others"] not in ("true", "false"):
-            raise ValueError(f"table: others must be true or false; got {table['others']!r}")
-        said["others"] = table["others"] == "true"
+        said["others"] = _is_true("others", table["others"])
+    if "number" in table:
+        said["number"] = _number(table["number"])
     if "names" in table:
         said["names"] = _names(table["names"], axes)
     return said
@@ -103,7 +105,11 @@ def to_tree(layout: Layout) -> dict[str, Any]:
     """Write a layout as the section for `read`, without empty parts."""
     tree = asdict(layout)
     published = {key: value for key, value in (tree.pop("published") or {}).items() if value}
-    tree = {key: tree[key] for key in (*PLACES, "others", "names") if tree[key] or key in ("rows", "columns", "over")}
+    tree = {
+        key: tree[key]
+        for key in (*PLACES, "others", "names", "number")
+        if tree[key] or key in ("rows", "columns", "over")
+    }
     return tree | ({"published": published} if published else {})
 
 
@@ -135,6 +141,18 @@ def _published(value: Any) -> Published:  # noqa: ANN401
     if not all(isinstance(values, list) for values in said["rows"].values()) or (said["rows"] and not said.get("row")):
         raise ValueError("table: published: rows must map values of the column `row` to lists of axis values")
     return Published(**said)
+
+
+def _is_true(key: str, value: Any) -> bool:  # noqa: ANN401
+    if value not in ("true", "false"):
+        raise ValueError(f"table: {key} must be true or false; got {value!r}")
+    return bool(value == "true")
+
+
+def _number(value: Any) -> str:  # noqa: ANN401
+    if not isinstance(value, str) or not value.isdecimal():
+        raise ValueError(f"table: number must be a whole number; got {value!r}")
+    return value
 
 
 def _names(value: Any, axes: list[str]) -> dict[str, dict[str, str]]:  # noqa: ANN401

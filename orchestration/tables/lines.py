@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestration.tables.comparisons import MIN_T, Comparison
-from orchestration.tables.table import DASH, METRICS, Entry, Figure, Key, Table
+from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Key, Table
 
 NO_PAIRS = "no pairs"
 OTHER_CROP = "†"
@@ -165,7 +165,7 @@ def _wide(table: Table, title: str) -> list[str]:
 
 def _shown(entry: Entry | None, with_n: bool) -> Shown:
     if entry is None or entry.estimate is None:
-        return Shown(DASH)
+        return Shown(DASH if entry is None or entry.is_begun else NOT_RUN)
     made = entry.estimate
     spread = "" if made.std is None else f" ± {100 * made.std:.1f}"
     n = f" ({made.n})" if with_n else ""

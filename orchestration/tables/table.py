@@ -11,7 +11,9 @@ from orchestration.tables.consistency import odd_ones
 from orchestration.tables.estimates import Estimate, estimate
 
 METRICS = {"best_miou": "best epoch", "last_miou": "last epoch"}
-DASH = "—"
+DASH, NOT_RUN = "—", "not run"
+NEVER_BEGUN = "missing"
+"""The status in the record of a cell without an attempt (`CellState.MISSING`)."""
 MIN_FOR_SECOND = 3
 """Mark a second best only among at least this many entries; of two it is just the other one."""
 Key = tuple[str, ...]
@@ -81,6 +83,8 @@ class Entry:
     """How many points of the grid these stand for."""
     estimate: Estimate | None = None
     """None while no cell of the entry is done."""
+    is_begun: bool = True
+    """Whether a cell of the entry has an attempt."""
     competes: bool = True
     """Whether it is complete and no other complete entry of its column stands for more points of the grid."""
     rank: int | None = None
@@ -281,7 +285,8 @@ def _entry(
     values = {cells[number]: float(record[metric]) for number, record in known}
     made = estimate(list(values.values())) if values else None
     what = frozenset().union(*(odd.get(number, set()) for number, _ in placed))
-    return Entry(values, points, len(set(cells.values())), len(placed), made, odd=what)
+    is_begun = any(record.get("status") != NEVER_BEGUN for _, record in placed)
+    return Entry(values, points, len(set(cells.values())), len(placed), made, is_begun, odd=what)
 
 
 def _key(record: Record, axes: Sequence[str]) -> Key:

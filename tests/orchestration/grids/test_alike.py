@@ -17,7 +17,7 @@ from rankmatch import unused
 SIGNATURES = json.loads((Path(__file__).parents[1] / "shipped_signatures.json").read_text())
 
 
-@pytest.mark.parametrize("name", grid.available())
+@pytest.mark.parametrize("name", [name for name in grid.available() if name != "paper"])  # which consists of others
 def test_cells_of_a_shipped_grid_keep_their_signatures(name: str) -> None:
     assert [cell.signature for cell in grid.load(name).cells] == SIGNATURES[name].split()
 

@@ -108,8 +108,8 @@ def test_wrong_override_is_refused_in_one_line(override: str, message: str, tmp_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cells: 1", "a grid may have the keys set, axes, per, exclude, baseline, table; got 'cells'"),
-        ("- 1", "a grid must be a mapping with the keys set, axes, per, exclude, baseline, table; got ['1']"),
+        ("cells: 1", "a grid may have the keys set, axes, per, exclude, priority, baseline, table; got 'cells'"),
+        ("- 1", "a grid must be a mapping with the keys set, axes, per, exclude, priority, baseline, table; got ['1']"),
         ("set: [1]", "set must be a mapping; got ['1']"),
         ("set: {seed: [0, 1]}", "set: seed must be one value; got ['0', '1'] (several values belong in axes)"),
         ("axes: {seed: 0}", "axes: seed must be a list of values; got '0'"),
@@ -124,7 +124,7 @@ def test_wrong_override_is_refused_in_one_line(override: str, message: str, tmp_
         ("axes: {seed: [0]}\nbaseline: {method: supervised}", "baseline may name the axes seed; got 'method'"),
         (
             "axes: {seed: [0]}\ntable: {row: seed}",
-            "table may have the keys rows, blocks, columns, over, published, others, names; got 'row'",
+            "table may have the keys rows, blocks, columns, over, published, others, names, number; got 'row'",
         ),
         ("axes: {seed: [0]}\ntable: {rows: split}", "table: rows may name the axes seed; got 'split'"),
         ("axes: {seed: [0]}\ntable: {rows: seed, over: seed}", "table must name an axis once; seed occurs twice"),

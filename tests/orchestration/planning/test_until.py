@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,10 +60,23 @@ def test_entries_that_are_complete_by_then_are_counted_and_the_others_named():
     plan = planned(4.5, {CELLS[1].signature: State(CellState.DONE)}, max_concurrent=1)
     found = until.entries(CELLS, plan, ["seed"], 4.5 * 3600)
     assert found == [until.Entry({"split": "4"}, 2, 2), until.Entry({"split": "8"}, 2, 1)]
-    assert until.lines(plan, found, NOW) == [
-        f"by {until.in_words(NOW)}, with 1 at a time: 3 of 4 cells are done, 1 are left out",
+    end = NOW + 4.5 * 3600
+    assert until.lines(plan, found, end, NOW) == [
+        f"by {until.in_words(end)}, with 1 at a time: 3 of 4 cells are done, 1 are left out",
         "complete by then: 1 of 2 entries of the table",
         "not complete: split=8 (1 of 2 cells)",
+    ]
+
+
+def test_tables_that_are_complete_by_then_are_named_where_there_are_several():
+    plan = planned(4.5, {CELLS[1].signature: State(CellState.DONE)}, max_concurrent=1)
+    found = [replace(entry, table=name) for name in ("short", "long")
+             for entry in until.entries(CELLS, plan, ["seed"], 4.5 * 3600)
+             if (entry.axes["split"] == "4") == (name == "short")]  # fmt: skip
+    assert until.lines(plan, found, NOW + 4.5 * 3600, NOW)[1:] == [
+        "complete by then: 1 of 2 entries of the tables",
+        "tables that are complete by then: short, of 2",
+        "not complete: long split=8 (1 of 2 cells)",
     ]
 
 

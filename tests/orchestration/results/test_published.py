@@ -80,7 +80,7 @@ def test_figures_of_another_backbone_are_not_shown_and_ablations_know_their_crop
 def test_figures_without_a_backbone_fit_ours_and_the_table_shows_them_with_their_note(tmp_path):
     loaded = grid.load("lucchi", ["backbone=resnet50"])
     records = run_table.collect(tmp_path / "lucchi", loaded.cells).to_pylist()
-    text = FORMATS["markdown"](report.build_table(records, loaded.cells, loaded.table), "lucchi")
+    text = FORMATS["markdown"]([("lucchi", report.build_table(records, loaded.cells, loaded.table))])
     assert "| published | 86.9 | 87.5 | 88.1 |" in text and "| dualrel |" in text
     assert "; published supervised, rankmatch, " in text
     assert ": the paper names neither metric, backbone nor crop; " in text
@@ -129,7 +129,10 @@ def test_two_figures_for_one_place_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("row: method", "table may have the keys rows, blocks, columns, over, published, others, names; got 'row'"),
+        (
+            "row: method",
+            "table may have the keys rows, blocks, columns, over, published, others, names, number; got 'row'",
+        ),
         ("rows: splits", "table: rows may name the axes method, split, seed; got 'splits'"),
         ("{rows: method, blocks: method}", "table must name an axis once; method occurs twice"),
         ("published: {file: a.csv}", "table: published must have a dataset; got None"),

@@ -85,14 +85,14 @@ def grid_dir(tmp_path: Path) -> Path:
 
 def test_report_shows_tables_cells_and_provenance(grid_dir: Path) -> None:
     text = write_report(grid_dir, CELLS, LAYOUT, {"method": "supervised"}).read_text()
-    assert text.startswith("# pascal\n\n3 of 4 cells are done, 1 missing.\n\n")
+    assert text.startswith("# pascal\n\n3 of 4 cells are done, 1 not run.\n\n")
     assert "over seed 0, 1." in text
     assert TABLES in text
     line = (
         f"| {CELLS[0].signature} | supervised | 1_16 | 0 | done | 65.0 | 50.0 | 2 | 3 of 3 | 1 | 1.5 | c0ffeec0ffee |"
     )
     assert line in text
-    assert f"| {CELLS[3].signature} | rankmatch | 1_16 | 1 | missing | — | — | — | — | 0 | — | — |" in text
+    assert f"| {CELLS[3].signature} | rankmatch | 1_16 | 1 | not run | — | — | — | — | 0 | — | — |" in text
     assert f"- commit: {'c0ffee' * 7} (3)\n- data_fingerprint: not known (3)\n- device: not known (3)\n" in text
     assert "- lock_sha256: not known (3)\n" in text and "- torch: 2.14 (3)\n" in text
 
@@ -136,7 +136,7 @@ def test_table_beside_the_report_holds_both_metrics(grid_dir: Path) -> None:
 
 def test_report_before_the_first_result_says_so(tmp_path: Path) -> None:
     text = write_report(tmp_path, CELLS, LAYOUT).read_text()
-    assert "0 of 4 cells are done, 4 missing." in text
+    assert "0 of 4 cells are done, 4 not run." in text
     assert "Nothing is trained yet." in text
 
 

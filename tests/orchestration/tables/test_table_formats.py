@@ -123,7 +123,7 @@ def test_terminal_has_bold_and_underline_where_it_can() -> None:
 
 
 def test_markdown_shows_every_mark() -> None:
-    text = FORMATS["markdown"](three(), "grid")
+    text = FORMATS["markdown"]([("grid", three())])
     for line in (
         "| a | 50.0 ± 1.0 (3) |",
         "| published | 50.4 (-0.4) |",
@@ -159,7 +159,7 @@ NONE = "no pairs: the entry and the baseline have no cells in common"
     ],
 )
 def test_difference_of_some_cells_only_is_marked(kind: str, difference: str, none: str) -> None:
-    text = FORMATS[kind](partly_paired(), "grid")
+    text = FORMATS[kind]([("grid", partly_paired())])
     assert difference in text and none in text
     assert kind == "csv" or (PARTLY in text and NONE in text)
     assert kind != "csv" or "common cells" in text
@@ -228,20 +228,20 @@ def test_heads_of_columns_keep_the_value_that_tells_them_apart(capsys) -> None:
 
 
 def test_html_is_a_page_of_its_own_with_even_rows() -> None:
-    text = FORMATS["html"](blocks(), "a <grid>")
+    text = FORMATS["html"]([("a <grid>", blocks())])
     page = Balanced()
     page.feed(text)
     assert page.open == [] and set(page.widths) == {5}
     assert "<title>a &lt;grid&gt;, best epoch</title>" in text and "1/16 &amp; &lt;more&gt;" in text
     assert "http" not in text and "<script" not in text
-    assert "<td><b>71.0 ± 1.0</b></td>" in FORMATS["html"](three(), "grid")
-    assert '<u>60.0 ± 1.0</u><span class="odd">!</span>' in FORMATS["html"](three(), "grid")
+    assert "<td><b>71.0 ± 1.0</b></td>" in FORMATS["html"]([("grid", three())])
+    assert '<u>60.0 ± 1.0</u><span class="odd">!</span>' in FORMATS["html"]([("grid", three())])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("table", [three, blocks])
 def test_same_records_give_the_same_bytes(kind: str, table: Any) -> None:
-    assert FORMATS[kind](table(), "grid") == FORMATS[kind](table(), "grid")
+    assert FORMATS[kind]([("grid", table())]) == FORMATS[kind]([("grid", table())])
 
 
 def test_latex_is_what_booktabs_wants() -> None:

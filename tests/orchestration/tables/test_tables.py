@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from orchestration.runs.states import CellState
 from orchestration.tables import table
 from orchestration.tables.consistency import odd_ones
 from orchestration.tables.differences import comparison_rows
@@ -252,3 +253,7 @@ def test_tables_need_neither_torch_nor_a_tracker() -> None:
     root = Path(table.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout == "[]\n"
+
+
+def test_cell_without_an_attempt_has_the_status_that_tables_know() -> None:
+    assert table.NEVER_BEGUN == CellState.MISSING

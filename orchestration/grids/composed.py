@@ -1,0 +1,43 @@
+"""A checked grid: every cell composed, and the tables that they fill."""
+
+from dataclasses import dataclass
+
+from orchestration.grids.cells import Cell
+from orchestration.grids.grid_spec import Spec
+from orchestration.grids.places import Places
+from orchestration.tables.layouts import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A checked grid: every cell composed, no two of them the same."""
+
+    name: str
+    cells: list[Cell]
+    axes: dict[str, list[str]]
+    """The varied keys in order, with their values as text."""
+    baseline: dict[str, str]
+    """The axis values of the entries to compare others with."""
+    table: Layout
+    text: str
+    """The grid as resolved; loading it gives the same cells."""
+    spec: Spec | None = None
+    """The sections it was composed from; a search and a grid of grids have none."""
+    earlier: tuple[str, ...] = ()
+    """Signatures of cells of earlier launches that the axes do not give."""
+    site: Places | None = None
+    """What the site of this launch says of data and weights."""
+    priority: int = 0
+    """As a part: parts with a smaller one start first."""
+    parts: tuple["Grid", ...] = ()
+    """The grids that it consists of, each with a table over its part of the cells; empty: it has one table itself."""
+
+    @property
+    def tables(self) -> tuple["Grid", ...]:
+        """The grids with one table each: its parts, or itself."""
+        return self.parts or (self,)
+
+    @property
+    def title(self) -> str:
+        """The name for its table, with the table's number in the paper."""
+        return f"Table {self.table.number}: {self.name}" if self.table.number else self.name

@@ -1,0 +1,66 @@
+"""What a plan says besides its cells: which part of a grid it covers, what is left out, and what that leaves whole."""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from orchestration.grids import inputs, launched, site_places
+from orchestration.launching.target import Target
+from orchestration.planning import budget, history, plan, until
+from orchestration.planning.plan import Plan
+from orchestration.runs import hints
+
+
+def of_plan(target: Target, planned: Plan) -> list[str]:
+    """Return what a plan says besides its cells: places, parts, what is left out, and what is done by a time."""
+    num_failed = sum(item.reason.startswith("failed") and not item.to_do for item in planned.items)
+    notes = [
+        *site_places.lines(target.loaded.site, target.loaded.cells),
+        launched.part_in_words(target.loaded, target.every),
+        *_left_out_in_words(target, planned),
+        f"failed cells are retried by {hints.command('retry', target.grid_dir)}" if num_failed else "",
+        *([] if target.sizes is None else history.notes([item.cell for item in planned.jobs], target.sizes)),
+        *([] if target.until is None else until.lines(planned, entries(target, planned), target.until, time.time())),
+    ]
+    return [*filter(None, notes)]
+
+
+def _left_out_in_words(target: Target, planned: Plan) -> list[str]:
+    """Say how many cells of each table are left out from the beginning, and which tables that leaves whole."""
+    out = {item.cell.signature for item in planned.items if item.action is plan.Action.LEAVE_OUT}
+    absent, over = (
+        {name for name, why in target.left_out.items() if name in out and why.startswith(kind)}
+        for kind in (inputs.ABSENT, budget.OVER)
+    )
+    said = [f"--available leaves out {_of_tables(target, absent)}, whose inputs are not here"] if absent else []
+    said += [f"--within-budget leaves out {_of_tables(target, over)}"] if over else []
+    whole = [one.title for one in target.loaded.tables if not any(cell.signature in out for cell in one.cells)]
+    if target.loaded.parts and out:
+        said.append(
+            f"complete with what is trained: {', '.join(whole) or 'none'}, of {len(target.loaded.parts)} tables"
+        )
+    return said
+
+
+def _of_tables(target: Target, out: Collection[str]) -> str:
+    counts = {one.title: sum(cell.signature in out for cell in one.cells) for one in target.loaded.tables}
+    shares = ", ".join(f"{number} of {title}" for title, number in counts.items() if number)
+    return f"{len(out)} {'cell' if len(out) == 1 else 'cells'} ({shares})"
+
+
+def entries(target: Target, planned: Plan) -> list[until.Entry]:
+    """Return the entries of the tables with what is done by the time of the launch; none where it has no such time."""
+    if target.until is None:
+        return []
+    left_s = target.until - time.time()
+    return [
+        replace(entry, table=one.name)
+        for one in target.loaded.tables
+        for entry in until.entries(one.cells, planned, one.table.over, left_s)
+    ]
+
+
+def way_round(target: Target, missing: Sequence[str]) -> list[str]:
+    """Say how to launch the part whose inputs are here, if some are missing and there is such a part."""
+    num_here = len(target.cells) - len(inputs.absent(target.cells))
+    return [f"--available launches the {num_here} cells whose inputs are here"] if missing and num_here else []
