@@ -45,6 +45,10 @@ NAMED = {
     "data convert cityscapes",
     "tune",
     "sync",
+    "logs",
+    "retry",
+    "retry --set trainer.num_workers=4",
+    "retry --set cluster.mem_gb_per_worker=64",
     "schema plan",
     "schema status",
 }
