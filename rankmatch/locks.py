@@ -8,26 +8,33 @@ from pathlib import Path
 import filelock
 
 FOR_EVER = -1.0
+BY_UMASK = -1
+"""As filelock means it: no mode."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 """Errors of file systems that cannot lock: NFS without its lock service, some FUSE and parallel ones."""
 
 
-def acquire(path: Path, timeout_s: float = FOR_EVER) -> filelock.BaseFileLock:
+def acquire(path: Path, timeout_s: float = FOR_EVER, mode: int = BY_UMASK) -> filelock.BaseFileLock:
     """Take a lock, which the kernel releases when its holder dies; the caller releases the returned lock.
 
     If the file system has no locks, a file beside it names the holder. Such a lock is taken over from a holder that
     died on this machine; after one that died on another machine it stays.
 
+    Args:
+        path: Its file, which is made if it is missing.
+        timeout_s: How long to wait for its holder.
+        mode: The mode of a file that is made, whatever the umask.
+
     Raises:
         filelock.Timeout: Somebody else holds it.
     """
-    lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=timeout_s, fallback_to_soft=False)
+    lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=timeout_s, mode=mode, fallback_to_soft=False)
     try:
         lock.acquire()
     except OSError as error:
         if isinstance(error, filelock.Timeout) or error.errno not in _NO_LOCKS:
             raise
-        lock = filelock.SoftFileLock(_marker(path), timeout=timeout_s)
+        lock = filelock.SoftFileLock(_marker(path), timeout=timeout_s, mode=mode)
         lock.acquire()
     return lock
 

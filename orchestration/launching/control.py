@@ -16,6 +16,7 @@ from orchestration.launching import (
     campaign,
     cell_log,
     closed_launches,
+    dropping,
     earlier_code,
     launch,
     launch_order,
@@ -29,7 +30,6 @@ from orchestration.launching.step import close, complete, tidy
 from orchestration.launching.watching import Watched
 from orchestration.machine import announce, answers
 from orchestration.mirror import registry
-from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri
 from orchestration.mirror.mlflow_store import StoreError
 from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
@@ -37,7 +37,7 @@ from orchestration.on_slurm.cluster import PREFIX
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import harmless
 from orchestration.on_slurm.queue_state import queued_cells
-from orchestration.runs import hints, trash
+from orchestration.runs import hints
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import GridFolder, RunsFolder, signature_in
 from orchestration.runs.jobs import SchedulerError
@@ -282,30 +282,18 @@ def drop(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     The folder of a cell that another grid has too stays.
 
     Raises:
-        ValueError: No cell matches, one of them is at work, or another launch is.
+        ValueError: No cell matches, one of them is at work or cannot be moved, or another launch is at work.
         SchedulerError: Slurm does not answer.
     """
     if not cells:
         raise ValueError("CELL must be a signature or a part of a cell's name; got none")
     with only_launch_of(grid_dir):
-        active, chosen = _queued(grid_dir), _chosen(grid_dir, cells)
-        busy = [one.path.name for one in chosen if one.path.name in active or one.state().status is CellState.RUNNING]
+        active, chosen = _queued(grid_dir), dropping.to_drop(_chosen(grid_dir, cells, with_dropped=True))
+        busy = [one.path.name for one in chosen if one.path.name in active or dropping.trains(one)]
         if busy:
             words = hints.command("cancel", grid_dir, *busy)
             raise ValueError(f"a cell that is dropped must not be at work; {', '.join(busy)} may be ended by {words}")
-        place = trash.folder(grid_dir)
-        for one in chosen:
-            announce.say(console, trash.drop(one, place))
-        _forget(grid_dir, [one.signature for one in chosen], console)
-
-
-def _forget(grid_dir: Path, signatures: Sequence[str], console: Console) -> None:
-    """Hide the runs of dropped cells in MLflow: cells that are trained from scratch get runs of their own."""
-    try:
-        GridMirror(last_tracking_uri("", grid_dir), grid_dir, []).forget(signatures)
-    except (StoreError, ValueError) as error:
-        text = f"MLflow still shows the runs of these cells, so delete them there before retraining: {error}"
-        announce.say(console, text)
+        dropping.drop(grid_dir, chosen, console)
 
 
 def _end_of(folder: RunFolder, was_submitted: bool) -> str:

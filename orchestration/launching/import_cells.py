@@ -1,8 +1,11 @@
 """Take the finished cells of another runs folder: by signature, verified by hash, refused where results disagree."""
 
+import os
+import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from orchestration.grids.cells import Cell, from_yaml
 from orchestration.launching import waiting
 from orchestration.machine import announce
 from orchestration.machine.damage import DamagedFileError
+from orchestration.machine.processes import ProcessNote, this_process
 from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.runs import same_result, store, trash
 from orchestration.runs.folders import GridFolder, RunsFolder
@@ -19,6 +23,11 @@ from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState
 from rankmatch import durable
 from rankmatch.hashing import sha256_of
+
+_DRAFT = ".importing"
+"""The end of the name of a folder in which a cell is copied."""
+_OWNER = "importer.json"
+"""In it: the process that copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,8 @@ def import_cells(folder: Path, runs: Path, console: Console) -> int:
             _take(taken, here)
         except (DamagedFileError, ValueError) as error:
             said.append(f"not taken: {error}")
+        except OSError as error:  # a full disk, a folder that is closed: others may still be taken
+            said.append(f"not taken: {taken.cell.path}: {error}")
     num_failed = sum(line.startswith("not taken") for line in said)
     num_unfinished = sum(not cells for cells in found.values())
     num_same = len(found) - num_unfinished - len(wanted) - (len(said) - num_failed)
@@ -106,8 +117,8 @@ def _wanted(
         own = mine.get(key, [])
         if not cells or any(cell.has_result() for cell in own):
             continue
-        if own and (why := _at_work(own[0])):
-            said.append(f"left: {own[0].path}, {why}")
+        if why := next((f"{cell.path}, {why}" for cell in own if (why := _at_work(cell))), ""):
+            said.append(f"left: {why}")
             continue
         wanted.append(Taken(next(filter(_result_of, cells), cells[0]), own[0] if own else None))
     return wanted, said
@@ -145,24 +156,38 @@ def _take(taken: Taken, here: RunsFolder) -> None:
     """Copy a cell, verify the copy, and put it into its place by one rename.
 
     Raises:
-        ValueError: A file is damaged, or not the one that the result names.
+        ValueError: A file is damaged, or not the one that the result names, or a link leads out of the cell.
+        OSError: It cannot be read or written.
     """
-    name = taken.replaced.name if taken.replaced else taken.cell.name
-    target = taken.replaced.path if taken.replaced else here.cell(name).path
     store.make(here)
-    draft = here.cell(f".{name}.importing").path
-    shutil.rmtree(draft, ignore_errors=True)  # of a call that was ended
-    try:
+    with _draft(taken.cell.name, here) as draft:
         _copy(taken.cell.path, draft)
+        _refuse_links(draft, taken.cell.path)
         _verify(RunFolder(draft), taken.cell)
         for path in [*draft.rglob("*"), draft]:
-            (durable.sync_folder if path.is_dir() else durable.sync_file)(path)
+            if not path.is_symlink():
+                (durable.sync_folder if path.is_dir() else durable.sync_file)(path)
         with store.changing(here.path):
-            if target.exists():
-                _put_away(RunFolder(target), here, was_there=taken.replaced is not None)
+            target = taken.replaced.path if taken.replaced else here.cell(taken.cell.name).path
+            for cell in _cells(here).get(taken.cell.signature, []):
+                _put_away(cell, here, was_there=taken.replaced is not None and cell.path == target)
             durable.move(draft, target)
+
+
+@contextmanager
+def _draft(name: str, here: RunsFolder) -> Iterator[Path]:
+    """Give a place beside the cells to copy one to; no other call has it, and nothing of it stays."""
+    for path in here.cells_dir.glob(f".{name}.*{_DRAFT}"):
+        with suppress(DamagedFileError, OSError):  # of a call that only now begins
+            if ProcessNote.from_file(path / _OWNER).lives() is False:
+                shutil.rmtree(path)
+    folder = here.cells_dir / f".{name}.{secrets.token_hex(4)}{_DRAFT}"
+    folder.mkdir()
+    try:
+        ProcessNote(**this_process()).to_file(folder / _OWNER)
+        yield folder / name
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _put_away(cell: RunFolder, here: RunsFolder, *, was_there: bool) -> None:
@@ -175,11 +200,23 @@ def _put_away(cell: RunFolder, here: RunsFolder, *, was_there: bool) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder; blocks are shared where the file system can do so."""
-    words = ["cp", "--recursive", "--dereference", "--reflink=auto", "--preserve=mode,timestamps", "--"]
-    done = subprocess.run([*words, str(source), str(target)], capture_output=True, text=True, check=False)
+    """Copy a folder, its links as links; blocks are shared where the file system can do so."""
+    words = ["cp", "--recursive", "--no-dereference", "--reflink=auto", "--preserve=mode,timestamps", "--"]
+    done = subprocess.run([*words, str(source.resolve()), str(target)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{source} cannot be copied: {done.stderr.strip()}")
+
+
+def _refuse_links(copy: Path, source: Path) -> None:
+    """Refuse links out of a cell: who made it would learn what only the reader may read. Also what is no file."""
+    for path in copy.rglob("*"):
+        place = source / path.relative_to(copy)
+        if path.is_symlink():
+            target = path.readlink()
+            if target.is_absolute() or not Path(os.path.realpath(path)).is_relative_to(copy.resolve()):
+                raise ValueError(f"{place} must not lead out of its cell; it is a link to {target}")
+        elif not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{place} must be a file or a folder")
 
 
 def _verify(copy: RunFolder, source: RunFolder) -> None:

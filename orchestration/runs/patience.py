@@ -41,8 +41,8 @@ def passes(error: OSError) -> bool:
     return class_of(error, "") in _PASSING and error.errno not in _STAYING
 
 
-def say_once(what: str, error: BaseException) -> None:
-    """Report on stderr, once per process, what is skipped or postponed because of an error."""
+def say_once(what: str, error: BaseException | str) -> None:
+    """Report on stderr, once per process, what is skipped or postponed because of an error or another reason."""
     text = f"{what}: {error}"
     if text not in _said:
         _said.add(text)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import filelock
 
+from orchestration.runs import hints
 from orchestration.runs.folders import GridFolder, RunsFolder, cell_name, cell_names, signature_in
 from orchestration.runs.patience import say_once
 from orchestration.runs.run_folder import RunFolder, folders
@@ -26,8 +27,17 @@ _NO_SYMLINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 
 
 def stored(runs: Path) -> dict[str, RunFolder]:
-    """Return the cells of a store by signature."""
-    return {cell.signature: RunFolder(cell.path) for cell in RunsFolder(runs).cells()}
+    """Return the cells of a store by signature; of two folders of one, the finished one, and say so."""
+    known: dict[str, RunFolder] = {}
+    for cell in (RunFolder(one.path) for one in RunsFolder(runs).cells()):
+        other = known.setdefault(cell.signature, cell)
+        if other is cell:
+            continue
+        if cell.has_result() and not other.has_result():
+            known[cell.signature] = cell
+        used, unused = known[cell.signature], cell if known[cell.signature] is other else other
+        say_once(f"{used.path} is used, as it has the cell of {unused.path} too", "one of them should be moved away")
+    return known
 
 
 def found(grid_dir: Path, signatures: Collection[str]) -> dict[str, RunFolder]:
@@ -44,11 +54,16 @@ def changing(runs: Path) -> Iterator[None]:
     """Hold the store's lock, so that no cell is added, described or taken out meanwhile.
 
     Raises:
-        ValueError: Another process has held it for too long.
+        ValueError: Another process has held it for too long, or its file is closed to this user.
     """
     lock = RunsFolder(runs).cells_lock
     try:
-        held = locks.acquire(lock, LOCK_S)
+        held = locks.acquire(lock, LOCK_S, _mode_of(runs))
+    except PermissionError as error:
+        if not os.access(runs, os.W_OK | os.X_OK):
+            raise ValueError(f"{runs} must be a folder in which this user may write: {error.strerror}") from None
+        text = f"{lock} must be writable for all who launch into {runs}: {error.strerror}"
+        raise ValueError(f"{text}; its owner can open it by {hints.shell('chmod', 'g+rw', str(lock))}") from None
     except filelock.Timeout:
         text = f"another process has changed the cells of {runs} for {LOCK_S:.0f} s{locks.hint(lock)}"
         raise ValueError(f"{text}; wait for its end") from None
@@ -56,6 +71,11 @@ def changing(runs: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def _mode_of(runs: Path) -> int:
+    """Return the mode of the lock's file: whoever may make grids in the runs folder must be able to take it."""
+    return runs.stat().st_mode & 0o666 | 0o600
 
 
 class Adder:

@@ -1,5 +1,6 @@
 """Dropped run folders: they stay in a trash below the runs folder until the user removes them."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from orchestration.runs import hints, store
@@ -15,29 +16,69 @@ def folder(grid_dir: Path) -> Path:
     return place
 
 
+def real(cell: RunFolder) -> RunFolder | None:
+    """Return where a grid's cell really lies: with the grid, or in the store, linked to or not; None: nowhere."""
+    if cell.path.is_dir():
+        return RunFolder(store.real_path(cell) or cell.path)
+    return store.stored(cell.grid.runs.path).get(cell.signature)
+
+
+def dropped(cell: RunFolder) -> Path | None:
+    """Return where a grid's cell lies in the trash; None: it is not there."""
+    found = cell.grid.next_trash().parent.glob(f"*/{cell.signature}-*")
+    return max(found, default=None)
+
+
 def drop(cell: RunFolder, place: Path) -> str:
     """Take a cell out of its grid; return what became of it, and the commands that bring it back.
 
     Its folder moves to the trash by one rename, so that it is never split between two places, unless another grid has
-    the cell too: then that one keeps it.
+    the cell too: then that one keeps it. The link goes last: a call that is ended before leaves one that leads nowhere,
+    which is no cell. What such a call dropped, another one finds again.
+
+    Raises:
+        OSError: It cannot be moved, and is as it was.
     """
-    real = store.real_path(cell)
-    if real is None:
-        moved = durable.move(cell.path, place / cell.name)
-        return f"{cell.name} lies in {moved}; {_move(moved, cell.path)} brings it back"
-    runs = cell.grid.runs.path
-    with store.changing(runs):
-        others = [grid.name for grid in store.grids_with(runs, cell.signature) if grid.path != cell.grid.path]
-        link = hints.shell("ln", "-s", str(cell.path.readlink()), str(cell.path))
+    with store.changing(cell.grid.runs.path):
+        lies = real(cell)
+        if lies is None:
+            return _dropped_before(cell)
+        if lies.path == cell.path:
+            moved = durable.move(cell.path, place / cell.name)
+            return f"{cell.name} lies in {moved}; {_move(moved, cell.path)} brings it back"
+        return _drop_from_store(cell, lies.path, place)
+
+
+def _drop_from_store(cell: RunFolder, lies: Path, place: Path) -> str:
+    name, runs = cell.grid.name, cell.grid.runs.path
+    others = [grid.name for grid in store.grids_with(runs, cell.signature) if grid.path != cell.grid.path]
+    is_linked = cell.path.is_symlink()
+    link = hints.shell("ln", "-sT", str(cell.path.readlink()), str(cell.path)) if is_linked else ""
+    if others:
+        if is_linked:
+            store.unlink(cell)
+        also = f"grid {', '.join(others)} has it too, so {lies} stays, and a launch of {name} keeps it again"
+        return f"{cell.name} is out of {name}; {also}" + (f"; {link} brings it back at once" if link else "")
+    moved = durable.move(lies, place / lies.name)
+    back = _move(moved, lies)
+    if is_linked:
+        with suppress(OSError):  # then the link leads nowhere until the folder is back
+            store.unlink(cell)
+            return f"{cell.name} lies in {moved}; {back} and then {link} bring it back"
+    return f"{cell.name} lies in {moved}; {back} brings it back"
+
+
+def _dropped_before(cell: RunFolder) -> str:
+    moved = dropped(cell)
+    if moved is None:
+        return f"{cell.name} has no folder"
+    if cell.path.is_symlink():
         store.unlink(cell)
-        if others:
-            also = (
-                f"grid {', '.join(others)} has it too, so {real} stays, and a launch of {cell.grid.name} keeps it again"
-            )
-            return f"{cell.name} is out of {cell.grid.name}; {also}; {link} brings it back at once"
-        moved = durable.move(real, place / real.name)
-        return f"{cell.name} lies in {moved}; {_move(moved, real)} and then {link} bring it back"
+    back = cell.grid.runs.cell(moved.name).path
+    return (
+        f"{cell.name} was dropped before, and lies in {moved}; {_move(moved, back)} brings it back at the next launch"
+    )
 
 
 def _move(moved: Path, back: Path) -> str:
-    return hints.shell("mv", str(moved), str(back))
+    return hints.shell("mv", "-T", str(moved), str(back))  # never into a folder that is there again

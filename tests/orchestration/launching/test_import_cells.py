@@ -1,5 +1,6 @@
 """The cells of another runs folder: taken once, verified, and refused where results disagree."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,9 @@ from typer.testing import CliRunner
 
 from orchestration.commands.main import app
 from orchestration.launching import import_cells
+from orchestration.machine.processes import ProcessNote, this_process
 from orchestration.running.run_cell import launcher
+from orchestration.runs import store
 from orchestration.runs.folders import RunsFolder
 from orchestration.runs.run_folder import RunFolder
 
@@ -116,6 +119,111 @@ def test_import_that_was_ended_leaves_nothing_half_done(there: Path, tmp_path: P
     assert len(cells(runs)) == 2 and all(cell.has_result() for cell in cells(runs).values())
     assert "2 cells taken, 2 were here already" in take(there, runs)
     assert {path.name for path in (runs / "cells").iterdir()} == {cell.name for cell in cells(there).values()}
+
+
+def test_cell_that_a_launch_begins_during_the_copy_is_left_to_it_by_whatever_name(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, wanted = tmp_path / "runs", cells(there)["rankmatch-4-s0"]
+    copy = import_cells._copy
+
+    def begun(source: Path, target: Path) -> None:
+        copy(source, target)
+        if source == wanted.path:
+            with store.adding(runs / "other") as adder:
+                adder.made(wanted.signature, "seed-0")
+
+    monkeypatch.setattr(import_cells, "_copy", begun)
+    said = take(there, runs, code=1)
+    assert "rankmatch-4-s0" not in cells(runs) and cells(runs)["seed-0"].signature == wanted.signature
+    assert f"not taken: {cells(runs)['seed-0'].path} was begun or finished here meanwhile" in said
+    assert "3 cells taken" in said and len(cells(runs)) == 4
+
+
+def test_two_imports_at_a_time_leave_each_other_alone(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, copy, said = tmp_path / "runs", import_cells._copy, []
+
+    def two(source: Path, target: Path) -> None:
+        copy(source, target)
+        if not said:
+            said.append("")
+            said.append(take(there, runs))
+            assert everything(target) == everything(source)
+
+    monkeypatch.setattr(import_cells, "_copy", two)
+    first = take(there, runs, code=1)
+    assert "4 cells taken" in said[-1] and "begun or finished here meanwhile" in first
+    assert everything(runs / "cells") == everything(there / "cells")
+
+
+def test_copy_of_a_killed_import_is_removed_and_that_of_one_at_work_is_not(there: Path, tmp_path: Path) -> None:
+    runs, name = tmp_path / "runs", cells(there)["rankmatch-4-s0"].name
+    killed, works = (runs / "cells" / f".{name}.{word}.importing" for word in ("00000000", "00000001"))
+    for folder, more in ((killed, {"process_started": 1}), (works, {})):
+        (folder / name).mkdir(parents=True)
+        ProcessNote(**(this_process() | more)).to_file(folder / "importer.json")
+    take(there, runs)
+    assert not killed.exists() and (works / name).is_dir()
+
+
+def test_cell_that_cannot_be_written_keeps_no_other_from_being_taken(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = import_cells.durable.move
+
+    def full(source: Path, target: Path) -> Path:
+        if "rankmatch-4-s0" in target.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        return move(source, target)
+
+    monkeypatch.setattr(import_cells.durable, "move", full)
+    said = take(there, tmp_path / "runs", code=1)
+    assert f"not taken: {cells(there)['rankmatch-4-s0'].path}: [Errno 28] No space left" in said
+    assert "3 cells taken" in said and len(list((tmp_path / "runs" / "cells").iterdir())) == 3
+
+
+@pytest.mark.parametrize("way", ["absolute", "upwards", "by another link", "folder"])
+def test_link_that_leads_out_of_a_cell_is_refused_and_what_it_leads_to_is_not_copied(
+    way: str, own: Path, tmp_path: Path
+) -> None:
+    secret = own / "cells" / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("only for me")
+    cell = cells(own)["rankmatch-4-s0"].path
+    (cell / "deep" / "down").mkdir(parents=True)
+    (cell / "deep" / "down" / "top").symlink_to("../..")
+    made = {
+        "absolute": secret / "key",
+        "upwards": "../secret/key",
+        "by another link": "deep/down/top/../secret/key",
+        "folder": "../secret",
+    }[way]
+    (cell / "notes").symlink_to(made)
+    said = take(own, tmp_path / "runs", code=1)
+    assert f"not taken: {cell / 'notes'} must not lead out of its cell; it is a link to {made}" in said
+    assert "3 cells taken" in said and not list((tmp_path / "runs").rglob("key"))
+
+
+def test_cell_that_is_a_link_itself_is_copied_and_links_within_it_stay_links(own: Path, tmp_path: Path) -> None:
+    cell = cells(own)["rankmatch-4-s0"].path
+    (cell / "newest").symlink_to("attempts/1")
+    cell.rename(tmp_path / "elsewhere")
+    cell.symlink_to(tmp_path / "elsewhere")
+    assert "4 cells taken" in take(own, tmp_path / "runs")
+    copy = cells(tmp_path / "runs")["rankmatch-4-s0"].path
+    assert not copy.is_symlink() and (copy / "newest").readlink() == Path("attempts/1")
+
+
+def test_two_folders_of_one_cell_are_told_of_and_the_finished_one_is_used(own: Path, capfd) -> None:
+    cell = cells(own)["rankmatch-4-s0"]
+    for slug in ("a", "z"):
+        (own / "cells" / f"{cell.signature}-{slug}").mkdir()
+    assert store.stored(own)[cell.signature].path == cell.path
+    assert f"{cell.path} is used, as it has the cell of {cell.path.with_name(f'{cell.signature}-z')} too" in (
+        capfd.readouterr().err
+    )
 
 
 def test_folder_without_cells_and_the_same_folder_are_refused(there: Path, tmp_path: Path) -> None:

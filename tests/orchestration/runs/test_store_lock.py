@@ -1,0 +1,84 @@
+"""The lock of the store: it is open to all who may make grids in the runs folder, and to nobody else."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestration.runs import store
+from orchestration.runs.folders import RunsFolder
+
+FIRST, SECOND, STRANGER, GROUP = 4001, 4002, 4003, 4000
+SIGNATURES = ("0123456789ab", "0123456789ac")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runs folder of a group, as its members with the usual umask make grids in it."""
+    if os.getuid():
+        pytest.skip("needs root, to be two users")
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    os.chown(folder, FIRST, GROUP)
+    folder.chmod(0o2775)
+    closed = [path for path in (tmp_path, *tmp_path.parents) if not path.stat().st_mode & stat.S_IXOTH]
+    modes = {path: path.stat().st_mode for path in closed}
+    for path, mode in modes.items():
+        path.chmod(mode | stat.S_IXOTH)
+    umask = os.umask(0o022)
+    yield folder
+    os.umask(umask)
+    for path, mode in modes.items():
+        path.chmod(mode)
+
+
+@contextmanager
+def user(number: int, group: int = GROUP) -> Iterator[None]:
+    """Be another user for a while."""
+    groups, own = os.getgroups(), os.getgid()
+    os.setgroups([group])
+    os.setresgid(number, number, 0)
+    os.setresuid(number, number, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(own, own, own)
+        os.setgroups(groups)
+
+
+def add(runs: Path, grid: str, signature: str) -> Path:
+    with store.adding(runs / grid) as adder:
+        return adder.made(signature, "s0").path
+
+
+def test_second_user_of_a_shared_runs_folder_adds_cells_and_links_to_those_of_the_first(runs: Path) -> None:
+    with user(FIRST):
+        add(runs, "first", SIGNATURES[0])
+    lock = RunsFolder(runs).cells_lock
+    with user(SECOND):
+        kept, made = (add(runs, "second", signature) for signature in SIGNATURES)
+    assert kept.resolve().stat().st_uid == FIRST and made.resolve().stat().st_uid == SECOND
+    assert len(store.stored(runs)) == 2
+    assert not lock.exists() or stat.S_IMODE(lock.stat().st_mode) == 0o664
+
+
+def test_lock_is_closed_to_those_who_may_not_write_the_runs_folder(runs: Path) -> None:
+    with user(FIRST):
+        add(runs, "first", SIGNATURES[0])
+    with (
+        user(STRANGER, STRANGER),
+        pytest.raises(ValueError, match=f"{runs} must be a folder in which this user may write"),
+    ):
+        add(runs, "strangers", SIGNATURES[1])
+
+
+def test_lock_that_only_its_owner_may_write_is_told_of_with_the_command_that_opens_it(runs: Path) -> None:
+    lock = RunsFolder(runs).cells_lock
+    with user(FIRST):
+        lock.touch(0o600)
+    with user(SECOND), pytest.raises(ValueError, match=rf"its owner can open it by `chmod g\+rw {lock}`"):
+        add(runs, "second", SIGNATURES[1])
