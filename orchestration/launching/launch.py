@@ -28,7 +28,7 @@ from orchestration.planning import simulate
 from orchestration.planning.plan import Item, Plan
 from orchestration.results import report, show
 from orchestration.running.run_cell import launcher
-from orchestration.runs import folder_states, made_with
+from orchestration.runs import folder_states, made_with, store
 from orchestration.runs.folders import GridFolder, LaunchFolder, signature_in
 from orchestration.runs.jobs import FollowedJobs, Jobs, Scheduler, SchedulerError
 from orchestration.runs.patience import WAITS_S, patiently, say_once
@@ -43,8 +43,9 @@ def composed(wanted: Wanted) -> Grid:
     """Return the grid that is to be launched.
 
     Raises:
-        ValueError: As `launched.load` does.
+        ValueError: As `launched.load` does, or a grid lies where the store of cells belongs.
     """
+    store.refuse_grid_of_its_name(wanted.runs.resolve())
     return launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places, only=wanted.only)
 
 

@@ -1,7 +1,7 @@
 """The folder of a grid: at most one launch at work in it, a folder for each launch, and an index of its cells."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,10 +68,22 @@ def _make_cells(target: Target, planned: Plan) -> None:
             is_due = item.to_do and not folder.is_trained_for_another(target.grid_dir.name)  # by one that was faster
             if is_due or (folder.has_result() and not folder.is_described()):  # of a finished cell what is damaged
                 describe(folder, item.cell)
+    _refuse_lost(planned, made)
     for item in planned.items:
         if not item.to_do:
             kept = item.cell.config.execution.trainer.keep_checkpoints
             finished.settle_leftovers(made[item.cell.signature], kept)
+
+
+def _refuse_lost(planned: Plan, made: Mapping[str, RunFolder]) -> None:
+    """Refuse to go on without the result of a cell that was to be kept: nobody would train it."""
+    for item in planned.items:
+        folder = made[item.cell.signature]
+        if item.action is Action.KEEP and not folder.has_result():
+            raise ValueError(
+                f"{folder.path} must lead to the finished run that this launch was to keep, but there is no "
+                f"{folder.result_file.name}: somebody has removed it meanwhile, or the link is wrong; launch again"
+            )
 
 
 def _made(adder: store.Adder, target: Target, item: Item) -> RunFolder:

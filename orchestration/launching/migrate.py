@@ -41,6 +41,7 @@ def migrate(runs: Path, console: Console) -> None:
         ValueError: There is no runs folder, a launch is at work, or results of one cell differ; nothing was moved.
     """
     root = RunsFolder(runs.resolve())
+    store.refuse_grid_of_its_name(root.path)
     grids = [one for one in root.grids() if not grid.is_search(one.grid_file)]
     if not grids:
         raise ValueError(f"--runs must hold grids that were launched; there is none in {root.path}")
@@ -50,8 +51,10 @@ def migrate(runs: Path, console: Console) -> None:
         moves = [_decided(cells, store.stored(root.path)) for cells in places.values()]
         for one in grids:
             _keep_axes(one.path)
+        names = store.names_in_links(root.path)
         for move in moves:
-            _carry_out(move, root)
+            _carry_out(move, root, names.get(move.kept.signature, move.kept.name))
+        num_mended += sum(store.mend_links(one) for one in grids)
     num_trash = sum(len(move.others) for move in moves)
     announce.say(console, f"{len(moves)} cells of {len(grids)} grids were moved into {root.cells_dir}")
     if num_mended:
@@ -81,10 +84,12 @@ def _nobody_at_work(grids: Sequence[GridFolder]) -> Iterator[None]:
 def _places(grids: Sequence[GridFolder], root: RunsFolder, console: Console) -> dict[str, list[RunFolder]]:
     """Return the folders that grids hold themselves, by signature; what cannot be renamed stays, which is said."""
     found: dict[str, list[RunFolder]] = {}
+    ends = [next(one for one in (end, root.path) if one.is_dir()) for end in (root.cells_dir, root.trash_dir)]
     for one in grids:
         own = [RunFolder(cell.path) for cell in one.cells() if not cell.path.is_symlink()]
-        if own and one.cells_dir.stat().st_dev != root.path.stat().st_dev:
-            announce.say(console, f"the cells of {one.name} stay where they are: {one.cells_dir} is on another disk")
+        if other := [end for end in ends if own and end.stat().st_dev != one.cells_dir.stat().st_dev]:
+            where = f"{one.cells_dir} is on another disk than {other[0]}"
+            announce.say(console, f"the cells of {one.name} stay where they are: {where}")
             continue
         for cell in own:
             found.setdefault(cell.signature, []).append(cell)
@@ -127,10 +132,13 @@ def _keep_axes(grid_dir: Path) -> None:
         index.write(grid_dir, noted)
 
 
-def _carry_out(move: Move, root: RunsFolder) -> None:
-    """Move the kept folder into the store, and the others to the trash; one of the store is replaced under its name."""
+def _carry_out(move: Move, root: RunsFolder, name: str) -> None:
+    """Move the kept folder into the store by a name, and the others to the trash.
+
+    A folder of the store is replaced under the name that it has: grids link to that.
+    """
     stored = next((cell for cell in (move.kept, *move.others) if store.is_in_store(cell, root)), None)
-    target = stored.path if stored else root.cell(move.kept.name).path
+    target = stored.path if stored else root.cell(name).path
     if stored and stored is not move.kept:
         durable.move(stored.path, trash.folder(move.kept.grid.path) / stored.name)
     if stored is not move.kept:

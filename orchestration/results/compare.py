@@ -157,7 +157,7 @@ def _readable(grid_dir: Path) -> list[Run]:
         run = Run(folder, varied)
         try:
             found += [run] if (run.axes, run.settings, run.result) else []
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             tell(error)
     if not found:
         raise ValueError(f"{grid_dir} must have a run whose files can be read; it has none")

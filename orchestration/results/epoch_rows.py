@@ -104,8 +104,8 @@ def _pieces(path: str, is_done: bool) -> "list[Piece]":
     """Return the rows of each attempt as in the files."""
     try:
         names = os.listdir(f"{path}/{_ATTEMPTS}") if is_done else []  # noqa: PTH208 (fast)
-    except FileNotFoundError:
-        return []
+    except OSError:  # there are none, or it is raised below
+        names = []
     if len(names) == 1:
         return [_piece(f"{path}/{_ATTEMPTS}/{names[0]}/{_EPOCHS}", math.inf)]
     attempts = RunFolder(Path(path)).attempts_with_limits(of_epochs=True)

@@ -241,7 +241,7 @@ def _key(path: str, axes: Mapping[str, str] | None) -> str:
     """Return a key of a finished run's row that changes when its result or its axes do; empty for an unfinished run."""
     try:
         stat = os.stat(f"{path}/{_RESULT}")  # noqa: PTH116 (half the time)
-    except FileNotFoundError:
+    except OSError:  # there is none, or it cannot be read, which its row says
         return ""
     told = "" if axes is None else f".{crc32(json.dumps(axes).encode()):08x}"
     return f"{stat.st_mtime_ns}.{stat.st_size}{told}"

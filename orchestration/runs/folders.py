@@ -11,18 +11,17 @@ earlier versions stay readable, and jobs of a campaign read what a newer version
 
 import datetime
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration.machine.provenance import DIFFERENCE
+from orchestration.runs.cell_names import cell_names as cell_names
 from orchestration.runs.members import Folder
 from orchestration.runs.members import Inner as Inner
 from rankmatch import run_files
 
-_CELL_NAME = re.compile(r"[0-9a-f]{12}-")
 _MOMENT = "%Y%m%dT%H%M%S.%f"
 """Names of launches begin with the time in this form, so that they sort in order."""
 
@@ -355,12 +354,6 @@ class AttemptFolder(Folder):
 def cell_name(signature: str, slug: str) -> str:
     """Return the name of a cell's folder."""
     return f"{signature}-{slug}"
-
-
-def cell_names(folder: str) -> list[str]:
-    """Return the names of the run folders in a folder `cells`, unordered; a link that leads nowhere is none."""
-    with os.scandir(folder) as entries:
-        return [one.name for one in entries if _CELL_NAME.match(one.name) and (not one.is_symlink() or one.is_dir())]
 
 
 def _cells_in(folder: Path) -> list[CellFolder]:

@@ -4,6 +4,7 @@ Files that others read are linked or renamed into place, or appended to in one w
 See docs/run_folder.md for the files and their fields.
 """
 
+import errno
 import os
 import socket
 import time
@@ -148,7 +149,9 @@ class RunFolder(CellFolder):
         """Return the claimed attempts in order."""
         try:
             names = [name for name in os.listdir(self.attempts_dir) if name.isdigit()]  # noqa: PTH208 (fast)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):  # `look` says that a folder is a link to itself
+                raise
             return []
         found = [Attempt(self.attempt(name).path) for name in sorted(names, key=int)]
         return [attempt for attempt in found if attempt.owner_file.exists()]

@@ -9,11 +9,14 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 import filelock
 
 from orchestration.runs import hints
+from orchestration.runs.cell_names import is_cell_name
 from orchestration.runs.folders import GridFolder, RunsFolder, cell_name, cell_names, signature_in
 from orchestration.runs.patience import say_once
 from orchestration.runs.run_folder import RunFolder, folders
@@ -23,6 +26,7 @@ from rankmatch.durable import make_folder, sync_folder
 LOCK_S = 600.0
 _MOVING = ".moving"
 """The end of the name of a link beside a folder that is about to move."""
+_PROBE = ".probe"
 _NO_SYMLINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -41,12 +45,16 @@ def stored(runs: Path) -> dict[str, RunFolder]:
 
 
 def found(grid_dir: Path, signatures: Collection[str]) -> dict[str, RunFolder]:
-    """Return the folders of some cells by signature: those that the grid has, then those of the store."""
+    """Return the folders of some cells by signature: those that the grid has, then those of the store.
+
+    Where a grid cannot link to the store, it has only its own.
+    """
     own = folders(grid_dir)
     if own.keys() >= {*signatures}:
         return own
     known = stored(GridFolder(grid_dir).runs.path)
-    return own | {name: known[name] for name in signatures if name in known and name not in own}
+    of_store = {name: known[name] for name in signatures if name in known and name not in own}
+    return own | of_store if of_store and takes_links(GridFolder(grid_dir)) else own
 
 
 @contextmanager
@@ -84,6 +92,7 @@ class Adder:
     def __init__(self, grid_dir: Path) -> None:
         self._grid = GridFolder(grid_dir)
         self._own, self._stored = folders(grid_dir), stored(self._grid.runs.path)
+        self._shares = takes_links(self._grid)
 
     def own(self, signature: str) -> RunFolder | None:
         """Return the folder of a cell that the grid has already."""
@@ -91,6 +100,9 @@ class Adder:
 
     def made(self, signature: str, slug: str) -> RunFolder:
         """Return the folder of a cell as the grid has it; make it in the store and link to it where that is needed."""
+        if not self._shares and signature not in self._own:
+            self._own[signature] = RunFolder(self._grid.cell(cell_name(signature, slug)).path)
+            make_folder(self._own[signature].path)
         if signature not in self._own and signature not in self._stored:
             make(self._grid.runs)
             place = self._grid.runs.cell(cell_name(signature, slug)).path
@@ -102,7 +114,7 @@ class Adder:
 
     def known(self, signature: str, slug: str) -> RunFolder | None:
         """Return the folder of a cell that the grid has, or that the store has; None: neither has it."""
-        if signature not in self._own and signature in self._stored:
+        if self._shares and signature not in self._own and signature in self._stored:
             _remove_dead_links(self._grid, signature)
             self._own[signature] = link(self._grid.path, self._stored[signature].path, slug)
         return self._own.get(signature)
@@ -124,15 +136,41 @@ def link(grid_dir: Path, real: Path, slug: str) -> RunFolder:
     grid = GridFolder(grid_dir)
     place = grid.cell(cell_name(signature_in(real.name), slug)).path
     grid.cells_dir.mkdir(parents=True, exist_ok=True)
-    away = grid.cells_dir.is_symlink()  # to a larger disk, for example
+    place.symlink_to(way_to(real, grid))
+    return RunFolder(place)
+
+
+def way_to(real: Path, grid: GridFolder) -> Path:
+    """Return what a grid's link to a place in the store says, whether something is there or not.
+
+    It is relative, so that a runs folder can be moved, unless the grid's cells lie elsewhere, as on a larger disk: from
+    there `..` does not lead to the runs folder.
+
+    Raises:
+        ValueError: From the grid's cells the store cannot be reached.
+    """
+    here, there = grid.cells_dir.resolve(), grid.runs.path.resolve()
+    target = there / real.relative_to(grid.runs.path)
+    lies_below = here == there / grid.cells_dir.relative_to(grid.runs.path)
+    way = Path(os.path.relpath(target, here)) if lies_below else target
+    if not (here / way).parent.is_dir():
+        raise ValueError(f"{real.parent} cannot be reached from {grid.cells_dir}, which is {here}; nothing was linked")
+    return way
+
+
+def takes_links(grid: GridFolder) -> bool:
+    """Return whether a grid can link to the store, and say so if not; what forbids to write here does not count."""
+    place = next(one for one in (grid.cells_dir, grid.path, grid.runs.path) if one.is_dir())
+    probe = place / f".{uuid4().hex}{_PROBE}"
     try:
-        place.symlink_to(real.resolve() if away else os.path.relpath(real, grid.cells_dir))
+        probe.symlink_to(probe.name)
     except OSError as error:
         if error.errno not in _NO_SYMLINKS:
-            raise
-        say_once(f"cells of {grid.name} are not shared with other grids, as {grid.path} takes no symbolic links", error)
-        place.mkdir(exist_ok=True)
-    return RunFolder(place)
+            return True
+        say_once(f"cells of {grid.name} are not shared with other grids, as {place} takes no symbolic links", error)
+        return False
+    probe.unlink()
+    return True
 
 
 def closed(cells: Mapping[str, RunFolder]) -> dict[str, str]:
@@ -147,13 +185,40 @@ def closed(cells: Mapping[str, RunFolder]) -> dict[str, str]:
 
 
 def real_path(cell: RunFolder) -> Path | None:
-    """Return a cell's folder in the store; None if the grid holds the cell itself."""
-    return cell.path.resolve() if cell.path.is_symlink() else None
+    """Return a cell's folder in the store; None if the grid holds the cell itself, or only a link to itself."""
+    real = Path(os.path.realpath(cell.path))  # which `resolve` refuses for such a link
+    return real if cell.path.is_symlink() and not real.is_symlink() else None
 
 
 def grids_with(runs: Path, signature: str) -> list[GridFolder]:
-    """Return the grids that link to a cell of the store, by name."""
-    return [grid for grid in RunsFolder(runs).grids() if any(one.is_symlink() for one in _named(grid, signature))]
+    """Return the grids that link to a cell of the store, by name; a link counts that leads nowhere at the moment.
+
+    Raises:
+        ValueError: A folder that may hold such a link cannot be read.
+    """
+    grids = []
+    for path in sorted(runs.iterdir()):
+        grid = GridFolder(path)
+        if path.name.startswith(".") or path == RunsFolder(runs).cells_dir:
+            continue
+        try:
+            if _has_link(grid, signature):
+                grids.append(grid)
+        except OSError as error:
+            why = f"{grid.cells_dir} cannot be read: {error.strerror}"
+            raise ValueError(f"whether another grid has cell {signature} cannot be told, as {why}") from None
+    return grids
+
+
+def _has_link(grid: GridFolder, signature: str) -> bool:
+    try:
+        with os.scandir(grid.cells_dir) as entries:
+            return any(is_cell_name(one.name) and signature_in(one.name) == signature and one.is_symlink()
+                       for one in entries)  # fmt: skip
+    except (FileNotFoundError, NotADirectoryError):
+        if any(one.is_symlink() and not one.exists() for one in (grid.path, grid.cells_dir)):
+            raise  # it lies on a disk that is not here now
+        return False
 
 
 def as_a_grid_has_it(path: Path) -> Path:
@@ -162,8 +227,8 @@ def as_a_grid_has_it(path: Path) -> Path:
     cell = RunFolder(whole)
     if whole.is_symlink() or not cell.is_in_grid or cell.grid.grid_file.exists():
         return whole
-    grids = grids_with(cell.grid.path, cell.signature)  # the store lies in the runs folder as cells do in a grid's
-    return next((one for grid in grids for one in _named(grid, cell.signature)), whole)
+    grids = RunsFolder(cell.grid.path).grids()  # the store lies in the runs folder as cells do in a grid's
+    return next((one for grid in grids for one in _named(grid, cell.signature) if one.is_symlink()), whole)
 
 
 def unlink(cell: RunFolder) -> None:
@@ -191,7 +256,7 @@ def move_out(cell: RunFolder, kept: Path, trash: Path) -> None:
 def _move(cell: RunFolder, target: Path, kept: Path) -> None:
     draft = cell.path.with_name(f".{cell.name}{_MOVING}")
     draft.unlink(missing_ok=True)
-    draft.symlink_to(os.path.relpath(kept, cell.grid.cells_dir))
+    draft.symlink_to(way_to(kept, cell.grid))
     durable.move(cell.path, target)
     draft.rename(cell.path)
     sync_folder(cell.grid.cells_dir)
@@ -212,8 +277,33 @@ def mend_links(grid: GridFolder) -> int:
         real = known.get(signature_in(path.name))
         if path.is_symlink() and not path.exists() and real:  # its folder has another name since
             path.unlink()
-            path.symlink_to(os.path.relpath(real.path, grid.cells_dir))
+            path.symlink_to(way_to(real.path, grid))
+            num += 1
     return num
+
+
+def names_in_links(runs: Path) -> dict[str, str]:
+    """Return by which name grids link to a cell of the store, by signature, whether it is there or not."""
+    links = [path for grid in RunsFolder(runs).grids() if grid.cells_dir.is_dir() for path in grid.cells_dir.iterdir()]
+    return {signature_in(path.name): path.readlink().name
+            for path in links if is_cell_name(path.name) and path.is_symlink()}  # fmt: skip
+
+
+def refuse_grid_of_its_name(runs: Path) -> None:
+    """Refuse a grid in the place of the store; earlier versions allowed the name.
+
+    Raises:
+        ValueError: There is one.
+    """
+    own, grid = RunsFolder(runs), RunsFolder(runs).grid(RunsFolder.cells_dir.name)
+    if not grid.grid_file.exists():
+        return
+    free = next(path for n in count(1) if not os.path.lexists(path := runs / f"{grid.name}-{n}"))
+    then = [hints.shell("mv", "-T", str(grid.path), str(free))]
+    if mixed := [str(free / cell.name) for cell in own.cells()]:
+        then += [hints.shell("mkdir", str(own.cells_dir)), hints.shell("mv", *mixed, str(own.cells_dir))]
+    raise ValueError(f"no grid may be called {grid.name!r} now: cells of all grids belong into {grid.path}; when no "
+                     f"launch of that grid is at work, {' and then '.join(then)} gives it another name")  # fmt: skip
 
 
 def _named(grid: GridFolder, signature: str) -> list[Path]:
