@@ -23,6 +23,7 @@ ALLOWED = {
     ("orchestration/checkup/folder.py", "lock"): "of a probe that is removed at once",
     ("orchestration/commands/new_files.py", "grid.yaml"): "a template",
     ("orchestration/grids/cells.py", "config.yaml"): "Hydra's root configuration",
+    ("orchestration/grids/inputs.py", "splits"): "an example of a folder of lists, in a command that is printed",
     ("orchestration/grids/kept_lists.py", "splits"): "of a data set, beside its images",
     ("orchestration/mirror/moved.py", "artifacts"): "MLflow's own layout of an experiment's files",
     ("orchestration/mirror/moved.py", "place.parent.parent"): "the place of an experiment's files, by its address",
