@@ -17,6 +17,30 @@ from system_calls import CHANGES, Call
 
 ERRORS = ("EIO", "ENOSPC", "ESTALE")
 HAS_STRACE = shutil.which("strace") is not None
+GRID = """
+set:
+  dataset: synthetic
+  split: '4'
+  backbone: mobilenet_v2
+  backbone.pretrained: false
+  backbone.width: 0.25
+  dataset.scenes.num_train: 8
+  dataset.scenes.num_val: 2
+  dataset.scenes.size: 32
+  augment.crop_size: 33
+  trainer.epochs: 1
+  trainer.labeled_batch_size: 2
+  trainer.unlabeled_batch_size: 2
+  trainer.device: cpu
+  trainer.num_threads: 1
+  trainer.log_every_steps: 1
+  tracking.system_every_s: 0
+axes:
+  method: [supervised]
+  seed: [0, 1]
+table: {rows: [method]}
+"""
+"""Two cells of a few steps."""
 
 
 class Programs:

@@ -313,13 +313,18 @@ def _named(grid: GridFolder, signature: str) -> list[Path]:
 
 def make(runs: RunsFolder) -> None:
     """Make the folder of the store; whoever may make grids in the runs folder may make cells there."""
-    if runs.cells_dir.is_dir():
+    make_shared(runs.cells_dir, runs)
+
+
+def make_shared(path: Path, runs: RunsFolder) -> None:
+    """Make a folder in which all may write who may make grids in the runs folder."""
+    if path.is_dir():
         return
-    make_folder(runs.cells_dir)
+    make_folder(path)
     of_runs = runs.path.stat()
     with suppress(PermissionError):  # a folder with the group's mark gives it its group anyway
-        shutil.chown(runs.cells_dir, group=of_runs.st_gid)
-    runs.cells_dir.chmod(of_runs.st_mode & 0o7777)
+        shutil.chown(path, group=of_runs.st_gid)
+    path.chmod(of_runs.st_mode & 0o7777)
 
 
 def _remove_dead_links(grid: GridFolder, signature: str) -> None:

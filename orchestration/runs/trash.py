@@ -11,7 +11,10 @@ from rankmatch import durable
 
 def folder(grid_dir: Path) -> Path:
     """Create a folder for the cells to drop now."""
-    place = GridFolder(grid_dir).next_trash()
+    grid = GridFolder(grid_dir)
+    place = grid.next_trash()
+    for shared in (grid.runs.trash_dir, place.parent):  # what one user drops must not keep others from it
+        store.make_shared(shared, grid.runs)
     durable.make_folder(place)
     return place
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_points import ERRORS, HAS_STRACE, Fault, Programs, faults, lost
+from crash_points import ERRORS, GRID, HAS_STRACE, Fault, Programs, faults, lost
 from system_calls import Call
 from undisturbed import content
 
@@ -22,29 +22,6 @@ pytestmark = [
     pytest.mark.xdist_group("crash_commands"),
     pytest.mark.skipif(not HAS_STRACE, reason="needs strace (apt-get install strace)"),
 ]
-GRID = """
-set:
-  dataset: synthetic
-  split: '4'
-  backbone: mobilenet_v2
-  backbone.pretrained: false
-  backbone.width: 0.25
-  dataset.scenes.num_train: 8
-  dataset.scenes.num_val: 2
-  dataset.scenes.size: 32
-  augment.crop_size: 33
-  trainer.epochs: 1
-  trainer.labeled_batch_size: 2
-  trainer.unlabeled_batch_size: 2
-  trainer.device: cpu
-  trainer.num_threads: 1
-  trainer.log_every_steps: 1
-  tracking.system_every_s: 0
-axes:
-  method: [supervised]
-  seed: [0, 1]
-table: {rows: [method]}
-"""
 NUM_SAMPLED = 6
 DRAWN = ("samples.png", "pictures", "files")
 

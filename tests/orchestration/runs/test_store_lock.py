@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.runs import store
-from orchestration.runs.folders import RunsFolder
+from orchestration.runs import store, trash
+from orchestration.runs.folders import GridFolder, RunsFolder
+from orchestration.runs.run_folder import RunFolder
 
 FIRST, SECOND, STRANGER, GROUP = 4001, 4002, 4003, 4000
 SIGNATURES = ("0123456789ab", "0123456789ac")
@@ -64,6 +65,16 @@ def test_second_user_of_a_shared_runs_folder_adds_cells_and_links_to_those_of_th
     assert kept.resolve().stat().st_uid == FIRST and made.resolve().stat().st_uid == SECOND
     assert len(store.stored(runs)) == 2
     assert not lock.exists() or stat.S_IMODE(lock.stat().st_mode) == 0o664
+
+
+def test_each_user_drops_own_cells_whoever_was_the_first_to_drop_one(runs: Path) -> None:
+    for number, signature in zip((FIRST, SECOND), SIGNATURES, strict=True):
+        with user(number):
+            add(runs, f"of_{number}", signature)
+            (cell,) = GridFolder(runs / f"of_{number}").cells()
+            trash.drop(RunFolder(cell.path), trash.folder(cell.grid.path))
+    assert not store.stored(runs)
+    assert len([*RunsFolder(runs).trash_dir.glob("*/*/*")]) == len(SIGNATURES)
 
 
 def test_lock_is_closed_to_those_who_may_not_write_the_runs_folder(runs: Path) -> None:
