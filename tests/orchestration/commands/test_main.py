@@ -95,8 +95,8 @@ def test_plan_above_the_budget_is_refused(command, cluster, tmp_path):
 
 def test_plan_of_slurm_prints_no_scripts(tmp_path):
     program = [sys.executable, "-c", "from orchestration.commands.main import main; main()"]
-    done = subprocess.run([*program, "plan", "--cluster", "slurm"], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=240)  # fmt: skip
+    words = ["plan", "--grid", "demo", "--cluster", "slurm"]
+    done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and "longest first" in done.stdout and "#SBATCH" not in done.stdout
 
 

@@ -62,6 +62,8 @@ def test_examples_of_sections_are_right_once_they_are_uncommented(folder):
     (folder / "per.yaml").write_text(uncommented((folder / "mine.yaml").read_text(), "per"))
     rates = {(cell.axes["method"], cell.config.numerics.trainer.learning_rate) for cell in grid.load("per.yaml").cells}
     assert rates == {("supervised", 0.005), ("unimatch", 0.005), ("rankmatch", 0.02)}
+    (folder / "priority.yaml").write_text(uncommented((folder / "mine.yaml").read_text(), "priority"))
+    assert grid.load("priority.yaml").spec.priority == {"method": {"unimatch": 1}}
 
 
 def test_every_key_that_a_grid_may_have_is_in_the_template_and_described():
@@ -106,7 +108,8 @@ def test_sections_of_a_new_data_set_that_are_commented_out_name_fields_that_ther
 
 
 def test_example_of_the_docs_is_a_data_set(folder):
-    text = (ROOT / "docs/grids.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    section = (ROOT / "docs/grids.md").read_text().partition("\n## Your own data set\n")[2]
+    text = section.partition("```yaml\n")[2].partition("```")[0]
     (folder / "mitochondria.yaml").write_text(text)
     config = configuration("mitochondria.yaml", [])
     assert config.numerics.dataset.name == "mitochondria" and config.numerics.augment.crop_size == 241
