@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def run_cell(
         if _is_done(folder):  # whoever published meanwhile did not know of this attempt
             return JobState.DONE
     except AttemptTaken:
-        return JobState.SUPERSEDED
+        return _state_of_taken(folder)
     except DamagedFileError as error:
         sys.stderr.write(f"{error}\n")
         return JobState.FAILED
@@ -332,6 +333,14 @@ def _next_attempt(folder: RunFolder, owner: Mapping[str, Any]) -> int:
     if folder.is_trained_for_another(owner.get("grid", "")):
         raise AttemptTaken(f"{folder.path} is trained for another grid")
     return attempts[-1].number + 1 if attempts else 1
+
+
+def _state_of_taken(folder: RunFolder) -> JobState:
+    """Return the state of a cell that somebody else has claimed, who may have finished it by now."""
+    with suppress(DamagedFileError, OSError):
+        if _is_done(folder):
+            return JobState.DONE
+    return JobState.SUPERSEDED
 
 
 def _is_done(folder: RunFolder) -> bool:

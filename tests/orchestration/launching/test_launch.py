@@ -30,7 +30,7 @@ def test_launch_ends_with_the_table_the_report_and_where_things_are(launched):
 
 
 def test_launch_ends_as_well_where_its_page_cannot_be_made(again, monkeypatch):
-    monkeypatch.setattr("dashboards.report.gather", lambda *_: 1 / 0)
+    monkeypatch.setattr("dashboards.report.gather_tables", lambda *_: 1 / 0)
     (again.runs / "small" / "report.html").unlink()
     assert again() == 0
     assert (
