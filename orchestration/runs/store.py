@@ -257,6 +257,7 @@ def _move(cell: RunFolder, target: Path, kept: Path) -> None:
     draft = cell.path.with_name(f".{cell.name}{_MOVING}")
     draft.unlink(missing_ok=True)
     draft.symlink_to(way_to(kept, cell.grid))
+    sync_folder(cell.grid.cells_dir)
     durable.move(cell.path, target)
     draft.rename(cell.path)
     sync_folder(cell.grid.cells_dir)
@@ -279,6 +280,8 @@ def mend_links(grid: GridFolder) -> int:
             path.unlink()
             path.symlink_to(way_to(real.path, grid))
             num += 1
+    if num:
+        sync_folder(grid.cells_dir)
     return num
 
 
