@@ -55,17 +55,8 @@ def begin(
         announce.say(console, line)
     grid = grid or (DEFAULT_GRID if there.cluster in FOLLOWED_CLUSTERS else GRID_ON_SLURM)
     end = parse(until, time.time()) if until else None
-    wanted = Wanted(
-        grid,
-        of_grid,
-        runs,
-        budget_gpu_hours=budget_gpu_hours,
-        until=end,
-        available=available,
-        within_budget=within_budget,
-        only=only or (),
-        places=there.places,
-    )
+    wanted = Wanted(grid, of_grid, runs, budget_gpu_hours=budget_gpu_hours, until=end, available=available,
+                    within_budget=within_budget, only=only or (), places=there.places)  # fmt: skip
     workers = Workers(there.cluster, max_concurrent, num_cpus_per_worker, num_gpus_per_worker, num_nodes)
     if size_from_history and (num_nodes or there.cluster in FOLLOWED_CLUSTERS):
         what = "--pilot" if num_nodes else f"--cluster {there.cluster}"

@@ -56,3 +56,9 @@ UntilOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the plan as one JSON document (`rankmatch schema plan`), nothing else.")
 ]
+PilotOption = Annotated[
+    bool, typer.Option("--pilot", help="On Slurm: jobs lend their nodes to one Ray, which runs the cells on them.")
+]
+UriOption = Annotated[
+    str, typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder.")
+]

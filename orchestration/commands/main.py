@@ -19,8 +19,10 @@ from orchestration.commands.launch_options import (
     JsonOption,
     OnlyOption,
     Overrides,
+    PilotOption,
     RunsOption,
     UntilOption,
+    UriOption,
     WithinBudgetOption,
 )
 from orchestration.commands.sections import Sections
@@ -91,14 +93,9 @@ def launch(
     gpus_per_worker: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of a GPU for each training process, if there is a GPU.")
     ] = 1.0,
-    pilot: Annotated[
-        bool,
-        typer.Option("--pilot", help="On Slurm: jobs lend their nodes to one Ray, which runs the cells on them."),
-    ] = False,
+    pilot: PilotOption = False,
     nodes: Annotated[int | None, typer.Option(help="Nodes for --pilot; each must hold the largest cell.")] = None,
-    tracking_uri: Annotated[
-        str, typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder.")
-    ] = "",
+    tracking_uri: UriOption = "",
 ) -> None:
     """Train the cells of a grid that are not trained yet, and print its table."""
     if pilot != (nodes is not None):

@@ -25,6 +25,13 @@ from orchestration.machine import terminal
 if TYPE_CHECKING:
     from orchestration.launching.options import Wanted
 
+MtbfOption = Annotated[
+    float | None, typer.Option(help="Mean time between failures of one GPU in use; default: none fails.")
+]
+PreemptOption = Annotated[
+    float | None, typer.Option(help="Mean time that a job runs before it is preempted; default: none is.")
+]
+
 
 def plan(
     overrides: Overrides = None,
@@ -42,12 +49,8 @@ def plan(
         bool, typer.Option("--simulate", help="Simulate the launch on a pool of GPUs; the options below are for that.")
     ] = False,
     gpus: Annotated[int | None, typer.Option(help="GPUs in the pool.")] = None,
-    mtbf_hours: Annotated[
-        float | None, typer.Option(help="Mean time between failures of one GPU in use; default: none fails.")
-    ] = None,
-    preempt_hours: Annotated[
-        float | None, typer.Option(help="Mean time that a job runs before it is preempted; default: none is.")
-    ] = None,
+    mtbf_hours: MtbfOption = None,
+    preempt_hours: PreemptOption = None,
     queue_min: Annotated[float | None, typer.Option(help="Minutes that each attempt waits; default: none.")] = None,
     checkpoint_min: Annotated[
         float | None, typer.Option(help="Minutes between checkpoints; default: as each cell is configured.")
