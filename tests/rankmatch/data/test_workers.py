@@ -84,17 +84,22 @@ IN_LITTLE_ROOM = """
 import sys, pathlib
 sys.path[:0] = [{root!r}, {here!r}]
 from test_workers import config, loader, same
-assert same(config(2), config(0))
-pathlib.Path("/dev/shm/full").write_bytes(bytes({left}))
+full = pathlib.Path("/dev/shm/full")
+full.write_bytes(bytes({left}))
 try:
     loader(config(2)).epoch(0)
 except RuntimeError as error:
     print(error)
+full.unlink()
+assert same(config(2), config(0))
 """
 
 
 def test_batches_need_no_shared_memory_and_where_their_locks_have_no_room_that_is_said():
-    """A real /dev/shm of 128 KB, where a batch takes 200 KB, then a full one."""
+    """A real /dev/shm of 128 KB that is full, then empty where a batch takes 200 KB.
+
+    Not the other way round: a worker that has not quite ended still holds pages.
+    """
     room, script = 128 * 1024, IN_LITTLE_ROOM.format(root=str(ROOT), here=str(Path(__file__).parent), left=128 * 1024)
     command = f'mount -t tmpfs -o size={room} tmpfs /dev/shm && exec "$0" -c "$1"'
     isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
