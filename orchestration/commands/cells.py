@@ -5,7 +5,26 @@ from typing import Annotated
 
 import typer
 
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="[CELL]...", help="Signatures or parts of names; default: all.")
+]
 RunsFolder = Annotated[Path, typer.Argument(metavar="[RUNS]", help="Where run folders are.")]
+
+
+def cells(
+    words: Words = None,
+    drop_unlinked: Annotated[
+        bool, typer.Option("--drop-unlinked", help="Move those that no grid has any more to a trash below --runs.")
+    ] = False,
+    runs: Annotated[Path, typer.Option("--runs", help="Where run folders are.")] = Path("runs"),
+) -> None:
+    """List the cells that grids share: what each is, its state and size, and the grids that have it."""
+    from orchestration.launching import stored_cells
+    from orchestration.machine import terminal
+
+    if drop_unlinked:
+        raise typer.Exit(stored_cells.drop_unlinked(runs, words or (), terminal.console()))
+    stored_cells.show(runs, words or (), terminal.console())
 
 
 def migrate(runs: RunsFolder = Path("runs")) -> None:
@@ -29,5 +48,6 @@ def import_(
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the program."""
+    app.command()(cells)
     app.command()(migrate)
     app.command("import")(import_)

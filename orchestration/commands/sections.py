@@ -8,7 +8,7 @@ SECTIONS = {
     "Prepare": ("doctor", "site", "data", "splits", "grid"),
     "Train": ("plan", "launch", "tune"),
     "Follow": ("status", "logs", "dashboard", "ui", "resume", "retry", "cancel", "drop", "reconcile", "sync"),
-    "Keep run folders": ("migrate", "import"),
+    "Keep run folders": ("cells", "migrate", "import"),
     "Read results": ("table", "report", "figure", "results", "describe", "compare", "verify", "reproduce"),
     "Use trained models": ("evaluate", "predict", "register"),
     "For programs and developers": ("schema", "bench"),

@@ -196,29 +196,37 @@ def grids_with(runs: Path, signature: str) -> list[GridFolder]:
     Raises:
         ValueError: A folder that may hold such a link cannot be read.
     """
-    grids = []
+    return links(runs).get(signature, [])
+
+
+def links(runs: Path) -> dict[str, list[GridFolder]]:
+    """Return by signature the grids that link to a cell, as `grids_with` does.
+
+    Raises:
+        ValueError: A folder that may hold links cannot be read.
+    """
+    found: dict[str, list[GridFolder]] = {}
     for path in sorted(runs.iterdir()):
         grid = GridFolder(path)
         if path.name.startswith(".") or path == RunsFolder(runs).cells_dir:
             continue
         try:
-            if _has_link(grid, signature):
-                grids.append(grid)
+            for signature in _linked(grid):
+                found.setdefault(signature, []).append(grid)
         except OSError as error:
             why = f"{grid.cells_dir} cannot be read: {error.strerror}"
-            raise ValueError(f"whether another grid has cell {signature} cannot be told, as {why}") from None
-    return grids
+            raise ValueError(f"which grids have a cell of {runs} cannot be told, as {why}") from None
+    return found
 
 
-def _has_link(grid: GridFolder, signature: str) -> bool:
+def _linked(grid: GridFolder) -> set[str]:
     try:
         with os.scandir(grid.cells_dir) as entries:
-            return any(is_cell_name(one.name) and signature_in(one.name) == signature and one.is_symlink()
-                       for one in entries)  # fmt: skip
+            return {signature_in(one.name) for one in entries if is_cell_name(one.name) and one.is_symlink()}
     except (FileNotFoundError, NotADirectoryError):
         if any(one.is_symlink() and not one.exists() for one in (grid.path, grid.cells_dir)):
             raise  # it lies on a disk that is not here now
-        return False
+        return set()
 
 
 def as_a_grid_has_it(path: Path) -> Path:

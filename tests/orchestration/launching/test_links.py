@@ -107,7 +107,7 @@ def test_cell_is_not_trashed_if_who_else_has_it_cannot_be_told(again: Launcher) 
     before = [cell.name for cell in RunsFolder(again.runs).cells()]
     (again.runs / "far").symlink_to("/a/disk/that/is/away")
     said = say("drop", "supervised-4-s0", "--grid", "small", "--runs", again.runs, code=2)
-    assert "whether another grid has cell" in said and str(again.runs / "far") in said
+    assert "which grids have a cell of" in said and str(again.runs / "far") in said
     assert [cell.name for cell in RunsFolder(again.runs).cells()] == before and len(folders(again.runs / "small")) == 4
 
 
