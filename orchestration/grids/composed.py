@@ -38,6 +38,11 @@ class Grid:
         return self.parts or (self,)
 
     @property
+    def shares_cells(self) -> bool:
+        """Whether other grids may have its cells too; a search keeps its points to itself, as it stops them early."""
+        return self.spec is not None or bool(self.parts)
+
+    @property
     def title(self) -> str:
         """The name for its table, with the table's number in the paper."""
         return f"Table {self.table.number}: {self.name}" if self.table.number else self.name

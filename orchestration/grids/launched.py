@@ -312,8 +312,5 @@ def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
 
 
 def known_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:
-    """Return the folders that are there by signature: all of the grid's, and those of the store that it asks for.
-
-    A search keeps the cells of its points to itself: it stops them early.
-    """
-    return store.found(grid_dir, () if loaded.spec is None else [cell.signature for cell in loaded.cells])
+    """Return the folders that are there by signature: all of the grid's, and those of the store that it asks for."""
+    return store.found(grid_dir, [cell.signature for cell in loaded.cells] if loaded.shares_cells else ())

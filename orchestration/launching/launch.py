@@ -172,7 +172,7 @@ def _train(
     states = folder_states.states(found)
     ended = [*states.values()]
     said = outcome.lines(ended, grid_dir, stopped=stopped) + outcome.of_others(
-        elsewhere.left_to(grid_dir, found, states) if target.shares_cells else {}, grid_dir
+        elsewhere.left_to(grid_dir, found, states) if target.loaded.shares_cells else {}, grid_dir
     )
     announce.say(console, "\n".join(said))
     if stopped:

@@ -89,7 +89,7 @@ def _refuse_lost(planned: Plan, made: Mapping[str, RunFolder]) -> None:
 def _made(adder: store.Adder, target: Target, item: Item) -> RunFolder:
     """Return the folder of a cell, which need not be there if nothing is to be done."""
     cell, own = item.cell, run_folder(target.grid_dir, item.cell.folder_name)
-    if not target.shares_cells:
+    if not target.loaded.shares_cells:
         return adder.own(cell.signature) or own
     return adder.made(cell.signature, cell.slug) if item.to_do else adder.known(cell.signature, cell.slug) or own
 

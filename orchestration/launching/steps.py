@@ -71,7 +71,7 @@ def plan_of(target: Target, identities: Identities | None = None) -> Plan:
     device = _device(target)
     measured = paces.measured(loaded.cells, states, found, device)
     open_cells = [key for key, state in states.items() if state.status is not CellState.DONE]
-    awaited = elsewhere.awaited(target.grid_dir, open_cells) if target.shares_cells else {}
+    awaited = elsewhere.awaited(target.grid_dir, open_cells) if target.loaded.shares_cells else {}
     planned = plan.make_plan(
         loaded.cells,
         states,

@@ -80,11 +80,6 @@ class Target:
         return launched.whole(self.loaded, self.grid_dir)
 
     @property
-    def shares_cells(self) -> bool:
-        """Whether other grids may have its cells too; a search keeps its points to itself."""
-        return self.loaded.spec is not None
-
-    @property
     def runs(self) -> Path:
         """The folder of all grids."""
         return GridFolder(self.grid_dir).runs.path

@@ -10,6 +10,7 @@ import yaml
 from two_grids import NUM_CELLS, NUM_DISTINCT, TwoGrids
 
 from orchestration.grids import launched
+from orchestration.runs.folders import RunsFolder
 from orchestration.runs.run_folder import folders
 
 ROWS = {"methods": ["supervised", "rankmatch"], "agents": ["4", "8"]}
@@ -27,7 +28,7 @@ def done(tmp_path_factory):
 def again(done, tmp_path):
     """The same in a folder of its own."""
     made = TwoGrids(tmp_path)
-    shutil.copytree(done.runs, made.runs, ignore=shutil.ignore_patterns("mlflow.db", "runs.json"))
+    shutil.copytree(done.runs, made.runs, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db", "runs.json"))
     return made
 
 
@@ -50,6 +51,17 @@ def test_common_cells_are_trained_once_and_stand_in_both_tables(done):
     assert {*found} == {(name, row) for name, of in ROWS.items() for row in of}
     assert all((row["n"], row["expected"]) == ("2", "2") for row in rows)
     assert found["methods", "rankmatch"]["mean_percent"] == found["agents", "4"]["mean_percent"]
+
+
+def test_cells_are_shared_with_grids_of_one_table_launched_before_or_after(done, again, tmp_path):
+    after = again("launch", "--grid", again.folder / "methods.yaml", "--cluster", "inline")
+    assert "4 cells: 4 keep" in after and "4 cells are kept from grid both" in after
+    other = TwoGrids(tmp_path / "other")
+    other("launch", "--grid", other.folder / "methods.yaml", "--cluster", "inline")
+    assert "6 cells: 2 submit, 4 keep" in other.launch()
+    for made in (done, again, other):
+        assert all(folder.path.is_symlink() for folder in folders(made.runs / "both").values())
+        assert len(RunsFolder(made.runs).cells()) == NUM_DISTINCT
 
 
 def test_launch_prints_each_table_under_its_number(done):
