@@ -247,6 +247,9 @@ class OptimisationConfig:
     sets the rate after the optimizer's step from that step's number (so its first two steps use the same rate)."""
     precision: str = "float32"
     """`bfloat16`: autocast; the rank loss stays in float32."""
+    when_not_finite: str = field(default="stop", metadata={"neutral": "stop"})
+    """What follows a step whose loss or weights are not finite. `stop`: the run fails. `leave_out`: once, it returns to
+    its last checkpoint and makes no update at this step."""
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -259,6 +262,7 @@ class OptimisationConfig:
             in_float32(f"trainer.{name}", getattr(self, name))
         in_range("trainer.learning_rate_lag", self.learning_rate_lag, 0)
         one_of("trainer.precision", self.precision, ("float32", "bfloat16"))
+        one_of("trainer.when_not_finite", self.when_not_finite, ("stop", "leave_out"))
 
     @property
     def scaled_rate(self) -> float:

@@ -1,4 +1,4 @@
-"""Draw what the first step of a training shows the network: crops, labels and views, in one picture."""
+"""Draw what a step of a training shows the network: crops, labels and views, in one picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,20 +26,26 @@ UNLABELED = ("unlabeled crop, weak view", "its label, for figures only")
 Pictures = list[Image.Image]
 
 
-def draw(config: TrainConfig, path: Path, num_rows: int) -> int:
-    """Draw the images of the first step as the training sees them, one row each; return the number of rows.
+def draw(config: TrainConfig, path: Path, num_rows: int, step: int = 0) -> int:
+    """Draw the images of a step as the training sees them, over all workers, one row each; return the number of rows.
 
     Raises:
-        ValueError: Bad data or settings.
+        ValueError: Bad data or settings, or a run without this step.
     """
     numerics = config.numerics
     loader = TrainLoader(config, read_splits(config), open_dataset(config))
-    views = ViewMaker(numerics, (1, 1), torch.device("cpu")).make(next(iter(loader.epoch(0))), 0)
-    labeled, unlabeled = (names[:num_rows] for names in loader.names(0))
+    epoch, place = divmod(step, loader.steps_per_epoch)
+    if not 0 <= epoch < numerics.trainer.epochs:
+        num_steps = numerics.trainer.epochs * loader.steps_per_epoch
+        raise ValueError(f"the step must be one of 0 to {num_steps - 1}, which the run has; got {step}")
+    views = ViewMaker(numerics, (1, 1), torch.device("cpu")).make(next(iter(loader.epoch(epoch, place))), epoch)
+    seen = loader.images(epoch, place)
+    labeled, unlabeled = ([*seen[kind].values()][:num_rows] for kind in ("labeled", "unlabeled"))
     number = max(len(labeled), len(unlabeled))
+    which = f"step {step}" if step else "first step"
     rows = [sheet.Row(_caption(labeled, unlabeled, place), _pictures(views, place)) for place in range(number)]
     heading = (
-        f"{numerics.dataset.name}, split {numerics.split}, seed {numerics.seed}: first step of {numerics.method.name}"
+        f"{numerics.dataset.name}, split {numerics.split}, seed {numerics.seed}: {which} of {numerics.method.name}"
     )
     marks = [("outline: pasted by CutMix", BOX)] if views.unlabeled else []
     names = [*legend(_values(views, number), config.execution.class_names), *marks]

@@ -11,6 +11,8 @@ PICTURES, INDEX = "pictures", "pictures.json"
 """A folder of small pictures, and in it what they are of."""
 EVALUATION = "evaluation.json"
 """Counts of the evaluation at the best epoch."""
+BAD_STEP = "bad_step.json"
+"""What it takes to look again at the step after which a loss or a weight was not finite."""
 _BEFORE_EVALUATION = "_before_evaluation"
 _NAME = re.compile(rf"step_(\d+)({_BEFORE_EVALUATION})?")
 

@@ -13,9 +13,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rankmatch.agents import correlation_logits, select, widen
-from rankmatch.config import MethodConfig, NumericsConfig
+from rankmatch.config import IGNORE_INDEX, MethodConfig, NumericsConfig
 from rankmatch.data.views import StrongView, UnlabeledViews, Views
-from rankmatch.diagnostics import Ratio, pooled, pseudo_label_ratios, rank_ratios
+from rankmatch.diagnostics import (
+    LABELS,
+    PSEUDO_LABELS,
+    Ratio,
+    class_counts,
+    pooled,
+    pseudo_label_ratios,
+    rank_ratios,
+)
 from rankmatch.distributed import gather_over_workers, sum_over_workers, world
 from rankmatch.losses import SumAndCount, consistency_sum, cross_entropy_sum, ohem_sum, rank_consistency_sum
 from rankmatch.methods import METHODS, Kind
@@ -32,6 +40,8 @@ class Pass:
     """The unweighted losses by name, without gradient."""
     ratios: dict[str, Ratio] = field(default_factory=dict)
     """This worker's part of the figures of `diagnostics`."""
+    class_counts: dict[str, Int64[Tensor, " classes"]] = field(default_factory=dict)
+    """Points of each class on this worker, by what is counted."""
 
 
 @dataclass(slots=True)
@@ -65,21 +75,29 @@ def passes(model: nn.Module, network: nn.Module, views: Views, numerics: Numeric
         views: From `ViewMaker`.
         numerics: Names the method and its settings.
     """
-    settings, unlabeled = numerics.method, views.unlabeled
+    settings, unlabeled, num_classes = numerics.method, views.unlabeled, numerics.dataset.num_classes
+    counts = {LABELS: class_counts(views.labels, views.labels != IGNORE_INDEX, num_classes)}
     if unlabeled is None:
-        yield _pass({Kind.LABELED.value: _labeled(model(views.labeled)[0], views, settings)}, {}, settings)
+        yield _pass({Kind.LABELED.value: _labeled(model(views.labeled)[0], views, settings)}, {}, settings, counts)
         return
     partner = _partner_teacher(network, unlabeled)
     with _unsynchronised(model):
         sums, teacher = _weak_losses(model, views, unlabeled, settings)
-        yield _pass(sums, _pseudo_label_ratios(teacher, unlabeled, settings), settings)
+        is_confident = teacher.valid & (teacher.confidence >= settings.confidence_threshold)
+        counts[PSEUDO_LABELS] = class_counts(teacher.label, is_confident, num_classes)
+        yield _pass(sums, _pseudo_label_ratios(teacher, unlabeled, settings), settings, counts)
     yield _pass(*_strong_losses(model, unlabeled, teacher, partner, settings), settings)
 
 
-def _pass(sums: dict[str, SumAndCount], ratios: dict[str, Ratio], settings: MethodConfig) -> Pass:
+def _pass(
+    sums: dict[str, SumAndCount],
+    ratios: dict[str, Ratio],
+    settings: MethodConfig,
+    counts: dict[str, Tensor] | None = None,
+) -> Pass:
     losses = _means(sums, settings)
     part = METHODS[settings.name].part_of_total(losses, settings)
-    return Pass(part, {name: loss.detach() for name, loss in losses.items()}, ratios)
+    return Pass(part, {name: loss.detach() for name, loss in losses.items()}, ratios, counts or {})
 
 
 def _unsynchronised(model: nn.Module) -> AbstractContextManager[None]:

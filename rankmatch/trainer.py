@@ -1,7 +1,7 @@
 """`fit`: the one training loop, for every method and any number of workers."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -9,32 +9,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rankmatch import NUMERICS, checkpoint, samples, scores
-from rankmatch.checks import MissingFileError, MissingGpuError
+from rankmatch import NUMERICS, bad_steps, checkpoint, samples, scores
+from rankmatch.bad_steps import BadStep, FiniteWatch, NonFiniteLossError, StepToLeaveOutError
 from rankmatch.config import TrainConfig
 from rankmatch.data.catalog import open_dataset
 from rankmatch.data.loaders import Batch, TrainLoader, val_loader
 from rankmatch.data.splits import read_splits
 from rankmatch.data.views import ViewMaker
-from rankmatch.diagnostics import RATIOS, Ratio, warn_of_rank_term
-from rankmatch.distributed import Purpose, generator, sum_over_workers, synchronise_batch_norm, world
+from rankmatch.diagnostics import Ratio
+from rankmatch.distributed import sum_over_workers, world
+from rankmatch.epoch_figures import EpochFigures, quotients, row_name, summed
+from rankmatch.epoch_warnings import EpochWarnings, last_layer, moved_by
 from rankmatch.evaluation import Evaluation, EvaluationStopped, evaluate
-from rankmatch.hashing import sha256_of
 from rankmatch.memory import keep_freed_memory
 from rankmatch.methods import METHODS
-from rankmatch.models import DeepLabV3Plus, build_model
-from rankmatch.models.deeplabv3plus import silence_unreached
-from rankmatch.models.weights import load_backbone
+from rankmatch.network import choose_device as choose_device
+from rankmatch.network import make_network as make_network
 from rankmatch.optimisation import autocast, backward, make_optimizer, set_learning_rate
 from rankmatch.resume import best_with, check_same_run
 from rankmatch.step import passes
 
 Report = Callable[[int, Mapping[str, float | None]], None]
 """Takes the index of the last step done (from 0) and a row of numbers; a row with `epoch` sums up that epoch."""
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,6 +49,8 @@ class FitResult:
     best_class_iou: list[float | None] = field(default_factory=list)
     last_class_iou: list[float | None] = field(default_factory=list)
     num_present_classes: int = 0
+    steps_left_out: list[int] = field(default_factory=list)
+    """Steps without an update, because it had not been finite (`trainer.when_not_finite`)."""
 
 
 def fit(
@@ -63,6 +61,7 @@ def fit(
     resume_from: Path | None = None,
     should_stop: Callable[[], bool] | None = None,
     before_checkpoint: Callable[[], None] | None = None,
+    left_out: Collection[int] = (),
 ) -> FitResult:
     """Train one model, on every worker of a process group or on a single process.
 
@@ -76,10 +75,12 @@ def fit(
             waiting for data as well, where true ends the run of a single worker alone.
         before_checkpoint: Called on rank 0 before each checkpoint. All reported rows must be on the disk when it
             returns, because a run that resumes from the checkpoint only reports later steps.
+        left_out: Steps that an earlier call with `trainer.when_not_finite=leave_out` ended at, to go on without them.
 
     Raises:
         ValueError: Bad data or settings, or a checkpoint of another configuration.
-        NonFiniteLossError: The loss became NaN or infinite.
+        NonFiniteLossError: The loss, or a weight, became NaN or infinite; `bad_step.json` in `run_dir` says at which
+            step. A `StepToLeaveOutError` asks for another call with that step in `left_out`.
     """
     if world().size != config.execution.trainer.num_workers:
         raise ValueError(
@@ -89,39 +90,9 @@ def fit(
     keep_freed_memory()
     run_dir.mkdir(parents=True, exist_ok=True)
     run = _Run(config, run_dir, report, should_stop or (lambda: False), before_checkpoint or (lambda: None))
+    run.left_out = frozenset(left_out)
     run.restore(resume_from or checkpoint.newest(run_dir))
     return run.train()
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve `auto`. If several workers share a node, their launcher has set the current GPU."""
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise MissingGpuError("trainer.device must be cpu or auto where torch finds no GPU; got 'cuda'")
-    if name == "auto":
-        name = "cuda" if has_gpu else "cpu"
-    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-
-
-def make_network(config: TrainConfig, device: torch.device) -> DeepLabV3Plus:
-    """Build the network with its initial weights: counted random ones, and the backbone's file if `pretrained`."""
-    numerics, path = config.numerics, Path(config.execution.backbone.weights)
-    network = build_model(numerics.model, generator=generator(numerics.seed, 0, 0, Purpose.INIT))
-    if numerics.backbone.pretrained:
-        if not path.is_file():
-            given = config.execution.backbone.weights
-            raise MissingFileError(
-                f"backbone.weights must be an ImageNet file when backbone.pretrained is true; got {given!r}"
-            )
-        if sha256_of(path) != numerics.backbone.weights_sha256:
-            raise ValueError(
-                f"backbone.weights: {path} is not the file with SHA-256 {numerics.backbone.weights_sha256}"
-            )
-        load_backbone(network, path, numerics.backbone.weights_nest)
-    if numerics.backbone.unreached_taps == "zero":
-        silence_unreached(network, numerics.feature_size)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    return synchronise_batch_norm(network, device)
 
 
 class _Run:
@@ -159,8 +130,12 @@ class _Run:
         self.best: checkpoint.Best | None = None
         self.counts: scores.Counts | None = None
         """Counts of the evaluation at the best epoch."""
-        self.totals: dict[str, Tensor] = {}
-        """[sum, count] of every figure, over the epoch's steps so far and all workers."""
+        self.figures = EpochFigures()
+        self.left_out: frozenset[int] = frozenset()
+        self.finite = FiniteWatch(self.network, self.device)
+        self.warnings = EpochWarnings(self.numerics, config.execution.class_names)
+        self.weights_before: Tensor | None = None
+        """Of the last layer, before an epoch that is trained as a whole by this process."""
         self.saved_at = time.monotonic()
 
     def train(self) -> FitResult:
@@ -186,7 +161,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.result = FitResult(**state["result"])
         self.counts = state.get("counts")  # which earlier versions did not keep
-        self.totals = {name: total.to(self.device) for name, total in state["totals"].items()}
+        kept = (state["totals"], state.get("class_counts", {}))  # which earlier versions did not keep
+        self.figures = EpochFigures(*({name: sums.to(self.device) for name, sums in one.items()} for one in kept))
         steps_per_epoch = self.loader.steps_per_epoch
         self.best, weights = best_with(path, self.result.best_epoch, self.result.best_miou, steps_per_epoch)
         if self.world.rank == 0:
@@ -204,11 +180,16 @@ class _Run:
         """Run the remaining steps of the epoch; return false if told to stop before its end."""
         self.network.train()
         first_step = self.result.step - self.result.epoch * self.loader.steps_per_epoch
+        self.weights_before = last_layer(self.network) if first_step == 0 else None
         batches = self.loader.epoch(self.result.epoch, first_step, self._stops_alone)
         for batch in batches:
             if self._stop_agreed():
                 return False
             self._save_if_due()
+            if self.result.step in self.left_out:
+                self.result.steps_left_out.append(self.result.step)
+                self.result.step += 1
+                continue
             schedule = self.numerics.trainer
             rate = set_learning_rate(
                 self.optimizer,
@@ -229,49 +210,54 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = {}
         ratios: dict[str, Ratio] = {}
+        counts: dict[str, Tensor] = {}
         with autocast(self.numerics, self.device):
             for part in passes(self.model, self.network, views, self.numerics):
                 backward(part.loss)
                 losses |= part.losses
                 ratios |= part.ratios
+                counts |= part.class_counts
         self.optimizer.step()
         total = METHODS[self.numerics.method.name].total(losses, self.numerics.method)
-        figures = self._over_workers({"loss": total, **losses}, ratios)
-        for name, figure in figures.items():
-            self.totals[name] = self.totals.get(name, torch.zeros_like(figure)) + figure
-        return figures
-
-    @staticmethod
-    def _over_workers(losses: Mapping[str, Tensor], ratios: Mapping[str, Ratio]) -> dict[str, Tensor]:
-        """Add up sums and counts over workers; each worker's losses count once."""
-        once = torch.ones_like(losses["loss"])
-        pairs = {name: (loss, once) for name, loss in losses.items()} | dict(ratios)
-        figures = sum_over_workers(
-            torch.stack([torch.stack([part.double() for part in pair]) for pair in pairs.values()])
-        )
-        return dict(zip(pairs, figures.unbind(), strict=True))
+        step = summed({"loss": total, **losses}, ratios, counts)
+        of_losses = {row_name(name): step.pairs[name] for name in ("loss", *losses)}
+        self.finite.note(self.result.step, of_losses, step.bad_workers)
+        self.figures.add(step)
+        return step.pairs
 
     def _report_step(self, figures: dict[str, Tensor], rate: float) -> None:
-        row = self._quotients(figures)
+        self._check_finite()
+        row = quotients(figures)
         if self.world.rank == 0:
             self.report(self.result.step - 1, {**row, "learning_rate": rate})
 
-    def _quotients(self, figures: dict[str, Tensor]) -> dict[str, float | None]:
-        """Return a row of sum / count; None where nothing counted, as where no pixel is confident."""
-        pairs = torch.stack(list(figures.values())).tolist()
-        self._check_finite(pairs[0][0])
-        quotients = (part / count if count else None for part, count in pairs)
-        return dict(zip(map(_row_name, figures), quotients, strict=True))
+    def _check_finite(self) -> None:
+        """Raise if a step since the last look was not finite; called where the device is waited for anyway."""
+        if (bad := self.finite.found()) is None:
+            return
+        self.before_checkpoint()  # nothing is written once a newer attempt exists
+        may_leave_out = self.numerics.trainer.when_not_finite == "leave_out" and not self.left_out
+        where = self._write_bad_step(bad, may_leave_out)
+        kind = StepToLeaveOutError if may_leave_out else NonFiniteLossError
+        raise kind(f"{bad.in_words(self.result.num_steps)}; {where}")
 
-    def _check_finite(self, loss: float) -> None:
-        if not abs(loss) < float("inf"):
-            raise NonFiniteLossError(f"the loss is {loss} at step {self.result.step - 1} of {self.result.num_steps}")
+    def _write_bad_step(self, bad: BadStep, leave_out: bool) -> str:
+        """Write what it takes to look at it again; return where that is."""
+        epoch, step = divmod(bad.step, self.loader.steps_per_epoch)
+        place = {"num_steps": self.result.num_steps, "seed": self.numerics.seed, "epoch": epoch, "step_of_epoch": step}
+        images = [self.loader.images(epoch, step, worker) for worker in range(self.world.size)]
+        try:
+            path = bad_steps.write(self.run_dir, bad, place=place, leave_out=leave_out, images=images)
+        except OSError as error:
+            return f"its images could not be written down: {error}"
+        return f"its images are in {path}"
 
     def _end_epoch(self, duration_s: float) -> bool:
         """Evaluate, report and save; return false if stopped during the evaluation, which must then be repeated."""
-        row = self._quotients(self.totals)
+        self._check_finite()
+        row = quotients(self.figures.totals)
         if self.world.rank == 0:
-            warn_of_rank_term(row, self.numerics.method.weight_rank, self.result.epoch + 1)
+            self.warnings.tell(self.result.epoch + 1, row, self.figures.class_counts, self._moved())
         started = time.monotonic()
         try:
             evaluation = self._evaluate()
@@ -279,7 +265,7 @@ class _Run:
             return False
         self.result.epoch += 1
         is_best = self._note(evaluation)
-        self.totals = {}
+        self.figures = EpochFigures()
         row |= {
             "epoch": self.result.epoch,
             "num_epochs": self.result.num_epochs,
@@ -295,6 +281,11 @@ class _Run:
             self.report(self.result.step - 1, row)
         self._save(is_best=is_best)
         return True
+
+    def _moved(self) -> float:
+        """Return by how much the epoch changed the last layer, relative to its size; NaN if that is not known."""
+        before = self.weights_before
+        return float("nan") if before is None else moved_by(before, last_layer(self.network))
 
     def _val_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         loader = val_loader(
@@ -367,8 +358,7 @@ class _Run:
     def _save(self, *, is_best: bool = False) -> None:
         """Write a checkpoint; `is_best` stores the current weights as the best ones, right after their epoch."""
         self.saved_at = time.monotonic()
-        if "loss" in self.totals:  # never save a broken network: every later attempt would resume from it
-            self._check_finite(float(self.totals["loss"][0]))
+        self._check_finite()  # never save a broken network: every later attempt would resume from it
         if self.world.rank != 0:
             return
         self.before_checkpoint()
@@ -379,7 +369,8 @@ class _Run:
             "model": weights,
             "optimizer": self.optimizer.state_dict(),
             "result": asdict(self.result),
-            "totals": self.totals,
+            "totals": self.figures.totals,
+            "class_counts": self.figures.class_counts,
             "counts": self.counts,
         }
         path = checkpoint.save(
@@ -392,8 +383,3 @@ class _Run:
             is_evaluated=self.result.step < (self.result.epoch + 1) * self.loader.steps_per_epoch,
         )
         self.best = checkpoint.best_in(path)
-
-
-def _row_name(term: str) -> str:
-    """Name a loss term `loss_<term>` in rows; the total and the ratios keep their names."""
-    return term if term in ("loss", *RATIOS) else f"loss_{term}"

@@ -62,7 +62,7 @@ def step_without_data(run: Any, batch: object) -> dict[str, Tensor]:
     with torch.no_grad():
         run.network.head.weight.add_(((-1) ** number) * 0.01 * (number + 1))
     loss = torch.tensor([1.0 / (number + 1), 1.0], dtype=torch.float64)
-    run.totals["loss"] = run.totals.get("loss", torch.zeros_like(loss)) + loss
+    run.figures.totals["loss"] = run.figures.totals.get("loss", torch.zeros_like(loss)) + loss
     return {"loss": loss}
 
 

@@ -11,10 +11,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from orchestration.grids.cells import compose_untrained, experiments_folder
+from orchestration.grids import kept_lists
+from orchestration.grids.cells import Cell, changed, compose_untrained, experiments_folder, from_yaml
 from orchestration.grids.values import read_settings
 from orchestration.machine import files
 from orchestration.planning import costs
+from orchestration.runs.folders import CellFolder
+from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.store import as_a_grid_has_it
 from rankmatch.checks import one_of
 from rankmatch.config import TrainConfig
 from rankmatch.unused import counts_unlabeled
@@ -92,18 +96,38 @@ def _sayer(console: Console) -> Callable[[str], None]:
     return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
-def show(name: str, settings: Sequence[str], output: Path | None, num_rows: int, console: Console) -> None:
-    """Draw what the first step of a training sees, by UniMatch unless the settings name another method.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of a training step."""
+
+    path: Path | None
+    num_rows: int
+    step: int = 0
+
+
+def show(name: str, settings: Sequence[str], wanted: Picture, console: Console) -> None:
+    """Draw what a step of a training sees: of a cell, or of a data set by UniMatch unless the settings name a method.
 
     Raises:
         ValueError: Bad data or settings.
     """
     from rankmatch import preview
 
-    config = compose_untrained(name, {"method": "unimatch", **read_settings(settings)})
-    path = output or Path(f"{config.numerics.dataset.name}-{config.numerics.split}.png")
-    num = preview.draw(config, path, num_rows)
-    _sayer(console)(f"{path}: crops and views of {num} images, as the first step is trained on them")
+    if CellFolder(Path(name)).config_file.is_file():
+        config = _of_cell(RunFolder(as_a_grid_has_it(Path(name))), settings)
+    else:
+        config = compose_untrained(name, {"method": "unimatch", **read_settings(settings)})
+    path = wanted.path or Path(f"{config.numerics.dataset.name}-{config.numerics.split}.png")
+    num = preview.draw(config, path, wanted.num_rows, wanted.step)
+    which = f"step {wanted.step}" if wanted.step else "the first step"
+    _sayer(console)(f"{path}: crops and views of {num} images, as {which} is trained on them")
+
+
+def _of_cell(folder: RunFolder, settings: Sequence[str]) -> TrainConfig:
+    """Return the configuration of a cell, whose lists are read as its grid kept them if the originals are gone."""
+    config = changed(from_yaml(folder.config()), read_settings(settings))
+    kept_lists.use_copies([Cell(config, {})], folder.grid.path)
+    return config
 
 
 def pack(name: str, settings: Sequence[str], to: Path | None, kind: str, console: Console) -> None:

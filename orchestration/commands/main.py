@@ -143,19 +143,20 @@ def check_data(name: NameArgument, settings: SettingsArgument = None) -> None:
 
 @data.command("show")
 def show_data(
-    name: NameArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, its file, or the run folder of a cell.")],
     settings: SettingsArgument = None,
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="The PNG; default: <data set>-<split>.png.")
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="How many images of each list at most.")] = 4,
+    step: Annotated[int, typer.Option("--step", min=0, help="Which training step, from 0.")] = 0,
 ) -> None:
-    """Draw the crops, labels, weak and strong views and CutMix boxes of a first training step."""
+    """Draw the crops, labels, weak and strong views and CutMix boxes of a training step."""
     from rich.console import Console
 
     from orchestration.commands import datasets
 
-    datasets.show(name, settings or (), output, count, Console())
+    datasets.show(name, settings or (), datasets.Picture(output, count, step), Console())
 
 
 @data.command("pack")

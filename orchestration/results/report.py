@@ -206,14 +206,26 @@ def _settings_and_totals(grid_dir: Path, cells: Sequence[Cell]) -> str:
 
 
 def _warnings(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:
-    """List the cells that almost never predict a class, with advice; no section if there are none."""
+    """List the cells that left out a step or almost never predict a class, with advice; no section if none did."""
     known = folders(grid_dir)
+    there = [(cell, known[cell.signature]) for cell in cells if cell.signature in known]
+    left_out = [
+        f"- {cell.signature} ({cell.slug}) {text}\n" for cell, folder in there for text in _left_out(cell, folder)
+    ]
     lines = [
         f"- {cell.signature} ({cell.slug}) {unpredicted.in_words(classes, cell.config.execution.class_names)}\n"
-        for cell in cells
-        if cell.signature in known and (classes := known[cell.signature].state().unpredicted)
+        for cell, folder in there
+        if (classes := folder.state().unpredicted)
     ]
-    return [f"## Warnings\n\n{''.join(lines)}\nIf that is not intended, {unpredicted.ADVICE}.\n"] if lines else []
+    advice = [f"\nIf that is not intended, {unpredicted.ADVICE}.\n"] if lines else []
+    return [f"## Warnings\n\n{''.join([*left_out, *lines, *advice])}"] if left_out or lines else []
+
+
+def _left_out(cell: Cell, folder: RunFolder) -> list[str]:
+    if cell.config.numerics.trainer.when_not_finite == "stop":  # as most do, whose results are not read for this
+        return []
+    steps = (folder.result() or {}).get("steps_left_out", [])
+    return [f"left out step {step}, which was not finite (trainer.when_not_finite)" for step in steps]
 
 
 def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:

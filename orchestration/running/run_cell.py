@@ -126,7 +126,14 @@ def train_here(
             resume_from=resume_from,
             should_stop=watch.living(should_stop),
             before_checkpoint=report.before_checkpoint,
+            left_out=_left_out(attempt),
         )
+
+
+def _left_out(attempt: Attempt) -> list[int]:
+    """Return the steps that an earlier attempt left to this one to go on without."""
+    earlier = RunFolder(attempt.cell_dir).attempts_before(attempt)
+    return [step for one in earlier if (step := one.step_to_leave_out()) is not None]
 
 
 def launcher() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestration.machine import files
 from orchestration.machine.damage import DamagedFileError, tell
-from orchestration.machine.fields import COUNT, DATE, NUMBER, TEXT, Fields
+from orchestration.machine.fields import COUNT, DATE, FLAG, NUMBER, TEXT, Fields
 from orchestration.machine.image import DIGEST, IMAGE
 from orchestration.runs import unpredicted
 from orchestration.runs.epoch_lines import epoch_line
@@ -57,6 +57,7 @@ _OF_EVENT = Fields(
         "ended": NUMBER,
     },
 )
+_OF_BAD_STEP = Fields({"step": COUNT, "leave_out": FLAG})
 _WITHOUT_OWNER = "the launch command resumes the cell from its newest checkpoint"
 
 
@@ -185,6 +186,17 @@ class Attempt(AttemptFolder):
     def saved_step(self) -> int | None:
         """Return the step of its newest checkpoint by name only: verifying one takes a second per gigabyte."""
         return max(map(run_files.step_of, self.checkpoints()), default=None)
+
+    def step_to_leave_out(self) -> int | None:
+        """Return the step at which it ended, if the next attempt is to go on without it.
+
+        Raises:
+            DamagedFileError: The file cannot be read.
+        """
+        if not self.bad_step_file.exists():
+            return None
+        found = files.read_json(self.bad_step_file, _OF_BAD_STEP, "`rankmatch drop` the cell to train it again")
+        return int(found["step"]) if found["leave_out"] else None
 
     def log_tail(self, num_lines: int = 40) -> str:
         """Return the last lines of its output, of a long one without reading it all."""

@@ -40,6 +40,9 @@ class FailureClass(StrEnum):
     DISK_FULL = "disk full"
     BAD_DATA = "bad data"
     NON_FINITE_LOSS = "loss is not finite"
+    """A loss, or a weight after a step, became NaN or infinite."""
+    STEP_LEFT_OUT = "step is left out"
+    """The same, where `trainer.when_not_finite=leave_out` has the next attempt go on without that step, once."""
     CODE = "code error"
 
 

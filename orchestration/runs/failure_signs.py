@@ -56,6 +56,7 @@ SIGNS = (
                "ray.RuntimeEnvSetupError", "TaskPlacementGroupRemoved", "ActorPlacementGroupRemoved"),
         says=r"gloo/transport/|ncclRemoteError|NCCL Error 6:",  # the other workers of one that was killed
     ),
+    Sign(FailureClass.STEP_LEFT_OUT, types=("StepToLeaveOutError",)),
     Sign(FailureClass.NON_FINITE_LOSS, types=("NonFiniteLossError",)),
     Sign(
         FailureClass.SHARED_MEMORY,

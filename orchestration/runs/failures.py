@@ -120,8 +120,11 @@ POLICY = {
         "nodes) or fewer data workers (trainer.num_data_workers)",
     ),
     FailureClass.NON_FINITE_LOSS: Treatment(
-        by_launch=False, advice="a smaller trainer.learning_rate or trainer.precision=float32 makes another cell"
+        by_launch=False,
+        advice="a smaller trainer.learning_rate, trainer.precision=float32 or trainer.when_not_finite=leave_out makes "
+        "another cell; `rankmatch data show RUN_FOLDER --step STEP` draws what the step saw",
     ),
+    FailureClass.STEP_LEFT_OUT: Treatment(retries=None),  # a run leaves out one, so the second failure is another class
 }
 MAX_WITHOUT_PROGRESS = 3
 MAX_LONGER = 5

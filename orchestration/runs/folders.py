@@ -319,6 +319,7 @@ class AttemptFolder(Folder):
     pictures_file = Inner(f"{run_files.PICTURES}/{run_files.INDEX}")
     """The index of the pictures."""
     evaluation_file = Inner(run_files.EVALUATION)
+    bad_step_file = Inner(run_files.BAD_STEP)
     best_file = Inner(run_files.BEST)
     checkpoints_dir = Inner(run_files.CHECKPOINTS)
     training_dir = Inner("ray")

@@ -27,6 +27,14 @@ Crop = tuple[Tensor, Tensor, Tensor]
 """Image, label and valid, as `crop_view` returns them."""
 
 
+_LISTS = {
+    Purpose.LABELED_GEOMETRY: ("labeled", "labeled"),
+    Purpose.GEOMETRY: ("unlabeled", "unlabeled"),
+    Purpose.PARTNER_GEOMETRY: ("partners", "unlabeled"),
+}
+"""What the crops of each purpose are called, and the list that they are from."""
+
+
 class _Key(NamedTuple):
     """One crop: which sample, and the position in the epoch's global order that keys its randomness."""
 
@@ -92,15 +100,17 @@ class TrainLoader:
             **options(config.execution.trainer.num_data_workers),
         )
         self._wait_min = config.execution.trainer.data_wait_min
-        self._splits = splits
+        self._splits, self._numerics, self._world_size = splits, config.numerics, world_size
 
-    def names(self, epoch: int) -> tuple[list[str], list[str]]:
-        """Return the names of the labeled and the unlabeled images in this worker's first step of an epoch."""
-        self._keys.epoch, self._keys.first_step = epoch, 0
-        keys = next(iter(self._keys))
-        labeled = [self._splits.labeled[key.place].image for key in keys if key.purpose is Purpose.LABELED_GEOMETRY]
-        unlabeled = [self._splits.unlabeled[key.place].image for key in keys if key.purpose is Purpose.GEOMETRY]
-        return labeled, unlabeled
+    def images(self, epoch: int, step: int, rank: int = 0) -> dict[str, dict[int, str]]:
+        """Return the images that a worker sees in one step of an epoch, by kind and position in the epoch's order."""
+        keys = _StepKeys(self._numerics, self._splits, self.steps_per_epoch, rank, self._world_size)
+        keys.epoch, keys.first_step = epoch, step
+        found: dict[str, dict[int, str]] = {kind: {} for kind, _ in _LISTS.values()}
+        for key in next(iter(keys)):
+            kind, samples = _LISTS[key.purpose]
+            found[kind][key.position] = getattr(self._splits, samples)[key.place].image
+        return found
 
     def epoch(self, epoch: int, first_step: int = 0, should_stop: Callable[[], bool] = lambda: False) -> Batches[Batch]:
         """Iterate over the batches of an epoch from a step on; ends an earlier iterator that is still open.

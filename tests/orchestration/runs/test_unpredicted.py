@@ -45,9 +45,11 @@ def test_classes_are_named_and_of_many_the_first() -> None:
 def missed(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
     """A launch of one cell that learns nothing within its six steps."""
     launcher = Launcher(tmp_path_factory.mktemp("missed"))
-    launcher.code = launcher(
-        "method=rankmatch", "seed=0", "trainer.epochs=3", "trainer.learning_rate=1e-9", "class_names=[a,b,c,d,e,f]"
-    )
+    with pytest.warns(UserWarning) as said:
+        launcher.code = launcher(
+            "method=rankmatch", "seed=0", "trainer.epochs=3", "trainer.learning_rate=1e-9", "class_names=[a,b,c,d,e,f]"
+        )
+    assert any("trainer.learning_rate=1e-09 does nothing" in str(one.message) for one in said)
     return launcher
 
 

@@ -1,0 +1,69 @@
+"""A cell with a step that is not finite is given up, or its next attempt leaves the step out where that is asked."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from launcher import Launcher
+from typer.testing import CliRunner
+
+from orchestration.commands.main import app
+from orchestration.runs.failures import decide
+from orchestration.runs.run_folder import RunFolder, folders
+from rankmatch import trainer
+
+CELL = ("seed=0", "method=fixmatch")
+
+
+@pytest.fixture
+def nan_at_step_1(monkeypatch) -> None:
+    step_of, passes, now = trainer._Run._step, trainer.passes, []
+
+    def step(run, batch):
+        now[:] = [run.result.step]
+        return step_of(run, batch)
+
+    def spoiled(*views):
+        for part in passes(*views):
+            yield replace(part, loss=part.loss * math.nan) if now == [1] else part
+
+    monkeypatch.setattr(trainer._Run, "_step", step)
+    monkeypatch.setattr(trainer, "passes", spoiled)
+
+
+def only(launcher: Launcher) -> RunFolder:
+    (folder,) = folders(launcher.runs / "small").values()
+    return folder
+
+
+@pytest.mark.usefixtures("nan_at_step_1")
+def test_next_attempt_leaves_the_step_out_if_asked_and_the_report_says_so(fresh: Launcher, tmp_path: Path) -> None:
+    asked = (*CELL, "trainer.when_not_finite=leave_out")
+    assert fresh(*asked) == 1
+    folder = only(fresh)
+    (attempt,) = folder.attempts()
+    assert attempt.end().kind == "step is left out" and decide([attempt.end()]).again
+    assert attempt.step_to_leave_out() == 1
+    assert fresh(*asked) == 0
+    assert folder.result()["steps_left_out"] == [1] and folder.result()["attempt"] == 2
+    assert 1 not in folder.steps()["step"].to_pylist()
+    assert f"- {folder.signature} (fixmatch-4-s0) left out step 1" in (fresh.runs / "small/report.md").read_text()
+
+
+@pytest.mark.usefixtures("nan_at_step_1")
+def test_cell_is_given_up_where_nobody_asked_and_what_the_step_saw_can_be_drawn(
+    fresh: Launcher, tmp_path: Path
+) -> None:
+    assert fresh(*CELL) == 1
+    folder = only(fresh)
+    (attempt,) = folder.attempts()
+    assert attempt.end().kind == "loss is not finite" and attempt.step_to_leave_out() is None
+    assert not decide([attempt.end()]).again
+    assert f"its images are in {attempt.bad_step_file}" in folder.look().failure
+    words = ["data", "show", str(folder.path), "--step", "1", "-o", str(tmp_path / "seen.png")]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.exception
+    assert "as step 1 is trained on them" in shown.output and (tmp_path / "seen.png").is_file()
+    too_far = CliRunner().invoke(app, [*words[:4], "9999", *words[5:]])
+    assert "the step must be one of 0 to " in str(too_far.exception)
