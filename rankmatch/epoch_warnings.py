@@ -77,12 +77,6 @@ class EpochWarnings:
             yield "missing", text
 
     def _pseudo_labels(self, labels: Sequence[float], pseudo_labels: Sequence[float]) -> Iterator[Fault]:
-        if pseudo_labels and not any(pseudo_labels):
-            text = (
-                f"no pixel reached method.confidence_threshold={self.numerics.method.confidence_threshold:g}, so "
-                "unlabeled images taught nothing"
-            )
-            yield "confidence", text
         if not any(labels) or not any(pseudo_labels):
             return
         top = max(range(len(pseudo_labels)), key=pseudo_labels.__getitem__)

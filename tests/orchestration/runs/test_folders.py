@@ -145,7 +145,8 @@ def test_names_on_the_disk_are_those_of_all_versions():
     assert names() == {
         "%j.log", ".cells.lock", ".launch.lock", ".mirror.lock", ".notices.lock", ".results", ".trash", "address",
         "artifacts",
-        "attempts", "axes.json", "bad_step.json", "best.pt", "campaign.json", "cancelled", "cancelled.json", "cells", "checked",
+        "attempts", "axes.json", "bad_step.json", "best.pt", "campaign.json", "cancelled", "cancelled.json",
+        "cells", "checked",
         "checkpoints", "config.yaml", "controller.json", "controller.sh", "controllers", "curves.png", "ended",
         "ended.json", "epochs.jsonl", "evaluation.json", "events.jsonl", "failure.json", "failures", "figures",
         "grid.yaml", "head.json", "index.jsonl", "jobs", "jobs.jsonl", "launch.json", "launcher.json", "launches",
