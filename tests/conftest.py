@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import fault_counts
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,9 +21,15 @@ NUM_CLASSES = 3
 SIZE = (40, 48)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin the long ones first, so that no worker begins one when the other has nothing left."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    if config.getoption("--faults"):
+        injecting = fault_counts.faults(fault_counts.PAGE.read_text())
+        names = {id(item): _without_parameters(item.nodeid) for item in items}
+        wanted = [item for item in items if fault_counts.kind_of(names[id(item)]) or names[id(item)] in injecting]
+        config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+        items[:] = wanted
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -34,6 +41,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="only tests that do harm, and a table of what they came to")
     parser.addoption("--all", action="store_true", help="of the crash tests: every kind of fault at every point")
 
 
@@ -46,18 +54,31 @@ def is_all(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture
 def tell_points(record_property: Callable[[str, object], None]) -> Callable[[str, int, list[str]], None]:
     """Takes a name, how many faults were tried and a line for each that was not survived, for the table at the end."""
-    return lambda name, num_tried, lost: record_property("points", (name, num_tried, num_tried - len(lost), len(lost)))
+    return lambda name, tried, lost: record_property(fault_counts.POINTS, (name, tried, tried - len(lost)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how many faults were tried, survived and lost, wherever the tests ran."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    rows = sorted(row for report in reports for name, row in report.user_properties if name == "points")
-    if rows:
-        total = ("all", *(sum(row[place] for row in rows) for place in (1, 2, 3)))
+    ran = [
+        fault_counts.Ran(
+            _without_parameters(report.nodeid),
+            report.outcome == "passed",
+            [row for name, row in report.user_properties if name == fault_counts.POINTS],
+        )
+        for kind in ("passed", "failed", "error")
+        for report in terminalreporter.getreports(kind)
+    ]
+    injected = fault_counts.faults(fault_counts.PAGE.read_text())
+    if not terminalreporter.config.getoption("--faults"):
+        injected = {}  # tests that also run for other reasons
+    if found := fault_counts.counts(ran, injected):
         terminalreporter.section("faults")
-        for row in (("", "points", "survived", "lost"), *rows, total):
-            terminalreporter.line("{:<60} {:>8} {:>8} {:>8}".format(*row))
+        for line in fault_counts.table(found, sum(map(len, injected.values()))):
+            terminalreporter.line(line)
+
+
+def _without_parameters(nodeid: str) -> str:
+    return nodeid.partition("[")[0].partition("@")[0]
 
 
 @pytest.fixture(scope="session")

@@ -3,20 +3,12 @@
 import re
 from pathlib import Path
 
+from fault_counts import Count, Ran, counts, faults, rows, table
+
 from orchestration.runs.failure_class import FailureClass
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/faults.md").read_text()
-
-
-def rows(page: str) -> list[list[str]]:
-    """Return the cells of each row of its tables, without heads."""
-    lines = [
-        [cell.strip() for cell in line.strip().strip("|").split("|")]
-        for line in page.splitlines()
-        if line.startswith("| ")
-    ]
-    return [line for line in lines if line[-1].startswith("`tests/")]
 
 
 def test_each_fault_names_a_test_that_there_is():
@@ -43,3 +35,29 @@ def test_readme_and_changelog_count_the_faults_of_the_page():
     assert f"[{real + recorded} kinds of faults](docs/faults.md)" in (ROOT / "README.md").read_text()
     said = f"{real} faults that were injected on a real Slurm and {recorded} with its answers recorded"
     assert said in " ".join((ROOT / "CHANGELOG.md").read_text().split())
+
+
+def test_counts_of_a_run_are_by_kind_and_a_test_loses_all_of_its_faults_or_none():
+    injected = {"tests/slurm/a.py::test_a": ["killed", "preempted"], "tests/orchestration/b.py::test_b": ["full"]}
+    ran = [
+        Ran("tests/slurm/a.py::test_a", passed=False),
+        Ran("tests/orchestration/b.py::test_b", passed=True),
+        Ran("tests/orchestration/b.py::test_b", passed=True),  # with another parameter
+        Ran("tests/crash/test_cell.py::test_c", passed=True, points=[("new cell", 148, 147)]),
+        Ran("tests/simulation/test_d.py::test_d", passed=True, points=[("seeds", 1000, 1000)]),
+        Ran("tests/test_docs.py::test_e", passed=True),
+    ]
+    assert counts(ran, injected) == [
+        Count("crash points", "new cell", 148, 147),
+        Count("histories", "seeds", 1000, 1000),
+        Count("injected faults", "on a real Slurm", 2, 0),
+        Count("injected faults", "with recorded answers", 1, 1),
+    ]
+    *lines, rest = table(counts(ran, injected), 5)
+    totals = [line.split()[-3:] for line in lines[5:]]
+    assert totals == [["148", "147", "1"], ["1000", "1000", "0"], ["3", "1", "2"], ["1151", "1148", "3"]]
+    assert rest == "2 of the 5 faults of docs/faults.md were not injected by this run"
+
+
+def test_faults_of_the_page_are_those_of_its_rows():
+    assert sum(map(len, faults(PAGE).values())) == len(rows(PAGE))
