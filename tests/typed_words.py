@@ -30,6 +30,8 @@ class Options:
     until: str = ""
     available: bool = False
     only: Sequence[str] = ()
+    adaptive: bool | None = None
+    first_seeds: int | None = None
     cluster_settings: Sequence[str] = ()
 
 

@@ -28,6 +28,8 @@ def begin(
     available: bool = False,
     within_budget: bool = False,
     only: Sequence[str] | None = None,
+    adaptive: bool | None = None,
+    first_seeds: int | None = None,
     max_concurrent: int | None = None,
     num_cpus_per_worker: int = 1,
     num_gpus_per_worker: float = 1.0,
@@ -56,7 +58,8 @@ def begin(
     grid = grid or (DEFAULT_GRID if there.cluster in FOLLOWED_CLUSTERS else GRID_ON_SLURM)
     end = parse(until, time.time()) if until else None
     wanted = Wanted(grid, of_grid, runs, budget_gpu_hours=budget_gpu_hours, until=end, available=available,
-                    within_budget=within_budget, only=only or (), places=there.places)  # fmt: skip
+                    within_budget=within_budget, only=only or (), places=there.places,
+                    adaptive=_first(adaptive, first_seeds))  # fmt: skip
     workers = Workers(there.cluster, max_concurrent, num_cpus_per_worker, num_gpus_per_worker, num_nodes)
     if size_from_history and (num_nodes or there.cluster in FOLLOWED_CLUSTERS):
         what = "--pilot" if num_nodes else f"--cluster {there.cluster}"
@@ -69,3 +72,16 @@ def begin(
     if dry_run:
         return campaign.dry_run(wanted, workers, asked, console, with_scripts=with_scripts, as_json=as_json)
     return campaign.launch_on_slurm(wanted, workers, asked, console, uri=there.uri, watch=watch)
+
+
+def _first(adaptive: bool | None, first_seeds: int | None) -> int | None:
+    """Return with how many seeds entries begin; 0: with all; None: as the grid's file says."""
+    from orchestration.grids.adaptively import FIRST_SEEDS
+
+    if first_seeds is not None and not adaptive:
+        raise ValueError(f"--adaptive must be given with --first-seeds; got --first-seeds {first_seeds} alone")
+    if first_seeds is not None and first_seeds < FIRST_SEEDS:
+        raise ValueError(f"--first-seeds must be at least {FIRST_SEEDS}, as fewer cannot be tested; got {first_seeds}")
+    if adaptive is None:
+        return None
+    return (first_seeds or FIRST_SEEDS) if adaptive else 0

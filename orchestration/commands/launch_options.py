@@ -53,6 +53,17 @@ UntilOption = Annotated[
         help="Leave out the cells that would end after '2026-12-18 18:00', by estimate and this machine's clock.",
     ),
 ]
+AdaptiveOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--adaptive/--no-adaptive",
+        help="Begin with the first seeds, and add seeds only to pairs that are not decided; default: as the grid says.",
+        show_default=False,
+    ),
+]
+FirstSeedsOption = Annotated[
+    int | None, typer.Option("--first-seeds", metavar="N", help="With --adaptive: the seeds to begin with; default: 3.")
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the plan as one JSON document (`rankmatch schema plan`), nothing else.")
 ]

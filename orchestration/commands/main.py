@@ -11,10 +11,12 @@ import rankmatch
 from orchestration.commands import bench, cells, checkup, follow, new, plan, reproduce, results, schema, search
 from orchestration.commands.begin import begin
 from orchestration.commands.launch_options import (
+    AdaptiveOption,
     AvailableOption,
     BudgetOption,
     ClusterOption,
     ConcurrencyOption,
+    FirstSeedsOption,
     GridOption,
     JsonOption,
     OnlyOption,
@@ -88,6 +90,8 @@ def launch(
     available: AvailableOption = False,
     within_budget: WithinBudgetOption = False,
     only: OnlyOption = None,
+    adaptive: AdaptiveOption = None,
+    first_seeds: FirstSeedsOption = None,
     max_concurrent: ConcurrencyOption = None,
     cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPU cores for each training process.")] = 1,
     gpus_per_worker: Annotated[
@@ -118,6 +122,8 @@ def launch(
         available=available,
         within_budget=within_budget,
         only=only,
+        adaptive=adaptive,
+        first_seeds=first_seeds,
         max_concurrent=max_concurrent,
         num_cpus_per_worker=cpus_per_worker,
         num_gpus_per_worker=gpus_per_worker,

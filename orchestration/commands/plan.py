@@ -8,10 +8,12 @@ import typer
 from orchestration.commands.begin import begin
 from orchestration.commands.launch_options import (
     DEFAULT_GRID,
+    AdaptiveOption,
     AvailableOption,
     BudgetOption,
     ClusterOption,
     ConcurrencyOption,
+    FirstSeedsOption,
     GridOption,
     JsonOption,
     OnlyOption,
@@ -44,6 +46,8 @@ def plan(
     available: AvailableOption = False,
     within_budget: WithinBudgetOption = False,
     only: OnlyOption = None,
+    adaptive: AdaptiveOption = None,
+    first_seeds: FirstSeedsOption = None,
     max_concurrent: ConcurrencyOption = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Simulate the launch on a pool of GPUs; the options below are for that.")
@@ -68,6 +72,8 @@ def plan(
 
         if as_json:
             raise ValueError("--simulate must be left out with --json: its result is text")
+        if adaptive:
+            raise ValueError("--simulate must be left out with --adaptive: it plays the whole grid")
         if until:
             raise ValueError("--simulate must be left out with --until: it plays the whole grid")
         _simulate(Wanted(grid or DEFAULT_GRID, overrides or (), runs, only=only or ()), given)
@@ -89,6 +95,8 @@ def plan(
         available=available,
         within_budget=within_budget,
         only=only,
+        adaptive=adaptive,
+        first_seeds=first_seeds,
         max_concurrent=max_concurrent,
     )
     raise typer.Exit(code)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestration.grids import alike, grid_spec, parts
+from orchestration.grids import adaptively, alike, grid_spec, parts
 from orchestration.grids.cells import Cell, compose, experiments_folder
 from orchestration.grids.composed import Grid as Grid
 from orchestration.grids.grid_spec import KEYS, SAME, SEARCH, Spec
@@ -81,7 +81,12 @@ def _expanded(
     axes = {key: [format_value(value) for value in values] for key, values in spec.axes.items()}
     baseline = {key: format_value(value) for key, value in grid_spec.baseline_within(spec).items()}
     layout, name = grid_spec.layout_of(spec), name_of(path)
-    return Grid(name, cells, axes, baseline, layout, grid_spec.resolved_text(name, spec, layout), spec, site=site)
+    made = Grid(name, cells, axes, baseline, layout, grid_spec.resolved_text(name, spec, layout), spec, site=site)
+    try:
+        adaptively.check(made)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return made
 
 
 def _parts(

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestration.grids import alike, grid, grid_spec, index, kept_lists, moved_data, parts
+from orchestration.grids import adaptively, alike, grid, grid_spec, index, kept_lists, moved_data, parts
 from orchestration.grids.cells import Cell, at_places, changed, from_yaml, short_names_once
 from orchestration.grids.grid import Grid
 from orchestration.grids.grid_spec import SEARCH, typed
@@ -97,6 +97,14 @@ def whole(loaded: Grid, grid_dir: Path) -> Grid:
     Raises:
         ValueError: The folder holds a grid of grids and this is none, or the reverse.
     """
+    every, file = _whole(loaded, grid_dir), GridFolder(grid_dir).grid_file
+    try:
+        return adaptively.kept(every, loaded, grid.read_yaml(file)) if file.is_file() else every
+    except ValueError:  # it will be rewritten, and was named
+        return every
+
+
+def _whole(loaded: Grid, grid_dir: Path) -> Grid:
     if loaded.parts and GridFolder(grid_dir).grid_file.is_file():
         return _whole_of_parts(loaded, grid_dir)
     if loaded.spec is None or not GridFolder(grid_dir).grid_file.is_file():

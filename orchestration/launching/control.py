@@ -13,6 +13,7 @@ from orchestration.grids import grid, index, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.index import IndexedCell
 from orchestration.launching import (
+    added_seeds,
     campaign,
     cell_log,
     closed_launches,
@@ -232,10 +233,13 @@ def retry(
             tidy(grid_dir, console)
     active = _queued(grid_dir)
     submitted = submissions.newest_jobs(grid_dir)
+    spared = set[str]() if cells else added_seeds.not_needed(grid_dir)
     left = {
         folder.path.name: _end_of(folder, folder.path.name in submitted)
         for folder in _chosen(grid_dir, cells, with_dropped=True)
-        if folder.path.name not in active and folder.state().status not in _LEFT_ALONE
+        if folder.path.name not in active
+        and folder.state().status not in _LEFT_ALONE
+        and folder.signature not in spared
     }
     names = [name for name, kind in left.items() if not kinds or kind in kinds]
     if not names:

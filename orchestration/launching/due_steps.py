@@ -12,7 +12,7 @@ from orchestration.launching import earlier_code, step, waiting
 from orchestration.launching.status import CellStatus
 from orchestration.on_slurm import policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
-from orchestration.planning import budget
+from orchestration.planning import adaptive, budget
 from orchestration.runs import hints
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.folders import GridFolder, LaunchFolder
@@ -128,7 +128,8 @@ def of_left_out(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:
     out = [row.cell.left_out for row in rows if row.is_left_out]
     num_absent, num_over = (sum(why.startswith(kind) for why in out) for kind in (inputs.ABSENT, budget.OVER))
     found = []
-    for option, num in (("--until", len(out) - num_absent - num_over), ("--within-budget", num_over)):
+    num_seeds = sum(why.startswith(adaptive.WHY) for why in out)
+    for option, num in (("--until", len(out) - num_absent - num_over - num_seeds), ("--within-budget", num_over)):
         if not num:
             continue
         them = "it" if num == 1 else "them"

@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration.grids import inputs, launched
+from orchestration.grids import adaptively, inputs, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
-from orchestration.launching import elsewhere, launch_order, outcome, page, steps, waiting
+from orchestration.launching import added_seeds, elsewhere, launch_order, outcome, page, steps, waiting
 from orchestration.launching.launch_folder import keep_difference, only_launch_of
 from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.progress import Progress, Snapshot
@@ -24,7 +24,7 @@ from orchestration.machine import announce, provenance
 from orchestration.machine.checkout import NO_REPOSITORY
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells
 from orchestration.mirror.tracking import Launch
-from orchestration.planning import simulate
+from orchestration.planning import adaptive, simulate
 from orchestration.planning.plan import Item, Plan
 from orchestration.results import report, show
 from orchestration.running.run_cell import launcher
@@ -37,6 +37,8 @@ from orchestration.runs.states import CellState
 from rankmatch.durable import make_folder
 
 POLL_S = 0.5
+STOPPED = 130
+"""The exit code of a launch that its user ended."""
 
 
 def composed(wanted: Wanted) -> Grid:
@@ -46,7 +48,8 @@ def composed(wanted: Wanted) -> Grid:
         ValueError: As `launched.load` does, or a grid lies where the store of cells belongs.
     """
     store.refuse_grid_of_its_name(wanted.runs.resolve())
-    return launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places, only=wanted.only)
+    loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places, only=wanted.only)
+    return adaptively.asked(loaded, wanted.adaptive)
 
 
 def left_out_of(wanted: Wanted, loaded: Grid) -> dict[str, str]:
@@ -76,15 +79,48 @@ def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str =
             loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until, left_out=left_out_of(wanted, loaded)
         )
         target, planned = steps.plan_within(target, wanted.budget_gpu_hours, leaves_out=wanted.within_budget)
-        steps.show(target, planned, console)
-        steps.refuse_limits(target, planned, wanted.budget_gpu_hours, console)
-        ready = steps.prepare(target, planned, console)
-        jobs, scheduler = steps.jobs_of(target, ready), _scheduler(workers, address)
-        until = _until_later(wanted, target, ready.planned)
-        note = partial(launch_order.keep, workers=workers, address=address, until=until,
-                       left_out=_left_out_later(wanted, target))  # fmt: skip
-        begun = steps.commit(target, ready, jobs, scheduler, uri, console, note=note)
-        return _train(target, ready.planned, begun, partial(scheduler.submit, jobs, begun.launch_dir), console)
+        steps.refuse_more_than(planned, wanted.budget_gpu_hours)
+        code = _launch_once(wanted, target, planned, console, address, uri)
+        while code != STOPPED and (more := _with_added_seeds(target, planned)):
+            target, planned = more
+            announce.say(console, "\nthe numbers so far leave differences open, so these get another seed:")
+            code = _launch_once(wanted, target, planned, console, address, uri)
+    return code
+
+
+def _launch_once(wanted: Wanted, target: Target, planned: Plan, console: Console, address: str, uri: str) -> int:
+    """Train what a plan says, and write the table."""
+    workers = target.workers
+    steps.show(target, planned, console)
+    steps.refuse_limits(target, planned, wanted.budget_gpu_hours, console)
+    ready = steps.prepare(target, planned, console)
+    jobs, scheduler = steps.jobs_of(target, ready), _scheduler(workers, address)
+    until = _until_later(wanted, target, ready.planned)
+    note = partial(launch_order.keep, workers=workers, address=address, until=until,
+                   left_out=_left_out_later(wanted, target), adaptive=wanted.adaptive)  # fmt: skip
+    begun = steps.commit(target, ready, jobs, scheduler, uri, console, note=note)
+    return _train(target, ready.planned, begun, partial(scheduler.submit, jobs, begun.launch_dir), console)
+
+
+def _with_added_seeds(target: Target, planned: Plan) -> tuple[Target, Plan] | None:
+    """Return what to train after a plan: cells that no pair needed then and one needs now; None if there is none.
+
+    Others of the plan that are not done have been tried by this launch.
+    """
+    if target.retried:
+        return None
+    waited = {item.cell.signature for item in planned.items if adaptive.waits(item)}
+    others = {cell.signature for cell in target.loaded.cells} - waited
+    again = Target.of(
+        target.loaded,
+        target.grid_dir,
+        target.workers,
+        refused=dict.fromkeys(others, "tried already by this launch"),
+        until=target.until,
+        left_out=target.left_out,
+    )
+    found = steps.plan_of(again) if waited else planned
+    return (again, found) if waited and found.jobs else None
 
 
 def _until_later(wanted: Wanted, target: Target, planned: Plan) -> float | None:
@@ -117,7 +153,10 @@ def dry_run(wanted: Wanted, workers: Workers, console: Console, *, as_json: bool
         until=wanted.until,
         left_out=left_out_of(wanted, loaded),
     )
-    steps.rehearse(target, wanted.budget_gpu_hours, console, as_json=as_json, within_budget=wanted.within_budget)
+    planned = steps.rehearse(
+        target, wanted.budget_gpu_hours, console, as_json=as_json, within_budget=wanted.within_budget
+    )
+    steps.refuse_more_than(planned, wanted.budget_gpu_hours)
     return 0
 
 
@@ -130,7 +169,8 @@ def launch_again(grid_dir: Path, settings: Sequence[str], retried: Sequence[str]
     folder = GridFolder(grid_dir)
     wanted = Wanted(str(folder.grid_file), settings, folder.runs.path, retried,
                     until=None if retried else launch_order.newest_until(grid_dir),
-                    left_out={} if retried else launch_order.newest_left_out(grid_dir))  # fmt: skip
+                    left_out={} if retried else launch_order.newest_left_out(grid_dir),
+                    adaptive=launch_order.newest_adaptive(grid_dir))  # fmt: skip
     return launch(wanted, workers, console, address=address)
 
 
@@ -170,13 +210,14 @@ def _train(
         end_mirror(loaded, target.every, grid_dir, begun.mirror, written, console)
     found = run_folders(loaded, grid_dir)
     states = folder_states.states(found)
-    ended = [*states.values()]
+    needs = added_seeds.of_target(target, states)
+    ended = [state for key, state in states.items() if needs is None or key in needs.cells]
     said = outcome.lines(ended, grid_dir, stopped=stopped) + outcome.of_others(
         elsewhere.left_to(grid_dir, found, states) if target.loaded.shares_cells else {}, grid_dir
     )
     announce.say(console, "\n".join(said))
     if stopped:
-        return 130
+        return STOPPED
     return 0 if all(state.status is CellState.DONE for state in ended) else 1
 
 

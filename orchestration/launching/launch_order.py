@@ -30,6 +30,8 @@ class LaunchOrder(ProcessNote):
     """Cells that would end later were left out: seconds since 1970."""
     left_out: dict[str, str] = field(default_factory=dict, kw_only=True)
     """Why cells were left out from the beginning, by signature."""
+    adaptive: int | None = field(default=None, kw_only=True)
+    """With how many seeds entries were to begin, if somebody said; 0: with all."""
     schema: int = SCHEMA
 
     @property
@@ -44,6 +46,7 @@ def keep(
     address: str,
     until: float | None = None,
     left_out: Mapping[str, str] | None = None,
+    adaptive: int | None = None,
 ) -> None:
     """Store how a launch was requested."""
     LaunchOrder(
@@ -55,6 +58,7 @@ def keep(
         num_gpus_per_worker=workers.num_gpus_per_worker,
         until=until,
         left_out=dict(left_out or {}),
+        adaptive=adaptive,
     ).to_file(LaunchFolder(launch_dir).command_file)
 
 
@@ -74,6 +78,12 @@ def newest_left_out(grid_dir: Path) -> Mapping[str, str]:
     """Return the cells that a grid's newest launch here left out from the beginning, by signature, with why."""
     known = _newest(grid_dir)
     return known.left_out if known else {}
+
+
+def newest_adaptive(grid_dir: Path) -> int | None:
+    """Return with how many seeds the entries of a grid's newest launch here were to begin, if somebody said."""
+    known = _newest(grid_dir)
+    return known.adaptive if known else None
 
 
 def stop(grid_dir: Path, cells: Sequence[str]) -> str:

@@ -36,6 +36,9 @@ class Wanted:
     """Of a grid of grids: the tables to launch, by name or `table=NUMBER`; empty: all."""
     places: Places | None = None
     """What the site says of data and weights."""
+    adaptive: int | None = None
+    """With how many seeds entries begin that get more only where they decide something; 0: they get all at once; None:
+    what the grid's file says."""
 
     def __post_init__(self) -> None:
         if self.within_budget and self.budget_gpu_hours is None:

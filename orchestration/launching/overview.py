@@ -1,16 +1,18 @@
 """The state of a grid and who resumes it, for a reader: nothing here submits, resumes or writes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestration.grids import index
-from orchestration.launching import closed_launches, controller, due_steps, elsewhere, waiting
+from orchestration.grids.index import IndexedCell
+from orchestration.launching import added_seeds, closed_launches, controller, due_steps, elsewhere, waiting
 from orchestration.launching.status import CellStatus, Slurm, judge, to_lines, totals
 from orchestration.on_slurm import commands, placement, standing_still, submissions
 from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.queue_state import queued_cells
+from orchestration.planning import adaptive
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder, folders, run_folder
 from orchestration.runs.states import CellState
@@ -46,7 +48,7 @@ def of_grid(grid_dir: Path) -> Overview:
     """
     closed = closed_launches.note(grid_dir)
     slurm, silence = (Slurm({}, None, {}), [closed]) if closed else _ask(grid_dir)
-    cells, found = index.read(grid_dir), folders(grid_dir)
+    found, (cells, of_seeds) = folders(grid_dir), _needed_now(grid_dir)
     waits = {} if closed else _waits(grid_dir, found, slurm)
     rows = [
         judge(
@@ -59,8 +61,28 @@ def of_grid(grid_dir: Path) -> Overview:
     ]
     steps = _Steps(is_unclear=True) if closed else _who_goes_on(grid_dir, rows)
     still = standing_still.of_cells((slurm.queued or {}).values())
-    said = [*still, *steps.notes, *silence]
+    said = [*still, *of_seeds, *steps.notes, *silence]
     return Overview(rows, [*to_lines(rows), *totals(rows), *said], steps.due, steps.is_unclear, steps.is_resumed, said)
+
+
+def _needed_now(grid_dir: Path) -> tuple[list[IndexedCell], list[str]]:
+    """Return the cells of a grid, and which pairs are not decided where seeds are added adaptively.
+
+    The index says what no pair needed at the newest launch; cells that have ended since may say otherwise.
+    """
+    cells = index.read(grid_dir)
+    try:
+        needs = added_seeds.of_folder(grid_dir)
+    except ValueError as error:
+        return cells, [f"which seeds are needed is unknown: {error}"]
+    if needs is None:
+        return cells, []
+    why = needs.why_not([cell.signature for cell in cells])
+    cells = [
+        replace(cell, left_out=why.get(cell.signature, "")) if cell.left_out.startswith(adaptive.WHY) else cell
+        for cell in cells
+    ]
+    return cells, adaptive.in_words(needs)
 
 
 def _waits(grid_dir: Path, found: Mapping[str, RunFolder], slurm: Slurm) -> dict[str, str]:

@@ -5,8 +5,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from orchestration.grids import inputs, launched, site_places
+from orchestration.launching import added_seeds
 from orchestration.launching.target import Target
-from orchestration.planning import budget, history, plan, until
+from orchestration.planning import adaptive, budget, history, plan, until
 from orchestration.planning.plan import Plan
 from orchestration.runs import hints
 
@@ -18,6 +19,7 @@ def of_plan(target: Target, planned: Plan) -> list[str]:
         *site_places.lines(target.loaded.site, target.loaded.cells),
         launched.part_in_words(target.loaded, target.every),
         *_left_out_in_words(target, planned),
+        *(adaptive.lines(needs, planned) if (needs := added_seeds.of_target(target)) else []),
         f"failed cells are retried by {hints.command('retry', target.grid_dir)}" if num_failed else "",
         *([] if target.sizes is None else history.notes([item.cell for item in planned.jobs], target.sizes)),
         *([] if target.until is None else until.lines(planned, entries(target, planned), target.until, time.time())),

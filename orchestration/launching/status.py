@@ -240,6 +240,6 @@ def _left_of(row: CellStatus, measured: Mapping[str, float]) -> float:
     has_ended = row.standing in (CellState.FAILED, CellState.INTERRUPTED)
     is_over = has_ended and not is_tried_again(row.state.failure_class)
     is_over = is_over or row.state.status is CellState.DAMAGED
-    if row.standing is CellState.DONE or is_over or not row.cell.num_steps:
+    if row.standing is CellState.DONE or is_over or row.is_left_out or not row.cell.num_steps:
         return 0.0
     return max(0, row.cell.num_steps - row.state.step) * measured.get(row.cell.method, row.cell.seconds_per_step or 0.0)

@@ -30,6 +30,7 @@ from orchestration.on_slurm.lanes import lanes
 from orchestration.on_slurm.notices import Notifier, harmless
 from orchestration.on_slurm.queue_state import Lost
 from orchestration.on_slurm.standing_still import is_standing_still, remedy
+from orchestration.planning import adaptive
 from orchestration.planning.plan import Action, Plan, format_amount
 from orchestration.planning.until import in_words as in_words_of
 from orchestration.runs import hints
@@ -200,8 +201,8 @@ def _refused(
 
 
 def left_out(campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str, QueuedJob]) -> set[str]:
-    """Return the cells that a campaign does not submit because they would end too late, or lacked inputs."""
-    if campaign.until is None and not campaign.left_out:
+    """Return the cells that a campaign does not submit: too late, without inputs, or not needed."""
+    if campaign.until is None and not campaign.left_out and not any(one.table.adaptive for one in loaded.tables):
         return set()
     target = Target.of(
         loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), until=campaign.until, left_out=campaign.left_out
@@ -233,7 +234,7 @@ def over_budget(
 def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
     """Report once that cells are not submitted because they would end too late."""
     out = [item for item in planned.items if item.action is Action.LEAVE_OUT]
-    left_out = sum(item.cell.signature not in campaign.left_out for item in out)
+    left_out = sum(item.cell.signature not in campaign.left_out and not adaptive.waits(item) for item in out)
     if campaign.until is not None and left_out:
         what = f"{left_out} cells are left out, as they would not end by {in_words_of(campaign.until)}"
         text = f"{campaign.grid_name}: {what}; {hints.command('retry', grid_dir)} submits them all the same"
@@ -339,13 +340,15 @@ def _outcome(planned: Plan, campaign: Campaign, loaded: Grid) -> str:
     left = [item for item in planned.items if item.action is not Action.KEEP]
     others = _not_asked_for(campaign, loaded)
     num_others = sum(item.action is Action.RUNNING or item.cell.signature in others for item in left)
-    num_left_out = sum(item.action is Action.LEAVE_OUT for item in left)
-    num_given_up = len(left) - num_others - num_left_out
+    num_not_needed = sum(adaptive.waits(item) for item in left)
+    num_left_out = sum(item.action is Action.LEAVE_OUT for item in left) - num_not_needed
+    num_given_up = len(left) - num_others - num_left_out - num_not_needed
     return ", ".join(
         [
             f"{campaign.grid_name}: {len(planned.items) - len(left)} of {len(planned.items)} cells are done",
             *([f"{num_given_up} are given up"] if num_given_up else []),
             *([f"{num_left_out} are left out"] if num_left_out else []),
+            *([f"{num_not_needed} are seeds that no pair needed"] if num_not_needed else []),
             *([f"{num_others} are left to other launches"] if num_others else []),
         ]
     )

@@ -14,13 +14,15 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestration.grids import inputs, launched
-from orchestration.launching import elsewhere, plan_notes
+from orchestration.grids.grid import Grid
+from orchestration.launching import added_seeds, elsewhere, plan_notes
 from orchestration.launching.launch_folder import make_folders
 from orchestration.launching.target import Target
 from orchestration.machine import announce, answers, own_files, provenance
 from orchestration.mirror.grid_mirror import GridMirror, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
 from orchestration.planning import (
+    adaptive,
     budget,
     costs,
     disk_space,
@@ -72,13 +74,14 @@ def plan_of(target: Target, identities: Identities | None = None) -> Plan:
     measured = paces.measured(loaded.cells, states, found, device)
     open_cells = [key for key, state in states.items() if state.status is not CellState.DONE]
     awaited = elsewhere.awaited(target.grid_dir, open_cells) if target.loaded.shares_cells else {}
+    num_steps = {cell.signature: costs.num_steps(cell.config) for cell in loaded.cells}
+    pace = {cell.signature: costs.seconds_per_step(cell.config, device, measured) for cell in loaded.cells}
+    rounds, needs = order.rounds_of(loaded.tables), added_seeds.of_target(target, states)
     planned = plan.make_plan(
         loaded.cells,
         states,
-        num_steps={cell.signature: costs.num_steps(cell.config) for cell in loaded.cells},
-        seconds_per_step={
-            cell.signature: costs.seconds_per_step(cell.config, device, measured) for cell in loaded.cells
-        },
+        num_steps=num_steps,
+        seconds_per_step=pace,
         provenance={signature: identity.as_dict() for signature, identity in (identities or {}).items()},
         commit=provenance.commit(),
         max_concurrent=target.workers.max_concurrent or _num_concurrent(target),
@@ -89,10 +92,22 @@ def plan_of(target: Target, identities: Identities | None = None) -> Plan:
         uses_gpus=device == "cuda",
         larger={key: str(one) for key, one in target.larger.items()},
         grid=target.grid_dir.name,
-        rounds=order.rounds_of(loaded.tables),
+        rounds=order.added_last(rounds, needs.ranks(_gpu_seconds(loaded, num_steps, pace))) if needs else rounds,
     )
     planned = plan.without(planned, target.left_out)
+    if needs:
+        others = [cell.signature for cell in loaded.cells if cell.signature not in target.retried]
+        planned = plan.without(planned, needs.why_not(others))
     return planned if target.until is None else until.left_out(planned, target.until, time.time())
+
+
+def _gpu_seconds(loaded: Grid, num_steps: Mapping[str, int | None], pace: Mapping[str, float]) -> dict[str, float]:
+    return {
+        cell.signature: cell.config.execution.trainer.num_workers
+        * (num_steps[cell.signature] or 1)
+        * pace[cell.signature]
+        for cell in loaded.cells
+    }
 
 
 def plan_within(target: Target, budget_gpu_hours: float | None, *, leaves_out: bool) -> tuple[Target, Plan]:
@@ -174,6 +189,20 @@ def refuse_limits(target: Target, planned: Plan, budget_gpu_hours: float | None,
         raise ValueError(refusal)
     if warning := disk_space.warning(planned, target.runs):
         announce.say(console, warning)
+
+
+def refuse_more_than(planned: Plan, budget_gpu_hours: float | None) -> None:
+    """Refuse a budget that the seeds which may be added later would exceed, where nobody would ask again.
+
+    Raises:
+        ValueError: With what is needed at most.
+    """
+    more = adaptive.more_gpu_hours(planned)
+    if budget_gpu_hours is not None and more and planned.gpu_hours + more > budget_gpu_hours:
+        raise ValueError(
+            f"--budget-gpu-hours must be at least {plan.format_amount(planned.gpu_hours + more)} with --adaptive here, "
+            f"the estimate of what is left with all seeds; got {budget_gpu_hours:g}"
+        )
 
 
 def prepare(target: Target, planned: Plan, console: Console, *, is_due: bool | None = None) -> Ready:

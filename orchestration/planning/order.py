@@ -7,7 +7,7 @@ there early and gets narrower. In a round the longest cell starts first, which w
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from orchestration.grids.cells import Cell
 from orchestration.grids.composed import Grid
@@ -26,6 +26,12 @@ def rounds_of(tables: Sequence[Grid]) -> dict[str, int]:
             places[cell.signature] = min(place, places.get(cell.signature, place))
     numbers = {place: number for number, place in enumerate(sorted({*places.values()}))}
     return {signature: numbers[place] for signature, place in places.items()}
+
+
+def added_last(rounds: Mapping[str, int], ranks: Mapping[str, int]) -> dict[str, int]:
+    """Return the rounds of cells of which some were added by what others showed: these start last, by their ranks."""
+    last = max(rounds.values(), default=0)
+    return {signature: last + ranks[signature] if signature in ranks else one for signature, one in rounds.items()}
 
 
 def _priority(table: Grid, cell: Cell) -> int:

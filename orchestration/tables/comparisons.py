@@ -12,6 +12,8 @@ MIN_T = 3
 MIN_WILCOXON = 6
 """With five pairs the smallest p-value is 2 / 2^5 = 0.0625."""
 LEVEL = 0.05
+LEAST_SPREAD = 1e-12
+"""Relative to the largest difference; less is rounding."""
 TOO_FEW, NO_SPREAD = "too few pairs to tell", "all pairs differ by the same"
 NOT_COMPLETE = "not all cells are done"
 
@@ -45,10 +47,10 @@ class Comparison:
         """Return the conclusion in words."""
         if self.n < MIN_T:
             return f"{TOO_FEW} ({self.n})"
-        if self.p_holm is None:
-            return NO_SPREAD
         if not self.is_complete:
             return NOT_COMPLETE
+        if self.p_holm is None:
+            return NO_SPREAD
         return "significant" if self.is_significant else "may be chance"
 
 
@@ -66,12 +68,12 @@ def summarise(differences: Sequence[float], *, is_complete: bool = True) -> Comp
     """Summarise the differences of independent pairs; None if there are none."""
     if not differences:
         return None
-    has_spread = len(differences) > 1 and stdev(differences) > 1e-12 * max(map(abs, differences))
+    has_spread = _has_spread(differences)
     return Comparison(
         effect=fmean(differences),
         n=len(differences),
         interval=interval(differences) if has_spread else None,
-        p_t=_p_t(differences) if has_spread and len(differences) >= MIN_T else None,
+        p_t=p_of_t(differences),
         p_wilcoxon=_p_wilcoxon(differences) if len(differences) >= MIN_WILCOXON else None,
         is_complete=is_complete,
     )
@@ -98,11 +100,19 @@ def ranks(means: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _p_t(differences: Sequence[float]) -> float:
+def p_of_t(differences: Sequence[float]) -> float | None:
+    """Return the p-value of the paired t test; None if there are too few pairs, or all differ by the same."""
+    spread = stdev(differences) if len(differences) >= MIN_T else 0.0
+    if spread <= LEAST_SPREAD * max(map(abs, differences), default=0.0):
+        return None
     from scipy.special import stdtr  # takes a tenth of the import time of scipy.stats
 
-    t = fmean(differences) / (stdev(differences) / math.sqrt(len(differences)))
+    t = fmean(differences) / (spread / math.sqrt(len(differences)))
     return float(2 * stdtr(len(differences) - 1, -abs(t)))
+
+
+def _has_spread(differences: Sequence[float]) -> bool:
+    return len(differences) > 1 and stdev(differences) > LEAST_SPREAD * max(map(abs, differences))
 
 
 def _p_wilcoxon(differences: Sequence[float]) -> float | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.machine import yaml_text
+from orchestration.tables.comparisons import MIN_T
 
 PLACES = ("rows", "blocks", "columns", "over")
-KEYS = (*PLACES, "published", "others", "names", "number")
+KEYS = (*PLACES, "published", "others", "names", "number", "adaptive")
 OF_PUBLISHED = ("file", "dataset", "where", "axes", "row", "rows", "crop")
 
 
@@ -50,6 +51,8 @@ class Layout:
     """Names of axis values in the table."""
     number: str = ""
     """The number of the table in the paper."""
+    adaptive: int = 0
+    """With how many seeds each entry begins, if it gets more only where they decide something; 0: it gets all."""
 
 
 def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
@@ -69,12 +72,8 @@ def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
     for axis in named:
         if named.count(axis) > 1:
             raise ValueError(f"table must name an axis once; {axis} occurs twice")
-    if "published" in table:
-        said["published"] = _published(table["published"])
-    if "others" in table:
-        said["others"] = _is_true("others", table["others"])
-    if "number" in table:
-        said["number"] = _number(table["number"])
+    readers = {"published": _published, "others": _is_true, "number": _number, "adaptive": _first_seeds}
+    said |= {key: reader(table[key]) for key, reader in readers.items() if key in table}
     if "names" in table:
         said["names"] = _names(table["names"], axes)
     return said
@@ -107,7 +106,7 @@ def to_tree(layout: Layout) -> dict[str, Any]:
     published = {key: value for key, value in (tree.pop("published") or {}).items() if value}
     tree = {
         key: tree[key]
-        for key in (*PLACES, "others", "names", "number")
+        for key in (*PLACES, "others", "names", "number", "adaptive")
         if tree[key] or key in ("rows", "columns", "over")
     }
     return tree | ({"published": published} if published else {})
@@ -143,9 +142,9 @@ def _published(value: Any) -> Published:  # noqa: ANN401
     return Published(**said)
 
 
-def _is_true(key: str, value: Any) -> bool:  # noqa: ANN401
+def _is_true(value: Any) -> bool:  # noqa: ANN401
     if value not in ("true", "false"):
-        raise ValueError(f"table: {key} must be true or false; got {value!r}")
+        raise ValueError(f"table: others must be true or false; got {value!r}")
     return bool(value == "true")
 
 
@@ -153,6 +152,12 @@ def _number(value: Any) -> str:  # noqa: ANN401
     if not isinstance(value, str) or not value.isdecimal():
         raise ValueError(f"table: number must be a whole number; got {value!r}")
     return value
+
+
+def _first_seeds(value: Any) -> int:  # noqa: ANN401
+    if not isinstance(value, str) or not value.isdecimal() or int(value) < MIN_T:
+        raise ValueError(f"table: adaptive must be a whole number of seeds, at least {MIN_T}; got {value!r}")
+    return int(value)
 
 
 def _names(value: Any, axes: list[str]) -> dict[str, dict[str, str]]:  # noqa: ANN401

@@ -10,6 +10,7 @@ from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Ke
 NO_PAIRS = "no pairs"
 OTHER_CROP = "†"
 UNLIKE = "the distance is of ours after the last epoch; published figures are as a rule of the best one"
+UNEQUAL = "no best is marked in a column whose entries have different numbers of seeds"
 Kind = Literal["ours", "difference", "published", "heading", "other"]
 
 
@@ -77,8 +78,13 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     entries = table.entries.values()
     if part := next((entry for entry in entries if entry.estimate and not entry.is_complete), None):
         said.append(_note_on_incomplete(len(part.values), part.expected))
+    said += [table.adaptive] if table.adaptive else []
     if any(entry.is_complete and not entry.competes for entry in entries):
-        said.append("an entry with fewer cells than others in its column does not compete for the best")
+        said.append(
+            UNEQUAL
+            if table.adaptive
+            else "an entry with fewer cells than others in its column does not compete for the best"
+        )
     if any(entry.is_best for entry in entries):
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):

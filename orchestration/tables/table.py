@@ -1,52 +1,25 @@
 """Build a table from records: mean and spread, ranks, gains on a baseline, published figures, and doubtful entries."""
 
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from orchestration.tables import comparisons, pairing, row_marks
+from orchestration.tables import comparisons, looks, pairing, row_marks
 from orchestration.tables.comparisons import Comparison
 from orchestration.tables.consistency import odd_ones
-from orchestration.tables.estimates import Estimate, estimate
+from orchestration.tables.entries import NEVER_BEGUN as NEVER_BEGUN
+from orchestration.tables.entries import Entry as Entry
+from orchestration.tables.entries import Key as Key
+from orchestration.tables.entries import Layout as Layout
+from orchestration.tables.entries import Place as Place
+from orchestration.tables.entries import Record as Record
+from orchestration.tables.entries import baseline_place as baseline_place
+from orchestration.tables.entries import entries as entries_of
 
 METRICS = {"best_miou": "best epoch", "last_miou": "last epoch"}
 DASH, NOT_RUN = "—", "not run"
-NEVER_BEGUN = "missing"
-"""The status in the record of a cell without an attempt (`CellState.MISSING`)."""
 MIN_FOR_SECOND = 3
 """Mark a second best only among at least this many entries; of two it is just the other one."""
-Key = tuple[str, ...]
-Place = tuple[Key, Key]
-Record = Mapping[str, Any]
-
-
-class Layout(Protocol):
-    """The place of each axis; see `layouts.Layout`."""
-
-    @property
-    def rows(self) -> list[str]:
-        """Axes that make rows."""
-
-    @property
-    def columns(self) -> list[str]:
-        """Axes that make columns."""
-
-    @property
-    def blocks(self) -> list[str]:
-        """Axes with a group of columns for each value."""
-
-    @property
-    def over(self) -> list[str]:
-        """Axes over which a place gives mean and spread."""
-
-    @property
-    def others(self) -> bool:
-        """Whether to show rows that only the published table has."""
-
-    @property
-    def names(self) -> Mapping[str, Mapping[str, str]]:
-        """Names of axis values."""
 
 
 class Figure(Protocol):
@@ -67,54 +40,6 @@ class Figure(Protocol):
     @property
     def note(self) -> str:
         """What its file says of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The content of one place of a table."""
-
-    values: dict[str, float]
-    """The number of each finished cell."""
-    points: dict[Key, str]
-    """The finished cell of each repetition; a cell that does not read an axis stands for several."""
-    expected: int
-    """How many cells the entry has, finished or not."""
-    num_points: int
-    """How many points of the grid these stand for."""
-    estimate: Estimate | None = None
-    """None while no cell of the entry is done."""
-    is_begun: bool = True
-    """Whether a cell of the entry has an attempt."""
-    competes: bool = True
-    """Whether it is complete and no other complete entry of its column stands for more points of the grid."""
-    rank: int | None = None
-    """Among two or more competing entries of the column, 1: no mean is higher; 2: only the best ones are."""
-    has_baseline: bool = False
-    """Whether it and its baseline, another entry of its column, both have numbers."""
-    is_all_paired: bool = False
-    """Whether all numbers of the entry and its baseline are paired, so that the means differ like the pairs."""
-    comparison: Comparison | None = None
-    """Comparison with the baseline over the repetitions that both have, None if there are none; p-values are corrected
-    over the table."""
-    odd: frozenset[str] = frozenset()
-    """Provenance in which a cell of the entry differs from the rest of its row: code, data, lists."""
-
-    @property
-    def is_best(self) -> bool:
-        """Whether no competing entry of the column has a higher mean, and at least one other competes."""
-        return self.rank == 1
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all cells of the entry are done."""
-        return len(self.values) == self.expected
-
-    @property
-    def pairs(self) -> int | None:
-        """How many repetitions the entry and its baseline share; None if there is nothing to compare."""
-        if not self.has_baseline:
-            return None
-        return self.comparison.n if self.comparison else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +67,15 @@ class Table:
     """Marks of special rows."""
     row_notes: Sequence[str] = ()
     """The meanings of these marks."""
+    adaptive: str = ""
+    """How seeds were added, if not all entries have all."""
 
     def marks_of(self, row: Key, column: Key) -> list[str]:
         """Return in words what the marks at an entry, its row and its published figure say, but of its tests."""
         figure = self.published.get((row, column))
         of_figure = {"other crop": self.is_other_crop(figure), "published of best epoch": figure and self._is_last}
-        return [*row_marks.words(self.row_marks.get(row, "")), *(word for word, is_so in of_figure.items() if is_so)]
+        of_row = [*row_marks.words(self.row_marks.get(row, "")), *(["seeds added adaptively"] if self.adaptive else [])]
+        return [*of_row, *(word for word, is_so in of_figure.items() if is_so)]
 
     @property
     def compares_last(self) -> bool:
@@ -231,10 +159,15 @@ def build(
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
     column_axes, published = [*layout.blocks, *layout.columns], published or {}
-    entries = _competing(_entries(records, layout, metric))
+    entries = entries_of(records, layout, metric, _odd(records, layout))
+    judged = looks.pairs(entries, layout, baseline or {})
+    if judged:
+        asked = judged if metric == looks.METRIC else looks.of_records(records, layout, baseline or {})[1]
+        entries = looks.with_needed(entries, asked, layout)
+    entries = _competing(entries, is_adaptive=bool(layout.adaptive))
     for place, rank in _ranked(entries).items():
         entries[place] = replace(entries[place], rank=rank)
-    entries = _compared(entries, [*layout.rows, *column_axes], baseline or {})
+    entries = _compared(entries, [*layout.rows, *column_axes], baseline or {}, judged)
     marked, row_notes = row_marks.marks(records, layout.rows, column_axes)
     rows, columns = (list(dict.fromkeys(place[i] for place in entries)) for i in (0, 1))
     others = [row for row, column in published if layout.others and row not in rows and column in columns]
@@ -254,53 +187,29 @@ def build(
         settings=settings,
         row_marks=marked,
         row_notes=row_notes,
+        adaptive=looks.note(layout, entries.values()) if layout.adaptive else "",
     )
 
 
-def _entries(records: Sequence[Record], layout: Layout, metric: str) -> dict[Place, Entry]:
+def _odd(records: Sequence[Record], layout: Layout) -> dict[int, set[str]]:
     odd: dict[int, set[str]] = {}
     for found in odd_ones(records, layout.rows):
         odd.setdefault(found.place, set()).add(found.what)
-    places: dict[Place, list[int]] = {}
-    for number, record in enumerate(records):
-        place = _key(record, layout.rows), _key(record, [*layout.blocks, *layout.columns])
-        places.setdefault(place, []).append(number)
-    return {
-        place: _entry([(number, records[number]) for number in numbers], layout, metric, odd)
-        for place, numbers in places.items()
-    }
+    return odd
 
 
-def _entry(
-    placed: Sequence[tuple[int, Record]], layout: Layout, metric: str, odd: Mapping[int, AbstractSet[str]]
-) -> Entry:
-    """Sum up the records of a place, each cell once, however many points of the place it stands for."""
-    cells = {number: str(record.get("signature", number)) for number, record in placed}
-    known = [(number, record) for number, record in placed if record[metric] is not None]
-    by_name: dict[Key, list[int]] = {}
-    for number, record in known:
-        by_name.setdefault(_key(record, layout.over), []).append(number)
-    # Repetitions that no axis distinguishes have no partner in another row.
-    points = {name: cells[numbers[0]] for name, numbers in by_name.items() if len(numbers) == 1}
-    values = {cells[number]: float(record[metric]) for number, record in known}
-    made = estimate(list(values.values())) if values else None
-    what = frozenset().union(*(odd.get(number, set()) for number, _ in placed))
-    is_begun = any(record.get("status") != NEVER_BEGUN for _, record in placed)
-    return Entry(values, points, len(set(cells.values())), len(placed), made, is_begun, odd=what)
+def _competing(entries: Mapping[Place, Entry], *, is_adaptive: bool) -> dict[Place, Entry]:
+    """Return the competing entries; incomplete ones, or ones with fewer cells, may be means of lucky cells.
 
-
-def _key(record: Record, axes: Sequence[str]) -> Key:
-    return tuple(str(record[axis]) for axis in axes)
-
-
-def _competing(entries: Mapping[Place, Entry]) -> dict[Place, Entry]:
-    """Return the competing entries; incomplete ones, or ones with fewer cells, may be means of lucky cells."""
-    most: dict[Key, int] = {}
+    Where seeds are added adaptively, who has fewer was clearly ahead or behind: among unequal ones nobody competes.
+    """
+    counts: dict[Key, set[int]] = {}
     for (_, column), entry in entries.items():
         if entry.is_complete:
-            most[column] = max(most.get(column, 0), entry.num_points)
+            counts.setdefault(column, set()).add(entry.num_points)
+    counts = {column: found for column, found in counts.items() if not is_adaptive or len(found) == 1}
     return {
-        place: replace(entry, competes=entry.is_complete and entry.num_points == most[place[1]])
+        place: replace(entry, competes=entry.is_complete and entry.num_points == max(counts.get(place[1], {0})))
         for place, entry in entries.items()
     }
 
@@ -322,7 +231,9 @@ def _ranked(entries: Mapping[Place, Entry]) -> dict[Place, int]:
     return ranked
 
 
-def _compared(entries: Mapping[Place, Entry], axes: Sequence[str], baseline: Mapping[str, str]) -> dict[Place, Entry]:
+def _compared(
+    entries: Mapping[Place, Entry], axes: Sequence[str], baseline: Mapping[str, str], judged: Mapping[Place, looks.Pair]
+) -> dict[Place, Entry]:
     """Add each entry's gain on the baseline in its column; p-values are corrected over all of them."""
     compared = dict(entries)
     tested: dict[tuple[frozenset[str], frozenset[str]], list[Place]] = {}
@@ -336,6 +247,7 @@ def _compared(entries: Mapping[Place, Entry], axes: Sequence[str], baseline: Map
             [pair.difference(entry.values, other.values) for pair in pairs],
             is_complete=entry.is_complete and other.is_complete,
         )
+        made = judged[place].corrected(made) if made and place in judged else made
         balanced = bool(pairs) and pairing.are_balanced(pairs, len(entry.values), len(other.values))
         compared[place] = replace(entry, has_baseline=True, is_all_paired=balanced, comparison=made)
         if made:  # the same cells may stand in several columns: one test
@@ -351,10 +263,3 @@ def _compared(entries: Mapping[Place, Entry], axes: Sequence[str], baseline: Map
 def _comparison(entry: Entry) -> Comparison:
     assert entry.comparison is not None
     return entry.comparison
-
-
-def baseline_place(place: Place, axes: Sequence[str], baseline: Mapping[str, str]) -> Place:
-    """Return the place of the entry that a place is compared with; its own if it is the baseline."""
-    row, column = place
-    named = tuple(baseline.get(axis, text) for axis, text in zip(axes, row + column, strict=True))
-    return named[: len(row)], named[len(row) :]

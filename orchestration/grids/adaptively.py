@@ -1,0 +1,92 @@
+"""Grids whose tables begin with a few seeds, and get more only where these decide something."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from orchestration.grids import grid_spec, parts
+from orchestration.grids.composed import Grid
+from orchestration.tables.comparisons import MIN_T
+from orchestration.tables.looks import SEED
+
+FIRST_SEEDS = MIN_T
+"""With how many seeds an entry begins if nobody says."""
+
+
+def asked(loaded: Grid, first: int | None) -> Grid:
+    """Return a grid with the number of first seeds that the command line asks for; None: what its file says.
+
+    Tables that cannot be tested, or have no more seeds, keep all their cells.
+
+    Raises:
+        ValueError: No table can have seeds added to it.
+    """
+    if first is None:
+        return loaded
+    whys = {one.name: _why_not(one, first) for one in loaded.tables if first}
+    if first and all(whys.values()):
+        name, why = next(iter(whys.items()))
+        raise ValueError(f"--adaptive must be given for a grid with a baseline and seeds to add: {name} {why}")
+    return _with({name: 0 if why else first for name, why in whys.items()}, loaded)
+
+
+def check(one: Grid) -> None:
+    """Refuse a file by which seeds are to be added to a table that cannot be tested.
+
+    Raises:
+        ValueError: It averages over no seeds, or has no baseline.
+    """
+    if not one.table.adaptive or SEED not in one.axes:
+        return
+    if SEED not in one.table.over or not (one.spec and one.spec.baseline):
+        raise ValueError(
+            "table: adaptive must go with `over: [seed]` and with a baseline, as pairs of seeds are tested"
+        )
+
+
+def kept(every: Grid, loaded: Grid, content: Mapping[str, Any]) -> Grid:
+    """Return a whole grid that keeps adding seeds adaptively once it has: its tests are corrected for the looks.
+
+    Args:
+        every: The grid with all cells that it was ever launched with.
+        loaded: The grid or the part of it that is launched now.
+        content: The grid's stored file as it was.
+    """
+    if not every.parts:
+        return _one(every, loaded.table.adaptive or _first_in(content))
+    stored = content.get(parts.GRIDS)
+    named = stored if isinstance(stored, dict) else {}
+    firsts = {str(name): _first_in(one.get("grid")) for name, one in named.items() if isinstance(one, dict)}
+    return _with(firsts | {one.name: one.table.adaptive for one in loaded.parts if one.table.adaptive}, every)
+
+
+def _first_in(content: Any) -> int:  # noqa: ANN401 (of a file that is yet to be checked)
+    table = content.get("table") if isinstance(content, Mapping) else None
+    text = str(table.get("adaptive", "")) if isinstance(table, dict) else ""
+    return int(text) if text.isdecimal() else 0
+
+
+def _why_not(one: Grid, first: int) -> str:
+    if SEED not in one.table.over:
+        return "averages over no seeds"
+    if not one.baseline:
+        return "has no baseline"
+    if len(one.axes.get(SEED, [])) <= first:
+        words = "'seed=[0,1,2,3,4,5,6,7]' makes more"
+        return f"has {len(one.axes.get(SEED, []))} seeds, of which {first} are the first: {words}"
+    return ""
+
+
+def _with(firsts: Mapping[str, int], loaded: Grid) -> Grid:
+    if loaded.parts:
+        made = [_one(part, firsts.get(part.name, part.table.adaptive)) for part in loaded.parts]
+        return loaded if made == [*loaded.parts] else parts.joined(loaded.name, made, loaded.site)
+    return _one(loaded, firsts.get(loaded.name, loaded.table.adaptive))
+
+
+def _one(one: Grid, first: int) -> Grid:
+    if one.spec is None or one.table.adaptive == first:
+        return one
+    spec = replace(one.spec, table={**one.spec.table, "adaptive": first})
+    layout = replace(one.table, adaptive=first)
+    return replace(one, spec=spec, table=layout, text=grid_spec.resolved_text(one.name, spec, layout))

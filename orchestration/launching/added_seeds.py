@@ -1,0 +1,66 @@
+"""What the tables of a grid need now whose seeds are added only where they decide something."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from orchestration.grids import launched
+from orchestration.grids.grid import Grid
+from orchestration.launching.target import Target
+from orchestration.planning import adaptive
+from orchestration.planning.adaptive import Needs
+from orchestration.runs import folder_states
+from orchestration.runs.folders import GridFolder
+from orchestration.runs.run_folder import FolderState, folders
+from orchestration.runs.states import CellState
+
+
+def of_target(target: Target, states: Mapping[str, FolderState] | None = None) -> Needs | None:
+    """Return what the tables of a launch need; None if they all need all their cells.
+
+    Args:
+        target: What is launched. Its tables say how, those of the whole grid have the cells that are compared.
+        states: The states of the grid's cells; by default they are read.
+    """
+    asked = {one.name: one.table.adaptive for one in target.loaded.tables}
+    if not any(asked.values()):
+        return None
+    if states is None:
+        states = folder_states.states(launched.known_folders(target.loaded, target.grid_dir))
+    names = dict(zip(_names(target.every), target.every.tables, strict=True))
+    mine = [
+        replace(names[name], table=replace(names[name].table, adaptive=asked[one.name]))
+        for name, one in zip(_names(target.loaded), target.loaded.tables, strict=True)
+    ]
+    return adaptive.needs(mine, _numbers(states))
+
+
+def of_folder(grid_dir: Path) -> Needs | None:
+    """Return what the tables of a launched grid need; None if they all need all their cells.
+
+    Raises:
+        ValueError: Its file cannot be read.
+    """
+    file = GridFolder(grid_dir).grid_file
+    if not file.is_file() or "adaptive:" not in file.read_text(encoding="utf-8"):
+        return None  # as most: composing takes seconds
+    loaded = launched.load_folder(grid_dir)
+    if not any(one.table.adaptive for one in loaded.tables):
+        return None
+    return adaptive.needs(loaded.tables, _numbers({key: folder.state() for key, folder in folders(grid_dir).items()}))
+
+
+def not_needed(grid_dir: Path) -> set[str]:
+    """Return the signatures of the cells of a launched grid that no pair needs so far."""
+    found = of_folder(grid_dir)
+    return {cell.signature for cell in launched.load_folder(grid_dir).cells} - found.cells if found else set()
+
+
+def _names(grid: Grid) -> list[str]:
+    """Name the tables of a grid; one that has a single table may have another name in its folder."""
+    return [one.name for one in grid.parts] or [""]
+
+
+def _numbers(states: Mapping[str, FolderState]) -> dict[str, float]:
+    done = {key: state.best_miou for key, state in states.items() if state.status is CellState.DONE}
+    return {key: number for key, number in done.items() if number is not None}
