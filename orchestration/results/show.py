@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def show_table(
     titled = []
     for one in loaded.tables:
         placed = layouts.read_file(layout, one.axes) if layout else one.table
+        placed = replace(placed, adaptive=one.table.adaptive)  # however it is laid out, its tests are of those looks
         records = run_table.collect(grid_dir, one.cells).to_pylist()
         table = report.build_table(records, one.cells, placed, metric, one.baseline)
         titled.append((one.title if loaded.parts else one.name, table))

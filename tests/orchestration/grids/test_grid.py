@@ -124,7 +124,8 @@ def test_wrong_override_is_refused_in_one_line(override: str, message: str, tmp_
         ("axes: {seed: [0]}\nbaseline: {method: supervised}", "baseline may name the axes seed; got 'method'"),
         (
             "axes: {seed: [0]}\ntable: {row: seed}",
-            "table may have the keys rows, blocks, columns, over, published, others, names, number; got 'row'",
+            "table may have the keys rows, blocks, columns, over, published, others, names, number, adaptive; got "
+            "'row'",
         ),
         ("axes: {seed: [0]}\ntable: {rows: split}", "table: rows may name the axes seed; got 'split'"),
         ("axes: {seed: [0]}\ntable: {rows: seed, over: seed}", "table must name an axis once; seed occurs twice"),

@@ -70,6 +70,11 @@ def test_controllers_submit_the_next_seed_of_the_pairs_that_are_not_decided_and_
     said = rankmatch("status", "--grid", "small", "--runs", life.runs)
     assert "pairs: 1 of 2 are decided, 1 stay open with all seeds" in said
     assert "left out: adaptive: no pair needs its seed so far" in said and "--until" not in said
+    (life.runs / "mine.yaml").write_text("rows: [split]\ncolumns: [method]\nover: [seed]\n")
+    said = rankmatch(
+        "table", "--grid", "small", "--runs", life.runs, "--layout", life.runs / "mine.yaml", "--statistics"
+    )
+    assert "corrected for the 3 looks" in " ".join(said.split())
 
 
 def test_status_names_the_pairs_that_are_not_decided_and_what_they_wait_for(life):

@@ -131,7 +131,8 @@ def test_two_figures_for_one_place_are_refused(tmp_path):
     [
         (
             "row: method",
-            "table may have the keys rows, blocks, columns, over, published, others, names, number; got 'row'",
+            "table may have the keys rows, blocks, columns, over, published, others, names, number, adaptive; got "
+            "'row'",
         ),
         ("rows: splits", "table: rows may name the axes method, split, seed; got 'splits'"),
         ("{rows: method, blocks: method}", "table must name an axis once; method occurs twice"),
