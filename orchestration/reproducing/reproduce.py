@@ -23,6 +23,7 @@ from orchestration.planning import preflight
 from orchestration.reproducing import comparison, train_then
 from orchestration.reproducing.code_then import code_of
 from orchestration.reproducing.record import DATA, Record
+from orchestration.runs.attempt import steps_to_leave_out
 from orchestration.runs.folders import RunsFolder
 from rankmatch.config import TrainConfig
 
@@ -161,7 +162,7 @@ def _train(record: Record, code: Path, execution: Mapping[str, Any], last_step: 
     files.replace(order, files.to_text({
         "code": str(code.resolve()), "config": record.folder.config(), "execution": dict(execution),
         "num_threads": record.made.get("num_threads") or 0, "last_step": last_step,
-        "rows": str(rows), "run_dir": str(made / "run"),
+        "rows": str(rows), "run_dir": str(made / "run"), "left_out": steps_to_leave_out(record.folder.attempts()),
     }))  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     environment |= {"PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}

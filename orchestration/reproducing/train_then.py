@@ -49,7 +49,8 @@ def main(order_file: str) -> None:
             return last_step is not None and reached >= last_step
 
         write({"torch": torch.__version__, "cuda": torch.version.cuda or ""})
-        result = fit(config, Path(order["run_dir"]), report, should_stop=should_stop)
+        later: dict[str, Any] = {"left_out": order["left_out"]} if order["left_out"] else {}  # earlier code has none
+        result = fit(config, Path(order["run_dir"]), report, should_stop=should_stop, **later)
         write({"result": asdict(result)})
 
 

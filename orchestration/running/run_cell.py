@@ -20,7 +20,7 @@ from orchestration.mirror.mirror_thread import mirrored
 from orchestration.running import finished
 from orchestration.running.hang_watch import HangWatch
 from orchestration.runs import made_with, system_metrics
-from orchestration.runs.attempt import ENVIRONMENT, AlreadyPublished, Attempt
+from orchestration.runs.attempt import ENVIRONMENT, AlreadyPublished, Attempt, steps_to_leave_out
 from orchestration.runs.failures import Failure, FailureClass
 from orchestration.runs.jobs import JobState
 from orchestration.runs.patience import patiently
@@ -126,14 +126,8 @@ def train_here(
             resume_from=resume_from,
             should_stop=watch.living(should_stop),
             before_checkpoint=report.before_checkpoint,
-            left_out=_left_out(attempt),
+            left_out=steps_to_leave_out(RunFolder(attempt.cell_dir).attempts_before(attempt)),
         )
-
-
-def _left_out(attempt: Attempt) -> list[int]:
-    """Return the steps that an earlier attempt left to this one to go on without."""
-    earlier = RunFolder(attempt.cell_dir).attempts_before(attempt)
-    return [step for one in earlier if (step := one.step_to_leave_out()) is not None]
 
 
 def launcher() -> dict[str, Any]:

@@ -278,6 +278,11 @@ def with_limits(attempts: Sequence[Attempt], *, of_epochs: bool = False) -> list
     return pairs[::-1]
 
 
+def steps_to_leave_out(attempts: Sequence[Attempt]) -> list[int]:
+    """Return the steps at which attempts ended for their followers to go on without them."""
+    return [step for one in attempts if (step := one.step_to_leave_out()) is not None]
+
+
 def trained_on(owner: Row, events: Sequence[Row]) -> str:
     """Return the host of a training; in a Ray of several nodes it differs from the owner's, where it was launched."""
     return str(next((event["host"] for event in events if "host" in event), owner.get("host", "")))

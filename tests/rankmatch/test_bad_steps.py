@@ -166,6 +166,18 @@ def test_to_keep_a_step_in_mind_waits_for_nothing():
         assert waits.seen != []
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_weight_or_statistic_that_is_not_finite_is_enough(value):
+    for name in ("0.weight", "1.running_var"):
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+        watch, loss = FiniteWatch(network, torch.device("cpu")), {"loss": torch.tensor([2.0, 1.0])}
+        watch.note(0, loss, torch.zeros(1))
+        assert watch.found() is None
+        network.state_dict()[name].view(-1)[3] = value
+        watch.note(1, loss, torch.zeros(1))
+        assert watch.found() == BadStep(1, {"loss": 2.0}, [])
+
+
 def test_worker_whose_loss_is_not_finite_is_named():
     watch = FiniteWatch(torch.nn.Linear(1, 1), torch.device("cpu"))
     watch.note(3, {"loss": torch.tensor([math.nan, 3.0])}, torch.tensor([0.0, 0.0, 1.0]))

@@ -208,3 +208,11 @@ def test_figures_of_the_result_that_differ_are_said():
 def test_steps_before_the_first_recorded_loss_are_refused():
     with pytest.raises(ValueError, match="--steps must reach the first recorded loss, at step 9: at least 10; got 5"):
         comparison.due([{"step": 9, "loss": 1.0}], 5)
+
+
+@needs_a_repository
+def test_step_that_the_run_left_out_is_left_out_again(again):
+    (attempt,) = cell_of(again).attempts()
+    attempt.bad_step_file.write_text(json.dumps({"step": 0, "leave_out": True}))
+    said = reproduce(again, code=1)  # this run did not leave it out: its record has a loss of that step
+    assert "1 recorded losses were not repeated, the first at step 0" in said
