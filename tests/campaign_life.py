@@ -136,7 +136,7 @@ def life(slurm, tmp_path, monkeypatch) -> Life:
     monkeypatch.setattr(snapshot, "take", lambda grid_dir, **_: snapshot.Snapshot(grid_dir / "code", "abc", ""))
     monkeypatch.setattr(steps, "begin_mirror", lambda *_: (None, {}))  # MLflow takes seconds, and stops nothing here
     monkeypatch.setattr(launch, "mirror_of", lambda *_, **__: _oh())
-    monkeypatch.setattr(controller.time, "sleep", lambda _: None)
+    monkeypatch.setattr(controller.clock, "sleep", lambda _: None)
     monkeypatch.setattr(folder_states, "WAITS_S", ())
     monkeypatch.setattr(Controller, "_left_s", lambda _: 0.2)
     return Life(slurm, tmp_path, monkeypatch)

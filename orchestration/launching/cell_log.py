@@ -1,10 +1,10 @@
 """What a cell printed: the log of its newest attempt or job, and what the cell is doing where there is no log."""
 
 import sys
-import time
 from pathlib import Path
 
 from orchestration.launching import closed_launches
+from orchestration.machine import clock
 from orchestration.on_slurm import submissions
 from orchestration.runs.epoch_lines import epoch_line
 from orchestration.runs.folders import LaunchFolder
@@ -28,7 +28,7 @@ def print_log(grid_dir: Path, folder: RunFolder, *, follow: bool = False, waits:
         print(_epochs(folder) or _what_is_the_case(grid_dir, folder, waits))  # noqa: T201 (what the command is for)
     while follow and path is None and not folder.has_result():
         sys.stdout.flush()
-        time.sleep(LOOK_S)
+        clock.sleep(LOOK_S)
         path = _log(grid_dir, folder)
     while path is not None:
         path = _print_file(path, grid_dir, folder, follow=follow, waits=waits)
@@ -57,7 +57,7 @@ def _print_file(path: Path, grid_dir: Path, folder: RunFolder, *, follow: bool, 
         sys.stdout.write(text or f"(empty: {_epochs(folder) or _what_is_the_case(grid_dir, folder, waits)})\n")
         while follow and not folder.has_result():
             sys.stdout.flush()
-            time.sleep(LOOK_S)
+            clock.sleep(LOOK_S)
             following = _log(grid_dir, folder)
             sys.stdout.write(file.read())
             if following not in (None, path):

@@ -1,6 +1,5 @@
 """Look after a launched grid: show its status and logs, resume, cancel, retry and drop its cells."""
 
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -29,7 +28,7 @@ from orchestration.launching.due_steps import is_on_slurm
 from orchestration.launching.launch_folder import only_launch_of
 from orchestration.launching.step import close, complete, tidy
 from orchestration.launching.watching import Watched
-from orchestration.machine import announce, answers
+from orchestration.machine import announce, answers, clock
 from orchestration.mirror import registry
 from orchestration.mirror.mlflow_store import StoreError
 from orchestration.on_slurm import commands, submissions
@@ -76,7 +75,7 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
             watched.show(seen := overview.of_grid(grid_dir))
             if not seen.is_open:
                 return
-            time.sleep(WATCH_S)
+            clock.sleep(WATCH_S)
 
 
 def status_as_json(grid_dir: Path) -> None:
@@ -129,7 +128,7 @@ def _stay(grid_dir: Path, console: Console) -> None:
                 _sync(_load(grid_dir), grid_dir, wait_s=0.0)
             except (SchedulerError, ValueError) as error:  # the next step, or `sync`, writes it
                 announce.say(console, str(error))
-            time.sleep(WATCH_S)
+            clock.sleep(WATCH_S)
             try:
                 campaign.go_on(grid_dir, console, with_controllers=False)
             except (SchedulerError, ValueError) as error:  # Slurm may answer, another launch may have ended by then

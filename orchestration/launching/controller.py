@@ -7,7 +7,6 @@ found too, and at once when a job calls one (`controller_script.wake`).
 import os
 import shlex
 import sys
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from rich.console import Console
 from orchestration.launching import earlier_code
 from orchestration.launching.hand_in import site_of
 from orchestration.launching.step import Step, take_step
-from orchestration.machine import files, terminal
+from orchestration.machine import clock, files, terminal
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.messages import Message
 from orchestration.on_slurm import commands
@@ -145,11 +144,11 @@ class Controller:
         self.campaign = campaign_named(grid_dir, name)
         self.folder = self.campaign.controllers(grid_dir)
         self.console, self.state = Console(width=200), State.read(self.folder)
-        self.deadline = time.monotonic() + max(30.0, 60 * self.campaign.config().controller_time_min - RESERVE_S)
+        self.deadline = clock.monotonic() + max(30.0, 60 * self.campaign.config().controller_time_min - RESERVE_S)
 
     def run(self) -> int:
         """Take the step; return the exit code of the job."""
-        self.state.job, self.state.time = os.environ.get("SLURM_JOB_ID", ""), time.time()
+        self.state.job, self.state.time = os.environ.get("SLURM_JOB_ID", ""), clock.now()
         try:
             step = self._step()
             self._see_to_followers(step)
@@ -164,10 +163,12 @@ class Controller:
         """Try the step until it succeeds or the time is up; look again where a job is just ending."""
         import tenacity  # only controllers need it
 
+        until = clock.monotonic() + self._left_s()
         tries = tenacity.Retrying(
+            sleep=clock.sleep,
             retry=tenacity.retry_if_exception_type((SchedulerError, OSError)),
             wait=tenacity.wait_exponential(multiplier=5, max=60),
-            stop=tenacity.stop_after_delay(self._left_s()),
+            stop=lambda _: clock.monotonic() >= until,
             before_sleep=lambda state: self._say(f"tried again: {state.outcome.exception() if state.outcome else ''}"),
             reraise=True,
         )
@@ -176,11 +177,11 @@ class Controller:
             step = tries(take_step, self.launch_dir, self.console, wait_s=self._left_s())
             if not step.presses:
                 break
-            time.sleep(LOOK_AGAIN_S)
+            clock.sleep(LOOK_AGAIN_S)
         return step
 
     def _left_s(self) -> float:
-        return max(1.0, self.deadline - time.monotonic())
+        return max(1.0, self.deadline - clock.monotonic())
 
     def _see_to_followers(self, step: Step) -> None:
         """Keep the controllers in the queue that are needed, and set when they start."""
@@ -245,7 +246,7 @@ class Controller:
     def _say(self, text: str) -> None:
         with harmless("the log"):
             self.console.print(
-                f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}", highlight=False, markup=False, soft_wrap=True
+                f"{clock.local():%Y-%m-%d %H:%M:%S} {text}", highlight=False, markup=False, soft_wrap=True
             )
 
     def _remove_old_logs(self) -> None:
@@ -306,7 +307,7 @@ def stands_still(campaign: Campaign, queue: Mapping[Job, QueuedJob]) -> str:
 def _overdue(campaign: Campaign, state: State, folder: ControllersFolder, mine: Sequence[QueuedJob]) -> str:
     """Report controllers that have been waiting for long, mostly for want of room; nothing if one is at work."""
     last = state.time or _written(folder.script_file)
-    if last is None or not all(job.is_waiting for job in mine) or time.time() - last < OVERDUE_S:
+    if last is None or not all(job.is_waiting for job in mine) or clock.now() - last < OVERDUE_S:
         return ""
     waiting = ", ".join(f"job {job.job} waits: {job.reason}" for job in mine)
     return f"no controller of launch {campaign.name} was at work since {_moment(last)}; {waiting}; see squeue --start"

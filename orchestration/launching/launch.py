@@ -1,7 +1,6 @@
 """A launch that stays until its table is written: it takes the common steps, trains, and collects results."""
 
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.progress import Progress, Snapshot
 from orchestration.launching.steps import Begun
 from orchestration.launching.target import Target
-from orchestration.machine import announce, provenance
+from orchestration.machine import announce, clock, provenance
 from orchestration.machine.checkout import NO_REPOSITORY
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells
 from orchestration.mirror.tracking import Launch
@@ -300,7 +299,7 @@ def follow(
     handle: Jobs, items: Callable[[], Sequence[Item]], num_concurrent: int, grid_dir: Path, console: Console
 ) -> None:
     """Show the progress of jobs until the last one has ended; while a file server is away, they continue unseen."""
-    began = time.monotonic()
+    began = clock.monotonic()
 
     def look() -> Snapshot:
         return Snapshot(
@@ -308,7 +307,7 @@ def follow(
             jobs={signature_in(name): state for name, state in handle.poll().items()},
             folders={signature: folder.state() for signature, folder in folders(grid_dir).items()},
             num_concurrent=num_concurrent,
-            elapsed_s=time.monotonic() - began,
+            elapsed_s=clock.monotonic() - began,
         )
 
     with Progress(console) as progress:

@@ -1,12 +1,12 @@
 """What a plan says besides its cells: which part of a grid it covers, what is left out, and what that leaves whole."""
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from orchestration.grids import inputs, launched, site_places
 from orchestration.launching import added_seeds
 from orchestration.launching.target import Target
+from orchestration.machine import clock
 from orchestration.planning import adaptive, budget, history, plan, until
 from orchestration.planning.plan import Plan
 from orchestration.runs import hints
@@ -22,7 +22,7 @@ def of_plan(target: Target, planned: Plan) -> list[str]:
         *(adaptive.lines(needs, planned) if (needs := added_seeds.of_target(target)) else []),
         f"failed cells are retried by {hints.command('retry', target.grid_dir)}" if num_failed else "",
         *([] if target.sizes is None else history.notes([item.cell for item in planned.jobs], target.sizes)),
-        *([] if target.until is None else until.lines(planned, entries(target, planned), target.until, time.time())),
+        *([] if target.until is None else until.lines(planned, entries(target, planned), target.until, clock.now())),
     ]
     return [*filter(None, notes)]
 
@@ -54,7 +54,7 @@ def entries(target: Target, planned: Plan) -> list[until.Entry]:
     """Return the entries of the tables with what is done by the time of the launch; none where it has no such time."""
     if target.until is None:
         return []
-    left_s = target.until - time.time()
+    left_s = target.until - clock.now()
     return [
         replace(entry, table=one.name)
         for one in target.loaded.tables

@@ -1,6 +1,5 @@
 """The state of a cell: by its run folder first, squeue second and sacct third; a note says where they disagree."""
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestration.grids.cells import from_yaml
 from orchestration.launching import elsewhere
+from orchestration.machine import clock
 from orchestration.machine.damage import DamagedFileError
 from orchestration.on_slurm.queue_state import state_of
 from orchestration.planning.order import makespan
@@ -147,7 +147,7 @@ def _after(state: "FolderState") -> str:
 def to_lines(rows: Sequence[CellStatus]) -> list[str]:
     """Return the table, notes last."""
     head = ("signature", "cell", "state", "step", "mIoU", "tries", "job", "node", "written", "note")
-    now = time.time()
+    now = clock.now()
     table = [head, *(_row(row, now) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
@@ -209,7 +209,7 @@ def totals(rows: Sequence[CellStatus]) -> list[str]:
     if any(row.idle_s for row in rows):
         lines.append(f"where a GPU idles, {gpu_idle.ADVICE}")
     if total.end_s is not None:
-        end = datetime.fromtimestamp(time.time() + total.end_s).strftime("%Y-%m-%d %H:%M")
+        end = datetime.fromtimestamp(clock.now() + total.end_s).strftime("%Y-%m-%d %H:%M")
         in_all = f"{format_duration(total.end_s)} from now, with {total.at_once} at a time"
         lines.append(f"expected end: about {end}, {in_all}")
     return lines

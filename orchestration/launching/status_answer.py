@@ -1,12 +1,12 @@
 """The state of a grid for scripts and agents: what `status --json` prints."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from orchestration.launching.overview import Overview
 from orchestration.launching.status import CellStatus, sums
+from orchestration.machine import clock
 from orchestration.runs.states import CellState
 
 
@@ -65,7 +65,7 @@ class StatusAnswer:
 
 def answer(grid_dir: Path, seen: Overview) -> StatusAnswer:
     """Put what `status` sees into the words of its schema."""
-    now, total = time.time(), sums(seen.rows)
+    now, total = clock.now(), sums(seen.rows)
     return StatusAnswer(
         schema=1,
         command="status",

@@ -1,6 +1,5 @@
 """The next step of a campaign: what its cells need now, by their folders and by the queue."""
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from orchestration.launching.hand_in import (
 )
 from orchestration.launching.launch_folder import make_folders, only_launch_of
 from orchestration.launching.target import Target
-from orchestration.machine import announce, snapshot
+from orchestration.machine import announce, clock, snapshot
 from orchestration.on_slurm import commands, never_began, placement, policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import Campaign, Ended, campaign_named, launches_of, name_of, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
@@ -160,7 +159,7 @@ def end(campaign: Campaign, target: Target, planned: Plan, console: Console) -> 
 
 def close(campaign: Campaign, grid_dir: Path, why: str = "") -> None:
     """Record that a campaign is closed and nobody has to do anything about it."""
-    Ended(time.time(), why).to_file(campaign.over(grid_dir))
+    Ended(clock.now(), why).to_file(campaign.over(grid_dir))
 
 
 def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:

@@ -6,7 +6,6 @@ nothing is touched, and a dry run ends. Then look at the data and refuse what th
 """
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from orchestration.grids.grid import Grid
 from orchestration.launching import added_seeds, elsewhere, plan_notes
 from orchestration.launching.launch_folder import make_folders
 from orchestration.launching.target import Target
-from orchestration.machine import announce, answers, own_files, provenance
+from orchestration.machine import announce, answers, clock, own_files, provenance
 from orchestration.mirror.grid_mirror import GridMirror, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
 from orchestration.planning import (
@@ -98,7 +97,7 @@ def plan_of(target: Target, identities: Identities | None = None) -> Plan:
     if needs:
         others = [cell.signature for cell in loaded.cells if cell.signature not in target.retried]
         planned = plan.without(planned, needs.why_not(others))
-    return planned if target.until is None else until.left_out(planned, target.until, time.time())
+    return planned if target.until is None else until.left_out(planned, target.until, clock.now())
 
 
 def _gpu_seconds(loaded: Grid, num_steps: Mapping[str, int | None], pace: Mapping[str, float]) -> dict[str, float]:

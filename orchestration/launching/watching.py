@@ -1,8 +1,6 @@
 """A watched grid: on a terminal a table that is redrawn, elsewhere the table once, then the changes."""
 
-import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 
 from rich.console import Console, ConsoleDimensions, Group
 from rich.progress_bar import ProgressBar
@@ -12,7 +10,7 @@ from rich.text import Text
 from orchestration.launching.live_table import Redrawn, Steps, fitted, short
 from orchestration.launching.overview import Overview
 from orchestration.launching.status import CellStatus
-from orchestration.machine import announce
+from orchestration.machine import announce, clock
 from orchestration.machine.announce import LINE_S
 from orchestration.runs.states import CellState
 
@@ -36,7 +34,7 @@ _LINES_ROUND_THE_TABLE = 3
 class Watched(Redrawn):
     """Shows a grid again and again while it is open."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = clock.monotonic) -> None:
         super().__init__(console, transient=False)
         self._clock = clock
         self._told: dict[str, tuple[float, tuple[object, ...]]] = {}
@@ -68,7 +66,7 @@ class Watched(Redrawn):
         return said != _said(row) and (now - when >= LINE_S or not row.standing.is_open)
 
     def _say(self, text: str) -> None:
-        announce.say(self._console, f"{datetime.now():%H:%M:%S}  {text}")
+        announce.say(self._console, f"{clock.local():%H:%M:%S}  {text}")
 
 
 def drawn(rows: Sequence[CellStatus], below: Sequence[str], size: ConsoleDimensions) -> Group:

@@ -1,11 +1,10 @@
 """When a training is told to end: by a file, by a time limit, or because its node leaves the pilot."""
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestration.machine import files
+from orchestration.machine import clock, files
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.on_ray.orders import NodeNote
 from orchestration.on_ray.protocol import NODE_VARIABLE
@@ -32,7 +31,7 @@ class StopAsked:
 
     def __call__(self) -> bool:
         """Return whether to stop with a checkpoint."""
-        now = time.time()
+        now = clock.now()
         if self._last is not None:
             self._longest_s = max(self._longest_s, now - self._last)
         self._last = now

@@ -6,16 +6,17 @@ Every call has a time limit, since all of them hang while slurmctld is down.
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-from orchestration.machine import tool_environment
+from orchestration.machine import clock, tool_environment
+from orchestration.on_slurm import programs
 from orchestration.on_slurm.array_elements import spelt_out
 from orchestration.on_slurm.durations import moment
+from orchestration.on_slurm.programs import SlurmError as SlurmError
 from orchestration.on_slurm.refusals import passes
 from orchestration.runs.jobs import SchedulerError
 
@@ -25,10 +26,6 @@ SBATCH_TIMEOUT_S = 300.0
 _QUEUE_FORMAT = "--format=%i|%T|%N|%r|%Q|%x|%j"
 _NOT_ENDED = ("", "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
 _KEPT_STATES = re.compile(r"[A-Z_]+")
-
-
-class SlurmError(Exception):
-    """A Slurm command failed or did not answer; nothing is known then."""
 
 
 class SlurmRefusal(SlurmError):
@@ -163,7 +160,7 @@ def submit(script: Path, name: str) -> Job:
         SlurmError: sbatch does not answer, or no job of the name is there.
     """
     try:
-        text = _run(["sbatch", "--parsable", str(script)], tool_environment.for_sbatch(), SBATCH_TIMEOUT_S)
+        text = programs.run(["sbatch", "--parsable", str(script)], tool_environment.for_sbatch(), SBATCH_TIMEOUT_S)
     except SlurmError as error:
         raise error if passes(str(error)) else SlurmRefusal(str(error)) from None
     told = re.findall(r"^(\d+)(?:;\S*)?$", text, re.MULTILINE)
@@ -296,7 +293,9 @@ def submit_script(script: Path, *, begin_s: int, after: str = "") -> str:
         SlurmError: sbatch refused, or did not answer.
     """
     options = [f"--begin=now+{max(1, begin_s)}", *([f"--dependency=afterany:{after}"] if after else [])]
-    text = _run(["sbatch", "--parsable", *options, str(script)], tool_environment.for_sbatch(), SBATCH_TIMEOUT_S)
+    text = programs.run(
+        ["sbatch", "--parsable", *options, str(script)], tool_environment.for_sbatch(), SBATCH_TIMEOUT_S
+    )
     told = re.findall(r"^(\d+)(?:;\S*)?$", text, re.MULTILINE)
     if not told:
         raise SlurmError(f"sbatch printed {' '.join(text.split())!r}, and no number of a job")
@@ -345,7 +344,7 @@ def begin_in(number: str, seconds: int) -> None:
 
 
 def _accounting(options: Sequence[str]) -> str | None:
-    since = (datetime.now() - timedelta(days=60)).strftime("%Y-%m-%d")  # by default sacct starts at midnight
+    since = (clock.local() - timedelta(days=60)).strftime("%Y-%m-%d")  # by default sacct starts at midnight
     try:
         return output(
             [
@@ -375,26 +374,4 @@ def output(command: Sequence[str]) -> str:
     Raises:
         SlurmError: It is missing, does not answer in time, or fails; with the reason that it gives.
     """
-    return _run(command, tool_environment.for_slurm(), TIMEOUT_S)
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> str:
-    try:
-        done = subprocess.run(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-            env=environment,
-        )
-    except FileNotFoundError:
-        raise SlurmError(f"{command[0]} is not here") from None
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not answer within {timeout_s:.0f} s") from None
-    if done.returncode:
-        reason = " ".join((done.stderr.strip() or done.stdout.strip()).split())  # scontrol gives its reason on stdout
-        raise SlurmError(f"{command[0]} failed with exit code {done.returncode}: {reason or 'it gives no reason'}")
-    return done.stdout
+    return programs.run(command, tool_environment.for_slurm(), TIMEOUT_S)

@@ -1,9 +1,9 @@
 """How attempts ended that could not record it themselves, as their followers and controllers find it out."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestration.machine import clock
 from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.commands import EndedJob, Job
 from orchestration.running.run_cell import record_failure
@@ -90,7 +90,7 @@ def when(attempt: Attempt, known: EndedJob | None) -> float:
     """Return when an attempt ended: by its own event, else by Slurm's word on its job, else by its last write."""
     if last_event(attempt) or known is None or known.time is None:
         return attempt.ended()
-    return min(known.time, time.time())
+    return min(known.time, clock.now())
 
 
 def _end(attempt: Attempt, ends: Sequence[EndedJob], lately: EndedJob | None) -> EndedJob | None:

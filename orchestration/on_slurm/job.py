@@ -10,14 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rankmatch
-from orchestration.machine import scratch, snapshot
+from orchestration.machine import clock, scratch, snapshot
 from orchestration.machine.control_group import num_oom_kills
 from orchestration.on_ray.orders import JobOrder
 from orchestration.on_ray.protocol import EXIT_CODES, end_session, stop_kind
@@ -105,7 +104,7 @@ class _Head(Listener):
             self._tell_of_begin()
             while training.poll() is None:
                 self.pass_on()
-                time.sleep(0.2)
+                clock.sleep(0.2)
         finally:
             end_session(training)
         return self._exit_code(training.returncode)

@@ -6,7 +6,6 @@ import smtplib
 import subprocess
 import sys
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 import filelock
 
-from orchestration.machine import files
+from orchestration.machine import clock, files
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.runs.folders import GridFolder
 from rankmatch import locks
@@ -96,7 +95,7 @@ class Notifier:
         with self._lock():
             earlier = self._read().get(cause)
             is_silent = earlier is not None and (
-                (once and earlier["sent"]) or time.time() - earlier["time"] < SILENCE_S
+                (once and earlier["sent"]) or clock.now() - earlier["time"] < SILENCE_S
             )
             if not is_silent:
                 self._write(cause, is_sent=True)
@@ -128,7 +127,7 @@ class Notifier:
             return {}
 
     def _write(self, cause: str, *, is_sent: bool) -> None:
-        content = {**self._read(), cause: {"time": time.time(), "sent": is_sent}}
+        content = {**self._read(), cause: {"time": clock.now(), "sent": is_sent}}
         files.replace(GridFolder(Path(self.grid_dir)).notices_file, files.to_text(content))
 
 
@@ -153,6 +152,7 @@ def _failure(way: Callable[[str], None], text: str, num_tries: int) -> str:
     import tenacity  # only needed where something is sent, so by few
 
     tries = tenacity.Retrying(
+        sleep=clock.sleep,
         retry=tenacity.retry_if_result(bool),
         wait=tenacity.wait_exponential(multiplier=5),
         stop=tenacity.stop_after_attempt(num_tries),

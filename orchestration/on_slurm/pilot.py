@@ -7,14 +7,13 @@ with it, and what is left is for the campaign's next step.
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestration.machine import files, scratch
+from orchestration.machine import clock, files, scratch
 from orchestration.on_ray.job import JOIN_TIMEOUT_S
 from orchestration.on_ray.lend import answers, has_raylet, lend_node
 from orchestration.on_ray.orders import DriverOrder, HeadAddress, Lent, NodeNote, PilotOrder, Sharing
@@ -92,7 +91,7 @@ class _Head(Listener):
         super().__init__(self.launch.stop_file, task.signal_before_s)
         self.log = StateLog(self.launch.path)
         self.has_told, self.quiet_since, self.num_missed = False, 0.0, 0
-        self.next_look = time.monotonic() + 2 * LOOK_FOR_NODES_S
+        self.next_look = clock.monotonic() + 2 * LOOK_FOR_NODES_S
 
     def run(self) -> int:
         """Have the cells trained; return the exit code of the job."""
@@ -118,7 +117,7 @@ class _Head(Listener):
                 self.pass_on()
                 self._look_for_nodes()
                 self._tell_of_begin()
-                time.sleep(0.5)
+                clock.sleep(0.5)
         finally:
             files.replace(self.launch.pilot_over_file, "")
             end_session(driver)
@@ -135,14 +134,14 @@ class _Head(Listener):
     def _is_over(self) -> bool:
         """Return whether a pilot was told to end and no cell trains any more; the others have nothing to lose."""
         if not self.stop_file.exists() or JobState.RUNNING in self.log.read().values():
-            self.quiet_since = time.monotonic()
-        return time.monotonic() - self.quiet_since > QUIET_S
+            self.quiet_since = clock.monotonic()
+        return clock.monotonic() - self.quiet_since > QUIET_S
 
     def _look_for_nodes(self) -> None:
         """End a pilot to which no job lends a node any more; if squeue does not answer, some job may."""
-        if time.monotonic() < self.next_look:
+        if clock.monotonic() < self.next_look:
             return
-        self.next_look = time.monotonic() + LOOK_FOR_NODES_S
+        self.next_look = clock.monotonic() + LOOK_FOR_NODES_S
         with suppress(commands.SlurmError):
             self.num_missed = 0 if commands.is_queued(self.task.nodes_name) else self.num_missed + 1
         if self.num_missed >= MAX_MISSED and not self.stop_file.exists():
@@ -188,15 +187,15 @@ class _Node(Listener):
 
     def _wait_for_head(self) -> HeadAddress | None:
         """Return where the head is, once it says so and answers; nothing if it never does."""
-        deadline = time.monotonic() + JOIN_TIMEOUT_S
-        while time.monotonic() < deadline and not self._has_ended() and not self.stop_file.exists():
+        deadline = clock.monotonic() + JOIN_TIMEOUT_S
+        while clock.monotonic() < deadline and not self._has_ended() and not self.stop_file.exists():
             with suppress(FileNotFoundError):
                 head = HeadAddress.from_file(self.launch.pilot_head_file)
                 self._look_for_head(head.address)
                 if not self.num_missed:
                     return head
             self.pass_on()
-            time.sleep(0.5)
+            clock.sleep(0.5)
         return None
 
     def _lend(self, address: str, token: str, temp_dir: Path) -> None:
@@ -215,7 +214,7 @@ class _Node(Listener):
             while daemon.poll() is None and self._stays(daemon):
                 self.pass_on()
                 self._look_for_head(address)
-                time.sleep(0.5)
+                clock.sleep(0.5)
         finally:
             end_session(daemon)
 
@@ -226,14 +225,14 @@ class _Node(Listener):
         elif self.has_joined or self.is_orphan:
             return False
         if self.leave_by is None and self.stop_file.exists():
-            self.leave_by = time.monotonic() + max(10.0, self.task.signal_before_s - 10.0)
-        return not self._has_ended() and (self.leave_by is None or time.monotonic() < self.leave_by)
+            self.leave_by = clock.monotonic() + max(10.0, self.task.signal_before_s - 10.0)
+        return not self._has_ended() and (self.leave_by is None or clock.monotonic() < self.leave_by)
 
     def _look_for_head(self, address: str) -> None:
         """Have the cells of this node write a checkpoint if the head is gone: nobody can move them to other nodes."""
-        if time.monotonic() < self.next_look or self.is_orphan:
+        if clock.monotonic() < self.next_look or self.is_orphan:
             return
-        self.next_look = time.monotonic() + LOOK_FOR_HEAD_S
+        self.next_look = clock.monotonic() + LOOK_FOR_HEAD_S
         self.num_missed = 0 if answers(address) else self.num_missed + 1
         if self.is_orphan and not self._has_ended():
             files.replace(self.stop_file, f"{FailureClass.NODE_FAILURE}\nthe head of the pilot is gone")
@@ -258,7 +257,7 @@ class _Node(Listener):
 
 def _describe_node(folder: JobFolder, end_time: float | None) -> None:
     owner = {**launcher(), "slurm": signals.this_job()}
-    lasts_s = None if end_time is None else max(0.0, end_time - time.time())
+    lasts_s = None if end_time is None else max(0.0, end_time - clock.now())
     NodeNote(end_time, owner, lasts_s).to_file(folder.node_file)
 
 

@@ -1,6 +1,5 @@
 """Which nodes cells avoid: chosen when they are submitted, and reconsidered while they wait."""
 
-import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
-from orchestration.machine import announce
+from orchestration.machine import announce, clock
 from orchestration.on_slurm import commands, site_nodes, submissions
 from orchestration.on_slurm.avoided_nodes import MANY_CELLS, Record, Try, record
 from orchestration.on_slurm.campaign_file import Campaign, launches_of
@@ -33,7 +32,7 @@ _UNSEEN = ("reservation", "licenses", "tmp", "mincpus", "extra-node-info", "sock
 
 def placed(jobs: Sequence[CellJob], site: ClusterConfig, grid_dir: Path, campaign: str) -> list[CellJob]:
     """Return jobs with the nodes that each of them avoids."""
-    known = record(_tries(grid_dir, campaign), time.time())
+    known = record(_tries(grid_dir, campaign), clock.now())
     if not known.failed:
         return list(jobs)
     choice = _Choice.of(site, known)
@@ -54,7 +53,7 @@ def evidence(grid_dir: Path, campaign: str, failed: Collection[str]) -> list[str
             cells[one.node].add(one.cell)
     if all(len(some) < MANY_CELLS for some in cells.values()):
         return []
-    return record(_tries(grid_dir, campaign), time.time()).evidence()
+    return record(_tries(grid_dir, campaign), clock.now()).evidence()
 
 
 def free_waiting(
@@ -80,7 +79,7 @@ def free_waiting(
         return
     tries = _tries(grid_dir, campaign.name)
     learned = {one.node for one in tries if one.failed}
-    choice, asked = _Choice.of(campaign.config(), record(tries, time.time())), _cell_jobs(loaded, grid_dir)
+    choice, asked = _Choice.of(campaign.config(), record(tries, clock.now())), _cell_jobs(loaded, grid_dir)
     groups: dict[tuple[str, ...], list[Job]] = defaultdict(list)
     for job, names in cells.items():
         if not (left := [asked[name] for name in names if name in asked]):

@@ -1,6 +1,5 @@
 """What a campaign does about cells that have no result, by how their jobs have ended."""
 
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from rich.console import Console
 
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
-from orchestration.machine import announce
+from orchestration.machine import announce, clock
 from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name_of
 from orchestration.on_slurm.cluster import ClusterConfig
@@ -68,7 +67,7 @@ def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[s
 def not_due(cells: Mapping[str, Left], campaign: str) -> dict[str, float]:
     """Return the seconds until cells are retried whose last failure requires a wait, by signature."""
     waits = {key: one for key, one in cells.items() if one.decision.wait_min}
-    now = time.time()
+    now = clock.now()
     rest = {key: one.folder.ends(campaign)[-1].time + 60 * one.decision.wait_min - now for key, one in waits.items()}
     return {key: seconds for key, seconds in rest.items() if seconds > 0}
 
@@ -123,5 +122,5 @@ def tell_of_idle_gpus(site: ClusterConfig, grid_dir: Path, running: Iterable[str
         return
     cells = f"{len(found)} cells leave" if len(found) > 1 else "a cell leaves"
     what = f"{cells} GPUs idle, {found[0]} for {idle[found[0]] / 60:.0f} min; {gpu_idle.ADVICE}"
-    day = time.strftime("%Y-%m-%d")
+    day = f"{clock.local():%Y-%m-%d}"
     Notifier.of(site, grid_dir).tell(f"GPU idle {day}", f"{grid_dir.name}: {what}", once=True)

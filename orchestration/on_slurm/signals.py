@@ -2,13 +2,12 @@
 
 import os
 import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestration.machine import files, scratch
+from orchestration.machine import clock, files, scratch
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, SlurmError
 from orchestration.runs.failures import FailureClass
@@ -58,7 +57,7 @@ class Listener:
         if fields.get("JobState") == "RUNNING":  # for a job that is being ended, this is now
             end_time = commands.end_time(fields) or end_time
         # Slurm may send its warning up to 60 s earlier than asked.
-        if end_time is not None and time.time() > end_time - self._signal_before_s - 60:
+        if end_time is not None and clock.now() > end_time - self._signal_before_s - 60:
             return FailureClass.TIME_LIMIT
         ends = fields.get("JobState") in ("CANCELLED", "COMPLETING")
         is_cancelled = number == signal.SIGTERM and ends and fields.get("Restarts") == restart()

@@ -1,8 +1,8 @@
 """The handle of what one launch submitted to Slurm."""
 
-import time
 from collections.abc import Sequence
 
+from orchestration.machine import clock
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job
 from orchestration.on_slurm.queue_state import state_of
@@ -42,11 +42,11 @@ class SlurmJobs:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until all jobs have ended; false if the time runs out first."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else clock.monotonic() + timeout_s
         while not all(state.has_ended for state in self.poll().values()):
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and clock.monotonic() >= deadline:
                 return False
-            time.sleep(2.0 if deadline is None else min(2.0, max(0.0, deadline - time.monotonic())))
+            clock.sleep(2.0 if deadline is None else min(2.0, max(0.0, deadline - clock.monotonic())))
         return True
 
 

@@ -4,7 +4,6 @@ import os
 import secrets
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import rankmatch
 from orchestration.grids.cells import Cell, from_yaml
-from orchestration.machine import provenance
+from orchestration.machine import clock, provenance
 from orchestration.machine.damage import DamagedFileError
 from orchestration.machine.processes import lives, this_process
 from orchestration.mirror.mirror_thread import mirrored
@@ -152,14 +151,14 @@ class StopCheck:
 
     def __call__(self) -> bool:
         """Return whether to stop with a checkpoint."""
-        if self._answer or time.monotonic() < self._next:
+        if self._answer or clock.monotonic() < self._next:
             return self._answer
         if self._attempt.superseded():
             raise FencedError("a newer attempt has begun")
         if launcher_is_gone(self._owner):
             raise FencedError("the launcher is gone")
         self._answer = self._asked is not None and bool(self._asked())
-        self._next = time.monotonic() + self._interval_s
+        self._next = clock.monotonic() + self._interval_s
         return self._answer
 
 
@@ -170,7 +169,7 @@ class _Body:
         self, folder: RunFolder, attempt: Attempt, train: Trainer, stop: StopCheck, why: Callable[[], str]
     ) -> None:
         self.folder, self.attempt, self.train, self.stop, self.why = folder, attempt, train, stop, why
-        self.started = time.monotonic()
+        self.started = clock.monotonic()
 
     def run(self) -> JobState:
         """Train, and turn every way to end into a state and an event."""
@@ -250,7 +249,7 @@ class _Body:
         return made_with.of_attempts([pair for pair in found if pair[0].number <= self.attempt.number])
 
     def _duration_s(self) -> float:
-        return round(time.monotonic() - self.started, 3)
+        return round(clock.monotonic() - self.started, 3)
 
 
 def evidence(attempt: Attempt, failure: Failure) -> dict[str, Any]:

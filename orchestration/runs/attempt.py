@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from orchestration.machine import files
+from orchestration.machine import clock, files
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.fields import COUNT, DATE, FLAG, NUMBER, TEXT, Fields
 from orchestration.machine.image import DIGEST, IMAGE
@@ -92,11 +91,11 @@ class Attempt(AttemptFolder):
 
     def event(self, kind: str, /, **fields: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
         """Record an event: `started`, `stopped`, `failed`, ..."""
-        files.append_row(self.events_file, {"event": kind, "time": time.time(), **fields})
+        files.append_row(self.events_file, {"event": kind, "time": clock.now(), **fields})
 
     def say(self, text: str) -> None:
         """Add a line to its log, to which the training process also prints."""
-        line = f"{datetime.now():%H:%M:%S}  {text}\n".encode(errors="replace")
+        line = f"{clock.local():%H:%M:%S}  {text}\n".encode(errors="replace")
         with suppress(OSError):  # the log is only informative; files that matter have writers that raise
             handle = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:

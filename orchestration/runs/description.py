@@ -1,11 +1,10 @@
 """The description of a cell in its run folder: its configuration, and the varied keys with the configuration's hash."""
 
 import hashlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestration.machine import files
+from orchestration.machine import clock, files
 from orchestration.machine.damage import DamagedFileError
 from orchestration.machine.fields import TEXT, TEXTS, Fields
 from orchestration.runs.folders import CellFolder
@@ -39,7 +38,7 @@ def config(folder: Path) -> str:
     for wait_s in _LOOKS_S:
         if _is_as_written(folder, text):
             return text
-        time.sleep(wait_s)
+        clock.sleep(wait_s)
         text = _text_of(path)
     if not _is_as_written(folder, text):
         why = f"it is not what was written, by the {HASH} in {CellFolder.axes_file.name}: lines are missing or changed"

@@ -1,9 +1,9 @@
 """Read the states of many cells, with patience for a file server that is away for a moment."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from orchestration.machine import clock
 from orchestration.runs.run_folder import FolderState, RunFolder
 from orchestration.runs.states import CellState
 
@@ -20,6 +20,6 @@ def states(found: Mapping[Key, RunFolder], waits_s: Sequence[float] = WAITS_S) -
         away = [key for key, state in known.items() if state.status is CellState.UNREADABLE]
         if not away:
             break
-        time.sleep(wait_s)
+        clock.sleep(wait_s)
         known |= {key: found[key].state() for key in away}
     return known

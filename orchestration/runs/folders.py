@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestration.machine import clock
 from orchestration.machine.provenance import DIFFERENCE
 from orchestration.runs.cell_names import cell_names as cell_names
 from orchestration.runs.members import Folder
@@ -120,12 +121,12 @@ class GridFolder(Folder):
         The lock of launches prevents two from looking at once.
         """
         behind = [moment + datetime.timedelta(microseconds=1) for one in self.launches() if (moment := one.moment)]
-        moment = max([datetime.datetime.now(datetime.UTC), *behind])
+        moment = max([clock.utc(), *behind])
         return self.launch(f"{moment:{_MOMENT}}-{os.getpid()}")
 
     def next_trash(self) -> Path:
         """Return a folder for the cells to drop now."""
-        return self.runs.trash_dir / self.name / f"{datetime.datetime.now(datetime.UTC):{_MOMENT}}"
+        return self.runs.trash_dir / self.name / f"{clock.utc():{_MOMENT}}"
 
 
 class LaunchFolder(Folder):

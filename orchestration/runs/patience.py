@@ -2,11 +2,11 @@
 
 import errno
 import sys
-import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
 
+from orchestration.machine import clock
 from orchestration.runs.failure_class import FailureClass
 from orchestration.runs.failure_signs import class_of
 
@@ -32,7 +32,7 @@ def patiently(act: Callable[[], T], also: Collection[FailureClass] = ()) -> T:
         except OSError as error:
             if class_of(error, "") not in (*_PASSING, *also):
                 raise
-            time.sleep(wait_s)
+            clock.sleep(wait_s)
     return act()
 
 

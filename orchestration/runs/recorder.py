@@ -1,13 +1,12 @@
 """Write the rows of an attempt: epochs as lines of JSON, steps as a stream of Arrow batches."""
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from orchestration.machine import files
+from orchestration.machine import clock, files
 from orchestration.machine.damage import tell
 from orchestration.machine.fields import COUNT, NUMBER, Fields
 from orchestration.runs.folders import AttemptFolder
@@ -46,7 +45,7 @@ class Recorder:
         self._folder, self._superseded, self._tell_epoch = AttemptFolder(path), superseded, tell_epoch
         self._columns: list[str] = []
         self._rows: list[Row] = []
-        self._written = time.monotonic()
+        self._written = clock.monotonic()
 
     def __call__(self, step: int, row: Mapping[str, float | None]) -> None:
         """Record a row; one with `epoch` is an epoch row.
@@ -57,7 +56,7 @@ class Recorder:
         if "epoch" in row:
             self.flush()
             self._refuse_when_superseded()
-            whole = {"step": step, "time": time.time(), **row}
+            whole = {"step": step, "time": clock.now(), **row}
             files.append_row(self._folder.epochs_file, whole)
             self._tell_epoch(whole)
             return
@@ -65,8 +64,8 @@ class Recorder:
         for name in row:
             if name not in self._columns:
                 raise ValueError(f"a step row must have the columns {', '.join(self._columns)}; got {name!r}")
-        self._rows.append({"step": step, "time": time.time(), **row})
-        if len(self._rows) >= ROWS_PER_BATCH or time.monotonic() - self._written > SECONDS_PER_BATCH:
+        self._rows.append({"step": step, "time": clock.now(), **row})
+        if len(self._rows) >= ROWS_PER_BATCH or clock.monotonic() - self._written > SECONDS_PER_BATCH:
             self.flush()
 
     def flush(self) -> None:
@@ -84,7 +83,7 @@ class Recorder:
         batch = pa.RecordBatch.from_pylist(self._rows, schema).serialize().to_pybytes()
         # A stream is its schema followed by batches; it may end anywhere between two of them.
         files.append(path, batch if is_begun else schema.serialize().to_pybytes() + batch)
-        self._rows, self._written = [], time.monotonic()
+        self._rows, self._written = [], clock.monotonic()
 
     def before_checkpoint(self) -> None:
         """Write the buffered rows, because a run that resumes from the checkpoint repeats none of them."""

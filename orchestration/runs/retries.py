@@ -1,9 +1,9 @@
 """Whether to retry cells: by their own attempts and, if these would give one up, by outages that hit many cells."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestration.machine import clock
 from orchestration.runs.failures import POLICY, AttemptEnd, Decision, decide, failed_lately
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.outages import Outage, excused, outages
@@ -32,12 +32,12 @@ def decisions(cells: Mapping[str, RunFolder], campaign: str) -> dict[str, Decisi
 
 def failed_hosts(folder: RunFolder, campaign: str) -> list[str]:
     """Return the hosts that a cell avoids because it failed there lately."""
-    return [end.host for end in failed_lately(folder.ends(campaign), time.time())]
+    return [end.host for end in failed_lately(folder.ends(campaign), clock.now())]
 
 
 def lately(grid_dir: Path, campaign: str, within_s: float) -> list[Outage]:
     """Return what came over many cells of a campaign, as far as that was found out within the last seconds."""
-    since = time.time() - within_s
+    since = clock.now() - within_s
     found = outages(_all_ends(grid_dir, campaign))
     return [outage for outage in found if max(end.noted for _, end in outage.ends) > since]
 

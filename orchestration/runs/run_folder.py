@@ -7,14 +7,12 @@ See docs/run_folder.md for the files and their fields.
 import errno
 import os
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestration.machine import files
+from orchestration.machine import clock, files
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.fields import COUNT, NUMBER, Fields
 from orchestration.machine.processes import lives, process_start, this_process
@@ -381,7 +379,7 @@ def _liveness(owner: Row, last_event: str | None, updated: float) -> FolderStatu
         return CellState.INTERRUPTED
     is_alive = lives(owner) if owner else None
     if is_alive is None:
-        is_alive = time.time() - updated < LEASE_S
+        is_alive = clock.now() - updated < LEASE_S
     return CellState.RUNNING if is_alive else CellState.INTERRUPTED
 
 
@@ -390,7 +388,7 @@ def _complete(owner: Mapping[str, Any]) -> Row:
     content: dict[str, Any] = {"schema": SCHEMA, **({} if "pid" in owner else this_process()), **owner}
     content.setdefault("host", socket.gethostname())
     content.setdefault("process_started", process_start(content["pid"]))
-    content.setdefault("started", datetime.now(UTC).isoformat(timespec="seconds"))
+    content.setdefault("started", clock.utc().isoformat(timespec="seconds"))
     content.setdefault("commit", content.get("provenance", {}).get("commit", ""))
     return content
 

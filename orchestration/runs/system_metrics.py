@@ -1,14 +1,13 @@
 """Measure what a training process uses of its machine: processor, memory and its own GPU, as rows of their own."""
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from orchestration.machine import files
+from orchestration.machine import clock, files
 from orchestration.runs.patience import say_once
 
 if TYPE_CHECKING:  # torch and psutil are imported only in processes that train
@@ -52,7 +51,7 @@ class SystemSampler:
         """Write a row if possible; on a full disk the training's own rows stop it, and these rows show it alive."""
         try:
             if not self._superseded():
-                row = {"time": time.time(), **self._processor_and_memory(), **self._gpu()}
+                row = {"time": clock.now(), **self._processor_and_memory(), **self._gpu()}
                 files.append_row(self._path, row)
         except OSError as error:
             say_once(f"{self._path} lacks rows", error)

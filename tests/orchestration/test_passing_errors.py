@@ -23,7 +23,7 @@ DONE = FitResult(finished=True, step=6, num_steps=6, epoch=2, num_epochs=2, best
 @pytest.fixture
 def waits(monkeypatch):
     found = []
-    monkeypatch.setattr(patience.time, "sleep", found.append)
+    monkeypatch.setattr(patience.clock, "sleep", found.append)
     return found
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from slurm.real_cluster import Cluster, start, wait_until
 
-from orchestration.on_slurm import commands, controller_script
+from orchestration.on_slurm import commands, controller_script, programs
 from orchestration.on_slurm.commands import Job
 from orchestration.runs.folders import ControllersFolder
 
@@ -72,7 +72,7 @@ def user(monkeypatch) -> Iterator[User]:
                 for name in ("PATH", "SLURM_CONF"):
                     changed.setenv(name, cluster.environment[name])
                 asked = SimpleNamespace(**{**vars(subprocess), "run": partial(subprocess.run, **found.rights)})
-                changed.setattr(commands, "subprocess", asked)
+                changed.setattr(programs, "subprocess", asked)
                 changed.setattr(commands.os, "getuid", lambda: pwd.getpwnam("nobody").pw_uid)
                 yield found
 

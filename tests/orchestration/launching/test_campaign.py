@@ -479,7 +479,7 @@ def test_watched_resume_continues_while_another_process_writes_mlflow(options, s
     launch_on_slurm(options, console)
     slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
     gone = (slurm.queued, slurm.controllers)  # while a controller is there, the cells may change
-    monkeypatch.setattr(control.time, "sleep", lambda _: [jobs.clear() for jobs in gone])
+    monkeypatch.setattr(control.clock, "sleep", lambda _: [jobs.clear() for jobs in gone])
     with only_writer(options.runs / "small"):
         control.resume(options.runs / "small", console, watch=True)
     said = console.export_text()
@@ -731,7 +731,7 @@ def test_logs_go_on_with_the_next_attempt_and_end_with_the_result(options, slurm
         else:
             cell_of(options, "rankmatch-4-s0").path.joinpath("result.json").write_text("{}")
 
-    monkeypatch.setattr(control.time, "sleep", sleep)
+    monkeypatch.setattr(control.clock, "sleep", sleep)
     capsys.readouterr()
     control.logs(options.runs / "small", "rankmatch-4-s0", follow=True)
     lines = capsys.readouterr().out.splitlines()

@@ -1118,7 +1118,7 @@ def test_status_is_watched_while_a_controller_tries_cells_again(life, monkeypatc
         looks.append(overview.of_grid(life.grid_dir).rows)
         life.done()
 
-    monkeypatch.setattr(control.time, "sleep", wait)
+    monkeypatch.setattr(control.clock, "sleep", wait)
     control.status(life.grid_dir, life.console, watch=True)
     assert [{row.standing for row in rows} for rows in looks] == [{"interrupted"}]
 

@@ -185,7 +185,7 @@ class Away:
 
 def test_file_server_that_is_away_for_seconds_delays_the_next_cell_and_its_end(tmp_path, monkeypatch, capfd, clock):
     launch = Launch(tmp_path, monkeypatch)
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.clock, "sleep", lambda seconds: None)
     launch.queue.room = Away(1, lambda: 1)
     assert launch.queue.suggest("1") is None
     with monkeypatch.context() as patch:
@@ -203,14 +203,14 @@ def test_file_server_that_is_away_for_seconds_delays_the_next_cell_and_its_end(t
 
 
 def test_file_server_that_is_away_ends_no_training_that_looks_whether_to_stop(tmp_path, monkeypatch):
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.clock, "sleep", lambda seconds: None)
     monkeypatch.setattr(Path, "exists", Away(2, lambda: False))
     assert StopAsked(LaunchFolder(tmp_path).stop_file, None)() is False
 
 
 def test_file_server_that_stays_away_leaves_a_cell_that_failed_waiting(tmp_path, monkeypatch, clock):
     launch = Launch(tmp_path, monkeypatch)
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.clock, "sleep", lambda seconds: None)
     with monkeypatch.context() as patch:
         patch.setattr(driver, "decision_of", Away(1000, driver.decision_of))
         launch.dies(1, on="a")

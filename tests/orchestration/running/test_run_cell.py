@@ -83,7 +83,7 @@ def test_failure_is_written_down_and_does_not_escape(make_cell):
 def file_server(monkeypatch):
     """A clock that only waiting moves, and a file server that answers with errors until a time."""
     clock = SimpleNamespace(now=0.0, until=0.0, number=errno.ESTALE)
-    monkeypatch.setattr(patience.time, "sleep", lambda wait_s: setattr(clock, "now", clock.now + wait_s))
+    monkeypatch.setattr(patience.clock, "sleep", lambda wait_s: setattr(clock, "now", clock.now + wait_s))
     append = files.append_row
 
     def append_if_there(path, content):
