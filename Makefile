@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --durations=10 $(PYTEST_ARGS)
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help venv demo check docs unit test test-ray test-slurm test-services test-browser test-crash test-faults test-image clean-image format lock audit clean
+.PHONY: help venv demo check docs unit test test-ray test-slurm test-services test-browser test-crash test-simulation test-faults test-image clean-image format lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -57,6 +57,9 @@ test-crash: venv ## the suite that cuts programs short at each write; needs apt-
 
 test-faults: venv ## all that does harm, and one table of it; PYTEST_ARGS='-m "not slurm"' where there is no Slurm
 	$(PYTEST) --faults
+
+test-simulation: venv ## 10,000 seeded histories of a Slurm that lies (tests/simulation); HISTORIES=500: fewer
+	HISTORIES=$(or $(HISTORIES),10000) $(PYTEST) --timeout=3600 tests/simulation
 
 test-image: venv ## the suite that builds the image and runs it; needs root, and apt-get install what docs/image.md names
 	$(PYTEST) --numprocesses=0 -m image tests/image

@@ -239,8 +239,8 @@ def names() -> list[str]:
 
 
 def _kind(key: str) -> Any:  # noqa: ANN401 (a type)
-    known = [part.name for part in fields(ClusterConfig)]
-    if key not in known:
+    if key not in _kinds():
+        known = [part.name for part in fields(ClusterConfig)]
         near = near_matches(key, known)
         hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known are {', '.join(known)}"
         raise ValueError(f"unknown key '{PREFIX}{key}'; {hint}")

@@ -1,0 +1,121 @@
+"""What must hold after every event of a history, and what must have come of it in the end."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simulation.coroutines import Process
+
+from orchestration.launching import overview
+from orchestration.on_slurm.campaign_file import launches_of, open_campaigns
+from orchestration.on_slurm.submissions import Submission
+from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.run_folder import RunFolder, folders
+
+if TYPE_CHECKING:
+    from simulation.slurm_model import Job
+    from simulation.world import World
+
+EXPECTED = ("SchedulerError", "ValueError", "Stale file handle", "SlurmError")
+"""In which words a command may end."""
+
+
+class Broken(AssertionError):  # noqa: N818
+    """Something did not hold."""
+
+
+class Invariants:
+    """Watches a world from outside."""
+
+    def __init__(self, world: "World", max_concurrent: int | None, budget_gpu_hours: float | None) -> None:
+        self.world, self.max_concurrent, self.budget_gpu_hours = world, max_concurrent, budget_gpu_hours
+        self.cancelled: set[str] = set()
+        self.storm_ended: float | None = None
+        self._cells: dict[Path, list[str]] = {}
+        self._num_jobs = -1
+
+    def check(self) -> None:
+        """Look at everything after an event."""
+        alive = self.world.slurm.alive()
+        own = [job for job in alive if not job.is_controller]
+        twice = [cell for cell, count in Counter(map(self.cell_of, own)).items() if count > 1]
+        if twice:
+            self._broken(f"{twice} have two jobs at once: {[(job.number, job.state) for job in own]}")
+        running = [job.number for job in own if job.node]
+        if self.max_concurrent is not None and len(running) > self.max_concurrent:
+            self._broken(f"{running} run at once, and --max-concurrent is {self.max_concurrent}")
+        if self.world.broken:
+            self._broken(self.world.broken[0])
+        if not any(job.is_held is False or job.node for job in alive):
+            self._check_somebody_is_due()
+
+    def cell_of(self, job: "Job") -> str:
+        """Return the cell that a job has."""
+        if job.script not in self._cells:
+            launch = LaunchFolder(job.script.parent.parent)
+            self._cells[job.script] = Submission.from_file(launch.submission_file(job.name)).cells
+        return self._cells[job.script][int(job.number.partition("_")[2] or 0)]
+
+    def _check_somebody_is_due(self) -> None:
+        """Nothing of the project will run by itself: the user was told, or `status` says what to do."""
+        if any(process.host == "login" for process in self.world.hub.processes.values()):
+            return  # a user is at it
+        if not self.is_launched() or not self._left():
+            return
+        campaigns = open_campaigns(self.world.grid_dir)
+        if not campaigns:
+            self._check_all_told()
+            return
+        seen = overview.of_grid(self.world.grid_dir)
+        if not seen.due and not seen.notes:
+            self._broken(f"nobody is due to act, and status says nothing: {seen.lines}")
+
+    def _check_all_told(self) -> None:
+        seen = overview.of_grid(self.world.grid_dir)
+        said = " ".join([*self.world.told, *seen.lines])
+        if "cells are done" not in said and "no launch is at work" not in said and not self._is_cancelled():
+            self._broken(f"all launches are closed and nobody was told of {self._left()}: {seen.lines}")
+
+    def _is_cancelled(self) -> bool:
+        return self.cancelled >= {*self._left()}
+
+    def _left(self) -> list[str]:
+        return [cell.path.name for cell in folders(self.world.grid_dir).values() if not cell.has_result()]
+
+    def is_launched(self) -> bool:
+        return bool(self.world.grid_dir.is_dir() and launches_of(self.world.grid_dir))
+
+    def is_over(self) -> bool:
+        """Return whether all launches are closed, and nobody is at work."""
+        if self.world.hub.processes or self.world.slurm.alive() or not self.is_launched():
+            return False
+        return not open_campaigns(self.world.grid_dir)
+
+    def check_command(self, process: Process) -> None:
+        """A command may end in a message, not in a traceback."""
+        if process.trace:
+            self.world.note(f"{process.name}: {process.trace.strip().splitlines()[-1]}")
+        if process.trace and not any(word in process.trace.splitlines()[-1] for word in EXPECTED):
+            self.world.broken.append(f"{process.name} ended in {process.trace[-3000:]}")
+
+    def check_end(self) -> None:
+        """Each cell is done, or given up and somebody was told, or cancelled."""
+        if not self.is_over():
+            state = "\n".join(overview.of_grid(self.world.grid_dir).lines) if self.is_launched() else ""
+            alive = [(job.number, job.name, job.state, job.reason) for job in self.world.slurm.alive()]
+            self._broken(f"it never ends: {alive}\n{state}")
+        for cell in folders(self.world.grid_dir).values():
+            self._check_cell(cell)
+
+    def _check_cell(self, cell: RunFolder) -> None:
+        name = cell.path.name
+        if cell.has_result() or name in self.cancelled:
+            return
+        kinds = [attempt.end().kind for attempt in cell.attempts()]
+        said = [text for text in self.world.told if name in text or "given up" in text or "not tried again" in text]
+        rows = {row.cell.signature: row for row in overview.of_grid(GridFolder(self.world.grid_dir).path).rows}
+        if not said:
+            self._broken(f"{name} was forgotten after {kinds}; status says {rows[cell.signature].standing}")
+
+    def _broken(self, text: str) -> None:
+        raise Broken(text)

@@ -1,0 +1,60 @@
+"""Seeded histories of a cluster that lies; a seed that breaks something stays a test of its own.
+
+`make test` plays the first ones, `make test-simulation` as many as HISTORIES says.
+"""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from simulation.history import Outcome, play
+
+MEMORY = Path("/dev/shm")
+NUM_IN_EACH_TEST = 10
+NUM_OF_UNIT = 40
+NUM = int(os.environ.get("HISTORIES", str(NUM_OF_UNIT)))
+BLOCKS = [range(first, min(first + NUM_IN_EACH_TEST, NUM)) for first in range(0, NUM, NUM_IN_EACH_TEST)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: nothing is to outlive the test."""
+    place = MEMORY if MEMORY.is_dir() else tmp_path
+    with tempfile.TemporaryDirectory(prefix="rankmatch-simulation-", dir=place) as made:
+        yield Path(made)
+
+
+def played(folder: Path, seed: int) -> Outcome:
+    outcome = play(folder / str(seed), seed)
+    shutil.rmtree(folder / str(seed))
+    return outcome
+
+
+def in_words(outcome: Outcome) -> str:
+    return "\n".join([*outcome.diary[-200:], f"history {outcome.seed}: {outcome.broken}"])
+
+
+@pytest.mark.parametrize("seeds", BLOCKS, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
+def test_no_cell_is_trained_twice_or_forgotten_whatever_befalls_slurm_and_whatever_it_says(
+    seeds: range, folder: Path, tell_points: Callable[[str, int, list[str]], None]
+) -> None:
+    outcomes = [played(folder, seed) for seed in seeds]
+    broken = [in_words(outcome) for outcome in outcomes if outcome.broken]
+    faults = Counter(itertools.chain.from_iterable(Counter(outcome.faults).elements() for outcome in outcomes))
+    for kind, count in faults.items():
+        tell_points(f"simulated: {kind}", count, [])
+    tell_points(f"histories {seeds.start}-{seeds.stop - 1}", len(outcomes), broken)
+    assert not broken, "\n\n".join(broken)
+
+
+def test_history_is_the_same_whenever_its_seed_is_played(folder: Path) -> None:
+    first, second = (play(folder / name, 3) for name in ("first", "second"))
+    assert len(first.diary) > 20
+    assert [line.replace("/first/", "/") for line in first.diary] == [
+        line.replace("/second/", "/") for line in second.diary
+    ]

@@ -1,0 +1,233 @@
+"""A cluster that lies: a Slurm, its nodes and a login node, where launch, jobs and controllers run as they are."""
+
+import io
+import random
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from orchestration_fakes import flags
+from rich.console import Console
+from simulation import shell, slurm_commands, training
+from simulation.coroutines import Hub, Killed, Process
+from simulation.slurm_commands import Refused
+from simulation.slurm_model import Job, Slurm
+from simulation.weather import Weather
+from submitit.core.utils import DelayedSubmission
+
+from orchestration.launching.controller import Controller
+from orchestration.on_slurm.job import CellTask, _Head
+from orchestration.on_slurm.programs import SlurmError
+from orchestration.on_slurm.signals import make_folder
+from orchestration.runs.folders import launch_with_jobs
+
+GRID = Path(__file__).with_name("simulated.yaml")
+
+
+class World:
+    """Everything, from one seed."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed, self.chance = folder, seed, random.Random(seed)
+        self.runs, self.logs = folder / "runs", folder / "logs"
+        self.hub = Hub()
+        self.weather = Weather(self.hub, random.Random(seed + 1))
+        self.slurm = Slurm(self.hub, self._begin_job)
+        self.slurm.sees_late, self.slurm.waits = self.weather.lag_of_accounting, self.weather.wait_in_queue
+        self.told: list[str] = []
+        """What users were sent."""
+        self.diary: list[str] = []
+        """What happened, for whoever looks into a seed."""
+        self.broken: list[str] = []
+        """What must not happen, seen from within."""
+        self.functions = folder / "functions.sh"
+        shell.write_functions(self.functions)
+        self.logs.mkdir()
+
+    @property
+    def grid_dir(self) -> Path:
+        return self.runs / "simulated"
+
+    def note(self, text: str) -> None:
+        self.diary.append(f"{self.hub.now - 1_893_456_000:>10.1f} {text}")
+
+    def tell(self, text: str) -> None:
+        self.told.append(text)
+        self.note(f"told: {text}")
+
+    # the seams
+
+    def run_program(self, command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> str:
+        """Answer in the place of `programs.run`."""
+        code, text = self.ask(command, timeout_s)
+        if code == 124:
+            raise SlurmError(f"{command[0]} did not answer within {timeout_s:.0f} s")
+        if code:
+            raise SlurmError(f"{command[0]} failed with exit code {code}: {text}")
+        return text
+
+    def ask(self, words: Sequence[str], timeout_s: float) -> tuple[int, str]:
+        """Have Slurm answer a process, or not; nobody who only looks from outside is lied to."""
+        process = self.hub.current
+        if process is None:
+            return 0, slurm_commands.answer(self.slurm, words)
+        process.wait(self.weather.latency())
+        fault = self.weather.of_command(words)
+        if fault == "silent":
+            self.note(f"{process.name}: {words[0]} does not answer")
+            process.wait(timeout_s)
+            return 124, ""
+        if fault == "refused":
+            return 1, f"{words[0]}: error: Unable to contact slurm controller (connect failure)"
+        try:
+            text = slurm_commands.answer(self.slurm, words)
+        except Refused as error:
+            return 1, str(error)
+        if words[0] in ("sbatch", "scancel") or "update" in words or "requeue" in words:
+            self.note(f"{process.name}: {' '.join(words[:1] + [*words[1:]][-4:])[-150:]} -> {text.strip()[:40]}")
+        if words[0] == "sbatch" and self.weather.happens(0.02, "killed after sbatch"):
+            raise Killed
+        if fault == "late":
+            process.wait(timeout_s)
+            return 124, ""
+        process.wait(0.001)
+        return 0, text
+
+    def sleep(self, seconds: float) -> None:
+        process = self.hub.current
+        assert process is not None, "nobody who only looks may wait"
+        process.wait(3600.0 if seconds == 0.2 else seconds)  # a job's head is woken when there is something to see
+
+    # jobs
+
+    def _begin_job(self, job: Job) -> Process:
+        array, _, place = job.number.partition("_")
+        environment = {
+            "SLURM_JOB_ID": job.number if not place else f"{int(array) * 1000 + int(place)}",
+            "SLURM_JOB_NAME": job.name, "RANKMATCH_JOB_NAME": job.name, "SLURMD_NODENAME": job.node,
+            "SLURM_RESTART_COUNT": str(job.restarts), "SLURM_JOB_NUM_NODES": "1", "SLURM_PROCID": "0",
+            **({"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": place} if place else {}),
+        }  # fmt: skip
+        mark = f"{job.number}.{job.restarts}@{job.node}"
+        self.note(f"job {mark} {job.name} begins")
+
+        def body() -> int:
+            asked = flags(job.script.read_text())["output"].strip("'")
+            log = Path(asked.replace("%A_%a", job.number).replace("%j", job.number))
+            return shell.run(job.script, self.functions, environment, log, lambda words: self._of_shell(job, words))
+
+        return self.hub.start(mark, job.node, environment, body)
+
+    def _of_shell(self, job: Job, words: Sequence[str]) -> tuple[int, str]:
+        """Do what the shell of a job would start."""
+        process = self.hub.current
+        assert process is not None
+        if words[0] == "sleep":
+            process.wait(float(words[1]))
+            return 0, ""
+        if words[0] == "timeout":
+            self.tell(words[-1])
+            return 0, ""
+        if words[0] == "srun":
+            return self._as_program(process, lambda: self._head(job, Path(words[-1]))), ""
+        if words[0] == shell.PYTHON:
+            return self._as_program(process, lambda: Controller(Path(words[-2]), words[-1]).run()), ""
+        return self.ask(words, 300.0 if words[0] == "sbatch" else 30.0)
+
+    def _as_program(self, process: Process, run: Callable[[], int]) -> int:
+        """Run a program in the shell's own coroutine; what kills it alone does not kill the shell."""
+        try:
+            return run()
+        except Killed:
+            if process.is_killed:
+                raise
+            self.note(f"{process.name}: its program is killed")
+            return 137
+        except SystemExit as error:
+            return int(error.code or 0)
+        except Exception:  # as Python does: a traceback, and exit code 1
+            self.saw_error()
+            return 1
+        finally:
+            process.handlers.clear()
+
+    def saw_error(self) -> None:
+        """Take an error that a program did not expect; only those of a file server are nobody's fault."""
+        text = traceback.format_exc()
+        self.note(f"error: {text.strip().splitlines()[-1]}")
+        if "Stale file handle" not in text:
+            self.broken.append(text[-3000:])
+
+    def _head(self, job: Job, folder: Path) -> int:
+        """Run a job's own process, as submitit's program does with the task of the job."""
+        process = self.hub.current
+        assert process is not None
+        if self.weather.happens(0.05, "node starts no job"):
+            return 1
+        path = folder / f"{job.number}_submitted.pkl"
+        for _ in range(60):
+            if path.exists():
+                break
+            process.wait(1.0)
+        if not path.exists():
+            return 1  # whoever submitted it was killed before it could say what it is
+        task = DelayedSubmission.load(path).function
+        assert isinstance(task, CellTask)
+        job.head = process
+        try:
+            return _Head(task, make_folder(launch_with_jobs(Path(task.jobs_dir)).path)).run()
+        finally:
+            job.head = None
+
+    def popen(self, command: Sequence[str], **_: object) -> "Training":
+        """Answer in the place of the Popen of a job's training."""
+        head = self.hub.current
+        assert head is not None
+        return Training(self, head, Path(command[-2]))
+
+    # users
+
+    def user(self, name: str, act: Callable[[Console], object]) -> Process:
+        """Have somebody type a command on the login node."""
+        console = Console(file=io.StringIO(), width=200)
+
+        def body() -> int:
+            self.note(f"user: {name}")
+            try:
+                act(console)
+            finally:
+                self.note(f"user: {name} ends")
+            return 0
+
+        return self.hub.start(f"{name}@login", "login", {}, body)
+
+
+class Training:
+    """The process that trains, as its job sees it."""
+
+    def __init__(self, world: World, head: Process, path: Path) -> None:
+        self.head, step_s = head, world.chance.uniform(240, 1200)
+        weather = world.weather
+        self.process = world.hub.start(
+            f"{head.name}/training", head.host, dict(head.environment),
+            lambda: training.train_order(path, lambda: step_s, weather.end_of_attempt, self._die, world.broken.append),
+        )  # fmt: skip
+        self.process.when_over(self._tell)
+
+    def _tell(self) -> None:
+        if self.head.lives:
+            self.head.wake()
+
+    def _die(self) -> None:
+        raise Killed
+
+    def poll(self) -> int | None:
+        return self.process.code
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.code
+
+    def end(self) -> None:
+        """End it, as `end_session` does."""
+        self.process.kill()
