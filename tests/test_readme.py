@@ -70,6 +70,7 @@ KNOWN = {
     "make test-crash",  # no part of CI, as CONTRIBUTING.md says
     "make test-faults",
     "rankmatch data show runs/demo/cells/SIGNATURE-NAME --step 137 -o step.png",  # test_bad_step.py
+    "make test-simulation",  # likewise; tests/simulation plays the first histories in `make test`
     "rankmatch table --grid demo",  # test_launch.py
     "rankmatch table --grid camvid --statistics",  # test_results_load.py, of another grid
     "rankmatch figure curves --grid camvid -o camvid_curves.svg",  # test_report.py, of another grid
