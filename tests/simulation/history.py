@@ -83,6 +83,7 @@ class History:
 
     def __init__(self, world: World) -> None:
         self.world, self.chance, self.num_launches = world, world.chance, 0
+        self.is_to_launch = True
         self.conditions = Conditions.drawn(world)
         self.invariants = Invariants(world, self.conditions.max_concurrent, self.conditions.budget_gpu_hours)
         world.note(str(self.conditions))
@@ -99,15 +100,18 @@ class History:
         self._run(START + storm_s)
         self._run(START + storm_s + PATIENCE_S)
         for _ in range(4):  # a user does what `status` and notices say
-            if self.invariants.is_over():
+            if self._is_over():
                 break
             self._resume()
             self._run(world.hub.now + DAY_S)
         self.invariants.check_end()
 
+    def _is_over(self) -> bool:
+        return not self.is_to_launch and self.invariants.is_over()
+
     def _run(self, until: float) -> None:
         hub = self.world.hub
-        while not (self.invariants.is_over() and not self.world.weather.is_stormy) and hub.next_event(until):
+        while not (self._is_over() and not self.world.weather.is_stormy) and hub.next_event(until):
             self.world.slurm.schedule()
             self.invariants.check()
         hub.now = max(hub.now, until)
@@ -118,7 +122,7 @@ class History:
         """Where no controllers take the steps, users do what `status` says."""
         hub = self.world.hub
         for _ in range(60):
-            if self.invariants.is_over():
+            if self._is_over():
                 return
             if self.invariants.is_launched() and overview.of_grid(self.world.grid_dir).due:
                 self._resume()
@@ -258,7 +262,14 @@ class History:
         process = self._typed("launch", lambda console: self.conditions.launch(self.world, console))
         pause_s = self.chance.uniform(60, 3600) * 2 ** min(4, self.num_launches)
         self.num_launches += 1
-        process.when_over(lambda: self.world.hub.after(pause_s, self._launch) if process.code else None)
+        self.is_to_launch = False
+
+        def type_again() -> None:
+            if process.code:
+                self.is_to_launch = True
+                self.world.hub.after(pause_s, self._launch)
+
+        process.when_over(type_again)
 
     def _grid(self) -> Path:
         return control.grid_folder(self.world.runs, "simulated")

@@ -16,7 +16,7 @@ from simulation.history import Outcome, play
 
 MEMORY = Path("/dev/shm")
 NUM_IN_EACH_TEST = 10
-NUM_OF_UNIT = 40
+NUM_OF_UNIT = 20
 NUM = int(os.environ.get("HISTORIES", str(NUM_OF_UNIT)))
 BLOCKS = [range(first, min(first + NUM_IN_EACH_TEST, NUM)) for first in range(0, NUM, NUM_IN_EACH_TEST)]
 
@@ -55,6 +55,4 @@ def test_no_cell_is_trained_twice_or_forgotten_whatever_befalls_slurm_and_whatev
 def test_history_is_the_same_whenever_its_seed_is_played(folder: Path) -> None:
     first, second = (play(folder / name, 3) for name in ("first", "second"))
     assert len(first.diary) > 20
-    assert [line.replace("/first/", "/") for line in first.diary] == [
-        line.replace("/second/", "/") for line in second.diary
-    ]
+    assert first.diary == second.diary

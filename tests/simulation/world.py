@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestration_fakes import flags
 from rich.console import Console
 from simulation import shell, slurm_commands, training
-from simulation.coroutines import Hub, Killed, Process
+from simulation.coroutines import START, Hub, Killed, Process
 from simulation.slurm_commands import Refused
 from simulation.slurm_model import Job, Slurm
 from simulation.weather import Weather
@@ -49,7 +49,7 @@ class World:
         return self.runs / "simulated"
 
     def note(self, text: str) -> None:
-        self.diary.append(f"{self.hub.now - 1_893_456_000:>10.1f} {text}")
+        self.diary.append(f"{self.hub.now - START:>10.1f} {text.replace(str(self.folder), '')}")
 
     def tell(self, text: str) -> None:
         self.told.append(text)
@@ -84,7 +84,7 @@ class World:
         except Refused as error:
             return 1, str(error)
         if words[0] in ("sbatch", "scancel") or "update" in words or "requeue" in words:
-            self.note(f"{process.name}: {' '.join(words[:1] + [*words[1:]][-4:])[-150:]} -> {text.strip()[:40]}")
+            self.note(f"{process.name}: {' '.join(words)} -> {text.strip()[:40]}")
         if words[0] == "sbatch" and self.weather.happens(0.02, "killed after sbatch"):
             raise Killed
         if fault == "late":
