@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from simulation.history import Outcome, play
 
+from orchestration.launching import step
+
 MEMORY = Path("/dev/shm")
 NUM_IN_EACH_TEST = 10
 NUM_OF_UNIT = 20
@@ -56,3 +58,10 @@ def test_history_is_the_same_whenever_its_seed_is_played(folder: Path) -> None:
     first, second = (play(folder / name, 3) for name in ("first", "second"))
     assert len(first.diary) > 20
     assert first.diary == second.diary
+
+
+def test_steps_that_do_not_look_for_jobs_whose_numbers_were_lost_are_seen_to_submit_cells_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "complete", lambda _: [])
+    assert "have two jobs at once" in play(folder / "3", 3).broken

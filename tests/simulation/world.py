@@ -72,7 +72,8 @@ class World:
         if process is None:
             return 0, slurm_commands.answer(self.slurm, words)
         process.wait(self.weather.latency())
-        fault = self.weather.of_command(words)
+        begins_later = any(word.startswith("--begin") for word in words)  # as controllers do
+        fault = self.weather.of_command(words) or ("late" if self._loses_answer(words, begins_later) else "")
         if fault == "silent":
             self.note(f"{process.name}: {words[0]} does not answer")
             process.wait(timeout_s)
@@ -85,13 +86,17 @@ class World:
             return 1, str(error)
         if words[0] in ("sbatch", "scancel") or "update" in words or "requeue" in words:
             self.note(f"{process.name}: {' '.join(words)} -> {text.strip()[:40]}")
-        if words[0] == "sbatch" and self.weather.happens(0.02, "killed after sbatch"):
+        if words[0] == "sbatch" and self.weather.happens(0.02 if begins_later else 0.1, "killed after sbatch"):
             raise Killed
         if fault == "late":
             process.wait(timeout_s)
             return 124, ""
         process.wait(0.001)
         return 0, text
+
+    def _loses_answer(self, words: Sequence[str], begins_later: bool) -> bool:
+        is_of_cells = words[0] == "sbatch" and not begins_later
+        return is_of_cells and self.weather.happens(0.1, "sbatch submits and fails")
 
     def sleep(self, seconds: float) -> None:
         process = self.hub.current
