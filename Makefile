@@ -59,7 +59,7 @@ test-faults: venv ## all that does harm, and one table of it; PYTEST_ARGS='-m "n
 	$(PYTEST) --faults
 
 test-simulation: venv ## 10,000 seeded histories of a Slurm that lies (tests/simulation); HISTORIES=500: fewer
-	HISTORIES=$(or $(HISTORIES),10000) $(PYTEST) --timeout=3600 tests/simulation
+	HISTORIES=$(or $(HISTORIES),10000) $(PYTEST) --timeout=36000 tests/simulation
 
 test-image: venv ## the suite that builds the image and runs it; needs root, and apt-get install what docs/image.md names
 	$(PYTEST) --numprocesses=0 -m image tests/image

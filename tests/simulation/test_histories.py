@@ -17,9 +17,9 @@ from simulation.history import Outcome, play
 from orchestration.launching import step
 
 MEMORY = Path("/dev/shm")
-NUM_IN_EACH_TEST = 10
 NUM_OF_UNIT = 20
 NUM = int(os.environ.get("HISTORIES", str(NUM_OF_UNIT)))
+NUM_IN_EACH_TEST = max(5, NUM // 50)
 BLOCKS = [range(first, min(first + NUM_IN_EACH_TEST, NUM)) for first in range(0, NUM, NUM_IN_EACH_TEST)]
 
 
@@ -43,14 +43,16 @@ def in_words(outcome: Outcome) -> str:
 
 @pytest.mark.parametrize("seeds", BLOCKS, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
 def test_no_cell_is_trained_twice_or_forgotten_whatever_befalls_slurm_and_whatever_it_says(
-    seeds: range, folder: Path, tell_points: Callable[[str, int, list[str]], None]
+    seeds: range,
+    folder: Path,
+    tell_points: Callable[[str, int, list[str]], None],
+    record_property: Callable[[str, object], None],
 ) -> None:
     outcomes = [played(folder, seed) for seed in seeds]
     broken = [in_words(outcome) for outcome in outcomes if outcome.broken]
     faults = Counter(itertools.chain.from_iterable(Counter(outcome.faults).elements() for outcome in outcomes))
-    for kind, count in faults.items():
-        tell_points(f"simulated: {kind}", count, [])
-    tell_points(f"histories {seeds.start}-{seeds.stop - 1}", len(outcomes), broken)
+    record_property("simulated", (len(outcomes), sum(outcome.num_events for outcome in outcomes), dict(faults)))
+    tell_points(f"histories {seeds.start}-{seeds.stop - 1} of a simulated Slurm", len(outcomes), broken)
     assert not broken, "\n\n".join(broken)
 
 
