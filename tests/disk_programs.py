@@ -151,7 +151,7 @@ def patience_of_tests() -> None:
     """Wait less where a file server may come back; as often as ever."""
     from orchestration.runs import patience
 
-    patience.time = SimpleNamespace(sleep=lambda seconds: None)
+    patience.clock = SimpleNamespace(sleep=lambda seconds: None)
 
 
 def _forked(

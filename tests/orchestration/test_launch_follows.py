@@ -31,7 +31,7 @@ class Jobs:
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.clock, "sleep", lambda seconds: None)
     launch_dir = tmp_path / "launches" / "l"
     launch_dir.mkdir(parents=True)
 

@@ -106,7 +106,7 @@ def test_configuration_that_a_launch_is_just_writing_anew_is_no_damaged_one(tmp_
     folder.create(TEXT, {"seed": "0"})
     changed = TEXT.replace("{}", "{num_workers: 2}")
     (folder.path / "config.yaml").write_text(changed)  # axes.json comes after it
-    monkeypatch.setattr(description.time, "sleep", lambda _: folder.create(changed, {"seed": "0"}))
+    monkeypatch.setattr(description.clock, "sleep", lambda _: folder.create(changed, {"seed": "0"}))
     assert folder.config() == changed
 
 
