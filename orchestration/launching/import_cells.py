@@ -17,7 +17,7 @@ from orchestration.machine import announce
 from orchestration.machine.damage import DamagedFileError
 from orchestration.machine.processes import ProcessNote, this_process
 from orchestration.on_slurm.campaign_file import open_campaigns
-from orchestration.runs import same_result, store, trash
+from orchestration.runs import changes, same_result, store, trash
 from orchestration.runs.folders import GridFolder, RunsFolder
 from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState
@@ -59,7 +59,7 @@ def import_cells(folder: Path, runs: Path, console: Console) -> int:
     durable.make_folder(here.path)
     for taken in wanted:
         try:
-            _take(taken, here)
+            _take(taken, there, here)
         except (DamagedFileError, ValueError) as error:
             said.append(f"not taken: {error}")
         except OSError as error:  # a full disk, a folder that is closed: others may still be taken
@@ -152,7 +152,7 @@ def _refuse_small_disk(wanted: Sequence[Taken], here: RunsFolder) -> None:
         raise ValueError(f"the disk of {here.path} must have {needed / 1e9:.1f} GB free; it has {free / 1e9:.1f}")
 
 
-def _take(taken: Taken, here: RunsFolder) -> None:
+def _take(taken: Taken, there: RunsFolder, here: RunsFolder) -> None:
     """Copy a cell, verify the copy, and put it into its place by one rename.
 
     Raises:
@@ -164,6 +164,7 @@ def _take(taken: Taken, here: RunsFolder) -> None:
         _copy(taken.cell.path, draft)
         _refuse_links(draft, taken.cell.path)
         _verify(RunFolder(draft), taken.cell)
+        changes.take_along(taken.cell, there, RunFolder(draft))
         for path in [*draft.rglob("*"), draft]:
             if not path.is_symlink():
                 (durable.sync_folder if path.is_dir() else durable.sync_file)(path)

@@ -19,7 +19,8 @@ from orchestration.mirror.naming import described, name_of
 from orchestration.mirror.ownership import FOLDER, LAUNCH, Owner, own_model
 from orchestration.mirror.parameters import parameters
 from orchestration.planning.costs import num_steps
-from orchestration.runs.folders import LaunchFolder
+from orchestration.runs import trained_for
+from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.recorder import Row
 from orchestration.runs.run_folder import FolderState, RunFolder
 from orchestration.runs.states import CellState
@@ -202,7 +203,7 @@ class Mirror:
             self._find_runs()
             run = self._known_runs.get(cell.signature)
             if run is None:
-                launch_id = _launch_of(cell.folder.attempts()[0].known_owner(), cell.folder.grid.name)
+                launch_id = _launch_of(cell.folder.attempts()[0].known_owner(), cell.folder.grid)
                 run = self._create(cell, launch_id, _begun(cell.folder), "RUNNING")
                 self._known_runs[cell.signature], last = run, {}
             else:
@@ -371,10 +372,10 @@ def _class_name(number: int, names: Sequence[str]) -> str:
 
 
 def _tags_of_state(folder: RunFolder, state: FolderState) -> dict[str, str]:
-    grid = folder.grid.name
+    grid, of_grid = folder.grid, trained_for.of(folder, state).grid
     launches = dict.fromkeys(filter(None, (_launch_of(attempt.known_owner(), grid) for attempt in folder.attempts())))
     return {
-        **({TRAINED_FOR: state.grid} if state.grid not in ("", grid) else {}),
+        **({TRAINED_FOR: of_grid} if of_grid not in ("", grid.name) else {}),
         LAUNCHES: " ".join(launches),
         FAILURE: state.failure or "",
         "rankmatch.host": state.host,
@@ -384,10 +385,9 @@ def _tags_of_state(folder: RunFolder, state: FolderState) -> dict[str, str]:
     }
 
 
-def _launch_of(owner: Mapping[str, Any], grid: str) -> str:
+def _launch_of(owner: Mapping[str, Any], grid: GridFolder) -> str:
     """Return the user's launch behind an attempt; on Slurm a controller may have submitted it. Not of another grid."""
-    is_own = owner.get("grid", grid) == grid
-    return str(owner.get("campaign") or owner.get("launch") or "") if is_own else ""
+    return str(owner.get("campaign") or owner.get("launch") or "") if trained_for.is_own(owner, grid) else ""
 
 
 def _launch_time(launch_id: str) -> float | None:

@@ -9,12 +9,11 @@ from typing import Any
 from orchestration.grids import index
 from orchestration.machine.image import DIGEST, IMAGE
 from orchestration.machine.provenance import PACKAGES
-from orchestration.runs import made_with, store
+from orchestration.runs import changes, made_with, store
 from orchestration.runs.folders import CellFolder, GridFolder, RunsFolder
 from orchestration.runs.run_folder import RunFolder, folders
 
 DATA = {"split_sha256": "the split lists", "data_fingerprint": "the data files"}
-_DIFFERENCE = "difference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +42,16 @@ class Record:
     @property
     def difference(self) -> Path | None:
         """The stored uncommitted changes; None if there were none."""
-        place = self.made.get(_DIFFERENCE)
-        return self._launched.path / str(place) if place else None
+        return changes.find(self.folder, self.made, self._launched.path)
 
     @property
     def _launched(self) -> GridFolder:
+        """The grid that launched it, which may have another name since; if it is gone, the one that has the cell."""
         own = self.folder.grid
-        if self.of_grid:
-            return own.runs.grid(self.of_grid)
-        begun = (one for one in (own, *own.runs.grids()) if self.launch and one.launch(self.launch).path.is_dir())
+        named = own.runs.grid(self.of_grid) if self.of_grid else own
+        begun = (
+            one for one in (named, own, *own.runs.grids()) if self.launch and one.launch(self.launch).path.is_dir()
+        )
         return next(begun, own)
 
     def lines(self) -> Iterator[str]:
@@ -74,6 +74,8 @@ class Record:
         grid = self._launched
         launched = grid.launch(self.launch).grid_file if self.launch else grid.grid_file
         file = launched if launched.is_file() else grid.grid_file
+        if not file.is_file():
+            return f"not known: the folder of {self.of_grid or 'its grid'} is gone; config.yaml has all settings"
         varied = index.axes(self.folder, index.known_axes(self.folder.grid.path))
         axes = [f"{key}={text}" for key, text in varied.items()]
         words = ["rankmatch", "launch", "--grid", str(file), "--cluster", "inline", "--runs", "reproduced", *axes]

@@ -18,7 +18,7 @@ from orchestration.machine.processes import lives, this_process
 from orchestration.mirror.mirror_thread import mirrored
 from orchestration.running import finished
 from orchestration.running.hang_watch import HangWatch
-from orchestration.runs import made_with, system_metrics
+from orchestration.runs import changes, made_with, system_metrics
 from orchestration.runs.attempt import ENVIRONMENT, AlreadyPublished, Attempt, steps_to_leave_out
 from orchestration.runs.failures import Failure, FailureClass
 from orchestration.runs.jobs import JobState
@@ -62,6 +62,7 @@ def run_cell(
             return JobState.DONE
         claim = {**owner, "training_pid": os.getpid(), "claim": secrets.token_hex(8)}
         number = patiently(lambda: _next_attempt(folder, owner))
+        patiently(lambda: changes.keep(folder, owner.get("provenance", {})))
         attempt = patiently(lambda: folder.claim(claim, number))
         if _is_done(folder):  # whoever published meanwhile did not know of this attempt
             return JobState.DONE

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from orchestration.machine import clock
+from orchestration.runs import trained_for
 from orchestration.runs.run_folder import FolderState, RunFolder
 from orchestration.runs.states import CellState
 
@@ -15,11 +16,15 @@ Key = TypeVar("Key")
 
 def states(found: Mapping[Key, RunFolder], waits_s: Sequence[float] = WAITS_S) -> dict[Key, FolderState]:
     """Return the state of each cell; cells that stay unreadable have that state."""
-    known = {key: folder.state() for key, folder in found.items()}
+    known = {key: _state(folder) for key, folder in found.items()}
     for wait_s in waits_s:
         away = [key for key, state in known.items() if state.status is CellState.UNREADABLE]
         if not away:
             break
         clock.sleep(wait_s)
-        known |= {key: found[key].state() for key in away}
+        known |= {key: _state(found[key]) for key in away}
     return known
+
+
+def _state(folder: RunFolder) -> FolderState:
+    return trained_for.of(folder, folder.state())

@@ -274,6 +274,7 @@ class CellFolder(Folder):
     axes_file = Inner("axes.json")
     result_file = Inner("result.json")
     attempts_dir = Inner("attempts")
+    changes_dir = Inner("changes")
 
     @property
     def grid(self) -> GridFolder:
@@ -303,6 +304,10 @@ class CellFolder(Folder):
     def attempt(self, number: int | str) -> "AttemptFolder":
         """Return the folder of an attempt."""
         return AttemptFolder(self.attempts_dir / str(number))
+
+    def change_file(self, sha256: str) -> Path:
+        """Return the file of uncommitted changes that it was trained with, by their hash."""
+        return self.changes_dir / f"{sha256}.diff"
 
 
 @dataclass(frozen=True, slots=True)
