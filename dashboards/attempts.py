@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestration.machine.damage import DamagedFileError
 from orchestration.results.energy import energy_j, has_gpu
+from orchestration.runs import origin
 from orchestration.runs.attempt import Attempt
 from orchestration.runs.run_folder import run_folder, state_of_result
 
@@ -59,7 +60,8 @@ def story(grid_dir: Path, run: Mapping[str, Any]) -> Story:
         ends = [_end(attempt) for attempt in found] if needs_ends else []
         state = state_of_result(result) if result else folder.look()
         energy = energy_j([attempt.path for attempt in found]) if has_gpu(result, found) else None
-        return Story(wall_s, result.get("gpu_duration_s"), energy, ends, state.provenance, state.unpredicted)
+        made = origin.known(folder, state.provenance)
+        return Story(wall_s, result.get("gpu_duration_s"), energy, ends, made, state.unpredicted)
     except (DamagedFileError, OSError, ValueError):
         return Story(is_readable=False)
 

@@ -17,7 +17,7 @@ from orchestration.machine import announce
 from orchestration.machine.damage import DamagedFileError
 from orchestration.machine.processes import ProcessNote, this_process
 from orchestration.on_slurm.campaign_file import open_campaigns
-from orchestration.runs import changes, same_result, store, trash
+from orchestration.runs import changes, origin, same_result, store, trash
 from orchestration.runs.folders import GridFolder, RunsFolder
 from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState
@@ -163,8 +163,9 @@ def _take(taken: Taken, there: RunsFolder, here: RunsFolder) -> None:
     with _draft(taken.cell.name, here) as draft:
         _copy(taken.cell.path, draft)
         _refuse_links(draft, taken.cell.path)
-        _verify(RunFolder(draft), taken.cell)
+        verified = _verify(RunFolder(draft), taken.cell)
         changes.take_along(taken.cell, there, RunFolder(draft))
+        origin.note(RunFolder(draft), there.path, taken.cell.path, verified)
         for path in [*draft.rglob("*"), draft]:
             if not path.is_symlink():
                 (durable.sync_folder if path.is_dir() else durable.sync_file)(path)
@@ -220,10 +221,18 @@ def _refuse_links(copy: Path, source: Path) -> None:
             raise ValueError(f"{place} must be a file or a folder")
 
 
-def _verify(copy: RunFolder, source: RunFolder) -> None:
+def _verify(copy: RunFolder, source: RunFolder) -> list[str]:
+    """Return what is as it was recorded.
+
+    Raises:
+        ValueError: Something is not.
+    """
     result = copy.result() or {}
     if Cell(from_yaml(copy.config()), {}).signature != source.signature:
         raise ValueError(f"{source.config_file}: its settings have another signature")
     model = result.get("model")
-    if model and sha256_of(copy.path / model["path"]) != model["sha256"]:
+    if not model:
+        return ["signature"]
+    if sha256_of(copy.path / model["path"]) != model["sha256"]:
         raise ValueError(f"{source.path / model['path']} is not the file that the result names, by its hash")
+    return ["signature", f"SHA-256 of {model['path']}"]

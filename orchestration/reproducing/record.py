@@ -9,7 +9,7 @@ from typing import Any
 from orchestration.grids import index
 from orchestration.machine.image import DIGEST, IMAGE
 from orchestration.machine.provenance import PACKAGES
-from orchestration.runs import changes, made_with, store
+from orchestration.runs import changes, made_with, origin, store
 from orchestration.runs.folders import CellFolder, GridFolder, RunsFolder
 from orchestration.runs.run_folder import RunFolder, folders
 
@@ -63,6 +63,8 @@ class Record:
         yield f"code         commit {commit}{changes}{lost}"
         lock = self.made.get("lock_sha256")
         yield f"environment  {', '.join(self._versions())}; requirements.lock {_short(lock)}"
+        if place := origin.of(self.folder):
+            yield f"imported     from {place}"
         image = self.made.get(IMAGE)
         yield f"image        {f'{image} {_short(self.made.get(DIGEST))}' if image else 'none recorded'}"
         threads = self.made.get("num_threads")

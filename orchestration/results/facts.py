@@ -1,5 +1,6 @@
 """The facts of a methods section in words: settings of finished runs, and the resources they used."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from orchestration.planning import costs
 from orchestration.results import presets
 from orchestration.results.run_table import collect
 from orchestration.results.wording import BACKBONES, MAX_VALUES, counted, listed, worded
-from orchestration.runs import made_with
-from orchestration.runs.run_folder import folders
+from orchestration.runs import made_with, origin
+from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.tables.consistency import BETWEEN
 from rankmatch.config import NumericsConfig
 from rankmatch.methods import METHODS
@@ -36,10 +37,14 @@ def finished_runs(grid_dir: Path, cells: Sequence[Cell]) -> list[Run]:
     """Return the finished runs among a grid's cells, in grid order."""
     found, records = folders(grid_dir), collect(grid_dir, cells).to_pylist()
     return [
-        Run(cell.axes, cell.config.numerics, record, found[cell.signature].state().provenance, num_labels(cell))
+        Run(cell.axes, cell.config.numerics, record, _provenance(found[cell.signature]), num_labels(cell))
         for cell, record in zip(cells, records, strict=True)
         if record["status"] == "done"
     ]
+
+
+def _provenance(folder: RunFolder) -> Mapping[str, Any]:
+    return origin.known(folder, folder.state().provenance)
 
 
 def num_labels(cell: Cell) -> int | None:
@@ -166,6 +171,12 @@ def code_of(run: Run) -> str:
     commits = [code for code in (run.record["code"] or "").split(BETWEEN) if code]
     changed = [f"{one.partition('+')[0][:12]}{' with uncommitted changes' if '+' in one else ''}" for one in commits]
     return listed(list(dict.fromkeys(changed)), "and then")
+
+
+def imported(runs: Sequence[Run]) -> list[str]:
+    """Say of each place from which runs were imported how many, one line each."""
+    places = Counter(str(run.provenance[origin.NAME]) for run in runs if origin.NAME in run.provenance)
+    return [f"{counted(num, 'run')} imported from {place}" for place, num in places.items()]
 
 
 def hours(seconds: float) -> str:

@@ -10,7 +10,7 @@ from orchestration.grids.grid import Grid
 from orchestration.machine import files
 from orchestration.results import facts, paragraph, published, settings
 from orchestration.results.run_table import collect
-from orchestration.runs import made_with, unpredicted
+from orchestration.runs import made_with, origin, unpredicted
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.tables import formats
@@ -249,7 +249,7 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
 
 def _provenance_of(folder: RunFolder) -> Mapping[str, Any]:
     """Return a cell's provenance; without a result, what its last attempt recorded."""
-    provenance = folder.look().provenance
+    provenance = origin.known(folder, folder.look().provenance)
     if folder.has_result() or not (attempts := folder.attempts()):
         return provenance
     return {**provenance, **attempts[-1].environment()}

@@ -149,6 +149,7 @@ def show_description(loaded: Grid, grid_dir: Path) -> None:
             continue
         title = f"{one.title}\n" if loaded.parts else ""
         print(f"{title}{paragraph.methods_paragraph(runs)}")  # noqa: T201 (a line of its own, however long)
+        sys.stderr.writelines(f"not trained here: {line}\n" for line in facts.imported(runs))
         sys.stderr.writelines(
             f"not in the paragraph, because the runs did not record it: {line}\n" for line in paragraph.missing(runs)
         )

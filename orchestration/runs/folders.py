@@ -275,6 +275,7 @@ class CellFolder(Folder):
     result_file = Inner("result.json")
     attempts_dir = Inner("attempts")
     changes_dir = Inner("changes")
+    imports_file = Inner("imports.jsonl")
 
     @property
     def grid(self) -> GridFolder:

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,36 @@ def own(again: Launcher) -> Path:
 def test_cells_are_copied_and_kept_by_a_grid_that_asks_for_them(there: Path, fresh: Launcher) -> None:
     before = everything(there / "cells")
     assert "4 cells taken, 0 were here already" in take(there, fresh.runs)
-    assert everything(there / "cells") == before == everything(fresh.runs / "cells")
+    taken = everything(fresh.runs / "cells")
+    noted = {name for name in taken if name.endswith("/imports.jsonl")}
+    assert everything(there / "cells") == before == {name: time for name, time in taken.items() if name not in noted}
+    assert len(noted) == 4
     assert {name: cell.result() for name, cell in cells(fresh.runs).items()} == {
         name: cell.result() for name, cell in cells(there).items()
     }
     assert fresh() == 0 and "4 cells: 4 keep" in fresh.printed
     assert "0 cells taken, 4 were here already" in take(there, fresh.runs)
+
+
+def test_imported_cell_says_where_it_comes_from_also_after_a_second_import(
+    there: Path, fresh: Launcher, tmp_path: Path
+) -> None:
+    take(there, tmp_path / "between")
+    take(tmp_path / "between", fresh.runs)
+    rows = [json.loads(line) for line in cells(fresh.runs)["rankmatch-4-s1"].imports_file.read_text().splitlines()]
+    assert [row["runs"] for row in rows] == [str(there), str(tmp_path / "between")]
+    assert {row["cell"] for row in rows} == {f"cells/{cells(there)['rankmatch-4-s1'].name}"}
+    assert {row["host"] for row in rows} == {socket.gethostname()}
+    (weights,) = {(cells(there)["rankmatch-4-s1"].result() or {})["model"]["path"]}
+    assert all(row["verified"] == ["signature", f"SHA-256 of {weights}"] for row in rows)
+    assert fresh() == 0
+    way = f"{tmp_path / 'between'} on {socket.gethostname()}, {rows[1]['time'][:10]}, before that {there} on "
+    grid = fresh.runs / "small"
+    assert f"- imported from: {way}" in (grid / "report.md").read_text() and way in (grid / "report.html").read_text()
+    said = CliRunner().invoke(app, ["describe", "small", "--runs", str(fresh.runs)])
+    assert said.exit_code == 0 and f"not trained here: 4 runs imported from {way}" in said.stderr
+    again = CliRunner().invoke(app, ["reproduce", "rankmatch-4-s1", "--runs", str(fresh.runs), "--dry-run"])
+    assert f"imported     from {way}" in again.output
 
 
 def test_cells_of_a_folder_of_an_earlier_version_are_taken_too(own: Path, tmp_path: Path) -> None:
