@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orchestration.checkup.finding import Finding, fault, good, note
 from orchestration.machine import files
+from orchestration.machine.counts import counted
 from rankmatch import locks
 
 MIN_FREE_GB = 5.0
@@ -144,7 +145,7 @@ def _room(place: Path) -> Iterator[Finding]:
     if found.f_files and num_files < MIN_FILES:
         yield fault(
             "disk",
-            f"{num_files:,} more files fit on that of {place}; a cell has about 20",
+            f"{counted(num_files, 'more file', 'fits')} on that of {place}; a cell has about 20",
             "launches of many cells",
             "remove files, or give another --runs",
         )

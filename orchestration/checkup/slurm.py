@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestration.checkup.finding import Finding, Verdict, fault, good, note
+from orchestration.machine.counts import counted
 from orchestration.on_slurm import commands, site_limits, site_nodes
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
@@ -110,7 +111,10 @@ def _partition(config: ClusterConfig) -> Iterator[Finding]:
     except ValueError as error:
         yield fault("partition", str(error), "every launch on this site", "name one of these in the site's file")
         return
-    yield good("partition", f"{name}: {len(nodes)} nodes, jobs of {f'{minutes} minutes' if minutes else 'any length'}")
+    yield good(
+        "partition",
+        f"{name}: {counted(len(nodes), 'node')}, jobs of {f'{minutes} minutes' if minutes else 'any length'}",
+    )
     if minutes and 60 * minutes <= 2 * config.signal_before_s:
         yield fault(
             "partition",

@@ -19,6 +19,7 @@ from orchestration.launching.options import OnSlurm, Wanted, Workers
 from orchestration.launching.steps import Begun
 from orchestration.launching.target import Target
 from orchestration.machine import announce, snapshot
+from orchestration.machine.counts import counted
 from orchestration.mirror.grid_mirror import last_tracking_uri
 from orchestration.on_slurm import cluster, commands, notices, shell_defaults, submissions
 from orchestration.on_slurm.campaign_file import Campaign, launches_of, newest_readable, open_campaigns
@@ -164,7 +165,7 @@ def _of_grid(loaded: Grid, signatures: Sequence[str], console: Console) -> list[
     what = f"not of the grid {loaded.name} as it was launched last and as this code composes it: {', '.join(foreign)}"
     if not found:
         raise ValueError(f"there must be a cell to submit again; all that were chosen are {what}")
-    announce.say(console, f"{len(foreign)} cells are passed over, {what}")
+    announce.say(console, f"{counted(len(foreign), 'cell', 'is')} passed over, {what}")
     return found
 
 
@@ -300,7 +301,7 @@ def _who_looks_again(campaign: Campaign, planned: Plan, grid_dir: Path) -> list[
     left = Counter(item.of_grid for item in planned.items if item.is_left_to_another)
     by_itself = f"jobs {campaign.controllers_name} look again"
     then = by_itself if campaign.config().controller else f"once it has ended, {hints.command('resume', grid_dir)}"
-    return [f"{num} {'cell is' if num == 1 else 'cells are'} left to grid {name}: {then}" for name, num in left.items()]
+    return [f"{counted(num, 'cell', 'is')} left to grid {name}: {then}" for name, num in left.items()]
 
 
 def _give_up(campaign: Campaign, grid_dir: Path, error: SchedulerError) -> None:

@@ -29,6 +29,7 @@ from orchestration.launching.launch_folder import only_launch_of
 from orchestration.launching.step import close, complete, tidy
 from orchestration.launching.watching import Watched
 from orchestration.machine import announce, answers, clock
+from orchestration.machine.counts import counted
 from orchestration.mirror import registry
 from orchestration.mirror.mlflow_store import StoreError
 from orchestration.on_slurm import commands, submissions
@@ -170,7 +171,7 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
             one.over(grid_dir).unlink(missing_ok=True)
         text = f"{error}; no controller submits these cells again, but jobs of theirs may still run: {_SAME_COMMAND}"
         raise SchedulerError(text) from None
-    console.print(f"{num_told} cells were told to end; those that train write a checkpoint first")
+    console.print(f"{counted(num_told, 'cell', 'was')} told to end; those that train write a checkpoint first")
     if not cells and GridFolder(grid_dir).launches_dir.is_dir():
         with harmless("the report"):
             launch.finish(_load(grid_dir), grid_dir, console)

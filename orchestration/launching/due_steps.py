@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestration.grids import grid, inputs, launched
 from orchestration.launching import earlier_code, step, waiting
 from orchestration.launching.status import CellStatus
+from orchestration.machine.counts import counted
 from orchestration.on_slurm import policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
 from orchestration.planning import adaptive, budget
@@ -37,14 +38,17 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
     left, budget = _left(campaign, grid_dir, active)
     later = policy.not_due(left, campaign.name)
     if left.keys() - later.keys() and not budget:
-        return f"{nobody}, and {len(left) - len(later)} cells are to be submitted: {command} does that"
+        return f"{nobody}, and {counted(len(left) - len(later), 'cell', 'is')} to be submitted: {command} does that"
     if later:
-        when = f"{len(later)} cells wait before their next try, the first for {min(later.values()):.0f} s more"
-        return f"{nobody}; {when}: {command} takes that step then"
+        cells, first_s = counted(len(later), "cell", "waits"), min(later.values())
+        return (
+            f"{nobody}; {cells} before the next try, the first for {first_s:.0f} s more: {command} takes that step then"
+        )
     if active & _asked_for(campaign, rows):
         return f"{nobody}: once jobs have ended, {command} takes the next step"
     if budget:
-        return f"{nobody}, and {len(left)} cells are not submitted: {budget}; {command} writes the table and the report"
+        num = counted(len(left), "cell", "is")
+        return f"{nobody}, and {num} not submitted: {budget}; {command} writes the table and the report"
     return f"{nobody}, and nothing is left to be submitted: {command} writes the table and the report"
 
 
@@ -88,7 +92,7 @@ def of_ended_launch(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:
         return []
     if not left:
         return _of_others(grid_dir, rows)
-    count = f"{len(left)} {'cell is' if len(left) == 1 else 'cells are'} left"
+    count = f"{counted(len(left), 'cell', 'is')} left"
     return [f"{count} and no launch is at work on {grid_dir.name}: {_command(grid_dir)} trains what is left"]
 
 
@@ -97,7 +101,7 @@ def _of_others(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:
     num = sum(row.standing.is_open for row in rows)
     if not num:
         return []
-    count = f"{num} {'cell is' if num == 1 else 'cells are'} trained for another grid"
+    count = f"{counted(num, 'cell', 'is')} trained for another grid"
     return [f"{count}, and no launch is at work on {grid_dir.name}: {_command(grid_dir)} takes the step after that"]
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from orchestration.launching.options import Workers
 from orchestration.machine import announce, image, provenance
+from orchestration.machine.counts import counted
 from orchestration.on_slurm import controller_script, queue_state
 from orchestration.on_slurm.campaign_file import Campaign
 from orchestration.on_slurm.cluster import ClusterConfig
@@ -117,9 +118,9 @@ def say_what(submitted: Submitted, campaign: Campaign, console: Console) -> None
         console.print("nothing to submit")
         return
     count, due = submitted.num_cells, len(submitted.planned.jobs)
-    how_many = f"{count} cells" if count == due else f"{count} of {due} cells, as many as the site takes,"
+    how_many = counted(count, "cell") if count == due else f"{count} of {due} cells, as many as the site takes,"
     jobs = "jobs" if len(submitted.job_ids) > 1 else "job"
-    jobs = f"a pilot of {campaign.num_nodes} nodes, {jobs}" if campaign.num_nodes else jobs
+    jobs = f"a pilot of {counted(campaign.num_nodes, 'node')}, {jobs}" if campaign.num_nodes else jobs
     grid_dir, cell = Path(campaign.runs) / campaign.grid_name, submitted.planned.jobs[0].cell.signature
     lines = [f"submitted: {how_many} as {jobs} {', '.join(map(str, submitted.job_ids))}"]
     if campaign.config().controller:

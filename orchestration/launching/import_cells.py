@@ -14,6 +14,7 @@ from rich.console import Console
 from orchestration.grids.cells import Cell, from_yaml
 from orchestration.launching import waiting
 from orchestration.machine import announce
+from orchestration.machine.counts import counted
 from orchestration.machine.damage import DamagedFileError
 from orchestration.machine.processes import ProcessNote, this_process
 from orchestration.on_slurm.campaign_file import open_campaigns
@@ -69,8 +70,8 @@ def import_cells(folder: Path, runs: Path, console: Console) -> int:
     num_same = len(found) - num_unfinished - len(wanted) - (len(said) - num_failed)
     for line in said:
         announce.say(console, line)
-    parts = [f"{len(wanted) - num_failed} cells taken", f"{num_same} were here already"]
-    parts += [f"{num_unfinished} have no result there"] if num_unfinished else []
+    parts = [f"{counted(len(wanted) - num_failed, 'cell')} taken", f"{num_same} here already"]
+    parts += [f"{num_unfinished} without a result there"] if num_unfinished else []
     announce.say(console, f"{', '.join(parts)}; a launch that asks for one keeps it")
     return 1 if said else 0
 

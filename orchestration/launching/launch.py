@@ -21,6 +21,7 @@ from orchestration.launching.steps import Begun
 from orchestration.launching.target import Target
 from orchestration.machine import announce, clock, provenance
 from orchestration.machine.checkout import NO_REPOSITORY
+from orchestration.machine.counts import counted
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells
 from orchestration.mirror.tracking import Launch
 from orchestration.planning import adaptive, simulate
@@ -291,7 +292,7 @@ def work(
 
 
 def _begins(num_cells: int, num_concurrent: int, launch_dir: Path) -> str:
-    what = f"starting {num_cells} {'cell' if num_cells == 1 else 'cells'}, " if num_cells else "starting, "
+    what = f"starting {counted(num_cells, 'cell')}, " if num_cells else "starting, "
     return f"{what}{num_concurrent} at a time; what the launch notes is in {launch_dir}"
 
 

@@ -15,6 +15,7 @@ from orchestration.grids import grid, index
 from orchestration.launching import waiting
 from orchestration.launching.launch_folder import only_launch_of
 from orchestration.machine import announce
+from orchestration.machine.counts import counted
 from orchestration.machine.damage import DamagedFileError
 from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.runs import same_result, store, trash
@@ -56,14 +57,12 @@ def migrate(runs: Path, console: Console) -> None:
             _carry_out(move, root, names.get(move.kept.signature, move.kept.name))
         num_mended += sum(store.mend_links(one) for one in grids)
     num_trash = sum(len(move.others) for move in moves)
-    announce.say(console, f"{len(moves)} cells of {len(grids)} grids were moved into {root.cells_dir}")
+    announce.say(console, f"{counted(len(moves), 'cell')} of {counted(len(grids), 'grid')} moved into {root.cells_dir}")
     if num_mended:
-        announce.say(console, f"{num_mended} links of an earlier call that was ended were brought into their places")
+        announce.say(console, f"{counted(num_mended, 'link')} of an earlier call that was ended brought into place")
     if num_trash:
-        words = (
-            f"{num_trash} folders with the same cells lie in {root.trash_dir}: their grids now link to the kept ones"
-        )
-        announce.say(console, words)
+        words = f"{counted(num_trash, 'folder')} of the same cells moved to {root.trash_dir}"
+        announce.say(console, f"{words}: their grids now link to what was kept")
 
 
 @contextmanager

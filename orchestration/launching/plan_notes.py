@@ -7,6 +7,7 @@ from orchestration.grids import inputs, launched, site_places
 from orchestration.launching import added_seeds
 from orchestration.launching.target import Target
 from orchestration.machine import clock
+from orchestration.machine.counts import counted
 from orchestration.planning import adaptive, budget, history, plan, until
 from orchestration.planning.plan import Plan
 from orchestration.runs import hints
@@ -47,7 +48,7 @@ def _left_out_in_words(target: Target, planned: Plan) -> list[str]:
 def _of_tables(target: Target, out: Collection[str]) -> str:
     counts = {one.title: sum(cell.signature in out for cell in one.cells) for one in target.loaded.tables}
     shares = ", ".join(f"{number} of {title}" for title, number in counts.items() if number)
-    return f"{len(out)} {'cell' if len(out) == 1 else 'cells'} ({shares})"
+    return f"{counted(len(out), 'cell')} ({shares})"
 
 
 def entries(target: Target, planned: Plan) -> list[until.Entry]:
@@ -65,4 +66,6 @@ def entries(target: Target, planned: Plan) -> list[until.Entry]:
 def way_round(target: Target, missing: Sequence[str]) -> list[str]:
     """Say how to launch the part whose inputs are here, if some are missing and there is such a part."""
     num_here = len(target.cells) - len(inputs.absent(target.cells))
-    return [f"--available launches the {num_here} cells whose inputs are here"] if missing and num_here else []
+    return (
+        [f"--available launches the {counted(num_here, 'cell')} whose inputs are here"] if missing and num_here else []
+    )

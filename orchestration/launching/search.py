@@ -18,6 +18,7 @@ from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.steps import Begun, Ready
 from orchestration.launching.target import Target
 from orchestration.machine import announce, files, own_files
+from orchestration.machine.counts import counted
 from orchestration.mirror.tracking import MirroredCell
 from orchestration.on_ray.scheduler import RayTuneScheduler
 from orchestration.planning import plan
@@ -143,7 +144,7 @@ def _show(known: _Known, planned: Plan, console: Console) -> None:
         *site_places.lines(loaded.site, [loaded.base]),
         *(f"{key}: {_space(space)}" for key, space in loaded.spaces.items()),
         f"{search_table.summary(known.points, settings.num_samples)}; {len(of_points.jobs)} to resume",
-        *([f"{num_others} run folders of other settings are left out"] if num_others else []),
+        *([f"{counted(num_others, 'run folder')} of other settings left out"] if num_others else []),
         f"scored on {100 * settings.held_out:g} % of the {settings.held_out_from} images, which are not trained on",
         f"ASHA: every point is trained {settings.grace_epochs} of {loaded.epochs} epochs, one in "
         f"{settings.reduction_factor:g} continues past each rung",

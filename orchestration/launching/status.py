@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orchestration.grids.cells import from_yaml
 from orchestration.launching import elsewhere
 from orchestration.machine import clock
+from orchestration.machine.counts import counted
 from orchestration.machine.damage import DamagedFileError
 from orchestration.on_slurm.queue_state import state_of
 from orchestration.planning.order import makespan
@@ -201,7 +202,7 @@ def sums(rows: Sequence[CellStatus]) -> Sums:
 def totals(rows: Sequence[CellStatus]) -> list[str]:
     """Return the lines below the table: counts, GPU-hours spent and left, and about when the last cell ends."""
     total = sums(rows)
-    lines = [f"{len(rows)} cells: " + ", ".join(f"{count} {word}" for word, count in total.counts.items())]
+    lines = [f"{counted(len(rows), 'cell')}: " + ", ".join(f"{count} {word}" for word, count in total.counts.items())]
     if total.spent_h or total.left_h:
         lines.append(f"GPU-hours: {format_amount(total.spent_h)} spent, about {format_amount(total.left_h)} left")
     if any(row.state.unpredicted for row in rows):

@@ -22,6 +22,7 @@ from orchestration.launching.hand_in import (
 from orchestration.launching.launch_folder import make_folders, only_launch_of
 from orchestration.launching.target import Target
 from orchestration.machine import announce, clock, snapshot
+from orchestration.machine.counts import counted
 from orchestration.on_slurm import commands, never_began, placement, policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import Campaign, Ended, campaign_named, launches_of, name_of, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
@@ -194,7 +195,7 @@ def _refused(
     larger = {key: one.decision.larger for key, one in left.items()}
     why, cells = over_budget(campaign, loaded, grid_dir, jobs, refused, larger)
     if cells:
-        text = f"{campaign.grid_name}: {len(cells)} cells are not tried again: {why}"
+        text = f"{campaign.grid_name}: {counted(len(cells), 'cell', 'is')} not tried again: {why}"
         Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True, is_last_word=True)
     return refused | dict.fromkeys(cells, why)
 

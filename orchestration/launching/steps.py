@@ -18,6 +18,7 @@ from orchestration.launching import added_seeds, elsewhere, plan_notes
 from orchestration.launching.launch_folder import make_folders
 from orchestration.launching.target import Target
 from orchestration.machine import announce, answers, clock, own_files, provenance
+from orchestration.machine.counts import counted
 from orchestration.mirror.grid_mirror import GridMirror, mirrored_cells, tracking_uri
 from orchestration.mirror.tracking import Launch, MirroredCell
 from orchestration.planning import (
@@ -181,8 +182,8 @@ def refuse_limits(target: Target, planned: Plan, budget_gpu_hours: float | None,
         raise ValueError("\n".join(["--available must find the inputs of a cell here; it finds none:", *lines]))
     if target.until is not None and planned.num_unknown:
         raise ValueError(
-            f"--until {until.in_words(target.until)} cannot be held: {planned.num_unknown} cells cannot be estimated, "
-            "as their split lists are not here"
+            f"--until {until.in_words(target.until)} cannot be held: {counted(planned.num_unknown, 'cell')} cannot be "
+            "estimated, as split lists are not here"
         )
     if refusal := disk_space.refusal(planned, target.runs):
         raise ValueError(refusal)
@@ -350,8 +351,8 @@ def _look_at_data(target: Target, console: Console) -> Identities:
 def _refuse_budget(planned: Plan, budget_gpu_hours: float | None) -> None:
     if budget_gpu_hours is not None and planned.num_unknown and planned.uses_gpus:
         raise ValueError(
-            f"--budget-gpu-hours={budget_gpu_hours:g} cannot be held: {planned.num_unknown} cells cannot be "
-            "estimated, as their split lists are not here"
+            f"--budget-gpu-hours={budget_gpu_hours:g} cannot be held: {counted(planned.num_unknown, 'cell')} cannot be "
+            "estimated, as split lists are not here"
         )
     if budget_gpu_hours is not None and planned.gpu_hours > budget_gpu_hours:
         raise ValueError(

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from orchestration.grids.cells import NAMES, names_in
 from orchestration.machine import announce
+from orchestration.machine.counts import counted
 from orchestration.machine.damage import DamagedFileError
-from orchestration.results.wording import counted
 from orchestration.runs import hints, store, trash
 from orchestration.runs.folders import RunsFolder
 from orchestration.runs.run_folder import RunFolder

@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 
 from orchestration.machine import own_files
 from orchestration.machine.control_group import num_oom_kills
+from orchestration.machine.counts import counted
 from orchestration.on_ray import verdicts
 from orchestration.on_ray.cluster import existing_ray, nodes, private_ray
 from orchestration.on_ray.due import Due
@@ -335,7 +336,9 @@ class _Judge(tune.Callback):
         if self._num_oom_kills <= before:
             return None
         kind = FailureClass.MACHINE_MEMORY if self._queue.num_running > 1 else FailureClass.HOST_MEMORY
-        message = f"the kernel ended it for the memory of its control group; {self._queue.num_running} cells ran"
+        message = (
+            f"the kernel ended it for the memory of its control group; {counted(self._queue.num_running, 'cell')} ran"
+        )
         return Failure(kind, "LostError", message, "")
 
     def _record_never_began(self, job: CellJob, trial: Trial) -> None:

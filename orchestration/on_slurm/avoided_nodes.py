@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestration.machine.counts import counted
 from orchestration.runs.failures import AVOIDED_S
 
 MANY_CELLS = 2
@@ -44,7 +45,7 @@ class Record:
     def _evidence(self, node: str) -> str:
         there = {one.cell: one.kind for one in reversed(self.failed) if one.node == node}
         failed = ", ".join(f"{cell} ({kind})" for cell, kind in sorted(there.items()))
-        others = f"{self.num_elsewhere[node]} cells did not fail on other nodes"
+        others = f"{counted(self.num_elsewhere[node], 'cell')} did not fail on other nodes"
         return f"all cells avoid node {node} for a day, if there is another: {failed} failed there, {others}"
 
     def avoided(

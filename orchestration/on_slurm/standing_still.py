@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestration.machine.counts import counted
 from orchestration.on_slurm.commands import QueuedJob
 
 PASSING = ("", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "Prolog", "JobArrayTaskLimit",
@@ -65,4 +66,4 @@ def of_cells(jobs: Iterable[QueuedJob]) -> list[str]:
     for job in jobs:
         if is_standing_still(job):
             by_reason[job.reason].append(job)
-    return [f"{len(some)} cells stand still, {remedy(some)}" for some in by_reason.values()]
+    return [f"{counted(len(some), 'cell', 'stands')} still, {remedy(some)}" for some in by_reason.values()]

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestration.grids.cells import Cell, from_yaml
+from orchestration.machine.counts import counted
 from orchestration.machine.damage import DamagedFileError
 from orchestration.machine.messages import Message
 from orchestration.planning.paces import of_finished
@@ -37,7 +38,7 @@ class Size(Message):
         """Say what is asked for by what was taken."""
         memory = f"{self.mem_gb_per_worker:g} GB for each worker and " if self.mem_gb else ""
         taken = f"{self.mem_gb:.1f} GB and " if self.mem_gb else ""
-        cells = f"{self.num_cells} finished {'cell' if self.num_cells == 1 else 'cells'}"
+        cells = f"{counted(self.num_cells, 'finished cell')}"
         return (
             f"sized by history: {self.kind}: {memory}{MARGIN * self.seconds_per_step:.2g} s a step, {MARGIN:g} times "
             f"what {cells} took at most ({taken}{self.seconds_per_step:.2g} s)"

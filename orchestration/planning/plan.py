@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestration.grids import alike
 from orchestration.grids.cells import Cell
+from orchestration.machine.counts import counted
 from orchestration.planning import costs, order, unreached
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.states import Action as Action
@@ -253,7 +254,7 @@ def summary(plan: Plan) -> list[str]:
     lines = [_line(item, width, uses_gpus=plan.uses_gpus) for item in plan.items]
     counts = Counter(item.action for item in plan.items)
     shares = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
-    lines.append(f"{len(plan.items)} cells: {shares or 'none'}")
+    lines.append(f"{counted(len(plan.items), 'cell')}: {shares or 'none'}")
     lines += _of_others(plan)
     lines += _estimates(plan)
     in_the_end, at_most = (format_amount(count / 1e9) for count in disk_bytes(plan))
@@ -265,7 +266,7 @@ def summary(plan: Plan) -> list[str]:
 def _of_others(plan: Plan) -> list[str]:
     """Report how many cells are kept that other grids have trained."""
     kept = Counter(item.of_grid for item in plan.items if item.of_grid and item.action is Action.KEEP)
-    return [f"{num} {'cell is' if num == 1 else 'cells are'} kept from grid {name}" for name, num in kept.items()]
+    return [f"{counted(num, 'cell', 'is')} kept from grid {name}" for name, num in kept.items()]
 
 
 def notes(plan: Plan) -> list[str]:
@@ -277,7 +278,7 @@ def notes(plan: Plan) -> list[str]:
 def _estimates(plan: Plan) -> list[str]:
     """Report the estimates, and how many cells they leave out, so that none silently counts as zero."""
     num = plan.num_unknown
-    cells = f"{num} cell{'s' if num > 1 else ''} that cannot be estimated, as the split lists are not here"
+    cells = f"{counted(num, 'cell')} that cannot be estimated, as the split lists are not here"
     if num and not plan.total_s:
         return [f"rough estimate: not known, for {cells}"]
     unknown = f", without {cells}" if num else ""

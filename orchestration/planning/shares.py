@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestration.grids.composed import Grid
+from orchestration.machine.counts import counted
 from orchestration.planning import costs
 from orchestration.planning.plan import Item, Plan, format_amount
 from orchestration.runs.states import Action
@@ -75,7 +76,11 @@ def lines(shares: Sequence[Share], planned: Plan) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     text = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     twice = num_cells - distinct
-    said = [f"{twice} cells stand in a table above, too, and are trained once"] if twice else []
+    said = (
+        [f"{counted(twice, 'cell', 'stands')} in a table above, too, and {'is' if twice == 1 else 'are'} trained once"]
+        if twice
+        else []
+    )
     unknown = (
         ["+ ?: without cells that cannot be estimated, as their split lists are not here"] if whole.num_unknown else []
     )

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestration.machine.counts import counted
 from orchestration.planning import costs
 from orchestration.planning.plan import Plan, format_amount, format_duration
 from orchestration.runs.failures import AttemptEnd, FailureClass, decide
@@ -256,12 +257,12 @@ def lines(cells: Sequence[Task], pool: Pool) -> list[str]:
     over = 100 * (outcome.makespan_s / outcome.bound_s - 1)
     ends = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.ends.items())) or "none"
     text = [
-        f"simulated: {len(cells)} cells on {pool.num_gpus} GPUs, {outcome.num_done} done",
+        f"simulated: {counted(len(cells), 'cell')} on {counted(pool.num_gpus, 'GPU')}, {outcome.num_done} done",
         f"makespan: {format_duration(outcome.makespan_s)}, {over:.1f} % above the lower bound of "
         f"{format_duration(outcome.bound_s)}",
         f"attempts that ended early: {ends}",
         f"wasted: {wasted} of {busy} GPU-hours, {writing} of them writing checkpoints",
-        *(f"given up: {count} cells ({why})" for why, count in sorted(outcome.given_up.items())),
+        *(f"given up: {counted(count, 'cell')} ({why})" for why, count in sorted(outcome.given_up.items())),
     ]
     return [*text, _advice(cells, pool)]
 

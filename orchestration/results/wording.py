@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
+from orchestration.machine.counts import counted as counted
 from rankmatch.methods import METHODS
 
 BACKBONES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101", "xception": "Xception-65",
@@ -26,11 +27,6 @@ def _name(axis: str, value: str) -> str:
 def listed(words: Sequence[str], last: str = "and") -> str:
     """Write a list in English: `a, b and c`."""
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a count with its noun: `1 epoch`, `1,280 steps`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def worded(points: Sequence[Point], values: Sequence[str], own: str = "") -> str:

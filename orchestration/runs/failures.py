@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
 
+from orchestration.machine.counts import counted
 from orchestration.machine.messages import Message
 from orchestration.runs.failure_class import FailureClass as FailureClass
 from orchestration.runs.failure_class import known_class as known_class
@@ -239,7 +240,7 @@ def _why_not_larger(last: AttemptEnd, tries: int) -> str:
 def _had(kind: FailureClass, asked: Request) -> str:
     if kind is FailureClass.HOST_MEMORY:
         return f"{asked.mem_gb_per_worker:g} GB for each worker"
-    return f"{asked.workers} {'GPU' if asked.workers == 1 else 'GPUs'}"
+    return f"{counted(asked.workers, 'GPU')}"
 
 
 def _since_it_got_on(ends: Sequence[AttemptEnd]) -> list[AttemptEnd]:

@@ -631,7 +631,7 @@ def test_watched_resume_takes_the_next_try_of_cells_where_nodes_may_not_submit(o
     monkeypatch.setattr(control, "_sync", note)
     control.resume(options.runs / "small", console, watch=True)
     said = console.export_text()
-    assert "4 cells wait before their next try, the first for 60 s more: `rankmatch resume" in said
+    assert "4 cells wait before the next try, the first for 60 s more: `rankmatch resume" in said
     assert len(slurm.scripts) == 2
     assert "4 cells: 4 done" in said and (options.runs / "small" / "report.md").exists()
 

@@ -50,7 +50,7 @@ def own(again: Launcher) -> Path:
 
 def test_cells_are_copied_and_kept_by_a_grid_that_asks_for_them(there: Path, fresh: Launcher) -> None:
     before = everything(there / "cells")
-    assert "4 cells taken, 0 were here already" in take(there, fresh.runs)
+    assert "4 cells taken, 0 here already" in take(there, fresh.runs)
     taken = everything(fresh.runs / "cells")
     noted = {name for name in taken if name.endswith("/imports.jsonl")}
     assert everything(there / "cells") == before == {name: time for name, time in taken.items() if name not in noted}
@@ -59,7 +59,7 @@ def test_cells_are_copied_and_kept_by_a_grid_that_asks_for_them(there: Path, fre
         name: cell.result() for name, cell in cells(there).items()
     }
     assert fresh() == 0 and "4 cells: 4 keep" in fresh.printed
-    assert "0 cells taken, 4 were here already" in take(there, fresh.runs)
+    assert "0 cells taken, 4 here already" in take(there, fresh.runs)
 
 
 def test_imported_cell_says_where_it_comes_from_also_after_a_second_import(
@@ -104,7 +104,7 @@ def test_unfinished_cell_is_replaced_and_lies_in_the_trash(there: Path, own: Pat
     cell = cells(own)["rankmatch-4-s0"]
     cell.result_file.unlink()
     cell.attempts()[-1].event("stopped", step=1, kind="cancelled")
-    assert "1 cells taken, 3 were here already" in take(there, own)
+    assert "1 cell taken, 3 here already" in take(there, own)
     assert cell.result() == cells(there)["rankmatch-4-s0"].result()
     assert list((own / ".trash" / "cells").glob(f"*/{cell.name}/attempts/1/events.jsonl"))
 
@@ -142,7 +142,7 @@ def test_import_that_was_ended_leaves_nothing_half_done(there: Path, tmp_path: P
         patch.setattr(import_cells.durable, "move", ended)
         CliRunner().invoke(app, ["import", str(there), "--runs", str(runs)])
     assert len(cells(runs)) == 2 and all(cell.has_result() for cell in cells(runs).values())
-    assert "2 cells taken, 2 were here already" in take(there, runs)
+    assert "2 cells taken, 2 here already" in take(there, runs)
     assert {path.name for path in (runs / "cells").iterdir()} == {cell.name for cell in cells(there).values()}
 
 

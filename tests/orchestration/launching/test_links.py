@@ -55,10 +55,10 @@ def elsewhere(path: Path, place: Path) -> None:
 def test_migration_of_a_grid_that_lies_elsewhere_keeps_its_cells(what: str, again: Launcher, tmp_path: Path) -> None:
     held_by_the_grid(again.runs)
     elsewhere(again.runs / what, tmp_path / "big" / "disk" / "small")
-    assert "4 cells of 1 grids were moved" in say("migrate", again.runs)
+    assert "4 cells of 1 grid moved" in say("migrate", again.runs)
     assert len(RunsFolder(again.runs).cells()) == 4
     assert "4 done" in say("status", "--grid", "small", "--runs", again.runs)
-    assert "0 cells of 1 grids were moved" in say("migrate", again.runs)
+    assert "0 cells of 1 grid moved" in say("migrate", again.runs)
     assert again() == 0 and "4 cells: 4 keep" in again.printed
 
 
@@ -164,7 +164,7 @@ def test_migration_that_was_ended_leads_all_links_to_the_folder_that_is_kept(
     say("migrate", again.runs)
     for name in ("small", "second"):
         assert "4 done" in say("status", "--grid", name, "--runs", again.runs)
-    assert "0 cells of 2 grids were moved" in say("migrate", again.runs)
+    assert "0 cells of 2 grids moved" in say("migrate", again.runs)
 
 
 def test_where_there_are_no_symbolic_links_no_cell_of_the_store_is_promised(
@@ -193,5 +193,5 @@ def test_grid_in_the_place_of_the_store_is_renamed_by_the_printed_commands(again
     assert "no grid may be called 'cells' now" in said
     subprocess.run(shlex.split(said.split("`")[1]), check=True)
     assert "4 done" in say("status", "--grid", "cells-1", "--runs", again.runs)
-    assert "4 cells of 1 grids were moved" in say("migrate", again.runs)
+    assert "4 cells of 1 grid moved" in say("migrate", again.runs)
     assert "4 done" in say("status", "--grid", "cells-1", "--runs", again.runs)

@@ -69,19 +69,19 @@ def test_launch_into_a_grid_of_an_earlier_version_keeps_its_cells_where_they_are
 
 def test_cells_are_moved_into_the_store_and_nothing_else_changes(old: Launcher) -> None:
     before, table = figures(old.runs), say("table", "--grid", "small", "--runs", old.runs)
-    assert "4 cells of 1 grids were moved" in say("migrate", old.runs)
+    assert "4 cells of 1 grid moved" in say("migrate", old.runs)
     assert len(RunsFolder(old.runs).cells()) == 4 and figures(old.runs) == before
     assert all(cell.path.is_symlink() for cell in folders(old.runs / "small").values())
     assert say("table", "--grid", "small", "--runs", old.runs) == table
     assert old() == 0 and "4 cells: 4 keep" in old.printed
-    assert "0 cells of 1 grids were moved" in say("migrate", old.runs)
+    assert "0 cells of 1 grid moved" in say("migrate", old.runs)
 
 
 def test_of_two_grids_with_the_same_results_one_folder_is_kept_and_both_link_to_it(again: Launcher) -> None:
     as_before(again.runs, "twin")
     before = results(again.runs, "small")
     said = say("migrate", again.runs)
-    assert "4 cells of 2 grids were moved" in said and "4 folders with the same cells lie in" in said
+    assert "4 cells of 2 grids moved" in said and "4 folders of the same cells moved to" in said
     assert results(again.runs, "small") == before == results(again.runs, "twin")
     assert len(list((again.runs / ".trash" / "twin").glob("*/*-s?"))) == 4
 
