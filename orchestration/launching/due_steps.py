@@ -7,13 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestration.grids import grid, inputs, launched
+from orchestration.grids import grid, launched
 from orchestration.launching import earlier_code, step, waiting
 from orchestration.launching.status import CellStatus
 from orchestration.machine.counts import counted
 from orchestration.on_slurm import policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
-from orchestration.planning import adaptive, budget
+from orchestration.planning import left_out
 from orchestration.runs import hints
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.folders import GridFolder, LaunchFolder
@@ -129,25 +129,7 @@ def _command(grid_dir: Path) -> str:
 
 def of_left_out(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:
     """Return how many cells a launch left out, those without inputs and those too long for it, and what trains them."""
-    out = [row.cell.left_out for row in rows if row.is_left_out]
-    num_absent, num_over = (sum(why.startswith(kind) for why in out) for kind in (inputs.ABSENT, budget.OVER))
-    found = []
-    num_seeds = sum(why.startswith(adaptive.WHY) for why in out)
-    for option, num in (("--until", len(out) - num_absent - num_over - num_seeds), ("--within-budget", num_over)):
-        if not num:
-            continue
-        them = "it" if num == 1 else "them"
-        found.append(
-            f"{_cells_were(num)} left out by {option}; {hints.command('retry', grid_dir)} trains {them} all the same"
-        )
-    if num_absent:
-        words = "a launch that finds these trains the rest"
-        found.append(f"{_cells_were(num_absent)} left out by --available, as inputs were not there; {words}")
-    return found
-
-
-def _cells_were(num: int) -> str:
-    return f"{num} {'cell was' if num == 1 else 'cells were'}"
+    return left_out.in_words([row.cell.left_out for row in rows if row.is_left_out], grid_dir)
 
 
 def _is_left(row: CellStatus) -> bool:

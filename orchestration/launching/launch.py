@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration.grids import adaptively, inputs, launched
+from orchestration.grids import adaptively, index, inputs, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.launching import added_seeds, elsewhere, launch_order, outcome, page, steps, waiting
@@ -32,7 +32,7 @@ from orchestration.runs import folder_states, made_with, store
 from orchestration.runs.folders import GridFolder, LaunchFolder, signature_in
 from orchestration.runs.jobs import FollowedJobs, Jobs, Scheduler, SchedulerError
 from orchestration.runs.patience import WAITS_S, patiently, say_once
-from orchestration.runs.run_folder import folders
+from orchestration.runs.run_folder import FolderState, RunFolder, folders
 from orchestration.runs.states import CellState
 from rankmatch.durable import make_folder
 
@@ -211,14 +211,29 @@ def _train(
     found = run_folders(loaded, grid_dir)
     states = folder_states.states(found)
     needs = added_seeds.of_target(target, states)
-    ended = [state for key, state in states.items() if needs is None or key in needs.cells]
-    said = outcome.lines(ended, grid_dir, stopped=stopped) + outcome.of_others(
-        elsewhere.left_to(grid_dir, found, states) if target.loaded.shares_cells else {}, grid_dir
-    )
+    due = {key: state for key, state in states.items() if needs is None or key in needs.cells}
+    ended = [*due.values()]
+    to_others = elsewhere.left_to(grid_dir, found, states) if target.loaded.shares_cells else {}
+    said = outcome.lines(ended, grid_dir, stopped=stopped) + outcome.of_others(to_others, grid_dir)
+    if not stopped:
+        said += outcome.of_nobody(_at_rest(grid_dir, found, due, to_others), grid_dir)
     announce.say(console, "\n".join(said))
     if stopped:
         return STOPPED
     return 0 if all(state.status is CellState.DONE for state in ended) else 1
+
+
+def _at_rest(
+    grid_dir: Path,
+    found: Mapping[str, RunFolder],
+    states: Mapping[str, FolderState],
+    to_others: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """Return the cells that are open and neither left out nor another grid's, whose launch may have died meanwhile."""
+    left_out = {cell.signature for cell in index.read_if_there(grid_dir) if cell.left_out}
+    kept = {name for names in to_others.values() for name in names}
+    open_ = [key for key, one in states.items() if one.status in (CellState.MISSING, CellState.INTERRUPTED)]
+    return [found[key].slug for key in open_ if key not in left_out and found[key].slug not in kept]
 
 
 def mirror_of(loaded: Grid, grid_dir: Path, uri: str = "", launch_id: str = "") -> GridMirror:

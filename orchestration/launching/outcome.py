@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from orchestration.machine.counts import counted
 from orchestration.runs import hints
 from orchestration.runs.run_folder import FolderState
 from orchestration.runs.states import CellState
@@ -37,10 +38,19 @@ def lines(states: Collection[FolderState], grid_dir: Path, *, stopped: bool) -> 
     return said
 
 
+def of_nobody(names: Sequence[str], grid_dir: Path) -> list[str]:
+    """Name the cells that are open and that no launch trains any more, and the command that does."""
+    if not names:
+        return []
+    them = "it" if len(names) == 1 else "them"
+    words = f"{counted(len(names), 'cell', 'is')} open and no launch trains {them}: {', '.join(names)}"
+    return [f"{words}; {hints.command('resume', grid_dir)} does"]
+
+
 def of_others(left: Mapping[str, Sequence[str]], grid_dir: Path) -> list[str]:
     """Name the cells that are left to launches of other grids, and the command that looks at them again."""
     return [
-        f"{len(names)} {'cell is' if len(names) == 1 else 'cells are'} left to grid {grid}, which trains "
+        f"{counted(len(names), 'cell', 'is')} left to grid {grid}, which trains "
         f"{'it' if len(names) == 1 else 'them'}: {', '.join(names)}; once it has ended, "
         f"{hints.command('resume', grid_dir)} takes the results into the table, and trains what has none"
         for grid, names in left.items()

@@ -35,7 +35,10 @@ def _left_out_in_words(target: Target, planned: Plan) -> list[str]:
         {name for name, why in target.left_out.items() if name in out and why.startswith(kind)}
         for kind in (inputs.ABSENT, budget.OVER)
     )
-    said = [f"--available leaves out {_of_tables(target, absent)}, whose inputs are not here"] if absent else []
+    later = f"{hints.command('retry', target.grid_dir)} trains them once these are, and nothing else does"
+    said = (
+        [f"--available leaves out {_of_tables(target, absent)}, whose inputs are not here: {later}"] if absent else []
+    )
     said += [f"--within-budget leaves out {_of_tables(target, over)}"] if over else []
     whole = [one.title for one in target.loaded.tables if not any(cell.signature in out for cell in one.cells)]
     if target.loaded.parts and out:

@@ -57,13 +57,20 @@ def in_words(kwh: float | None) -> str:
 
 
 def of_rows(table: Table, records: Sequence[Mapping[str, Any]], grid_dir: Path) -> list[list[str]]:
-    """Return the energy of each row of a table and of all of it; the first row is the header."""
-    known = {record["signature"]: of_run(run_folder(grid_dir, record["folder"])) for record in records}
+    """Return the energy of each row of a table and of all of it; the first row is the header.
+
+    Args:
+        table: The table.
+        records: One for each cell at each point that it stands for; a cell counts once in a row, and once in all.
+        grid_dir: The folder of the grid.
+    """
+    folders = {record["signature"]: record["folder"] for record in records}
+    known = {key: of_run(run_folder(grid_dir, folder)) for key, folder in folders.items()}
     rows = [["row", "kWh", "logged by"]]
     for row in table.rows:
-        mine = [record for record in records if tuple(record.get(axis) for axis in table.row_axes) == tuple(row)]
+        mine = {one["signature"] for one in records if tuple(one.get(axis) for axis in table.row_axes) == tuple(row)}
         name = ", ".join(table.name(axis, value) for axis, value in zip(table.row_axes, row, strict=True)) or "all"
-        rows.append([name, *_summed(known[record["signature"]] for record in mine)])
+        rows.append([name, *_summed(known[key] for key in mine)])
     return [*rows, ["in all", *_summed(known.values())]]
 
 

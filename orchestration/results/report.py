@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestration.grids import index
 from orchestration.grids.cells import Cell
 from orchestration.grids.grid import Grid
 from orchestration.machine import files
+from orchestration.planning import left_out
 from orchestration.results import facts, paragraph, published, settings
 from orchestration.results.run_table import collect
 from orchestration.runs import made_with, origin, unpredicted
@@ -40,12 +42,12 @@ def build_table(
     baseline: Mapping[str, str] | None = None,
 ) -> Table:
     """Build a table of the cells' records, with the published figures named in its layout."""
-    points = _at_all_points(records, cells)
+    points = at_all_points(records, cells)
     figures = published.figures(layout, points)
     return build(points, layout, metric, baseline, figures, settings.describe(cells, records))
 
 
-def _at_all_points(records: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[Mapping[str, Any]]:
+def at_all_points(records: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[Mapping[str, Any]]:
     """Repeat a cell's record at every grid point that it stands for, so that each column has its baseline."""
     also = {cell.signature: cell.also for cell in cells}
     return [{**record, **point} for record in records for point in ({}, *also.get(record["signature"], ()))]
@@ -91,7 +93,12 @@ def write(loaded: Grid, grid_dir: Path) -> list[Path]:
     parts = [f"# {grid_dir.name}\n\n{_summary(records)} A cell of several tables is trained once.\n"]
     for one, of in zip(loaded.parts, made, strict=True):
         parts += [of.head(f"## {one.title}"), *of.tables("###"), of.totals("###")]
-    parts += [_cells_section(records, axes), *_warnings(grid_dir, loaded.cells), _provenance_section(grid_dir, records)]
+    parts += [
+        _cells_section(records, axes),
+        *_left_out(grid_dir, records),
+        *_warnings(grid_dir, loaded.cells),
+        _provenance_section(grid_dir, records),
+    ]
     titled = [(one.name, table) for one, of in zip(loaded.parts, made, strict=True) for table in of.built]
     return _replace(folder, parts, formats.to_common_csv(titled))
 
@@ -112,6 +119,7 @@ def write_report(
         of.head(f"# {grid_dir.name}"),
         *of.tables("##"),
         _cells_section(of.records, _axes_of(cells)),
+        *_left_out(grid_dir, of.records),
         *_warnings(grid_dir, cells),
         of.totals("##"),
         _provenance_section(grid_dir, of.records),
@@ -138,6 +146,14 @@ def _replace(folder: GridFolder, parts: Sequence[str], table: str) -> list[Path]
 
 def _cells_section(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str:
     return f"## Cells\n\n{_cell_table(records, axes)}"
+
+
+def _left_out(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which cells launches have left out, and what trains them; no section if there are none."""
+    open_ = {record["signature"] for record in records if _status(record) != "done"}
+    why = [cell.left_out for cell in index.read_if_there(grid_dir) if cell.left_out and cell.signature in open_]
+    lines = "".join(f"- {line}.\n" for line in left_out.in_words(why, grid_dir))
+    return [f"## Left out\n\n{lines}"] if lines else []
 
 
 def _provenance_section(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:

@@ -103,7 +103,9 @@ def show_table(
         if statistics and not kind:
             show_statistics(table, console)
         if with_energy:
-            _show_rows("energy of the GPUs", energy.of_rows(table, records, grid_dir), console)
+            _show_rows(
+                "energy of the GPUs", energy.of_rows(table, report.at_all_points(records, one.cells), grid_dir), console
+            )
     if not kind:
         return
     text = formats.FORMATS[kind](titled)

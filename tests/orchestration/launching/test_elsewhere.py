@@ -1,5 +1,7 @@
 """Cells that a launch of another grid has: they are left to it, never begun twice, and looked at again."""
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 from orchestration.commands.main import app
 from orchestration.launching import control
+from orchestration.launching import launch as launching
 from orchestration.launching.step import take_step
 from orchestration.machine import snapshot
 from orchestration.machine.processes import process_start
@@ -82,6 +85,30 @@ def test_cell_that_another_grid_trains_is_left_to_it_and_taken_once_that_has_die
     assert "4 of 4 cells are done" in say("resume", "--grid", "second", runs=again.runs)
     assert [attempt.owner()["grid"] for attempt in cell.attempts()] == ["small", "second"]
     assert cell.result()["provenance"]["grid"] == "second"
+
+
+def test_cell_whose_launch_of_another_grid_dies_meanwhile_is_named_at_the_end_of_this_one(
+    again: Launcher, somebody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = cell_of(again.runs / "small", "rankmatch-4-s1")
+    shutil.rmtree(cell.attempts_dir)
+    cell.result_file.unlink()
+    cell.claim(begun_by(somebody.pid)).event("started", step=0)
+    finish = launching.finish
+
+    def finish_later(*words: Any) -> list[Path]:
+        somebody.kill()
+        somebody.wait()
+        return finish(*words)
+
+    monkeypatch.setattr(launching, "finish", finish_later)
+    other = other_grid(again, "second")
+    assert other() == 1 and "running, for grid small" in other.printed
+    words = "1 cell is open and no launch trains it: rankmatch-4-s1; `(rankmatch resume --grid second --runs .+?)` does"
+    (command,) = re.findall(words, " ".join(other.printed.split()))
+    assert "is left to grid" not in other.printed
+    done = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert done.exit_code == 0 and "4 of 4 cells are done" in done.output and "is open" not in done.output
 
 
 def test_of_two_grids_that_begin_a_cell_at_the_same_moment_one_has_it(make_cell) -> None:

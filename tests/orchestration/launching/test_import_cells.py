@@ -36,6 +36,13 @@ def everything(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def without_origins(runs: Path) -> dict[str, int]:
+    found = everything(runs / "cells")
+    noted = {name for name in found if name.endswith("/imports.jsonl")}
+    assert len(noted) == len(cells(runs))
+    return {name: time for name, time in found.items() if name not in noted}
+
+
 @pytest.fixture
 def there(launched: Launcher) -> Path:
     """A runs folder with four finished cells, which nothing may change."""
@@ -51,10 +58,7 @@ def own(again: Launcher) -> Path:
 def test_cells_are_copied_and_kept_by_a_grid_that_asks_for_them(there: Path, fresh: Launcher) -> None:
     before = everything(there / "cells")
     assert "4 cells taken, 0 here already" in take(there, fresh.runs)
-    taken = everything(fresh.runs / "cells")
-    noted = {name for name in taken if name.endswith("/imports.jsonl")}
-    assert everything(there / "cells") == before == {name: time for name, time in taken.items() if name not in noted}
-    assert len(noted) == 4
+    assert everything(there / "cells") == before == without_origins(fresh.runs)
     assert {name: cell.result() for name, cell in cells(fresh.runs).items()} == {
         name: cell.result() for name, cell in cells(there).items()
     }
@@ -180,7 +184,7 @@ def test_two_imports_at_a_time_leave_each_other_alone(
     monkeypatch.setattr(import_cells, "_copy", two)
     first = take(there, runs, code=1)
     assert "4 cells taken" in said[-1] and "begun or finished here meanwhile" in first
-    assert everything(runs / "cells") == everything(there / "cells")
+    assert without_origins(runs) == everything(there / "cells")
 
 
 def test_copy_of_a_killed_import_is_removed_and_that_of_one_at_work_is_not(there: Path, tmp_path: Path) -> None:

@@ -144,16 +144,15 @@ def test_what_a_source_says_of_the_layout_is_found(text, said):
 def test_names_on_the_disk_are_those_of_all_versions():
     assert names() == {
         "%j.log", ".cells.lock", ".launch.lock", ".mirror.lock", ".notices.lock", ".results", ".trash", "address",
-        "artifacts",
-        "attempts", "axes.json", "bad_step.json", "best.pt", "campaign.json", "cancelled", "cancelled.json",
-        "cells", "checked",
-        "checkpoints", "config.yaml", "controller.json", "controller.sh", "controllers", "curves.png", "ended",
-        "ended.json", "epochs.jsonl", "evaluation.json", "events.jsonl", "failure.json", "failures", "figures",
-        "grid.yaml", "head.json", "index.jsonl", "jobs", "jobs.jsonl", "launch.json", "launcher.json", "launches",
-        "lock", "log", "mlflow.db", "mlflow.json", "node.json", "notices.json", "order.json", "owner.json",
-        "pictures", "pictures.json", "plan.txt", "ray", "ray.json", "ray.log", "report.html", "report.md",
-        "result.json", "runs.json", "samples.png", "snapshots", "splits", "state.json", "steps.arrow", "stop",
-        "submissions", "table.csv", "told", "tune", "uncommitted.diff", "verdicts",
+        "artifacts", "attempts", "axes.json", "bad_step.json", "best.pt", "campaign.json", "cancelled",
+        "cancelled.json", "cells", "changes", "checked", "checkpoints", "config.yaml", "controller.json",
+        "controller.sh", "controllers", "curves.png", "ended", "ended.json", "epochs.jsonl", "evaluation.json",
+        "events.jsonl", "failure.json", "failures", "figures", "grid.yaml", "head.json", "imports.jsonl",
+        "index.jsonl", "jobs", "jobs.jsonl", "launch.json", "launcher.json", "launches", "lock", "log", "mlflow.db",
+        "mlflow.json", "node.json", "notices.json", "order.json", "owner.json", "pictures", "pictures.json",
+        "plan.txt", "ray", "ray.json", "ray.log", "report.html", "report.md", "result.json", "runs.json",
+        "samples.png", "snapshots", "splits", "state.json", "steps.arrow", "stop", "submissions", "table.csv",
+        "told", "tune", "uncommitted.diff", "verdicts",
     }  # fmt: skip
 
 
