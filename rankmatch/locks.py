@@ -40,13 +40,18 @@ def acquire(path: Path, timeout_s: float = FOR_EVER, mode: int = BY_UMASK) -> fi
 
 
 @contextmanager
-def held(path: Path, timeout_s: float = FOR_EVER) -> Iterator[None]:
+def held(path: Path, timeout_s: float = FOR_EVER, mode: int = BY_UMASK) -> Iterator[None]:
     """Hold a lock while a block runs; see `acquire`."""
-    lock = acquire(path, timeout_s)
+    lock = acquire(path, timeout_s, mode)
     try:
         yield
     finally:
         lock.release()
+
+
+def mode_in(folder: Path) -> int:
+    """Return the mode of a lock's file that all must be able to take who may write in its folder."""
+    return folder.stat().st_mode & 0o666 | 0o600
 
 
 def hint(path: Path) -> str:

@@ -50,6 +50,12 @@ class TwoGrids:
         path.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
 
+    def lines(self, *words: object) -> list[str]:
+        """Return what a command prints on stdout."""
+        done = CliRunner().invoke(app, [*map(str, words), "--runs", str(self.runs)])
+        assert done.exit_code == 0, (words, done.exception, done.output)
+        return str(done.stdout).splitlines()
+
     def __call__(self, *words: object, code: int = 0) -> str:
         done = CliRunner().invoke(app, [*map(str, words), "--runs", str(self.runs)])
         if done.exception is not None and not isinstance(done.exception, SystemExit):

@@ -37,6 +37,14 @@ class Grid:
         """The grids with one table each: its parts, or itself."""
         return self.parts or (self,)
 
+    def parts_of_cells(self) -> dict[str, list[str]]:
+        """Return the names of the parts that have each cell, by signature; none where it does not consist of grids."""
+        found: dict[str, list[str]] = {}
+        for part in self.parts:
+            for signature in dict.fromkeys(cell.signature for cell in part.cells):
+                found.setdefault(signature, []).append(part.name)
+        return found
+
     @property
     def shares_cells(self) -> bool:
         """Whether other grids may have its cells too; a search keeps its points to itself, as it stops them early."""

@@ -1,7 +1,7 @@
 """The index of a grid's cells as its newest launch resolved them, so that `status` need not compose them again."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class IndexedCell:
     """Why the newest launch left it out; empty: it did not."""
     axes: Mapping[str, str] | None = None
     """The values of the grid's axes, as text; several grids may have the cell, by axes of their own."""
+    parts: Sequence[str] = ()
+    """Of a grid of grids: the names of those that have the cell."""
 
     @property
     def folder_name(self) -> str:
@@ -44,7 +46,7 @@ _OF_CELL = Fields(
         "seconds_per_step": NUMBER.or_null(),
         "num_gpus": COUNT,
     },
-    {"round": COUNT, "left_out": TEXT, "axes": TEXTS.or_null()},
+    {"round": COUNT, "left_out": TEXT, "axes": TEXTS.or_null(), "parts": TEXT.listed()},
 )
 
 

@@ -104,12 +104,12 @@ def keep_difference(launch_dir: Path, difference: str) -> dict[str, str]:
 
 def _indexed(target: Target, planned: Plan) -> list[IndexedCell]:
     """Return what is kept of each cell, in the grid's order; for cells of other launches, what those kept."""
-    items = {item.cell.signature: item for item in planned.items}
+    items, parts = {item.cell.signature: item for item in planned.items}, target.every.parts_of_cells()
     known = {cell.signature: cell for cell in index.read_if_there(target.grid_dir)}
     rows = []
     for cell in target.every.cells:
         if cell.signature in known and cell.signature not in items:
-            rows.append(replace(known[cell.signature], axes=cell.axes))
+            rows.append(replace(known[cell.signature], axes=cell.axes, parts=parts.get(cell.signature, ())))
             continue
         item = items.get(cell.signature)
         rows.append(
@@ -123,6 +123,7 @@ def _indexed(target: Target, planned: Plan) -> list[IndexedCell]:
                 item.round if item else 0,
                 _left_out(item, known.get(cell.signature), target) if item else "",
                 cell.axes,
+                parts.get(cell.signature, ()),
             )
         )
     return rows

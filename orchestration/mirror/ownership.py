@@ -159,16 +159,25 @@ def _runs_id(runs: Path) -> str:
         runs.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # another owner's launch was faster
             files.publish(path, _text(secrets.token_hex(8), runs))
-    with locks.held(files.lock_of(path), LOCK_S):
+    if known := _id_here(path, runs):  # without the lock, which another user may have made
+        return known
+    with locks.held(files.lock_of(path), LOCK_S, locks.mode_in(runs)):
+        if known := _id_here(path, runs):
+            return known
         content = files.read_json(path, _OF_RUNS, _WITHOUT_ID)
         known, place = str(content["id"]), Path(content["path"])
-        if place == runs or (place.exists() and place.samefile(runs)):
-            return known
         paths, ids = [*content.get("earlier_paths", ()), str(place)], [*content.get("earlier_ids", ())]
         if _has_id(RunsFolder(place).id_file, known):  # this folder is a copy, and the original still exists
             ids, known = [*ids, known], secrets.token_hex(8)
         files.replace(path, _text(known, runs, [*dict.fromkeys(paths)], ids))
         return known
+
+
+def _id_here(path: Path, runs: Path) -> str:
+    """Return the id of a runs folder; empty if it was moved or copied since."""
+    content = files.read_json(path, _OF_RUNS, _WITHOUT_ID)
+    place = Path(content["path"])
+    return str(content["id"]) if place == runs or (place.exists() and place.samefile(runs)) else ""
 
 
 def _has_id(path: Path, known: str) -> bool:

@@ -20,15 +20,17 @@ from orchestration.grids.values import near_matches, parse
 from orchestration.machine import files
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.results import epoch_rows
+from orchestration.results.below import find as find
 from orchestration.results.cache import RUN, ResultCache
 from orchestration.runs import made_with
-from orchestration.runs.folders import CellFolder, GridFolder, RunsFolder, cell_names, signature_in
+from orchestration.runs.folders import CellFolder, RunsFolder, signature_in
 from orchestration.runs.run_folder import FolderState, RunFolder, folders, run_folder, state_of_result
 from orchestration.runs.states import CellState
 from orchestration.tables.consistency import BETWEEN
 from rankmatch import locks
 from rankmatch.durable import replacing
 
+PARTS = "parts"
 FIELDS = {
     "status": pa.string(),
     "best_miou": pa.float64(),
@@ -59,11 +61,12 @@ FIELDS = {
     "unlabeled_batch_size": pa.int64(),
     "learning_rate": pa.float64(),
     "transductive": pa.int64(),
+    PARTS: pa.list_(pa.string()),
 }
 """Columns after the names and the axes; what only a finished training has is null before. Where attempts differ in
 commit, code, image, numerics, device or host, their values stand side by side."""
 CACHE_LOCK_S = 60.0
-FILTERS = ("grid", "status")
+FILTERS = ("grid", "status", PARTS)
 
 _OF_RESULT = (
     "best_miou",
@@ -77,14 +80,7 @@ _OF_RESULT = (
 )
 _OF_STATE = ("status", "epoch", "num_epochs", "step", "num_steps", "num_attempts", "failure")
 _OF_ATTEMPTS = ("commit", "numerics", "device", "host")
-_RESULT, _CELLS = CellFolder.result_file.name, GridFolder.cells_dir.name
-_NO_GRIDS_BELOW = (
-    CellFolder.attempts_dir.name,
-    RunsFolder.artifacts_dir.name,
-    RunsFolder.checked_dir.name,
-    GridFolder.launches_dir.name,
-    GridFolder.snapshots_dir.name,
-)
+_RESULT = CellFolder.result_file.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +128,6 @@ def load(root: Path, *, with_epochs: bool = False, say: Callable[[str], None] = 
         return _load(root, found, keys, with_epochs, varied, is_kept=False)
 
 
-def find(root: Path) -> list[str]:
-    """Return all run folders below a root, as paths relative to it, in order.
-
-    Raises:
-        ValueError: There is none.
-    """
-    found = sorted(_runs_below(str(root), "")) if root.is_dir() else []
-    if not found:
-        raise ValueError(f"--runs must hold run folders, <grid>/cells/<signature>-...; there is none below {root}")
-    return found
-
-
 def select(runs: pa.Table, filters: Sequence[str]) -> pa.Table:
     """Keep the runs that have the given values: `split=1_16 method=[unimatch,rankmatch]`.
 
@@ -159,13 +143,18 @@ def select(runs: pa.Table, filters: Sequence[str]) -> pa.Table:
             raise ValueError(f"a filter must be key=value of an axis of the runs; got {word!r}; {hint}")
         node = parse(key, text)
         wanted = [node] if isinstance(node, str) else list(node)
-        known = sorted({value for value in runs[key].to_pylist() if value is not None})
+        held = [_values(value) for value in runs[key].to_pylist()]
+        known = sorted({value for values in held for value in values})
         for value in wanted:
             if value not in known:
                 shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
                 raise ValueError(f"{key} must be one of {shown}; got {value!r}")
-        runs = runs.filter(pc.is_in(runs[key], pa.array(wanted, pa.string())))
+        runs = runs.filter(pa.array([any(value in wanted for value in values) for values in held], pa.bool_()))
     return runs
+
+
+def _values(value: Any) -> list[str]:  # noqa: ANN401 (text, a list of texts, or null)
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def epochs_of(found: Results, runs: pa.Table) -> pa.Table:
@@ -193,7 +182,7 @@ def _load(
     with ThreadPoolExecutor(1) as pool:
         epochs = pool.submit(_from_cache, root, "epochs", found, keys, read_epochs, is_kept) if with_epochs else None
         runs = _from_cache(root, "runs", found, keys, read_runs, is_kept)
-        ordered = _ordered(runs.take(pc.sort_indices(runs[RUN])))
+        ordered = varied.with_parts(_ordered(runs.take(pc.sort_indices(runs[RUN]))))
         return Results(ordered, epochs.result() if epochs else None)
 
 
@@ -223,17 +212,28 @@ def _from_cache(
 
 
 class Varied:
-    """The axes of the runs below a root, as their grids have them; each grid's list is read once."""
+    """The axes of the runs below a root, and the parts that have them, as their grids say; each list is read once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._known: dict[str, dict[str, Mapping[str, str]]] = {}
+        self._known: dict[str, dict[str, index.IndexedCell]] = {}
 
     def of(self, run: str) -> Mapping[str, str] | None:
         """Return the axes of a run; None if its grid's list does not name them."""
+        found = self._found(run)
+        return found.axes if found else None
+
+    def with_parts(self, runs: pa.Table) -> pa.Table:
+        """Fill in the parts of grids of grids that have each run, which the rows of a cache may not know."""
+        found = [self._found(run) for run in runs[RUN].to_pylist()]
+        texts = pa.array([[*one.parts] if one and one.parts else None for one in found], FIELDS[PARTS])
+        return runs.set_column(runs.column_names.index(PARTS), PARTS, texts)
+
+    def _found(self, run: str) -> index.IndexedCell | None:
         place, _, name = run.rpartition("/")
         if place not in self._known:
-            self._known[place] = index.known_axes(CellFolder(self._root / run).grid.path)
+            grid_dir = CellFolder(self._root / run).grid.path
+            self._known[place] = {cell.signature: cell for cell in index.read_if_there(grid_dir)}
         return self._known[place].get(signature_in(name))
 
 
@@ -245,27 +245,6 @@ def _key(path: str, axes: Mapping[str, str] | None) -> str:
         return ""
     told = "" if axes is None else f".{crc32(json.dumps(axes).encode()):08x}"
     return f"{stat.st_mtime_ns}.{stat.st_size}{told}"
-
-
-def _runs_below(folder: str, prefix: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        inner = [
-            entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-        ]
-    for name in inner:
-        if name == _CELLS and _is_store(folder, inner):  # grids beside it link to its cells
-            continue
-        runs = cell_names(f"{folder}/{name}") if name == _CELLS else []
-        yield from (f"{prefix}{name}/{run}" for run in runs)
-        if not runs and name not in _NO_GRIDS_BELOW:
-            yield from _runs_below(f"{folder}/{name}", f"{prefix}{name}/")
-
-
-def _is_store(folder: str, inner: Sequence[str]) -> bool:
-    """Return whether the cells in a folder are a store's: it is no grid's folder, and others in it have cells."""
-    if GridFolder(Path(folder)).grid_file.exists():
-        return False
-    return any(Path(folder, name, _CELLS).is_dir() for name in inner if name not in _NO_GRIDS_BELOW)
 
 
 def _row_of(root: Path, run: str, varied: Varied) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def changing(runs: Path) -> Iterator[None]:
     """
     lock = RunsFolder(runs).cells_lock
     try:
-        held = locks.acquire(lock, LOCK_S, _mode_of(runs))
+        held = locks.acquire(lock, LOCK_S, locks.mode_in(runs))
     except PermissionError as error:
         if not os.access(runs, os.W_OK | os.X_OK):
             raise ValueError(f"{runs} must be a folder in which this user may write: {error.strerror}") from None
@@ -79,11 +79,6 @@ def changing(runs: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def _mode_of(runs: Path) -> int:
-    """Return the mode of the lock's file: whoever may make grids in the runs folder must be able to take it."""
-    return runs.stat().st_mode & 0o666 | 0o600
 
 
 class Adder:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import jsonschema
 import pytest
 from json_schemas import all_schemas, text_of
+from launcher import SMALL
 
 from orchestration.commands import main as cli
 from orchestration.commands.schema import FOLDER
@@ -145,6 +146,22 @@ def test_energy_is_a_column_on_demand_where_power_was_logged(again, answer):
     assert code == 0 and "row kWh logged by" in lines
     assert "supervised 1 1 of 2 cells" in lines and "in all 1 1 of 4 cells" in lines
     assert answer("table", "--grid", "small", "--runs", again.runs, "--energy", "--format", "csv")[0] == 2
+
+
+def test_energy_of_a_cell_that_stands_in_several_rows_is_in_each_and_once_in_all(again, answer, tmp_path):
+    grid = tmp_path / "agents.yaml"
+    head, _, _ = SMALL.read_text().partition("axes:")
+    head = head.replace("  method.num_agents: 4\n", "  method: supervised\n  split: '4'\n")
+    grid.write_text(f"{head}axes:\n  method.num_agents: [4, 8]\n  seed: [0, 1]\ntable:\n  rows: [method.num_agents]\n")
+    assert answer("launch", "--grid", grid, "--runs", again.runs, "--cluster", "inline")[0] == 0
+    for folder in (again.runs / "small" / "cells").glob("*-supervised-4-s*"):
+        path = folder / "result.json"
+        path.write_text(path.read_text().replace('"num_gpus": 0', '"num_gpus": 1'))
+        row = '{{"time": {}, "cpu_percent": 1.0, "gpu_power_w": 360000}}\n'
+        (folder / "attempts" / "1" / "system-0.jsonl").write_text(row.format(1000) + row.format(1010))
+    code, out, _ = answer("table", "--grid", "agents", "--runs", again.runs, "--energy")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert code == 0 and {"4 2 2 of 2 cells", "8 2 2 of 2 cells", "in all 2 2 of 2 cells"} <= {*lines}, out
 
 
 def test_cells_that_would_end_after_a_time_are_left_out_and_status_says_so(again, answer, monkeypatch):

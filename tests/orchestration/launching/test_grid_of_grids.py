@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from collections import Counter
 
 import pytest
 import yaml
@@ -137,6 +138,11 @@ def test_status_describe_verify_and_results_see_one_grid(again):
     answer = json.loads(again("status", "--grid", "both", "--json"))
     assert len(answer["cells"]) == NUM_DISTINCT and answer["counts"] == {"done": NUM_DISTINCT}
     assert f"{NUM_DISTINCT} runs" in again("results")
+    rows = [json.loads(line) for line in again.lines("results", "--format", "json")]
+    assert Counter(part for row in rows for part in row["parts"]) == {"methods": 4, "agents": 4}
+    assert sum(len(row["parts"]) for row in rows) == NUM_CELLS  # as `explode("parts")` of pandas makes them
+    assert f"{NUM_CELLS // 2} runs" in again("results", "parts=agents")
+    assert f"{NUM_DISTINCT} runs" in again("results", "parts=[agents,methods]")
     described = again("describe", "both")
     assert described.index("Table 1: methods") < described.index("Table 2: agents")
     again("verify", "--count", "1")

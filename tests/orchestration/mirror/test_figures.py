@@ -1,7 +1,7 @@
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from orchestration.mirror.figures import curves
+from orchestration.mirror.figures import MAX_PANELS, PANEL_SIZE, curves
 
 
 def rows():
@@ -22,6 +22,22 @@ def test_each_cell_is_a_line_in_its_panel_and_colour():
     assert [len(line.get_xdata()) for line in bottom_right.get_lines()] == []
     assert [list(line.get_ydata()) for line in bottom_left.get_lines()] == [[1.0, 0.5], [1.0, 0.5]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_many_places_are_in_bands_below_each_other_and_each_column_has_one_scale_of_epochs():
+    places = [f"Table 1: a part with a long name split={number}" for number in range(MAX_PANELS + 2)]
+    figure = curves([{"panel": place, "label": "a", "cell": place, "epoch": 1 + number, "miou": 0.1, "loss": 1.0}
+                     for number, place in enumerate(places)])  # fmt: skip
+    assert figure.get_figwidth() == MAX_PANELS * PANEL_SIZE[0]
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 2 * len(places)
+    titles = [axes.get_title() for axes in shown if axes.get_title()]
+    assert [title.replace("\n", " ") for title in titles] == places
+    assert max(len(line) for title in titles for line in title.split("\n")) <= 36
+    upper = [axes for axes in shown if axes.get_title()]
+    lower = [axes for axes in shown if axes.get_xlabel() == "epoch"]
+    assert sorted(axes.get_xlim() for axes in upper) == sorted(axes.get_xlim() for axes in lower)
+    assert len({axes.get_xlim() for axes in upper}) == len(places)
 
 
 def test_nothing_trained_makes_an_empty_figure(tmp_path):

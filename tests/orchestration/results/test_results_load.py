@@ -257,3 +257,20 @@ def test_runs_of_the_benchmark_are_read(tmp_path: Path) -> None:
     make_runs(tmp_path, 7, 3)
     found = run_table.load(tmp_path, with_epochs=True)
     assert found.epochs is not None and (found.runs.num_rows, found.epochs.num_rows) == (7, 21)
+
+
+def test_grid_on_another_disk_is_read_through_its_link_and_none_twice(tmp_path: Path) -> None:
+    root, disk = tmp_path / "runs", tmp_path / "disk"
+    make(disk, "far", "supervised", 0)
+    make(root, "near", "supervised", 1)
+    for grid in (disk / "far", root / "near"):
+        (grid / "grid.yaml").write_text("")
+    (root / "far").symlink_to(disk / "far")
+    (root / "latest").symlink_to(root / "near")
+    (root / "elsewhere").symlink_to(tmp_path)  # no grid's folder: what lies there is not this root's
+    (root / "loop").symlink_to(root / "loop")
+    make(disk, "cells_of", "supervised", 2)
+    (root / "half").mkdir()
+    (root / "half" / "grid.yaml").write_text("")
+    (root / "half" / "cells").symlink_to(disk / "cells_of" / "cells")
+    assert run_table.load(root).runs["grid"].to_pylist() == ["far", "half", "near"]

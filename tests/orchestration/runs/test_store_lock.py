@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.mirror.ownership import owner_of
 from orchestration.runs import store, trash
 from orchestration.runs.folders import GridFolder, RunsFolder
 from orchestration.runs.run_folder import RunFolder
@@ -65,6 +66,18 @@ def test_second_user_of_a_shared_runs_folder_adds_cells_and_links_to_those_of_th
     assert kept.resolve().stat().st_uid == FIRST and made.resolve().stat().st_uid == SECOND
     assert len(store.stored(runs)) == 2
     assert not lock.exists() or stat.S_IMODE(lock.stat().st_mode) == 0o664
+
+
+def test_second_user_of_a_shared_runs_folder_knows_its_id_and_may_note_its_new_place(runs: Path) -> None:
+    with user(FIRST):
+        known = owner_of(runs).runs_id
+    moved = runs.rename(runs.with_name("moved"))
+    with user(FIRST):
+        assert owner_of(moved).runs_id == known
+    again = moved.rename(runs)
+    with user(SECOND):
+        assert owner_of(again).runs_id == known
+        assert owner_of(again).runs_id == known
 
 
 def test_each_user_drops_own_cells_whoever_was_the_first_to_drop_one(runs: Path) -> None:
