@@ -137,8 +137,7 @@ def check_overrides(parts: Sequence[Part], given: Mapping[str, str], of_all: For
     for key in _PLACES:
         if key in settings:
             raise ValueError(
-                f"{key} must be left out where parts are of several data sets ({', '.join(names)}): the site's file "
-                f"has a place for each; --only chooses a part"
+                f"{key} must be left out where parts are of several data sets ({', '.join(names)}): {_way(key, names)}"
             )
     node = settings.get("split", [])
     wanted = [str(value) for value in (node if isinstance(node, list) else [node])]
@@ -149,6 +148,16 @@ def check_overrides(parts: Sequence[Part], given: Mapping[str, str], of_all: For
                 f"{GRIDS}: {part.name}: split must be one of {', '.join(known)}, as parts are of several data sets; "
                 f"got {others[0]}; --only chooses a part"
             )
+
+
+def _way(key: str, names: Sequence[str]) -> str:
+    """Return what to do instead of giving all parts one place."""
+    if key == "dataset":
+        return "--only chooses parts of one"
+    lines = ", ".join(f"{name}: FOLDER" for name in names)
+    return (
+        f"a site's file has a place for each, `{key}: {{{lines}}}`, for --cluster FILE; or --only chooses parts of one"
+    )
 
 
 def _number(path: Path, given: Mapping[str, Any]) -> int:

@@ -269,7 +269,7 @@ def test_job_of_a_launch_killed_behind_sbatch_is_found_and_once_cancelled_waits_
         assert "nothing to submit" in grid.launch().stdout
         said = []
         grid.told(lambda: said.append(grid.rankmatch("cancel").stdout))
-    assert "1 cells were told to end" in said[0]
+    assert "1 cell was told to end" in said[0]
     wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
     assert stops(grid) == ["cancelled"]
     assert "1 interrupted" in grid.rankmatch("status").stdout
@@ -346,7 +346,7 @@ def test_job_that_was_given_our_number_after_slurmctld_forgot_ours_is_left_alone
         assert int(given) <= int(number)
     assert "0 cells were told to end" in grid.rankmatch("cancel").stdout
     assert "submitted: 1 cells as job" in grid.launch(held).stdout
-    assert "1 cells were told to end" in grid.rankmatch("cancel").stdout
+    assert "1 cell was told to end" in grid.rankmatch("cancel").stdout
     assert number in cluster.slurm("squeue", "--noheader", "--name=my-thesis", "--format=%i").split()
     cluster.slurm("scancel", f"--user={getpass.getuser()}")  # with what others had cancelled, which is there again
     wait_until(lambda: not cluster.slurm("squeue", "--noheader"))

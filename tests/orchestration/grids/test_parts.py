@@ -105,6 +105,8 @@ def test_place_for_parts_of_several_data_sets_is_refused(tmp_path, key, monkeypa
     made = TwoGrids(tmp_path)
     said = made("plan", "--grid", "paper", f"{key}=somewhere", code=2)
     assert f"{key} must be left out where parts are of several data sets (pascal, cityscapes, lucchi, coco)" in said
+    ways = f"a site's file has a place for each, `{key}: {{pascal: FOLDER, cityscapes: FOLDER, lucchi: FOLDER, "
+    assert ("--only chooses parts of one" if key == "dataset" else ways) in said
     if key == "data_root":
         made("plan", "--grid", "paper", f"{key}={tmp_path}", "--only", "table=5", "--only", "pascal_blended")
 

@@ -480,7 +480,7 @@ def test_status_tells_which_cells_of_a_pilot_wait_and_one_or_all_of_them_can_be_
     said = console.export_text()
     assert "4 cells: 4 waiting" in said and "waits for a node" in said
     control.cancel(grid_dir, ["rankmatch-4-s0"], console)
-    assert "1 cells were told to end" in console.export_text() and not slurm.cancelled and slurm.controllers
+    assert "1 cell was told to end" in console.export_text() and not slurm.cancelled and slurm.controllers
     ((launch_dir, submission),) = submissions.read(grid_dir)
     (name,) = cancelled_cells(launch_dir)
     assert name.endswith("rankmatch-4-s0")
