@@ -34,6 +34,16 @@ def nameless(runs: Path) -> list[str]:
         return []
 
 
+def linked(runs: Path) -> list[str]:
+    """Return the names of grids below a runs folder that are links, and so are not followed."""
+    try:
+        with os.scandir(runs) as entries:
+            names = [entry.name for entry in entries if entry.is_symlink() and _is_utf8(entry.name)]
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def grid_folder(runs: Path, name: str) -> Path:
     """Return the folder of a grid.
 

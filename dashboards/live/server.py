@@ -67,6 +67,7 @@ class Pages:
             "grids": grid_page.listed(self._runs),
             "runs": str(self._runs),
             "nameless": places.nameless(self._runs),
+            "linked": places.linked(self._runs),
         }
         return self._page(request, "live_grids.html", data)
 

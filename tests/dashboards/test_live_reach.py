@@ -63,6 +63,16 @@ def test_linked_folder_of_cells_is_not_followed_though_an_index_names_them(tmp_p
     assert cell.status == 404
 
 
+def test_grid_whose_folder_is_a_link_is_named_and_not_followed(tmp_path):
+    (tmp_path / "runs").mkdir()
+    grid = mixed_grid(tmp_path / "runs")
+    move_out(grid[1], tmp_path / "outside")
+    with served(tmp_path / "runs") as site:
+        listed, page = site.ask("/").text, site.ask("/g/made/")
+    assert page.status == 404 and "/g/made/" not in listed
+    assert "<code>made</code>" in listed.partition("it is a link, which pages do not follow")[2].partition("</p>")[0]
+
+
 @pytest.mark.parametrize("part", ["index.jsonl", "launches"])
 def test_link_of_a_grid_that_leads_out_is_named_and_its_cells_are_shown(tmp_path, part):
     (tmp_path / "runs").mkdir()
