@@ -334,7 +334,7 @@ def _scaled_rates(plan: Plan) -> list[str]:
 
 
 def _line(item: Item, width: int, *, uses_gpus: bool) -> str:
-    steps = "? steps" if item.num_steps is None else f"{item.num_steps} steps"
+    steps = "? steps" if item.num_steps is None else f"{item.num_steps} step{'' if item.num_steps == 1 else 's'}"
     rough = "?" if item.estimate_s is None else f"~{format_duration(item.estimate_s)}"
     time = "" if item.action is Action.KEEP else f"  {rough}"
     hours = f"  {_hours(item.gpu_hours)}" if uses_gpus and item.gpu_hours else ""

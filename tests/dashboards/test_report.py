@@ -63,7 +63,7 @@ def test_every_number_of_the_table_leads_to_its_runs_and_these_to_their_folders(
             words = f"--runs {grid_dir.parent} method=rankmatch split=8 seed={cell.axes['seed']}"
             assert f"rankmatch launch --grid made {words}</code>" in group
             planned = CliRunner().invoke(app, ["plan", "--grid", "made", *words.split()], catch_exceptions=False)
-            assert "1 cells: 1 keep" in planned.output
+            assert "1 cell: 1 keep" in planned.output
     assert group.count("c0ffeec0ffee") == 2
 
 

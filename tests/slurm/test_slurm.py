@@ -306,7 +306,7 @@ def test_cell_whose_node_vanishes_without_accounting_is_launched_again_and_slurm
         assert "rankmatch resume" in grid.rankmatch("status").stdout  # no controller goes on with the grid here
         said = grid.rankmatch("resume").stdout
         assert "node failure: job" in said and "Slurm says NODE_FAIL" in said
-        assert "submitted: 1 cells" in said
+        assert "submitted: 1 cell" in said
         ends_like(grid, undisturbed, 2)
 
 
@@ -345,7 +345,7 @@ def test_job_that_was_given_our_number_after_slurmctld_forgot_ours_is_left_alone
                               "--wrap=true").strip()  # fmt: skip
         assert int(given) <= int(number)
     assert "0 cells were told to end" in grid.rankmatch("cancel").stdout
-    assert "submitted: 1 cells as job" in grid.launch(held).stdout
+    assert "submitted: 1 cell as job" in grid.launch(held).stdout
     assert "1 cell was told to end" in grid.rankmatch("cancel").stdout
     assert number in cluster.slurm("squeue", "--noheader", "--name=my-thesis", "--format=%i").split()
     cluster.slurm("scancel", f"--user={getpass.getuser()}")  # with what others had cancelled, which is there again

@@ -127,7 +127,7 @@ def test_lists_that_are_gone_are_read_as_the_launch_kept_them(own: OwnGrid) -> N
     shutil.rmtree(own.folder / "images" / "splits")
     shutil.move(own.folder / "images", own.folder / "moved")
     said = own("plan", "--grid", "membranes")
-    assert "1 steps" in said and "? steps" not in said
+    assert "1 step " in said and "? steps" not in said
     assert any("are read from" in warning and "no " in warning for warning in own.warned)
     assert "3 cells: 2 keep" in own("plan", "--grid", "membranes", f"data_root={own.folder / 'moved'}")
 
@@ -188,7 +188,7 @@ def test_cells_with_other_settings_are_added_with_what_tells_them_apart(own: Own
     assert stored.baseline == {"method": "supervised"} and "trainer.epochs" in stored.table.rows
     assert "4 cells: 3 done, 1 failed" in own("status", "--grid", "membranes")
     assert "4 cells: 3 keep, 1 give up" in own("plan", "--grid", "membranes")
-    assert "1 cells: 1 keep" in own("plan", "--grid", "membranes", "trainer.epochs=2", "seed=1")
+    assert "1 cell: 1 keep" in own("plan", "--grid", "membranes", "trainer.epochs=2", "seed=1")
     assert "3 of 4 cells are done" in (own.runs / "membranes" / "report.md").read_text()
     file = own.folder / "membranes.yaml"
     assert "3 cells: 2 keep, 1 give up" in own("plan", "--grid", file)  # the file itself is what it was

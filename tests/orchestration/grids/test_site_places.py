@@ -43,7 +43,7 @@ def test_launch_finds_its_data_by_the_site_and_later_commands_without_it(away: O
     assert made.keys() == {cell.signature for cell in told.cells}  # as where no site is named
     assert all(f"data_root: {elsewhere}\n" in folder.config() for folder in made.values())
     (away.folder / "site.yaml").unlink()
-    assert "1 cells: 1 keep" in away("plan", "--grid", "membranes", "--cluster", "inline")
+    assert "1 cell: 1 keep" in away("plan", "--grid", "membranes", "--cluster", "inline")
 
 
 def test_command_line_beats_the_site_and_the_plan_says_so(away: OwnGrid, tiny_root: Path) -> None:

@@ -834,7 +834,7 @@ def test_budget_holds_for_what_is_tried_again(life, slurm):
     assert life.controller() == 0
     assert len(slurm.scripts) == 1
     (line,) = life.said()
-    assert re.fullmatch(r"small: 1 cells are not tried again: --budget-gpu-hours=1 would become about \d+\.\d", line)
+    assert re.fullmatch(r"small: 1 cell is not tried again: --budget-gpu-hours=1 would become about \d+\.\d", line)
 
 
 def test_one_cancel_ends_controllers_too_and_writes_the_report(life, slurm):

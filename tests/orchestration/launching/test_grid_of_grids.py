@@ -92,7 +92,7 @@ def test_page_has_each_table_with_its_runs_and_every_link_leads_somewhere(done):
     shared = [one for one in folders(done.runs / "both") if {f"t1-r-{one}", f"t2-r-{one}"} <= {*ids}]
     assert len(shared) == NUM_CELLS - NUM_DISTINCT
     (command,) = re.findall(r"rankmatch (launch --grid both --only agents .* method.num_agents=8 seed=1)</code>", page)
-    assert "1 cells: 1 keep" in done(*command.replace("launch", "plan").split())
+    assert "1 cell: 1 keep" in done(*command.replace("launch", "plan").split())
     assert (done.runs / "both" / "figures" / "methods-states.svg").exists()
 
 

@@ -165,7 +165,7 @@ def test_stray_file_among_the_run_folders_is_no_cell(fresh):
     assert fresh(*arguments) == 0
     (fresh.runs / "small" / "cells" / ".DS_Store").write_text("")
     assert fresh(*arguments) == 0
-    assert "1 cells: 1 keep" in fresh.printed
+    assert "1 cell: 1 keep" in fresh.printed
 
 
 @pytest.mark.parametrize(
