@@ -95,7 +95,7 @@ def write(loaded: Grid, grid_dir: Path) -> list[Path]:
         parts += [of.head(f"## {one.title}"), *of.tables("###"), of.totals("###")]
     parts += [
         _cells_section(records, axes),
-        *_left_out(grid_dir, records),
+        *_cells_left_out(grid_dir, records),
         *_warnings(grid_dir, loaded.cells),
         _provenance_section(grid_dir, records),
     ]
@@ -119,7 +119,7 @@ def write_report(
         of.head(f"# {grid_dir.name}"),
         *of.tables("##"),
         _cells_section(of.records, _axes_of(cells)),
-        *_left_out(grid_dir, of.records),
+        *_cells_left_out(grid_dir, of.records),
         *_warnings(grid_dir, cells),
         of.totals("##"),
         _provenance_section(grid_dir, of.records),
@@ -148,7 +148,7 @@ def _cells_section(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) ->
     return f"## Cells\n\n{_cell_table(records, axes)}"
 
 
-def _left_out(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cells_left_out(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say which cells launches have left out, and what trains them; no section if there are none."""
     open_ = {record["signature"] for record in records if _status(record) != "done"}
     why = [cell.left_out for cell in index.read_if_there(grid_dir) if cell.left_out and cell.signature in open_]
