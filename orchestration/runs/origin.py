@@ -1,12 +1,11 @@
 """Where an imported cell comes from: a line in its folder for each import, so that whoever reads it can tell."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from socket import gethostname
 from typing import Any
 
-from orchestration.machine import files
+from orchestration.machine import clock, files
 from orchestration.machine.fields import TEXT, Fields
 from orchestration.runs.recorder import SCHEMA
 from orchestration.runs.run_folder import RunFolder
@@ -25,7 +24,7 @@ def note(cell: RunFolder, runs: Path, place: Path, verified: Sequence[str]) -> N
         place: The cell's folder there.
         verified: What was verified of the copy.
     """
-    time = datetime.now(UTC).isoformat(timespec="seconds")
+    time = clock.utc().isoformat(timespec="seconds")
     row = {"schema": SCHEMA, "time": time, "host": gethostname(), "runs": str(runs),
            "cell": str(place.relative_to(runs)), "verified": [*verified]}  # fmt: skip
     files.append_row(cell.imports_file, row)
