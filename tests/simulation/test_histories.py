@@ -1,6 +1,6 @@
 """Seeded histories of a cluster that lies; a seed that breaks something stays a test of its own.
 
-`make test` plays the first ones, `make test-simulation` as many as HISTORIES says.
+`make test` plays the first ones, `make test-simulation` as many as HISTORIES says, from the seed that FIRST says.
 """
 
 import itertools
@@ -20,7 +20,9 @@ MEMORY = Path("/dev/shm")
 NUM_OF_UNIT = 20
 NUM = int(os.environ.get("HISTORIES", str(NUM_OF_UNIT)))
 NUM_IN_EACH_TEST = max(5, NUM // 50)
-BLOCKS = [range(first, min(first + NUM_IN_EACH_TEST, NUM)) for first in range(0, NUM, NUM_IN_EACH_TEST)]
+FIRST = int(os.environ.get("FIRST", "0"))
+SEEDS = range(FIRST, FIRST + NUM)
+BLOCKS = [SEEDS[place : place + NUM_IN_EACH_TEST] for place in range(0, NUM, NUM_IN_EACH_TEST)]
 
 
 @pytest.fixture
