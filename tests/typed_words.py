@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestration.commands.begin import begin
+from orchestration.commands.launch_options import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +40,5 @@ def launch(options: Options, console: Console) -> int:
     """Begin what was typed."""
     words = {part.name: getattr(options, part.name) for part in fields(options)}
     overrides = [*words.pop("overrides"), *words.pop("cluster_settings")]
-    return begin(console, overrides, **words)
+    selection = Selection(**{part.name: words.pop(part.name) for part in fields(Selection) if part.name in words})
+    return begin(console, overrides, selection=selection, **words)

@@ -1,12 +1,16 @@
 """From the words of a command line to a launch: each part of it gets the values that it needs."""
 
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestration.commands.launch_options import DEFAULT_GRID, GRID_ON_SLURM
+from orchestration.commands.launch_options import ALL_CELLS, DEFAULT_GRID, GRID_ON_SLURM, Selection
+
+if TYPE_CHECKING:
+    from orchestration.launching.options import Wanted
 
 
 def begin(
@@ -23,13 +27,7 @@ def begin(
     watch: bool = False,
     allow_dirty: bool = False,
     size_from_history: bool = False,
-    budget_gpu_hours: float | None = None,
-    until: str = "",
-    available: bool = False,
-    within_budget: bool = False,
-    only: Sequence[str] | None = None,
-    adaptive: bool | None = None,
-    first_seeds: int | None = None,
+    selection: Selection = ALL_CELLS,
     max_concurrent: int | None = None,
     num_cpus_per_worker: int = 1,
     num_gpus_per_worker: float = 1.0,
@@ -43,9 +41,8 @@ def begin(
         SchedulerError: The scheduler itself broke down.
     """
     from orchestration.launching import campaign, launch, where
-    from orchestration.launching.options import FOLLOWED_CLUSTERS, OnSlurm, Wanted, Workers, refuse_address
+    from orchestration.launching.options import FOLLOWED_CLUSTERS, OnSlurm, Workers, refuse_address
     from orchestration.machine import announce
-    from orchestration.planning.until import parse
 
     if as_json and not dry_run:
         raise ValueError("--dry-run must be given with --json: a launch has no answer but its report")
@@ -56,10 +53,7 @@ def begin(
     for line in () if as_json else there.lines:
         announce.say(console, line)
     grid = grid or (DEFAULT_GRID if there.cluster in FOLLOWED_CLUSTERS else GRID_ON_SLURM)
-    end = parse(until, time.time()) if until else None
-    wanted = Wanted(grid, of_grid, runs, budget_gpu_hours=budget_gpu_hours, until=end, available=available,
-                    within_budget=within_budget, only=only or (), places=there.places,
-                    adaptive=_first(adaptive, first_seeds))  # fmt: skip
+    wanted = replace(_wanted(selection, runs), grid=grid, overrides=of_grid, places=there.places)
     workers = Workers(there.cluster, max_concurrent, num_cpus_per_worker, num_gpus_per_worker, num_nodes)
     if size_from_history and (num_nodes or there.cluster in FOLLOWED_CLUSTERS):
         what = "--pilot" if num_nodes else f"--cluster {there.cluster}"
@@ -72,6 +66,22 @@ def begin(
     if dry_run:
         return campaign.dry_run(wanted, workers, asked, console, with_scripts=with_scripts, as_json=as_json)
     return campaign.launch_on_slurm(wanted, workers, asked, console, uri=there.uri, watch=watch)
+
+
+def _wanted(selection: Selection, runs: Path) -> "Wanted":
+    from orchestration.launching.options import Wanted
+    from orchestration.machine import clock
+    from orchestration.planning.until import parse
+
+    return Wanted(
+        runs=runs,
+        budget_gpu_hours=selection.budget_gpu_hours,
+        until=parse(selection.until, clock.now()) if selection.until else None,
+        available=selection.available,
+        within_budget=selection.within_budget,
+        only=selection.only or (),
+        adaptive=_first(selection.adaptive, selection.first_seeds),
+    )
 
 
 def _first(adaptive: bool | None, first_seeds: int | None) -> int | None:

@@ -1,7 +1,11 @@
 """The options that a launch and its plan share."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -73,3 +77,37 @@ PilotOption = Annotated[
 UriOption = Annotated[
     str, typer.Option(help="MLflow store; default: MLFLOW_TRACKING_URI, else SQLite in the runs folder.")
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which cells of a grid a launch takes: options of every command that `takes_selection`."""
+
+    budget_gpu_hours: BudgetOption = None
+    until: UntilOption = ""
+    available: AvailableOption = False
+    within_budget: WithinBudgetOption = False
+    only: OnlyOption = None
+    adaptive: AdaptiveOption = None
+    first_seeds: FirstSeedsOption = None
+
+
+ALL_CELLS = Selection()
+
+
+def takes_selection(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, in place of its parameter `selection`, an option for each field, which Typer finds."""
+    fields = inspect.signature(Selection).parameters
+    own = inspect.signature(command)
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.parameters.values():
+        parameters += fields.values() if parameter.name == "selection" else [parameter]
+
+    @functools.wraps(command)
+    def with_options(**words: Any) -> None:  # noqa: ANN401 (what Typer makes of the words of a command line)
+        selection = Selection(**{name: words.pop(name) for name in fields})
+        command(**words, selection=selection)
+
+    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options

@@ -11,21 +11,17 @@ import rankmatch
 from orchestration.commands import bench, cells, checkup, follow, new, plan, reproduce, results, schema, search
 from orchestration.commands.begin import begin
 from orchestration.commands.launch_options import (
-    AdaptiveOption,
-    AvailableOption,
-    BudgetOption,
+    ALL_CELLS,
     ClusterOption,
     ConcurrencyOption,
-    FirstSeedsOption,
     GridOption,
     JsonOption,
-    OnlyOption,
     Overrides,
     PilotOption,
     RunsOption,
-    UntilOption,
+    Selection,
     UriOption,
-    WithinBudgetOption,
+    takes_selection,
 )
 from orchestration.commands.sections import Sections
 from orchestration.launching import page
@@ -68,6 +64,7 @@ def options(
 
 
 @app.command()
+@takes_selection
 def launch(
     overrides: Overrides = None,
     grid: GridOption = "",
@@ -85,13 +82,7 @@ def launch(
         bool, typer.Option("--size-from-history", help="On Slurm: ask for 1.25 times what finished cells like it took.")
     ] = False,
     as_json: JsonOption = False,
-    budget_gpu_hours: BudgetOption = None,
-    until: UntilOption = "",
-    available: AvailableOption = False,
-    within_budget: WithinBudgetOption = False,
-    only: OnlyOption = None,
-    adaptive: AdaptiveOption = None,
-    first_seeds: FirstSeedsOption = None,
+    selection: Selection = ALL_CELLS,
     max_concurrent: ConcurrencyOption = None,
     cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPU cores for each training process.")] = 1,
     gpus_per_worker: Annotated[
@@ -117,13 +108,7 @@ def launch(
         watch=watch,
         allow_dirty=allow_dirty,
         size_from_history=size_from_history,
-        budget_gpu_hours=budget_gpu_hours,
-        until=until,
-        available=available,
-        within_budget=within_budget,
-        only=only,
-        adaptive=adaptive,
-        first_seeds=first_seeds,
+        selection=selection,
         max_concurrent=max_concurrent,
         num_cpus_per_worker=cpus_per_worker,
         num_gpus_per_worker=gpus_per_worker,

@@ -7,20 +7,16 @@ import typer
 
 from orchestration.commands.begin import begin
 from orchestration.commands.launch_options import (
+    ALL_CELLS,
     DEFAULT_GRID,
-    AdaptiveOption,
-    AvailableOption,
-    BudgetOption,
     ClusterOption,
     ConcurrencyOption,
-    FirstSeedsOption,
     GridOption,
     JsonOption,
-    OnlyOption,
     Overrides,
     RunsOption,
-    UntilOption,
-    WithinBudgetOption,
+    Selection,
+    takes_selection,
 )
 from orchestration.machine import terminal
 
@@ -35,19 +31,14 @@ PreemptOption = Annotated[
 ]
 
 
+@takes_selection
 def plan(
     overrides: Overrides = None,
     grid: GridOption = "",
     cluster: ClusterOption = "local",
     runs: RunsOption = Path("runs"),
     as_json: JsonOption = False,
-    budget_gpu_hours: BudgetOption = None,
-    until: UntilOption = "",
-    available: AvailableOption = False,
-    within_budget: WithinBudgetOption = False,
-    only: OnlyOption = None,
-    adaptive: AdaptiveOption = None,
-    first_seeds: FirstSeedsOption = None,
+    selection: Selection = ALL_CELLS,
     max_concurrent: ConcurrencyOption = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Simulate the launch on a pool of GPUs; the options below are for that.")
@@ -72,11 +63,11 @@ def plan(
 
         if as_json:
             raise ValueError("--simulate must be left out with --json: its result is text")
-        if adaptive:
+        if selection.adaptive:
             raise ValueError("--simulate must be left out with --adaptive: it plays the whole grid")
-        if until:
+        if selection.until:
             raise ValueError("--simulate must be left out with --until: it plays the whole grid")
-        _simulate(Wanted(grid or DEFAULT_GRID, overrides or (), runs, only=only or ()), given)
+        _simulate(Wanted(grid or DEFAULT_GRID, overrides or (), runs, only=selection.only or ()), given)
         return
     if given:
         name = next(iter(given)).removeprefix("num_").replace("_", "-")
@@ -90,13 +81,7 @@ def plan(
         dry_run=True,
         as_json=as_json,
         with_scripts=False,
-        budget_gpu_hours=budget_gpu_hours,
-        until=until,
-        available=available,
-        within_budget=within_budget,
-        only=only,
-        adaptive=adaptive,
-        first_seeds=first_seeds,
+        selection=selection,
         max_concurrent=max_concurrent,
     )
     raise typer.Exit(code)
