@@ -64,10 +64,10 @@ def totals(runs: Sequence[Run], stories: Mapping[str, Story]) -> Pairs:
     return told
 
 
-def methods_paragraph(runs: Sequence[Run]) -> str:
+def methods_paragraph(runs: Sequence[Run], first_seeds: int = 0) -> str:
     """Return the methods section from the finished runs; empty if none is done."""
     done = [run for run in runs if run.record["status"] == "done"]
-    return paragraph.methods_paragraph(done) if done else ""
+    return paragraph.methods_paragraph(done, first_seeds=first_seeds) if done else ""
 
 
 def provenance(stories: Mapping[str, Story]) -> list[list[str]]:

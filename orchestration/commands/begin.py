@@ -87,11 +87,12 @@ def _wanted(selection: Selection, runs: Path) -> "Wanted":
 def _first(adaptive: bool | None, first_seeds: int | None) -> int | None:
     """Return with how many seeds entries begin; 0: with all; None: as the grid's file says."""
     from orchestration.grids.adaptively import FIRST_SEEDS
+    from orchestration.tables.comparisons import MIN_T
 
     if first_seeds is not None and not adaptive:
         raise ValueError(f"--adaptive must be given with --first-seeds; got --first-seeds {first_seeds} alone")
-    if first_seeds is not None and first_seeds < FIRST_SEEDS:
-        raise ValueError(f"--first-seeds must be at least {FIRST_SEEDS}, as fewer cannot be tested; got {first_seeds}")
+    if first_seeds is not None and first_seeds < MIN_T:
+        raise ValueError(f"--first-seeds must be at least {MIN_T}, as fewer cannot be tested; got {first_seeds}")
     if adaptive is None:
         return None
     return (first_seeds or FIRST_SEEDS) if adaptive else 0

@@ -66,7 +66,7 @@ AdaptiveOption = Annotated[
     ),
 ]
 FirstSeedsOption = Annotated[
-    int | None, typer.Option("--first-seeds", metavar="N", help="With --adaptive: the seeds to begin with; default: 3.")
+    int | None, typer.Option("--first-seeds", metavar="N", help="With --adaptive: the seeds to begin with; default: 5.")
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the plan as one JSON document (`rankmatch schema plan`), nothing else.")

@@ -6,11 +6,10 @@ from typing import Any
 
 from orchestration.grids import grid_spec, parts
 from orchestration.grids.composed import Grid
-from orchestration.tables.comparisons import MIN_T
 from orchestration.tables.looks import SEED
 
-FIRST_SEEDS = MIN_T
-"""With how many seeds an entry begins if nobody says."""
+FIRST_SEEDS = 5
+"""With how many seeds an entry begins if nobody says: three agree by chance too often where numbers have two modes."""
 
 
 def asked(loaded: Grid, first: int | None) -> Grid:
@@ -51,13 +50,34 @@ def kept(every: Grid, loaded: Grid, content: Mapping[str, Any]) -> Grid:
         every: The grid with all cells that it was ever launched with.
         loaded: The grid or the part of it that is launched now.
         content: The grid's stored file as it was.
+
+    Raises:
+        ValueError: The looks would be others than those that were taken.
     """
     if not every.parts:
+        _refuse_other_looks(loaded, content)
         return _one(every, loaded.table.adaptive or _first_in(content))
     stored = content.get(parts.GRIDS)
     named = stored if isinstance(stored, dict) else {}
-    firsts = {str(name): _first_in(one.get("grid")) for name, one in named.items() if isinstance(one, dict)}
+    each = {str(name): one.get("grid") for name, one in named.items() if isinstance(one, dict)}
+    for part in loaded.parts:
+        _refuse_other_looks(part, each.get(part.name))
+    firsts = {name: _first_in(one) for name, one in each.items()}
     return _with(firsts | {one.name: one.table.adaptive for one in loaded.parts if one.table.adaptive}, every)
+
+
+def _refuse_other_looks(one: Grid, content: Any) -> None:  # noqa: ANN401 (of a file that is yet to be checked)
+    """Refuse what would take other looks than a grid began with: its tests are corrected for those."""
+    began, axes = _first_in(content), content.get("axes") if isinstance(content, Mapping) else None
+    if not began:
+        return
+    since = f"{one.name} has had looks at its first seeds, for which its tests are corrected"
+    if one.table.adaptive not in (0, began):
+        raise ValueError(f"--first-seeds must stay {began}, as {since}; got {one.table.adaptive}")
+    now, stored = one.axes.get(SEED, []), axes.get(SEED) if isinstance(axes, Mapping) else None
+    known = [seed for seed in map(str, stored if isinstance(stored, list) else []) if seed in now]
+    if now[: len(known)] != known:
+        raise ValueError(f"seed must begin with {', '.join(known)}, in this order, as {since}; got {', '.join(now)}")
 
 
 def _first_in(content: Any) -> int:  # noqa: ANN401 (of a file that is yet to be checked)

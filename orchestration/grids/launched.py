@@ -95,13 +95,15 @@ def whole(loaded: Grid, grid_dir: Path) -> Grid:
     """Return a grid with all cells that it was ever launched with; the given one may be only a part of them.
 
     Raises:
-        ValueError: The folder holds a grid of grids and this is none, or the reverse.
+        ValueError: The folder holds a grid of grids and this is none, or the reverse, or one whose seeds are added
+            adaptively in another way.
     """
     every, file = _whole(loaded, grid_dir), GridFolder(grid_dir).grid_file
     try:
-        return adaptively.kept(every, loaded, grid.read_yaml(file)) if file.is_file() else every
+        content = grid.read_yaml(file) if file.is_file() else {}
     except ValueError:  # it will be rewritten, and was named
         return every
+    return adaptively.kept(every, loaded, content)
 
 
 def _whole(loaded: Grid, grid_dir: Path) -> Grid:

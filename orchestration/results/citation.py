@@ -19,14 +19,15 @@ _SHOWN = {"torchvision": "torchvision", "numpy": "NumPy"}
 """Of the recorded packages, those whose version a paper names beside PyTorch's."""
 
 
-def citation(runs: Sequence[Run], *, last: bool = False) -> str:
+def citation(runs: Sequence[Run], *, last: bool = False, first_seeds: int = 0) -> str:
     """Return the methods paragraph and the BibTeX entries for some runs.
 
     Args:
         runs: Finished runs.
         last: The figures are those of the last epoch instead of the best one.
+        first_seeds: As `methods_paragraph` takes it.
     """
-    text = f"{paragraph.methods_paragraph(runs, last=last)} {_software(runs)}"
+    text = f"{paragraph.methods_paragraph(runs, last=last, first_seeds=first_seeds)} {_software(runs)}"
     entries = [*_entries(runs), _software_entry(runs)]
     return "\n\n".join([text, *entries]) + "\n"
 

@@ -15,14 +15,16 @@ _SAID = ("confidence_threshold", "num_agents", "selection", "top_k", "weight_ran
 _MODES = {"whole": "on whole images", "sliding": "by sliding windows of the size of a crop"}
 
 
-def methods_paragraph(runs: Sequence[Run], *, last: bool = False) -> str:
+def methods_paragraph(runs: Sequence[Run], *, last: bool = False, first_seeds: int = 0) -> str:
     """Describe runs in sentences; if rows differ, say which ones have which value. Leave out what is not known.
 
     Args:
         runs: Finished runs.
         last: The figures are those of the last epoch instead of the best one.
+        first_seeds: With how many seeds entries began that got more adaptively; 0: seeds were not added so.
     """
-    return " ".join(_sentences(runs, "after the last epoch" if last else "after the epoch in which it is highest"))
+    when = "after the last epoch" if last else "after the epoch in which it is highest"
+    return " ".join(_sentences(runs, when, first_seeds))
 
 
 def missing(runs: Sequence[Run]) -> list[str]:
@@ -44,7 +46,7 @@ def missing(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def _sentences(runs: Sequence[Run], when: str) -> Iterator[str]:
+def _sentences(runs: Sequence[Run], when: str, first_seeds: int) -> Iterator[str]:
     yield (
         f"Each model is a DeepLabV3+ on {by_rows(runs, facts.backbone, 'backbone')} whose backbone starts from "
         f"{facts.settings(runs)['backbone starts from']}."
@@ -63,6 +65,11 @@ def _sentences(runs: Sequence[Run], when: str) -> Iterator[str]:
     epochs = by_rows(runs, lambda one: counted(one.trainer.epochs, "epoch"), "trainer.epochs")
     yield f"A run lasts {epochs} and takes {facts.steps(runs)}."
     yield f"Each setting is trained with {facts.seeds(runs)}."
+    if first_seeds:
+        yield (
+            f"Seeds were added adaptively: each setting began with {first_seeds}, and got one more at a time where its "
+            "difference to the baseline was not decided; the tests of differences are corrected for these looks."
+        )
     mode = by_rows(runs, lambda one: _MODES[one.evaluation.mode])
     yield f"We report the mIoU on the validation images, predicted {mode}, {when}."
     yield from _costs(runs)

@@ -64,6 +64,8 @@ class _OfTable:
     records: list[dict[str, Any]]
     over: str
     """What its entries are means over."""
+    first_seeds: int
+    """As `methods_paragraph` takes it."""
 
     def head(self, title: str) -> str:
         """Return its title, and what its numbers are."""
@@ -80,7 +82,7 @@ class _OfTable:
 
     def totals(self, level: str) -> str:
         """Return the section of settings and resources."""
-        return f"{level} Settings and totals\n\n{_settings_and_totals(self.grid_dir, self.cells)}"
+        return f"{level} Settings and totals\n\n{_settings_and_totals(self.grid_dir, self.cells, self.first_seeds)}"
 
 
 def write(loaded: Grid, grid_dir: Path) -> list[Path]:
@@ -131,7 +133,7 @@ def _of_table(grid_dir: Path, cells: Sequence[Cell], layout: Layout, baseline: M
     records = collect(grid_dir, cells).to_pylist()
     built = [build_table(records, cells, layout, metric, baseline) for metric in METRICS]
     over = [axis for axis in _axes_of(cells) if axis not in (*layout.rows, *layout.blocks, *layout.columns)]
-    return _OfTable(grid_dir, cells, built, records, _values_of(records, over))
+    return _OfTable(grid_dir, cells, built, records, _values_of(records, over), layout.adaptive)
 
 
 def _axes_of(cells: Sequence[Cell]) -> list[str]:
@@ -211,14 +213,14 @@ def _text(value: float | None, factor: float) -> str:
     return DASH if value is None else f"{factor * value:.1f}"
 
 
-def _settings_and_totals(grid_dir: Path, cells: Sequence[Cell]) -> str:
+def _settings_and_totals(grid_dir: Path, cells: Sequence[Cell], first_seeds: int) -> str:
     """List settings and resources of the finished runs, and the methods paragraph."""
     runs = facts.finished_runs(grid_dir, cells)
     if not runs:
         return _NOTHING
     told = facts.settings(runs) | facts.totals(runs)
     lines = "".join(f"- {name}: {text}\n" for name, text in told.items())
-    return f"{lines}\n{paragraph.methods_paragraph(runs)}\n"
+    return f"{lines}\n{paragraph.methods_paragraph(runs, first_seeds=first_seeds)}\n"
 
 
 def _warnings(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:

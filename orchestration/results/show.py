@@ -150,7 +150,8 @@ def show_description(loaded: Grid, grid_dir: Path) -> None:
         if not (runs := facts.finished_runs(grid_dir, one.cells)):
             continue
         title = f"{one.title}\n" if loaded.parts else ""
-        print(f"{title}{paragraph.methods_paragraph(runs)}")  # noqa: T201 (a line of its own, however long)
+        text = paragraph.methods_paragraph(runs, first_seeds=one.table.adaptive)
+        print(f"{title}{text}")  # noqa: T201 (a line of its own, however long)
         sys.stderr.writelines(f"not trained here: {line}\n" for line in facts.imported(runs))
         sys.stderr.writelines(
             f"not in the paragraph, because the runs did not record it: {line}\n" for line in paragraph.missing(runs)
@@ -164,7 +165,7 @@ def show_citation(loaded: Grid, grid_dir: Path, *, last: bool) -> None:
         ValueError: No run is finished.
     """
     runs = _finished(loaded, grid_dir)
-    print(citation.citation(runs, last=last), end="")  # noqa: T201 (for a file, as it is)
+    print(citation.citation(runs, last=last, first_seeds=max(one.table.adaptive for one in loaded.tables)), end="")  # noqa: T201 (for a file, as it is)
     sys.stderr.writelines(f"not known, so not printed: {line}\n" for line in citation.missing(runs))
 
 

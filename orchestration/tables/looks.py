@@ -57,18 +57,40 @@ class Pair:
     @property
     def p(self) -> float | None:
         """The p-value over all looks, corrected for their number; more looks never raise it."""
-        return min((p for look in self.looks if (p := look.p) is not None), default=None)
+        return _p_of(self.looks)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The interval, 95 % for all looks together: what is in that of each look. It holds 0 exactly if p >= 0.05."""
-        found = [interval(look.differences, 1 - LEVEL * look.share) for look in self.looks if look.p is not None]
-        lows, highs = zip(*filter(None, found), strict=True) if found else ((), ())
-        return (max(lows), min(highs)) if found and max(lows) <= min(highs) else None
+        return _common_interval(self.looks)
 
     def corrected(self, made: Comparison) -> Comparison:
-        """Return a comparison with p and interval corrected for the looks; it holds at any time."""
-        return replace(made, interval=self.interval, p_t=self.p, p_wilcoxon=None, is_complete=bool(self.looks))
+        """Return a comparison with p and interval corrected for the looks; it holds at any time.
+
+        Cells beyond the look that decided a pair may be done too, and say something else: where the effect of all cells
+        lies outside of what the looks have in common, the last one is told alone, at its share. If it lies outside of
+        that as well, seeds between are missing, and nothing is concluded.
+        """
+        told = next((looks for looks in (self.looks, self.looks[-1:]) if _holds(looks, made.effect)), None)
+        if told is None:
+            return replace(made, interval=None, p_t=None, p_wilcoxon=None, is_complete=False)
+        return replace(made, interval=_common_interval(told), p_t=_p_of(told), p_wilcoxon=None)
+
+
+def _p_of(found: Sequence[Look]) -> float | None:
+    return min((p for look in found if (p := look.p) is not None), default=None)
+
+
+def _common_interval(found: Sequence[Look]) -> tuple[float, float] | None:
+    each = [interval(look.differences, 1 - LEVEL * look.share) for look in found if look.p is not None]
+    lows, highs = zip(*filter(None, each), strict=True) if each else ((), ())
+    return (max(lows), min(highs)) if each and max(lows) <= min(highs) else None
+
+
+def _holds(found: Sequence[Look], effect: float) -> bool:
+    """Return whether an effect agrees with some looks: those that cannot be tested say nothing against it."""
+    bounds = _common_interval(found)
+    return bool(found) and (bounds[0] <= effect <= bounds[1] if bounds else _p_of(found) is None)
 
 
 def shares(num_looks: int) -> list[float]:
@@ -178,6 +200,6 @@ def note(layout: Layout, entries: Collection[Entry]) -> str:
     return (
         f"seeds were added adaptively: each entry has the first {first}, and one more at a time up to {num} only where "
         f"a difference was not decided; p and intervals of differences are corrected for the {looks} looks (the last "
-        "one has half of the level), those of single entries are not, and a difference that was decided early is "
-        "rather too large"
+        "one has half of the level), those of single entries are not, a difference that was decided early is "
+        "rather too large, and few seeds that fall into groups can agree by chance"
     )

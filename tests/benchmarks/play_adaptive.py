@@ -58,6 +58,8 @@ class Play:
     """Of the methods, for each column."""
     first: int
     most: int
+    jump: float = 0.0
+    """By how many points a cell that is not of the baseline ends above or below its mean, half of them each."""
 
     def draw(self, generator: np.random.Generator) -> list[dict[str, Any]]:
         """Draw the records of a grid with all seeds."""
@@ -65,6 +67,9 @@ class Play:
             generator.multivariate_normal([self.means[method][column] for method in self.means], covariance, self.most)
             for column, covariance in enumerate(self.covariances)
         ]
+        if self.jump:
+            for drawn in columns:
+                drawn[:, 1:] += self.jump * generator.choice([-1, 1], drawn[:, 1:].shape)
         return [
             {"method": method, "split": str(column), "seed": str(seed), "signature": f"{method}-{column}-{seed}",
              "status": "done", "best_miou": (value := float(drawn[seed, row]) / 100), "last_miou": value}
@@ -99,6 +104,14 @@ def plays(first: int, most: int) -> list[Play]:
     made = [
         Play("no difference, 2 comparisons", dict.fromkeys(methods, [50.0]), [same], first, most),
         Play("no difference, 10 comparisons", dict.fromkeys(methods, [50.0] * 5), [same] * 5, first, most),
+        Play(
+            "no difference, two ends, 2 comparisons",
+            dict.fromkeys(methods, [50.0]),
+            [same],
+            first,
+            most,
+            jump=3 * SPREAD,
+        ),
     ]
     for name, found in STORED.items():
         drawn = np.array([*found.values()])
@@ -181,11 +194,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grids", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="*", default=[5, 8])
+    parser.add_argument("--first", type=int, default=3)
+    parser.add_argument("--kinds", default="", help="only kinds with these words in their names")
     asked = parser.parse_args()
     for module in (comparisons, estimates):  # exact sums take most of the time, and decide nothing here
         module.stdev = lambda values: float(np.std(values, ddof=1))
     for most in asked.seeds:
-        for play in plays(3, most):
+        for play in plays(asked.first, most):
+            if asked.kinds not in play.name:
+                continue
             generator = np.random.default_rng(0)
             print(line(play, [played(play, generator) for _ in range(asked.grids)]), flush=True)  # noqa: T201
 

@@ -1,6 +1,7 @@
 """Launches that add seeds only where they decide something: here, killed and resumed, and by controllers on Slurm."""
 
 import json
+import re
 
 import pytest
 from campaign_life import RESULT
@@ -50,7 +51,7 @@ def finish(life, *without: str) -> None:
 
 
 def begin(life) -> None:
-    life.launch(overrides=("trainer.device=cpu", METHODS, SEEDS), adaptive=True)
+    life.launch(overrides=("trainer.device=cpu", METHODS, SEEDS), adaptive=True, first_seeds=3)
 
 
 def test_controllers_submit_the_next_seed_of_the_pairs_that_are_not_decided_and_then_end(life):
@@ -67,6 +68,9 @@ def test_controllers_submit_the_next_seed_of_the_pairs_that_are_not_decided_and_
     assert "13 of 15 cells are done, 2 are seeds that no pair needed" in life.said()[-1]
     report = (life.grid_dir / "report.md").read_text()
     assert "seeds were added adaptively: each entry has the first 3" in report and "(3/5)" not in report
+    sentence = "Seeds were added adaptively: each setting began with 3, and got one more at a time where"
+    assert sentence in report
+    assert sentence in rankmatch("describe", "small", "--runs", life.runs)
     said = rankmatch("status", "--grid", "small", "--runs", life.runs)
     assert "pairs: 1 of 2 are decided, 1 stay open with all seeds" in said
     assert "left out: adaptive: no pair needs its seed so far" in said and "--until" not in said
@@ -75,6 +79,24 @@ def test_controllers_submit_the_next_seed_of_the_pairs_that_are_not_decided_and_
         "table", "--grid", "small", "--runs", life.runs, "--layout", life.runs / "mine.yaml", "--statistics"
     )
     assert "corrected for the 3 looks" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("seeds", "first", "fault"),
+    [
+        (SEEDS, 4, "--first-seeds must stay 3, as small has had looks at its first seeds, for which its tests are "
+                   "corrected; got 4"),
+        ("seed=[4,3,2,1,0]", 3, "seed must begin with 0, 1, 2, 3, 4, in this order, as small has had looks at its "
+                                "first seeds, for which its tests are corrected; got 4, 3, 2, 1, 0"),
+    ],
+)  # fmt: skip
+def test_later_launch_takes_no_other_looks(life, seeds, first, fault):
+    begin(life)
+    finish(life)
+    before = (life.grid_dir / "grid.yaml").read_text()
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        life.launch(overrides=("trainer.device=cpu", METHODS, seeds), adaptive=True, first_seeds=first)
+    assert (life.grid_dir / "grid.yaml").read_text() == before
 
 
 def test_status_names_the_pairs_that_are_not_decided_and_what_they_wait_for(life):
@@ -118,7 +140,7 @@ def test_seed_that_is_asked_for_by_name_is_trained_all_the_same(life):
 def test_launch_here_trains_round_by_round_and_a_later_one_finds_nothing_to_do(again):
     """Of the first three seeds two are done already."""
     before = again.launches()
-    assert again("seed=[0,1,2,3]", adaptive=True) == 0
+    assert again("seed=[0,1,2,3]", adaptive=True, first_seeds=3) == 0
     assert "2 cells now, at most 2 cells more" in again.printed
     assert "the numbers so far leave differences open, so these get another seed" in again.printed
     assert "8 of 8 cells are done" in again.printed and len(again.launches()) == len(before) + 2
@@ -129,13 +151,13 @@ def test_launch_here_trains_round_by_round_and_a_later_one_finds_nothing_to_do(a
 
 def test_plan_says_what_is_trained_first_and_refuses_what_has_no_seeds_to_add(fresh):
     words = ("plan", "--grid", fresh.file, "--runs", fresh.runs, "--adaptive")
-    said = rankmatch(*words, SEEDS)
+    said = rankmatch(*words, "--first-seeds", "3", SEEDS)
     assert "seeds are added adaptively: 6 cells now, at most 4 cells more, for pairs that are not decided" in said
     assert "6 cells now" not in rankmatch(*words, "--first-seeds", "4", SEEDS)
     told = CliRunner().invoke(app, [*map(str, words)])
     assert isinstance(told.exception, ValueError)
     assert str(told.exception) == (
-        "--adaptive must be given for a grid with a baseline and seeds to add: small has 2 seeds, of which 3 are the "
+        "--adaptive must be given for a grid with a baseline and seeds to add: small has 2 seeds, of which 5 are the "
         "first: 'seed=[0,1,2,3,4,5,6,7]' makes more"
     )
 
@@ -163,4 +185,4 @@ def test_budget_below_what_all_seeds_take_is_refused_where_nobody_asks_again(fre
     with pytest.raises(
         ValueError, match="with --adaptive here, the estimate of what is left with all seeds; got 1e-09"
     ):
-        fresh(SEEDS, adaptive=True, budget_gpu_hours=1e-9, dry_run=dry_run)
+        fresh(SEEDS, adaptive=True, first_seeds=3, budget_gpu_hours=1e-9, dry_run=dry_run)

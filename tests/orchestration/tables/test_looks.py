@@ -80,6 +80,17 @@ def test_p_and_interval_are_corrected_for_the_looks():
     assert pair.interval == pytest.approx((max(end[0] for end in ends), min(end[1] for end in ends)))
 
 
+def test_effect_of_cells_beyond_a_decision_lies_in_the_interval_beside_it():
+    decided = [0.0100, 0.01001, 0.01002]
+    comparison = table_of({"ours": [*decided, -0.1, -0.3, -0.2]}).entries[PLACE].comparison
+    assert comparison is not None and comparison.effect < 0 and comparison.interval is not None
+    assert comparison.interval[0] <= comparison.effect <= comparison.interval[1]
+    assert comparison.p_t > 0.05 and comparison.verdict == "may be chance"
+    between = table_of({"ours": [*decided, None, -0.3, -0.2]}).entries[PLACE].comparison
+    assert between is not None and (between.interval, between.p_t) == (None, None)
+    assert between.verdict == "not all cells are done"
+
+
 def test_interval_holds_0_exactly_if_p_is_not_below_the_level():
     draws, found = random.Random(0), []
     for _ in range(200):
@@ -94,7 +105,9 @@ def test_decision_about_a_pair_keeps_its_mark_in_the_table_whatever_other_rows_s
     draws = random.Random(1)
     num_decided = 0
     for _ in range(60):
-        gains = {f"row{row}": [draws.gauss(0.012 * row, 0.01) for _ in range(6)] for row in range(4)}
+        drawn = {f"row{row}": [draws.gauss(0.012 * row, 0.01) for _ in range(6)] for row in range(4)}
+        needs = looks.of_records(records(drawn), LAYOUT, BASELINE)[1]
+        gains = {name: found[: needs[(name,), ("8",)].num_seeds] for name, found in drawn.items()}
         table = table_of(gains)
         for place, pair in looks.of_records(records(gains), LAYOUT, BASELINE)[1].items():
             comparison = table.entries[place].comparison
