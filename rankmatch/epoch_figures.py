@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankmatch.diagnostics import RATIOS, Ratio
 from rankmatch.distributed import sum_over_workers, world
+from rankmatch.methods import Method
 
 Row = dict[str, float | None]
 
@@ -61,10 +62,15 @@ class EpochFigures:
 
 def quotients(pairs: Mapping[str, Tensor]) -> Row:
     """Return sum / count under the names of rows; None where nothing counted, as where no pixel is confident."""
-    if not pairs:  # every step of the epoch was left out
+    if not pairs:
         return {}
     values = (part / count if count else None for part, count in torch.stack(list(pairs.values())).tolist())
     return dict(zip(map(row_name, pairs), values, strict=True))
+
+
+def without_steps(method: Method) -> Row:
+    """Return the row of an epoch all of whose steps were left out: the losses of the method, without values."""
+    return dict.fromkeys(map(row_name, ("loss", *(name for term in method.terms for name in term.names))))
 
 
 def row_name(term: str) -> str:

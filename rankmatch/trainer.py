@@ -18,7 +18,7 @@ from rankmatch.data.splits import read_splits
 from rankmatch.data.views import ViewMaker
 from rankmatch.diagnostics import Ratio
 from rankmatch.distributed import sum_over_workers, world
-from rankmatch.epoch_figures import EpochFigures, quotients, row_name, summed
+from rankmatch.epoch_figures import EpochFigures, quotients, row_name, summed, without_steps
 from rankmatch.epoch_warnings import EpochWarnings, last_layer, moved_by
 from rankmatch.evaluation import Evaluation, EvaluationStopped, evaluate
 from rankmatch.memory import keep_freed_memory
@@ -236,26 +236,29 @@ class _Run:
         if (bad := self.finite.found()) is None:
             return
         self.before_checkpoint()  # nothing is written once a newer attempt exists
-        may_leave_out = self.numerics.trainer.when_not_finite == "leave_out" and not self.left_out
-        where = self._write_bad_step(bad, may_leave_out)
+        is_first = not self.left_out and not self.result.steps_left_out
+        may_leave_out = self.numerics.trainer.when_not_finite == "leave_out" and is_first
+        what = bad.in_words(self.result.num_steps)
+        try:
+            path = self._write_bad_step(bad, may_leave_out)
+        except OSError as error:  # the next attempt would not know, and come to this step again
+            where = "its images could not be written down" + (", so it cannot be left out" if may_leave_out else "")
+            why = f"{where}: {error.strerror or error}"
+            raise NonFiniteLossError(f"{what}; {why}") from None  # a cause would make it a failure of the disk
         kind = StepToLeaveOutError if may_leave_out else NonFiniteLossError
-        raise kind(f"{bad.in_words(self.result.num_steps)}; {where}")
+        raise kind(f"{what}; its images are in {path}")
 
-    def _write_bad_step(self, bad: BadStep, leave_out: bool) -> str:
+    def _write_bad_step(self, bad: BadStep, leave_out: bool) -> Path:
         """Write what it takes to look at it again; return where that is."""
         epoch, step = divmod(bad.step, self.loader.steps_per_epoch)
         place = {"num_steps": self.result.num_steps, "seed": self.numerics.seed, "epoch": epoch, "step_of_epoch": step}
         images = [self.loader.images(epoch, step, worker) for worker in range(self.world.size)]
-        try:
-            path = bad_steps.write(self.run_dir, bad, place=place, leave_out=leave_out, images=images)
-        except OSError as error:
-            return f"its images could not be written down: {error}"
-        return f"its images are in {path}"
+        return bad_steps.write(self.run_dir, bad, place=place, leave_out=leave_out, images=images)
 
     def _end_epoch(self, duration_s: float) -> bool:
         """Evaluate, report and save; return false if stopped during the evaluation, which must then be repeated."""
         self._check_finite()
-        row = quotients(self.figures.totals)
+        row = quotients(self.figures.totals) or without_steps(METHODS[self.numerics.method.name])
         if self.world.rank == 0:
             self.warnings.tell(self.result.epoch + 1, row, self.figures.class_counts, self._moved())
         started = time.monotonic()

@@ -133,11 +133,54 @@ def test_second_step_that_is_not_finite_ends_the_run_for_good(broken, seldom_log
     assert not json.loads((tmp_path / "bad_step.json").read_text())["leave_out"]
 
 
-def test_disk_that_takes_no_description_hides_no_failure(broken, seldom_logged, tmp_path, monkeypatch):
-    broken(of_nan, 0)
+def test_step_left_out_before_the_checkpoint_counts_though_the_file_that_said_so_is_lost(
+    broken, seldom_logged, tmp_path
+):
+    seldom_logged.numerics.trainer.when_not_finite = "leave_out"
+    seldom_logged.execution.trainer.checkpoint_every_min = 0
+    broken(of_nan, BAD, BAD + 2)
+    with pytest.raises(NonFiniteLossError):
+        rankmatch.fit(seldom_logged, tmp_path, Rows(), left_out=[BAD])
+    (tmp_path / "bad_step.json").unlink()
+    with pytest.raises(NonFiniteLossError, match=f"at step {BAD + 2} of 10") as caught:
+        rankmatch.fit(seldom_logged, tmp_path, Rows())
+    assert not isinstance(caught.value, StepToLeaveOutError)
+    assert not json.loads((tmp_path / "bad_step.json").read_text())["leave_out"]
+
+
+def test_epoch_without_any_step_has_the_losses_of_the_others_without_values(broken, seldom_logged, tmp_path):
+    seldom_logged.numerics.trainer.when_not_finite = "leave_out"
+    seldom_logged.numerics.trainer.labeled_batch_size = seldom_logged.numerics.trainer.unlabeled_batch_size = 10
+    broken(of_nan, 1)
+    told = []
+    with pytest.raises(StepToLeaveOutError):
+        rankmatch.fit(seldom_logged, tmp_path, lambda step, row: told.append(row))
+    rankmatch.fit(seldom_logged, tmp_path, lambda step, row: told.append(row), left_out=[1])
+    first, second = (row for row in told if "epoch" in row)
+    losses = {name for name in first if name.startswith("loss")}
+    assert {"loss", "loss_x"} < losses
+    assert {name: second.get(name, "absent") for name in losses} == dict.fromkeys(losses)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
     monkeypatch.setattr(trainer.bad_steps, "replacing", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_disk_that_takes_no_description_hides_no_failure(broken, seldom_logged, tmp_path):
+    broken(of_nan, 0)
     with pytest.raises(NonFiniteLossError, match="at step 0 of 10.* could not be written down: .*full"):
         rankmatch.fit(seldom_logged, tmp_path, Rows())
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_step_that_cannot_be_written_down_is_not_promised_to_be_left_out(broken, seldom_logged, tmp_path):
+    seldom_logged.numerics.trainer.when_not_finite = "leave_out"
+    broken(of_nan, 0)
+    with pytest.raises(NonFiniteLossError, match="written down, so it cannot be left out: .*full") as caught:
+        rankmatch.fit(seldom_logged, tmp_path, Rows())
+    assert not isinstance(caught.value, StepToLeaveOutError)
 
 
 class Waits(TorchDispatchMode):

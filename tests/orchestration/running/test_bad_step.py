@@ -1,8 +1,10 @@
 """A cell with a step that is not finite is given up, or its next attempt leaves the step out where that is asked."""
 
+import errno
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Never
 
 import pytest
 from launcher import Launcher
@@ -49,6 +51,20 @@ def test_next_attempt_leaves_the_step_out_if_asked_and_the_report_says_so(fresh:
     assert folder.result()["steps_left_out"] == [1] and folder.result()["attempt"] == 2
     assert 1 not in folder.steps()["step"].to_pylist()
     assert f"- {folder.signature} (fixmatch-4-s0) left out step 1" in (fresh.runs / "small/report.md").read_text()
+
+
+@pytest.mark.usefixtures("nan_at_step_1")
+def test_cell_whose_step_cannot_be_written_down_is_given_up_as_it_would_meet_the_step_again(
+    fresh: Launcher, monkeypatch
+) -> None:
+    def full(path: Path) -> Never:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(trainer.bad_steps, "replacing", full)
+    assert fresh(*CELL, "trainer.when_not_finite=leave_out") == 1
+    (attempt,) = only(fresh).attempts()
+    assert attempt.end().kind == "loss is not finite" and not decide([attempt.end()]).again
+    assert "so it cannot be left out: No space left on device" in only(fresh).look().failure
 
 
 @pytest.mark.usefixtures("nan_at_step_1")
