@@ -37,12 +37,12 @@ def drop(grid_dir: Path, cells: Sequence[RunFolder], console: Console) -> None:
     Raises:
         ValueError: Some could not be dropped; they are as they were.
     """
-    place, gone, left = trash.folder(grid_dir), [], []
+    place, gone, left = trash.place(grid_dir), [], []
     try:
         for one in cells:
             try:
                 said = trash.drop(one, place)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 left.append(f"{one.name}: {error}")
                 continue
             gone.append(one.signature)

@@ -15,12 +15,11 @@ from orchestration.grids.cells import NAMES, names_in
 from orchestration.machine import announce
 from orchestration.machine.counts import counted
 from orchestration.machine.damage import DamagedFileError
-from orchestration.runs import hints, store, trash
+from orchestration.runs import hints, links, store, trash
 from orchestration.runs.folders import RunsFolder
 from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState, FolderStatus
 from orchestration.tables.table import DASH
-from rankmatch import durable
 
 _IN_USE = (CellState.RUNNING, CellState.UNREADABLE)
 
@@ -40,54 +39,63 @@ def show(runs: Path, words: Sequence[str], console: Console) -> None:
     """Print the cells of a store, or those whose names contain one of some words, and what no grid has any more.
 
     Raises:
-        ValueError: There is no such cell, or it cannot be told which grids have it.
+        ValueError: There is no such cell.
     """
     root = RunsFolder(runs.resolve())
     with announce.doing(console, f"looking at the cells in {root.cells_dir}"):
-        cells = [*_stored(root, words)]
-    console.print(_drawn(cells))
-    unlinked = [cell for cell in cells if not cell.grids]
+        known = links.read(root.path)
+        cells = [*_stored(root, words, known)]
+    console.print(_drawn(cells, "unknown" if known.unread else "none"))
     size = sum(cell.num_bytes for cell in cells)
     announce.say(console, f"{counted(len(cells), 'cell')}, {size / 1e9:.3g} GB, in {root.cells_dir}")
-    if unlinked:
-        command = hints.shell("rankmatch", "cells", *words, "--drop-unlinked", "--runs", str(root.path))
-        freed = sum(cell.num_bytes for cell in unlinked) / 1e9
-        text = f"no grid has {len(unlinked)} of them, {freed:.3g} GB: {command} moves them to {root.trash_dir}"
-        announce.say(console, text)
+    if known.unread:
+        announce.say(console, f"whether more grids have them cannot be told: {'; '.join(known.unread)}")
+    elif unlinked := [cell for cell in cells if not cell.grids]:
+        _say_unlinked(unlinked, root, words, console)
+
+
+def _say_unlinked(unlinked: Sequence[StoredCell], root: RunsFolder, words: Sequence[str], console: Console) -> None:
+    command = hints.shell("rankmatch", "cells", *words, "--drop-unlinked", "--runs", str(root.path))
+    freed = sum(cell.num_bytes for cell in unlinked) / 1e9
+    why_not = store.why_shared(root)
+    then = why_not or f"{command} moves them to {root.trash_dir}"
+    announce.say(console, f"no grid has {len(unlinked)} of them, {freed:.3g} GB: {then}")
 
 
 def drop_unlinked(runs: Path, words: Sequence[str], console: Console) -> int:
     """Move the cells that no grid links to into the trash; return 1 if one had to stay, else 0.
 
+    Launches wait meanwhile, so that no grid gets a cell that goes.
+
     Raises:
-        ValueError: There is no such cell, or it cannot be told which grids have it: nothing was moved.
+        ValueError: There is no such cell, it cannot be told which grids have it, or the store is not this folder's own:
+            nothing was moved.
     """
     root = RunsFolder(runs.resolve())
-    linked = store.links(root.path)
-    unlinked = [cell for cell in _chosen(root, words) if cell.signature not in linked]
-    if not unlinked:
-        announce.say(console, "each of these cells is a grid's; nothing was moved")
-        return 0
-    place = trash.folder(root.cells_dir)
-    left = [_is_left(cell, root, place, console) for cell in unlinked]
-    num = len(unlinked) - sum(left)
-    announce.say(console, f"{counted(num, 'cell')} moved to {place}; remove that folder to free the disk")
+    chosen = _chosen(root, words)
+    store.refuse_shared(root)
+    with store.changing(root.path):
+        linked = links.read_all(root.path)
+        unlinked = [cell for cell in chosen if cell.signature not in linked]
+        if not unlinked:
+            announce.say(console, "each of these cells is a grid's; nothing was moved")
+            return 0
+        place = trash.place(root.cells_dir)
+        left = [_is_left(cell, place, console) for cell in unlinked]
+    if num := len(unlinked) - sum(left):
+        announce.say(console, f"{counted(num, 'cell')} moved to {place}; remove that folder to free the disk")
     return 1 if any(left) else 0
 
 
-def _is_left(cell: RunFolder, root: RunsFolder, place: Path, console: Console) -> bool:
-    """Move a cell to the trash, unless a launch has taken it meanwhile or trains it; say what became of it."""
+def _is_left(cell: RunFolder, place: Path, console: Console) -> bool:
+    """Move a cell to the trash, unless somebody trains it; say what became of it."""
     try:
-        with store.changing(root.path):
-            if grids := store.grids_with(root.path, cell.signature):
-                why = f"grid {grids[0].name} has it now"
-            elif (status := cell.state().status) in _IN_USE:
-                why = "it is being trained" if status is CellState.RUNNING else "it cannot be read now"
-            else:
-                moved = durable.move(cell.path, place / cell.name)
-                back = hints.shell("mv", "-T", str(moved), str(cell.path))
-                announce.say(console, f"{cell.name} lies in {moved}; {back} brings it back")
-                return False
+        if (status := cell.state().status) not in _IN_USE:
+            moved = trash.put(cell.path, place)
+            back = hints.shell("mv", "-T", str(moved), str(cell.path))
+            announce.say(console, f"{cell.name} lies in {moved}; {back} brings it back")
+            return False
+        why = "it is being trained" if status is CellState.RUNNING else "it cannot be read now"
     except OSError as error:
         why = str(error)
     announce.say(console, f"left: {cell.path}: {why}")
@@ -104,10 +112,9 @@ def _chosen(root: RunsFolder, words: Sequence[str]) -> list[RunFolder]:
     return [cell for cell in found if not words or any(word in cell.name for word in words)]
 
 
-def _stored(root: RunsFolder, words: Sequence[str]) -> Iterator[StoredCell]:
-    chosen, linked = _chosen(root, words), store.links(root.path)
-    for cell in chosen:
-        names = [grid.name for grid in linked.get(cell.signature, ())]
+def _stored(root: RunsFolder, words: Sequence[str], known: links.Links) -> Iterator[StoredCell]:
+    for cell in _chosen(root, words):
+        names = [str(grid.path.relative_to(root.path)) for grid in known.grids.get(cell.signature, ())]
         yield StoredCell(cell, names, cell.state().status, _num_bytes(cell.path))
 
 
@@ -122,14 +129,14 @@ def _num_bytes(folder: Path) -> int:
     return sum(sizes.values())
 
 
-def _drawn(cells: Sequence[StoredCell]) -> Table:
+def _drawn(cells: Sequence[StoredCell], of_no_grid: str) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("signature", *NAMES, "state", "MB", "grids"):
         drawn.add_column(name, no_wrap=name in ("signature", "state"), justify="right" if name == "MB" else "left")
     for cell in cells:
         named = _names(cell.folder)
         words = [cell.folder.signature, *(named.get(name, DASH) for name in NAMES), cell.status]
-        words += [f"{cell.num_bytes / 1e6:.3g}", ", ".join(cell.grids) or "none"]
+        words += [f"{cell.num_bytes / 1e6:.3g}", ", ".join(cell.grids) or of_no_grid]
         drawn.add_row(*map(Text, words))
     return drawn
 

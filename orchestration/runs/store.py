@@ -7,7 +7,7 @@ has no symbolic links.
 import errno
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -15,8 +15,7 @@ from uuid import uuid4
 
 import filelock
 
-from orchestration.runs import hints
-from orchestration.runs.cell_names import is_cell_name
+from orchestration.runs import hints, links
 from orchestration.runs.folders import GridFolder, RunsFolder, cell_name, cell_names, signature_in
 from orchestration.runs.patience import say_once
 from orchestration.runs.run_folder import RunFolder, folders
@@ -24,8 +23,6 @@ from rankmatch import durable, locks
 from rankmatch.durable import make_folder, sync_folder
 
 LOCK_S = 600.0
-_MOVING = ".moving"
-"""The end of the name of a link beside a folder that is about to move."""
 _PROBE = ".probe"
 _NO_SYMLINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -185,43 +182,13 @@ def real_path(cell: RunFolder) -> Path | None:
     return real if cell.path.is_symlink() and not real.is_symlink() else None
 
 
-def grids_with(runs: Path, signature: str) -> list[GridFolder]:
+def grids_with(runs: Path, signature: str) -> Sequence[GridFolder]:
     """Return the grids that link to a cell of the store, by name; a link counts that leads nowhere at the moment.
 
     Raises:
         ValueError: A folder that may hold such a link cannot be read.
     """
-    return links(runs).get(signature, [])
-
-
-def links(runs: Path) -> dict[str, list[GridFolder]]:
-    """Return by signature the grids that link to a cell, as `grids_with` does.
-
-    Raises:
-        ValueError: A folder that may hold links cannot be read.
-    """
-    found: dict[str, list[GridFolder]] = {}
-    for path in sorted(runs.iterdir()):
-        grid = GridFolder(path)
-        if path.name.startswith(".") or path == RunsFolder(runs).cells_dir:
-            continue
-        try:
-            for signature in _linked(grid):
-                found.setdefault(signature, []).append(grid)
-        except OSError as error:
-            why = f"{grid.cells_dir} cannot be read: {error.strerror}"
-            raise ValueError(f"which grids have a cell of {runs} cannot be told, as {why}") from None
-    return found
-
-
-def _linked(grid: GridFolder) -> set[str]:
-    try:
-        with os.scandir(grid.cells_dir) as entries:
-            return {signature_in(one.name) for one in entries if is_cell_name(one.name) and one.is_symlink()}
-    except (FileNotFoundError, NotADirectoryError):
-        if any(one.is_symlink() and not one.exists() for one in (grid.path, grid.cells_dir)):
-            raise  # it lies on a disk that is not here now
-        return set()
+    return links.read_all(runs).get(signature, ())
 
 
 def as_a_grid_has_it(path: Path) -> Path:
@@ -257,7 +224,7 @@ def move_out(cell: RunFolder, kept: Path, trash: Path) -> None:
 
 
 def _move(cell: RunFolder, target: Path, kept: Path) -> None:
-    draft = cell.path.with_name(f".{cell.name}{_MOVING}")
+    draft = links.beside(cell.path)
     draft.unlink(missing_ok=True)
     draft.symlink_to(way_to(kept, cell.grid))
     sync_folder(cell.grid.cells_dir)
@@ -266,33 +233,58 @@ def _move(cell: RunFolder, target: Path, kept: Path) -> None:
     sync_folder(cell.grid.cells_dir)
 
 
-def mend_links(grid: GridFolder) -> int:
-    """Bring links into their places that were made beside a folder which has moved since; return how many."""
-    num, known = 0, stored(grid.runs.path)
-    for path in [*grid.cells_dir.iterdir()] if grid.cells_dir.is_dir() else []:
-        if path.is_symlink() and path.name.endswith(_MOVING):
-            place = path.with_name(path.name.removeprefix(".").removesuffix(_MOVING))
-            if place.exists():
-                path.unlink()
-                continue
-            path.replace(place)
-            num += 1
-            path = place
-        real = known.get(signature_in(path.name))
-        if path.is_symlink() and not path.exists() and real:  # its folder has another name since
-            path.unlink()
-            path.symlink_to(way_to(real.path, grid))
-            num += 1
-    if num:
-        sync_folder(grid.cells_dir)
+def mend_links(grid: GridFolder, signature: str = "") -> int:
+    """Bring links, or those to one cell, into their places where a folder has moved since; return how many lead to one.
+
+    A link whose cell has another name since gets that.
+    """
+    found = links.of_grid(grid) if grid.cells_dir.is_dir() else []
+    chosen = [link for link in found if signature in ("", link.signature)]
+    astray = [link for link in chosen if link.path != link.place or not link.place.exists()]
+    if not astray:
+        return 0
+    known = stored(grid.runs.path)
+    num = sum(_is_mended(link, grid, known.get(link.signature)) for link in astray)
+    sync_folder(grid.cells_dir)
     return num
+
+
+def _is_mended(link: links.Link, grid: GridFolder, real: RunFolder | None) -> bool:
+    """Bring a link into its place, unless a folder or a better link is there; return whether it leads to a cell now."""
+    if link.place.exists():
+        if link.path != link.place:
+            link.path.unlink()
+        return False
+    if link.path != link.place:
+        link.path.replace(link.place)
+    if real and not link.place.exists():
+        link.place.unlink()
+        link.place.symlink_to(way_to(real.path, grid))
+    return link.place.exists()
 
 
 def names_in_links(runs: Path) -> dict[str, str]:
     """Return by which name grids link to a cell of the store, by signature, whether it is there or not."""
-    links = [path for grid in RunsFolder(runs).grids() if grid.cells_dir.is_dir() for path in grid.cells_dir.iterdir()]
-    return {signature_in(path.name): path.readlink().name
-            for path in links if is_cell_name(path.name) and path.is_symlink()}  # fmt: skip
+    found = [link for grid in RunsFolder(runs).grids() if grid.cells_dir.is_dir() for link in links.of_grid(grid)]
+    return {link.signature: link.path.readlink().name for link in found}
+
+
+def why_shared(runs: RunsFolder) -> str:
+    """Return why nothing may be taken out of a store: it lies elsewhere, where other runs folders may have it too."""
+    real = runs.cells_dir.resolve()
+    if real.parent == runs.path.resolve():
+        return ""
+    return f"{runs.cells_dir} is {real}, which other runs folders may have too, so nothing is taken out of it"
+
+
+def refuse_shared(runs: RunsFolder) -> None:
+    """Refuse to take cells out of a store that other runs folders may have too.
+
+    Raises:
+        ValueError: It lies elsewhere.
+    """
+    if why := why_shared(runs):
+        raise ValueError(f"{why}; where no other has it, move that folder into the place of the link first")
 
 
 def refuse_grid_of_its_name(runs: Path) -> None:

@@ -4,19 +4,43 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestration.runs import hints, store
-from orchestration.runs.folders import GridFolder
+from orchestration.runs.folders import GridFolder, RunsFolder
 from orchestration.runs.run_folder import RunFolder
 from rankmatch import durable
 
 
+def place(grid_dir: Path) -> Path:
+    """Return a folder for the cells to drop now; it is made when the first comes."""
+    return GridFolder(grid_dir).next_trash()
+
+
 def folder(grid_dir: Path) -> Path:
     """Create a folder for the cells to drop now."""
-    grid = GridFolder(grid_dir)
-    place = grid.next_trash()
-    for shared in (grid.runs.trash_dir, place.parent):  # what one user drops must not keep others from it
-        store.make_shared(shared, grid.runs)
+    made = place(grid_dir)
+    _make(made)
+    return made
+
+
+def put(path: Path, place: Path) -> Path:
+    """Move a cell's folder to a place in the trash; return where it lies.
+
+    Raises:
+        OSError: It cannot be moved, and is as it was.
+    """
+    _make(place)
+    try:
+        return durable.move(path, place / path.name)
+    except OSError:
+        with suppress(OSError):  # others are there already
+            place.rmdir()
+        raise
+
+
+def _make(place: Path) -> None:
+    runs = RunsFolder(place.parents[2])
+    for shared in (runs.trash_dir, place.parent):  # what one user drops must not keep others from it
+        store.make_shared(shared, runs)
     durable.make_folder(place)
-    return place
 
 
 def real(cell: RunFolder) -> RunFolder | None:
@@ -41,20 +65,23 @@ def drop(cell: RunFolder, place: Path) -> str:
 
     Raises:
         OSError: It cannot be moved, and is as it was.
+        ValueError: It cannot be told who else has it, so it stays as it was.
     """
     with store.changing(cell.grid.runs.path):
+        store.mend_links(cell.grid, cell.signature)  # of a migration that was ended
         lies = real(cell)
         if lies is None:
             return _dropped_before(cell)
         if lies.path == cell.path:
-            moved = durable.move(cell.path, place / cell.name)
+            moved = put(cell.path, place)
             return f"{cell.name} lies in {moved}; {_move(moved, cell.path)} brings it back"
         return _drop_from_store(cell, lies.path, place)
 
 
 def _drop_from_store(cell: RunFolder, lies: Path, place: Path) -> str:
     name, runs = cell.grid.name, cell.grid.runs.path
-    others = [grid.name for grid in store.grids_with(runs, cell.signature) if grid.path != cell.grid.path]
+    own = cell.grid.path.resolve()  # people make links to a grid, as `latest`
+    others = [grid.name for grid in store.grids_with(runs, cell.signature) if grid.path.resolve() != own]
     is_linked = cell.path.is_symlink()
     link = hints.shell("ln", "-sT", str(cell.path.readlink()), str(cell.path)) if is_linked else ""
     if others:
@@ -62,7 +89,8 @@ def _drop_from_store(cell: RunFolder, lies: Path, place: Path) -> str:
             store.unlink(cell)
         also = f"grid {', '.join(others)} has it too, so {lies} stays, and a launch of {name} keeps it again"
         return f"{cell.name} is out of {name}; {also}" + (f"; {link} brings it back at once" if link else "")
-    moved = durable.move(lies, place / lies.name)
+    store.refuse_shared(cell.grid.runs)
+    moved = put(lies, place)
     back = _move(moved, lies)
     if is_linked:
         with suppress(OSError):  # then the link leads nowhere until the folder is back

@@ -104,6 +104,12 @@ def test_cell_of_the_grid_that_only_the_store_holds_is_dropped_too(again: Launch
     assert again() == 0 and "4 cells: 4 keep" in again.printed
 
 
+def test_link_to_a_grid_is_no_other_grid_that_has_its_cells(again: Launcher) -> None:
+    (again.runs / "latest").symlink_to("small")
+    drop(again.runs, CELL)
+    assert CELL not in stored(again.runs)
+
+
 def test_cell_without_a_folder_anywhere_is_refused(again: Launcher) -> None:
     (link,) = (again.runs / "small" / "cells").glob(f"*-{CELL}")
     subprocess.run(["rm", "-r", str(link.resolve())], check=True)

@@ -140,6 +140,46 @@ def test_migration_can_end_between_any_two_of_its_steps(at: int, again: Launcher
     )
 
 
+def ended_half_way(runs: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """End a migration when the first folder has moved and its link is not yet in place; return the signature."""
+    move, moved = durable.move, []
+
+    def end(path: Path, target: Path) -> Path:
+        moved.append(move(path, target))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "move", end)
+        CliRunner().invoke(app, ["migrate", str(runs)])
+    (cell,) = RunsFolder(runs).cells()
+    assert cell.path == moved[0] and cell.signature not in folders(runs / "small")
+    return cell.signature
+
+
+def test_cell_whose_migration_was_ended_stays_its_grids(old: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    signature = ended_half_way(old.runs, monkeypatch)
+    said = say("cells", "--drop-unlinked", "--runs", old.runs)
+    assert "each of these cells is a grid's" in said and len(RunsFolder(old.runs).cells()) == 1
+    shutil.copytree(old.runs / "small", old.runs / "second", ignore=shutil.ignore_patterns("launches", "cells"))
+    store.link(old.runs / "second", RunsFolder(old.runs).cells()[0].path, "its-own-word")
+    assert "grid small has it too" in say("drop", signature, "--grid", "second", "--runs", old.runs)
+    said = say("migrate", old.runs)
+    assert "1 link of an earlier call" in said and "4 done" in say("status", "--grid", "small", "--runs", old.runs)
+
+
+def test_dropped_cell_whose_migration_was_ended_leaves_no_link(old: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    signature = ended_half_way(old.runs, monkeypatch)
+    assert "lies in" in say("drop", signature, "--grid", "small", "--runs", old.runs)
+    assert not [*(old.runs / "small" / "cells").glob(f"*{signature}*")] and not RunsFolder(old.runs).cells()
+
+
+def test_link_that_leads_nowhere_is_not_told_as_mended(old: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended_half_way(old.runs, monkeypatch)
+    shutil.rmtree(RunsFolder(old.runs).cells()[0].path)
+    said = say("migrate", old.runs)
+    assert "3 cells of 1 grid moved" in said and "of an earlier call" not in said
+
+
 def test_migration_waits_for_no_launch(old: Launcher) -> None:
     cell = next(iter(folders(old.runs / "small").values()))
     cell.result_file.unlink()

@@ -1,17 +1,20 @@
 """`rankmatch cells`: what the store holds, and how what no grid has any more goes to the trash."""
 
+import errno
 import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 from launcher import Launcher
 from typer.testing import CliRunner
 
 from orchestration.commands.main import app
+from orchestration.runs import links, store, trash
 from orchestration.runs.folders import GridFolder, RunsFolder
-from orchestration.runs.run_folder import RunFolder
+from orchestration.runs.run_folder import RunFolder, folders
 
 CELL = "rankmatch-4-s1"
 
@@ -81,6 +84,60 @@ def test_nothing_is_dropped_while_a_grid_cannot_be_looked_at(again: Launcher) ->
     grid.path.symlink_to(again.runs / "a-disk-that-is-away")
     said = cells(again.runs, "--drop-unlinked", code=2)
     assert "which grids have a cell of" in said and "cannot be read" in said and len(stored(again.runs)) == 4
+
+
+def test_listing_tells_that_a_folder_cannot_be_looked_at_and_offers_no_drop(again: Launcher) -> None:
+    shutil.rmtree(again.runs / "small")
+    (again.runs / "far").symlink_to(again.runs / "a-disk-that-is-away")
+    said = cells(again.runs)
+    assert said.count("unknown") == 4 and "--drop-unlinked" not in said
+    assert f"whether more grids have them cannot be told: {again.runs / 'far'}" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("place", ["archive/small", ".small"])
+def test_grid_that_was_put_away_in_the_runs_folder_keeps_its_cells(place: str, again: Launcher) -> None:
+    (again.runs / place).parent.mkdir(exist_ok=True)
+    (again.runs / "small").rename(again.runs / place)
+    assert cells(again.runs).count(f" {place}") == 4
+    assert "each of these cells is a grid's" in cells(again.runs, "--drop-unlinked")
+    assert len(stored(again.runs)) == 4
+
+
+def test_store_that_two_runs_folders_share_loses_no_cell_to_either(again: Launcher, tmp_path: Path) -> None:
+    real, other = tmp_path / "big" / "cells", tmp_path / "other"
+    real.parent.mkdir()
+    other.mkdir()
+    (again.runs / "cells").rename(real)
+    for runs in (again.runs, other):
+        (runs / "cells").symlink_to(real)
+    assert "nothing is taken out of it" in (said := cells(other)) and "--drop-unlinked" not in said
+    assert f"{other / 'cells'} is {real}, which other runs folders may have" in cells(other, "--drop-unlinked", code=2)
+    done = CliRunner().invoke(app, ["drop", CELL, "--grid", "small", "--runs", str(again.runs)])
+    assert isinstance(done.exception, ValueError) and "nothing is taken out of it" in str(done.exception)
+    assert len(stored(again.runs)) == 4 == len(folders(again.runs / "small"))
+    assert not (again.runs / ".trash").exists() and not (other / ".trash").exists()
+
+
+def test_cells_that_go_together_are_looked_for_in_grids_once_under_one_lock(again: Launcher, monkeypatch) -> None:
+    shutil.rmtree(again.runs / "small")
+    called = []
+    for module, name in ((links, "read"), (store, "changing")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda runs, real=real: called.append(real.__name__) or real(runs))
+    assert "4 cells moved to" in cells(again.runs, "--drop-unlinked")
+    assert called == ["changing", "read"]
+
+
+def test_cells_that_cannot_be_moved_stay_and_no_empty_trash_is_spoken_of(again: Launcher, monkeypatch) -> None:
+    shutil.rmtree(again.runs / "small")
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(path))
+
+    monkeypatch.setattr(trash.durable, "move", refuse)
+    said = cells(again.runs, "--drop-unlinked", code=1)
+    assert said.count("left: ") == 4 == len(stored(again.runs)) and "remove that folder" not in said
+    assert not [*(again.runs / ".trash").glob("*/*")]
 
 
 def test_word_that_means_no_cell_and_a_folder_without_cells_are_refused(again: Launcher, tmp_path: Path) -> None:

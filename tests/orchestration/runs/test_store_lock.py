@@ -1,4 +1,4 @@
-"""The lock of the store: it is open to all who may make grids in the runs folder, and to nobody else."""
+"""The store of a shared runs folder: its lock is open to all who may make grids there, and to nobody else."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.mirror.ownership import owner_of
-from orchestration.runs import store, trash
+from orchestration.runs import links, store, trash
 from orchestration.runs.folders import GridFolder, RunsFolder
 from orchestration.runs.run_folder import RunFolder
 
@@ -106,3 +106,19 @@ def test_lock_that_only_its_owner_may_write_is_told_of_with_the_command_that_ope
         lock.touch(0o600)
     with user(SECOND), pytest.raises(ValueError, match=rf"its owner can open it by `chmod g\+rw {lock}`"):
         add(runs, "second", SIGNATURES[1])
+
+
+def test_folder_that_is_closed_is_told_of_unless_it_is_the_file_systems(runs: Path) -> None:
+    with user(FIRST):
+        add(runs, "first", SIGNATURES[0])
+    for name in ("lost+found", "closed"):
+        (runs / name).mkdir(0o700)
+    with user(SECOND):
+        found = links.read(runs)
+        assert [grid.name for grid in found.grids[SIGNATURES[0]]] == ["first"]
+        assert found.unread == [f"{runs / 'closed' / 'cells'} cannot be read: Permission denied"]
+    with user(FIRST), pytest.raises(ValueError, match=f"cannot be told, as {runs / 'closed'}"):
+        store.grids_with(runs, SIGNATURES[0])
+    (runs / "closed").rmdir()
+    with user(FIRST):
+        assert [grid.name for grid in store.grids_with(runs, SIGNATURES[0])] == ["first"]
