@@ -1,5 +1,6 @@
 """What a run folder says about how its training began: command, code, environment, data."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from orchestration.machine.image import DIGEST, IMAGE
 from orchestration.machine.provenance import PACKAGES
 from orchestration.runs import changes, made_with, origin, store
 from orchestration.runs.folders import CellFolder, GridFolder, RunsFolder
-from orchestration.runs.run_folder import RunFolder, folders
+from orchestration.runs.run_folder import RunFolder
 
 DATA = {"split_sha256": "the split lists", "data_fingerprint": "the data files"}
 
@@ -132,10 +133,14 @@ def find(word: str, runs: Path, grid: str = "") -> RunFolder:
         return RunFolder(store.as_a_grid_has_it(Path(word)))
     every = RunsFolder(runs.resolve())
     grids = [every.grid(grid)] if grid else every.grids()
-    found = [one for each in grids for one in folders(each.path).values() if word in one.path.name]
+    places = [cell for each in grids for cell in each.cells()] + ([] if grid else every.cells())
+    found: dict[str, RunFolder] = {}
+    for place in places:
+        if word in place.name:  # of a cell that several grids have, the first one's link
+            found.setdefault(os.path.realpath(place.path), RunFolder(store.as_a_grid_has_it(place.path)))
     if len(found) == 1:
-        return found[0]
-    raise ValueError(f"CELL must be a run folder, or name one run below {runs}; {_several(word, found)}")
+        return next(iter(found.values()))
+    raise ValueError(f"CELL must be a run folder, or name one run below {runs}; {_several(word, [*found.values()])}")
 
 
 def _several(word: str, found: Sequence[RunFolder]) -> str:

@@ -168,6 +168,17 @@ def test_run_that_is_not_one_is_named(again):
     assert "none has 'nothing' in its name" in str(done.exception)
 
 
+def test_cell_is_found_once_however_many_grids_have_it(again):
+    own = cell_of(again)
+    shutil.copytree(again.runs / "small", again.runs / "second", symlinks=True)
+    assert record.find(CELL, again.runs).path.resolve() == own.path.resolve()
+    assert record.find(own.signature, again.runs, "small").path == own.path.absolute()
+    shutil.rmtree(again.runs / "second")
+    shutil.rmtree(again.runs / "small")
+    said = reproduce(again, "--dry-run", code=0)
+    assert f"run          {again.runs / 'cells' / own.name}" in said and "seed" not in said.split("command")[0]
+
+
 def test_setting_that_makes_another_run_is_refused(again):
     assert "--set must leave the run what it is" in reproduce(again, "--set", "trainer.epochs=2", code=2)
 
