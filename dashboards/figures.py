@@ -226,6 +226,7 @@ def _row_lines(table: Table, row: Key, by_column: Mapping[Key, float], style: in
         spread = [None if made.std is None else 100 * made.std for _, made in ours]
         means: list[float | None] = [100 * made.mean for _, made in ours]
         marks = row_marks.words(table.row_marks.get(row, ""))
+        marks += [row_marks.LEFT_OUT_WORDS] if any(entry and entry.left_out for _, entry in entries) else []
         name = f"{label} ({', '.join(marks)})" if marks else label
         found.append(Line(name, style, [x for x, _ in ours], means, spread, [made.n for _, made in ours]))
     figures = [(x, table.published.get((row, column))) for column, x in by_column.items()]

@@ -8,7 +8,7 @@ from dashboards.gathered import Gathered
 from orchestration.results import energy, facts, paragraph
 from orchestration.results.facts import Run
 from orchestration.results.wording import counted
-from orchestration.runs import made_with, unpredicted
+from orchestration.runs import made_with, steps_left_out, unpredicted
 from rankmatch.config import NumericsConfig
 from rankmatch.methods import METHODS, Kind
 
@@ -87,6 +87,8 @@ def warnings(gathered: Gathered, stories: Mapping[str, Story]) -> list[dict[str,
         said = []
         if classes := stories[cell.signature].unpredicted:
             said.append(unpredicted.in_words(classes, cell.config.execution.class_names))
+        if steps := record[steps_left_out.NAME]:
+            said.append(steps_left_out.in_words(steps))
         if num := record["transductive"]:
             said.append(f"was trained on {counted(num, 'validation image')} without their labels")
         found += [{"signature": cell.signature, "where": cell.slug, "text": text} for text in said]

@@ -15,7 +15,7 @@ from orchestration.on_slurm.queue_state import state_of
 from orchestration.planning.order import makespan
 from orchestration.planning.paces import of_finished
 from orchestration.planning.plan import format_amount, format_duration
-from orchestration.runs import gpu_idle, unpredicted
+from orchestration.runs import gpu_idle, steps_left_out, unpredicted
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.states import READ, CellState, FolderStatus, JobState, joined
 
@@ -86,7 +86,8 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm, waits: str = "
         note = "; ".join(filter(None, (note, f"left out: {cell.left_out}")))
     idle_s = gpu_idle.of_cell(folder) if standing is CellState.RUNNING and cell.num_gpus else 0.0
     idle = gpu_idle.in_words(idle_s) if idle_s else ""
-    note = "; ".join(filter(None, (note, idle, slurm.larger.get(folder.path.name, ""))))
+    step = steps_left_out.in_words(state.steps_left_out) if state.steps_left_out else ""
+    note = "; ".join(filter(None, (note, idle, slurm.larger.get(folder.path.name, ""), step)))
     if state.unpredicted:
         note = "; ".join(filter(None, (note, unpredicted.in_words(state.unpredicted, _class_names(folder)))))
     is_known = cell.num_gpus and state.status is not CellState.UNREADABLE

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rankmatch.durable import replacing
 
-VERSION = 7
+VERSION = 8
 MAX_PARTS = 16
 RUN = "run"
 """The column with the run of a row: its folder, relative to the root."""

@@ -11,7 +11,7 @@ from orchestration.planning import costs
 from orchestration.results import presets
 from orchestration.results.run_table import collect
 from orchestration.results.wording import BACKBONES, MAX_VALUES, counted, listed, worded
-from orchestration.runs import made_with, origin
+from orchestration.runs import made_with, origin, steps_left_out
 from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.tables.consistency import BETWEEN
 from rankmatch.config import NumericsConfig
@@ -79,7 +79,8 @@ def settings(runs: Sequence[Run], begun: Sequence[Run] | None = None) -> dict[st
     }
     found = {name: by_rows(runs, of, own) for name, (of, own) in told.items()}
     known = {"steps": steps(begun)} if (begun := runs if begun is None else begun) else {}
-    return found | known | {"seeds": seeds(runs)}
+    missed = {f"left out ({steps_left_out.SETTING}=leave_out)": words} if (words := left_out(begun)) else {}
+    return found | known | missed | {"seeds": seeds(runs)}
 
 
 def totals(runs: Sequence[Run]) -> dict[str, str]:
@@ -146,6 +147,18 @@ def presets_of(runs: Sequence[Run]) -> str:
 def steps(runs: Sequence[Run]) -> str:
     """Word the steps of a run."""
     return by_records(runs, lambda run: counted(run.record["num_steps"], "step"))
+
+
+def left_out(runs: Sequence[Run]) -> str:
+    """Word how many steps the runs left out as not finite; empty if none of them would leave out any."""
+    if all(run.numerics.trainer.when_not_finite == "stop" for run in runs):
+        return ""
+    return by_records(runs, _left_out_of)
+
+
+def _left_out_of(run: Run) -> str:
+    missed = len(run.record.get(steps_left_out.NAME) or ())
+    return f"{missed:,} of {counted(run.record['num_steps'], 'step')}" if missed else "no step"
 
 
 def seeds(runs: Sequence[Run]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import fields
 from orchestration.results import facts
 from orchestration.results.facts import Run, by_records, by_rows
 from orchestration.results.wording import counted, listed
+from orchestration.runs import steps_left_out
 from rankmatch.config import AugmentConfig, NumericsConfig
 from rankmatch.methods import METHODS, Kind
 from rankmatch.unused import unused_settings
@@ -64,6 +65,8 @@ def _sentences(runs: Sequence[Run], when: str, first_seeds: int) -> Iterator[str
     yield f"Each step takes {by_rows(runs, facts.batch)}, in crops of {by_rows(runs, facts.crop, 'augment.crop_size')}."
     epochs = by_rows(runs, lambda one: counted(one.trainer.epochs, "epoch"), "trainer.epochs")
     yield f"A run lasts {epochs} and takes {facts.steps(runs)}."
+    if missed := facts.left_out(runs):
+        yield f"A step that is not finite is left out, once ({steps_left_out.SETTING}=leave_out): {missed}."
     yield f"Each setting is trained with {facts.seeds(runs)}."
     if first_seeds:
         yield (

@@ -12,7 +12,7 @@ from orchestration.machine import files
 from orchestration.planning import left_out
 from orchestration.results import facts, paragraph, published, settings
 from orchestration.results.run_table import collect
-from orchestration.runs import made_with, origin, unpredicted
+from orchestration.runs import made_with, origin, steps_left_out, unpredicted
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.tables import formats
@@ -227,8 +227,10 @@ def _warnings(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:
     """List the cells that left out a step or almost never predict a class, with advice; no section if none did."""
     known = folders(grid_dir)
     there = [(cell, known[cell.signature]) for cell in cells if cell.signature in known]
-    left_out = [
-        f"- {cell.signature} ({cell.slug}) {text}\n" for cell, folder in there for text in _left_out(cell, folder)
+    missed = [
+        f"- {cell.signature} ({cell.slug}) {steps_left_out.in_words(steps)}\n"
+        for cell, folder in there
+        if (steps := folder.state().steps_left_out)
     ]
     lines = [
         f"- {cell.signature} ({cell.slug}) {unpredicted.in_words(classes, cell.config.execution.class_names)}\n"
@@ -236,14 +238,7 @@ def _warnings(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:
         if (classes := folder.state().unpredicted)
     ]
     advice = [f"\nIf that is not intended, {unpredicted.ADVICE}.\n"] if lines else []
-    return [f"## Warnings\n\n{''.join([*left_out, *lines, *advice])}"] if left_out or lines else []
-
-
-def _left_out(cell: Cell, folder: RunFolder) -> list[str]:
-    if cell.config.numerics.trainer.when_not_finite == "stop":  # as most do, whose results are not read for this
-        return []
-    steps = (folder.result() or {}).get("steps_left_out", [])
-    return [f"left out step {step}, which was not finite (trainer.when_not_finite)" for step in steps]
+    return [f"## Warnings\n\n{''.join([*missed, *lines, *advice])}"] if missed or lines else []
 
 
 def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:

@@ -40,6 +40,7 @@ FIELDS = {
     "num_epochs": pa.int64(),
     "step": pa.int64(),
     "num_steps": pa.int64(),
+    "steps_left_out": pa.list_(pa.int64()),
     "best_class_iou": pa.list_(pa.float64()),
     "last_class_iou": pa.list_(pa.float64()),
     "num_present_classes": pa.int64(),
@@ -75,6 +76,7 @@ _OF_RESULT = (
     "best_class_iou",
     "last_class_iou",
     "num_present_classes",
+    "steps_left_out",
     "duration_s",
     "gpu_duration_s",
 )

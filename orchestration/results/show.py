@@ -16,6 +16,7 @@ from orchestration.grids.cells import NAMES
 from orchestration.grids.grid import Grid
 from orchestration.machine import announce, answers, files
 from orchestration.results import citation, energy, facts, paragraph, report, run_table
+from orchestration.runs import steps_left_out
 from orchestration.runs.run_folder import RunFolder
 from orchestration.tables import formats, layouts
 from orchestration.tables.differences import sections
@@ -205,15 +206,17 @@ def _print_runs(runs: pa.Table, console: Console) -> None:
     for name in ("signature", *varied, "status"):
         drawn.add_column(Text(name), no_wrap=name in ("signature", "status"))  # narrow columns must not shrink
     of_energy = ("kWh",) if energy.KWH in runs.column_names else ()
-    for name in ("best", "last", "epoch", "hours", "GPU-hours", *of_energy, "learning rate", "crop", "batch"):
+    missed = ("steps left out",) if any(runs[steps_left_out.NAME].to_pylist()) else ()
+    for name in ("best", "last", "epoch", *missed, "hours", "GPU-hours", *of_energy, "learning rate", "crop", "batch"):
         drawn.add_column(name, justify="right")
     for row in runs.slice(0, MAX_SHOWN).to_pylist():
         numbers = [_number(row["best_miou"], 100), _number(row["last_miou"], 100)]
-        epochs = f"{row['epoch']}/{row['num_epochs'] or '?'}"
+        numbers.append(f"{row['epoch']}/{row['num_epochs'] or '?'}")
         names = [Text(row[name] or DASH) for name in ("signature", *varied, "status")]
+        numbers += [", ".join(map(str, row[steps_left_out.NAME] or ())) or DASH] if missed else []
         taken = [*map(_hours, (row["duration_s"], row["gpu_duration_s"]))]
         taken += [energy.in_words(row[energy.KWH]) for _ in of_energy]
-        drawn.add_row(*names, *numbers, epochs, *taken, *_settings(row))
+        drawn.add_row(*names, *numbers, *taken, *_settings(row))
     console.print(drawn)
     fixed = [f"{name}={runs[name][0].as_py()}" for name in _NAMED if name not in varied and runs.num_rows]
     more = f", the first {MAX_SHOWN} are shown; --format csv -o FILE writes all" if runs.num_rows > MAX_SHOWN else ""

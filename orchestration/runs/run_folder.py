@@ -44,7 +44,7 @@ _OF_RESULT = Fields(
      "last_miou": _FRACTION, "provenance": OF_RESULTS_PROVENANCE},
     {"num_epochs": COUNT.or_null(), "best_epoch": COUNT.or_null(), "num_present_classes": COUNT.or_null(),
      "duration_s": NUMBER, "gpu_duration_s": NUMBER, "best_class_iou": _FRACTION.listed().or_null(),
-     "last_class_iou": _FRACTION.listed().or_null()},
+     "last_class_iou": _FRACTION.listed().or_null(), "steps_left_out": COUNT.listed()},
 )  # fmt: skip
 _WITHOUT_RESULT = "restore it, or remove it to have the cell trained again"
 _UNREADABLE = "nothing is done with the cell until it can be read"
@@ -85,7 +85,7 @@ class FolderState:
     provenance: dict[str, Any] = field(default_factory=dict)
     damage: str = ""
     """What cannot be read, and what to do; unless the status is `damaged`, the cell can be resumed."""
-
+    steps_left_out: tuple[int, ...] = ()
     unpredicted: tuple[int, ...] = ()
     """Classes that are almost never predicted after a third of the epochs."""
 
@@ -358,6 +358,7 @@ def state_of_result(result: Row, updated: float = 0.0) -> FolderState:
         grid=result["provenance"].get("grid", ""),
         provenance=result["provenance"],
         unpredicted=unpredicted.of_result(result),
+        steps_left_out=tuple(result.get("steps_left_out", ())),
     )
 
 

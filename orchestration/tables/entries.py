@@ -78,6 +78,8 @@ class Entry:
     over the table."""
     odd: frozenset[str] = frozenset()
     """Provenance in which a cell of the entry differs from the rest of its row: code, data, lists."""
+    left_out: tuple[int, int] | None = None
+    """Of the finished cell with the largest share of steps without an update, how many they are, of how many."""
 
     @property
     def is_best(self) -> bool:
@@ -131,7 +133,13 @@ def _entry(
         estimate=estimate(list(values.values())) if values else None,
         is_begun=any(record.get("status") != NEVER_BEGUN for _, record in placed),
         odd=frozenset().union(*(odd.get(number, set()) for number, _ in placed)),
+        left_out=_left_out([record for _, record in known]),
     )
+
+
+def _left_out(finished: Sequence[Record]) -> tuple[int, int] | None:
+    found = [(len(steps), record["num_steps"]) for record in finished if (steps := record.get("steps_left_out"))]
+    return max(found, key=lambda one: one[0] / one[1], default=None)
 
 
 def _key(record: Record, axes: Sequence[str]) -> Key:

@@ -9,6 +9,7 @@ from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Ke
 
 NO_PAIRS = "no pairs"
 OTHER_CROP = "†"
+LEFT_OUT = "¶"
 UNLIKE = "the distance is of ours after the last epoch; published figures are as a rule of the best one"
 UNEQUAL = "no best is marked in a column whose entries have different numbers of seeds"
 Kind = Literal["ours", "difference", "published", "heading", "other"]
@@ -95,6 +96,7 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
     if any(entry.odd for entry in entries):
         what = ", ".join(sorted(frozenset().union(*(entry.odd for entry in entries))))
         said.append(f"{odd} made differently from the rest of its row ({what}); see `rankmatch verify`")
+    said += _note_on_steps([entry.left_out for entry in entries if entry.left_out])
     return said + [*table.row_notes] + ([table.settings] if table.settings else [])
 
 
@@ -104,6 +106,14 @@ def _note_on_incomplete(done: int, expected: int) -> str:
         f"({done}/{expected}): {done} of {expected} cells {are} done; such an entry does not compete for the best of "
         "its column"
     )
+
+
+def _note_on_steps(left_out: Sequence[tuple[int, int]]) -> list[str]:
+    if not left_out:
+        return []
+    missed, taken = max(left_out, key=lambda one: one[0] / one[1])
+    most = f"{missed:,} of {taken:,} steps" + (" at most" if len(left_out) > 1 else "")
+    return [f"{LEFT_OUT} a cell made no update at a step that was not finite (trainer.when_not_finite): {most}"]
 
 
 def _notes_on_crops(table: Table) -> list[str]:
@@ -177,7 +187,8 @@ def _shown(entry: Entry | None, with_n: bool) -> Shown:
     n = f" ({made.n})" if with_n else ""
     if made.n != entry.expected:
         n = f" ({made.n}/{entry.expected})"
-    return Shown(f"{100 * made.mean:.1f}{spread}{n}", entry.rank, is_odd=bool(entry.odd))
+    step = f" {LEFT_OUT}" if entry.left_out else ""
+    return Shown(f"{100 * made.mean:.1f}{spread}{n}{step}", entry.rank, is_odd=bool(entry.odd))
 
 
 def _gain(entry: Entry | None) -> Shown:

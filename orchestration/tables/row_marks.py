@@ -5,6 +5,8 @@ from typing import Any
 
 FEWER_STEPS, TRANSDUCTIVE = "‡", "§"
 _WORDS = {FEWER_STEPS: "fewer steps", TRANSDUCTIVE: "trained on validation images"}
+LEFT_OUT_WORDS = "a step left out"
+"""What files and figures say of an entry one of whose cells did not make the update of a step."""
 Key = tuple[str, ...]
 Record = Mapping[str, Any]
 

@@ -75,7 +75,9 @@ class Table:
         figure = self.published.get((row, column))
         of_figure = {"other crop": self.is_other_crop(figure), "published of best epoch": figure and self._is_last}
         of_row = [*row_marks.words(self.row_marks.get(row, "")), *(["seeds added adaptively"] if self.adaptive else [])]
-        return [*of_row, *(word for word, is_so in of_figure.items() if is_so)]
+        entry = self.entries.get((row, column))
+        of_entry = [row_marks.LEFT_OUT_WORDS] if entry and entry.left_out else []
+        return [*of_row, *of_entry, *(word for word, is_so in of_figure.items() if is_so)]
 
     @property
     def compares_last(self) -> bool:

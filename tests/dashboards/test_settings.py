@@ -80,6 +80,19 @@ def test_runs_that_never_predict_a_class_are_warned_of(made):
     assert "Warnings" in report.render(gathered)
 
 
+def test_run_that_left_out_a_step_is_warned_of_and_its_number_and_curve_are_marked(made):
+    loaded, grid_dir = made
+    finished_grids.finish(loaded, grid_dir, loaded.cells[:2])
+    path = grid_dir / "cells" / loaded.cells[1].folder_name / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps_left_out": [3]}))
+    gathered, stories, _ = told(loaded, grid_dir)
+    (warning,) = settings.warnings(gathered, stories)
+    assert warning["signature"] == loaded.cells[1].signature
+    assert warning["text"] == "left out step 3, not finite (trainer.when_not_finite=leave_out)"
+    page = report.render(gathered)
+    assert "¶ a cell made no update at a step that was not finite" in page and "(a step left out)" in page
+
+
 def test_provenance_counts_every_value_that_a_thing_had(made):
     loaded, grid_dir = made
     finished_grids.finish(loaded, grid_dir, loaded.cells[:3])

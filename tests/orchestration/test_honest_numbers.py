@@ -1,12 +1,15 @@
 """Numbers of plans, status, tables and data checks do not mislead."""
 
+import io
 import json
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 from launcher import Launcher
+from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestration.commands.main import app
@@ -17,7 +20,7 @@ from orchestration.launching.target import Target
 from orchestration.planning import costs, disk_space
 from orchestration.planning.plan import Plan, format_amount, format_duration
 from orchestration.runs.run_folder import folders
-from orchestration.tables.formats import to_markdown, to_rich
+from orchestration.tables.formats import show, to_csv, to_html, to_latex, to_markdown, to_rich
 from orchestration.tables.layouts import Layout
 from orchestration.tables.lines import notes
 from orchestration.tables.table import Table, build
@@ -161,6 +164,32 @@ def test_row_that_was_trained_on_validation_images_is_marked() -> None:
         "§ trained without their labels on what it is scored on: 24 validation images are in the unlabeled list"
         in said(table)
     )
+
+
+def test_entry_of_a_cell_that_left_out_a_step_is_marked_in_every_format_with_the_largest_share() -> None:
+    records = [
+        record("supervised", 0, 0.5, num_steps=400),
+        record("rankmatch", 0, 0.6, num_steps=400, steps_left_out=[7]),
+        record("rankmatch", 1, 0.6, num_steps=200, steps_left_out=[3]),
+        record("unimatch", 0, None, num_steps=10, steps_left_out=[1]),
+    ]
+    table = build(records, LAYOUT)
+    for text in (to_markdown(table), to_latex(table), to_html(("small", table)), drawn_text(table)):
+        assert re.search(r"60\.0.* ¶", text), text
+        assert not re.search(r"50\.0.* ¶", text) and "— ¶" not in text
+    assert "¶ a cell made no update at a step that was not finite (trainer.when_not_finite): 1 of 200 steps" in said(
+        table
+    )
+    lines = to_csv(table).splitlines()
+    assert ["a step left out" in line for line in lines[1:]] == [False, True, False]
+    without = build([{**made, "steps_left_out": []} for made in records], LAYOUT)
+    assert "¶" not in to_markdown(without) + "".join(said(without))
+
+
+def drawn_text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show(table, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_unequal_steps_are_marked_in_the_table_of_a_launch(launched: Launcher, copied: Path) -> None:

@@ -126,6 +126,25 @@ def test_agents_are_worded_with_their_selection_and_all_pixels_have_no_number() 
     )
 
 
+def test_paragraph_says_how_many_steps_were_left_out_and_by_which_setting() -> None:
+    runs = [replace(one, record=one.record | {"num_steps": 2}) for one in RUNS]
+    assert "left out" not in methods_paragraph(runs)
+    for one in runs:
+        one.numerics.trainer.when_not_finite = "leave_out"
+    try:
+        sentence = "A step that is not finite is left out, once (trainer.when_not_finite=leave_out): "
+        assert f"{sentence}no step. Each" in methods_paragraph(runs)
+        of_rank = {"steps_left_out": [1]}
+        broken = [replace(one, record=one.record | of_rank) if one.numerics.method.name == "rankmatch" else one
+                  for one in runs]  # fmt: skip
+        told = "no step (supervised training) or 1 of 2 steps (RankMatch)"
+        assert f"takes 2 steps. {sentence}{told}. Each" in methods_paragraph(broken)
+        assert facts.settings(broken)["left out (trainer.when_not_finite=leave_out)"] == told
+    finally:
+        for one in runs:
+            one.numerics.trainer.when_not_finite = "stop"
+
+
 def described(*words: object) -> object:
     return CliRunner().invoke(app, ["describe", *map(str, words)])
 

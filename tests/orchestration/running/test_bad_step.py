@@ -1,6 +1,7 @@
 """A cell with a step that is not finite is given up, or its next attempt leaves the step out where that is asked."""
 
 import errno
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +40,16 @@ def only(launcher: Launcher) -> RunFolder:
     return folder
 
 
+def said(*words: str) -> str:
+    shown = CliRunner().invoke(app, [*words], env={"COLUMNS": "250"})
+    assert shown.exit_code == 0, shown.output
+    return " ".join(shown.output.split())
+
+
 @pytest.mark.usefixtures("nan_at_step_1")
-def test_next_attempt_leaves_the_step_out_if_asked_and_the_report_says_so(fresh: Launcher, tmp_path: Path) -> None:
+def test_next_attempt_leaves_the_step_out_if_asked_and_all_that_tells_of_the_cell_says_so(
+    fresh: Launcher, tmp_path: Path
+) -> None:
     asked = (*CELL, "trainer.when_not_finite=leave_out")
     assert fresh(*asked) == 1
     folder = only(fresh)
@@ -50,7 +59,16 @@ def test_next_attempt_leaves_the_step_out_if_asked_and_the_report_says_so(fresh:
     assert fresh(*asked) == 0
     assert folder.result()["steps_left_out"] == [1] and folder.result()["attempt"] == 2
     assert 1 not in folder.steps()["step"].to_pylist()
-    assert f"- {folder.signature} (fixmatch-4-s0) left out step 1" in (fresh.runs / "small/report.md").read_text()
+    report = (fresh.runs / "small/report.md").read_text()
+    assert f"- {folder.signature} (fixmatch-4-s0) left out step 1, not finite" in report
+    assert "¶ a cell made no update" in report and "a step left out" in (fresh.runs / "small/table.csv").read_text()
+    where = ("--grid", "small", "--runs", str(fresh.runs))
+    assert "left out step 1, not finite (trainer.when_not_finite=leave_out)" in said("status", *where)
+    assert "(trainer.when_not_finite=leave_out): 1 of 2 steps." in said("describe", "small", "--runs", str(fresh.runs))
+    exported = tmp_path / "runs.json"
+    assert "steps left out" in said("results", "--runs", str(fresh.runs))
+    said("results", "--runs", str(fresh.runs), "--format", "json", "-o", str(exported))
+    assert json.loads(exported.read_text())["steps_left_out"] == [1]
 
 
 @pytest.mark.usefixtures("nan_at_step_1")
