@@ -139,7 +139,12 @@ def _entry(
 
 def _left_out(finished: Sequence[Record]) -> tuple[int, int] | None:
     found = [(len(steps), record["num_steps"]) for record in finished if (steps := record.get("steps_left_out"))]
-    return max(found, key=lambda one: one[0] / one[1], default=None)
+    return largest_share(found)
+
+
+def largest_share(left_out: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return the pair of steps without an update and all steps whose share is the largest; None if there is none."""
+    return max(left_out, key=lambda one: one[0] / max(one[1], 1), default=None)  # a damaged result may have no step
 
 
 def _key(record: Record, axes: Sequence[str]) -> Key:

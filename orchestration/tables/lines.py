@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestration.tables.comparisons import MIN_T, Comparison
+from orchestration.tables.entries import largest_share
 from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Key, Table
 
 NO_PAIRS = "no pairs"
@@ -109,10 +110,9 @@ def _note_on_incomplete(done: int, expected: int) -> str:
 
 
 def _note_on_steps(left_out: Sequence[tuple[int, int]]) -> list[str]:
-    if not left_out:
+    if (largest := largest_share(left_out)) is None:
         return []
-    missed, taken = max(left_out, key=lambda one: one[0] / one[1])
-    most = f"{missed:,} of {taken:,} steps" + (" at most" if len(left_out) > 1 else "")
+    most = "{:,} of {:,} steps".format(*largest) + (" at most" if len(left_out) > 1 else "")
     return [f"{LEFT_OUT} a cell made no update at a step that was not finite (trainer.when_not_finite): {most}"]
 
 

@@ -186,6 +186,11 @@ def test_entry_of_a_cell_that_left_out_a_step_is_marked_in_every_format_with_the
     assert "¶" not in to_markdown(without) + "".join(said(without))
 
 
+def test_result_that_says_it_took_no_step_and_left_one_out_harms_no_table() -> None:
+    table = build([record("a", 0, 0.5, num_steps=0, steps_left_out=[1]), record("b", 0, 0.6, num_steps=9)], LAYOUT)
+    assert "| 50.0 (1) ¶ |" in to_markdown(table) and "| **60.0 (1)** |" in to_markdown(table)
+
+
 def drawn_text(table: Table) -> str:
     console = Console(file=io.StringIO(), width=200)
     show(table, console)
