@@ -197,7 +197,8 @@ def _put_away(cell: RunFolder, here: RunsFolder, *, was_there: bool) -> None:
     """Move the unfinished folder of a cell to the trash, unless a launch here was faster."""
     if cell.has_result() or not was_there or _at_work(cell):
         raise ValueError(f"{cell.path} was begun or finished here meanwhile")
-    is_stored = store.is_in_store(cell, here)
+    if is_stored := store.is_in_store(cell, here):
+        store.refuse_shared(here)
     place = trash.folder(here.cells_dir if is_stored else cell.grid.path)
     durable.move(cell.path, place / cell.name)
 

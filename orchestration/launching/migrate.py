@@ -50,6 +50,8 @@ def migrate(runs: Path, console: Console) -> None:
         num_mended = sum(store.mend_links(one) for one in grids)
         places = _places(grids, root, console)
         moves = [_decided(cells, store.stored(root.path)) for cells in places.values()]
+        if any(store.is_in_store(other, root) for move in moves for other in move.others):
+            store.refuse_shared(root)
         for one in grids:
             _keep_axes(one.path)
         names = store.names_in_links(root.path)

@@ -113,6 +113,17 @@ def test_unfinished_cell_is_replaced_and_lies_in_the_trash(there: Path, own: Pat
     assert list((own / ".trash" / "cells").glob(f"*/{cell.name}/attempts/1/events.jsonl"))
 
 
+def test_unfinished_cell_of_a_store_that_others_may_share_is_not_replaced(there: Path, own: Path, tmp_path) -> None:
+    cell = next(iter(cells(own).values()))
+    cell.result_file.unlink()
+    cell.attempts()[-1].event("stopped", step=1, kind="cancelled")
+    (own / "cells").rename(tmp_path / "cells")
+    (own / "cells").symlink_to(tmp_path / "cells")
+    said = take(there, own, code=1)
+    assert "which other runs folders may have too, so nothing is taken out of it" in said
+    assert cell.attempts() and not cell.has_result() and not (own / ".trash").exists()
+
+
 def test_cell_that_is_trained_here_is_left(there: Path, own: Path) -> None:
     cell = cells(own)["rankmatch-4-s0"]
     cell.result_file.unlink()

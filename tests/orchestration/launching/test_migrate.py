@@ -180,6 +180,19 @@ def test_link_that_leads_nowhere_is_not_told_as_mended(old: Launcher, monkeypatc
     assert "3 cells of 1 grid moved" in said and "of an earlier call" not in said
 
 
+def test_migration_replaces_no_cell_of_a_store_that_others_may_share(again: Launcher, tmp_path: Path) -> None:
+    as_before(again.runs, "twin")
+    begun = next(iter(folders(again.runs / "twin").values()))
+    begun.result_file.unlink()
+    begun.attempts()[-1].event("stopped", step=1, kind="cancelled")
+    (tmp_path / "cells").mkdir()
+    begun.path.rename(tmp_path / "cells" / begun.name)
+    (again.runs / "cells").symlink_to(tmp_path / "cells")
+    assert "nothing is taken out of it" in say("migrate", again.runs, code=2)
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == [begun.name]
+    assert not any(cell.path.is_symlink() for cell in folders(again.runs / "small").values())
+
+
 def test_migration_waits_for_no_launch(old: Launcher) -> None:
     cell = next(iter(folders(old.runs / "small").values()))
     cell.result_file.unlink()
