@@ -257,7 +257,7 @@ def lines(cells: Sequence[Task], pool: Pool) -> list[str]:
     over = 100 * (outcome.makespan_s / outcome.bound_s - 1)
     ends = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.ends.items())) or "none"
     text = [
-        f"simulated: {counted(len(cells), 'cell')} on {counted(pool.num_gpus, 'GPU')}, {outcome.num_done} done",
+        f"simulated: {counted(len(cells), 'cell')} on {counted(pool.num_gpus, 'GPU')}, {outcome.num_done:,} done",
         f"makespan: {format_duration(outcome.makespan_s)}, {over:.1f} % above the lower bound of "
         f"{format_duration(outcome.bound_s)}",
         f"attempts that ended early: {ends}",

@@ -278,7 +278,7 @@ def test_no_address_leads_out_of_the_folder(tmp_path):
     (grid_dir / "report.html").symlink_to(secret)
     of_cell = f"/g/made/cells/{loaded.cells[10].signature}"
     with served(runs) as site:
-        assert "linked" not in site.ask("/").text
+        assert "/g/linked" not in site.ask("/").text
         page = site.ask(f"{of_cell}/").text
         assert "out.png" not in page
         assert "secret" not in page

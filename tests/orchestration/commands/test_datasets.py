@@ -238,9 +238,14 @@ def test_stack_that_is_drawn_from_in_two_commands_has_nested_lists(stack):
     assert three < five < eight
 
 
-@pytest.mark.parametrize("words", [("data", "check"), ("data", "show"), ("data", "pack"), ("splits", "draw")])
+@pytest.mark.parametrize("words", [("data", "check"), ("data", "pack"), ("splits", "draw")])
 def test_help_says_that_a_data_set_can_be_a_file(words):
     assert "A data set of experiments/conf/dataset, or a file." in " ".join(command(*words, "--help").stdout.split())
+
+
+def test_help_says_of_whose_steps_crops_can_be_drawn():
+    said = " ".join(command("data", "show", "--help").stdout.split())
+    assert "A data set, its file, or the run folder of a cell." in said
 
 
 def test_label_that_was_looked_for_is_named(own_images):

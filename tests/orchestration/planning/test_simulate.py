@@ -91,7 +91,7 @@ def test_ten_thousand_cells_with_failures_and_advice_take_seconds():
     began = time.process_time()
     text = simulate.lines(cells, Pool(512, mtbf_hours=200, preempt_hours=50, queue_min=10))
     assert time.process_time() - began < 10
-    assert text[0] == "simulated: 10000 cells on 512 GPUs, 10000 done"
+    assert text[0] == "simulated: 10,000 cells on 512 GPUs, 10,000 done"
 
 
 @pytest.mark.parametrize(("mtbf_hours", "written_s"), [(24, 30), (200, 4), (5, 4)])

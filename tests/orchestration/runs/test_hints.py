@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -31,6 +32,7 @@ EXECUTED = {
     "cancel": "test_cell_at_work_is_not_dropped_and_the_command_that_ends_it_is_known",
     "mv": "test_dropped_cell_comes_back_by_the_command_that_is_named",
     "ln": "test_dropped_cell_comes_back_by_the_command_that_is_named",
+    "cells": "test_cells_that_no_grid_has_are_moved_by_the_command_that_is_named",
     "report": "test_page_that_was_not_written_is_written_by_the_command_that_is_named",
     "tune": "test_search_is_resumed_by_the_command_that_is_named",
     "ui": "test_page_of_mlflow_is_opened_by_the_command_that_a_launch_names",
@@ -104,6 +106,14 @@ def test_launch_that_leaves_a_failed_cell_says_so_last_with_commands_that_work(o
     assert (run(status), run(retry)) == (0, 1)  # it fails again
     printed = own.launch("method=supervised", code=0)
     assert "2 of 2 cells are done" in printed and "failed" not in printed.rpartition("2 of 2 cells")[2]
+
+
+def test_cells_that_no_grid_has_are_moved_by_the_command_that_is_named(own: OwnGrid, tmp_path, monkeypatch) -> None:
+    shutil.rmtree(own.runs / "membranes")
+    before = len([*(own.runs / "cells").iterdir()])
+    (drop,) = said(own("cells"))
+    monkeypatch.chdir(tmp_path)
+    assert run(drop) == 0 and before > 0 and not [*(own.runs / "cells").iterdir()]
 
 
 def test_page_of_mlflow_is_opened_by_the_command_that_a_launch_names(own: OwnGrid, tmp_path, monkeypatch) -> None:
