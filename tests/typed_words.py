@@ -29,6 +29,7 @@ class Options:
     size_from_history: bool = False
     budget_gpu_hours: float | None = None
     until: str = ""
+    within_budget: bool = False
     available: bool = False
     only: Sequence[str] = ()
     adaptive: bool | None = None

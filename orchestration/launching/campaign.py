@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestration.grids import launched
+from orchestration.grids import inputs, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.places import Places
 from orchestration.launching import controller, earlier_code, launch, step, steps
 from orchestration.launching.hand_in import Submitted, queued_jobs, say_what, scheduler_of, site_at, submit, workers_of
-from orchestration.launching.launch_folder import keep_difference, only_launch_of
+from orchestration.launching.launch_folder import keep_difference, only_launch_of, was_available
 from orchestration.launching.options import OnSlurm, Wanted, Workers
 from orchestration.launching.steps import Begun
 from orchestration.launching.target import Target
@@ -95,8 +95,12 @@ def dry_run(
     return 0
 
 
-def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[str], console: Console) -> None:
+def launch_again(
+    grid_dir: Path, signatures: Sequence[str], settings: Sequence[str], console: Console, *, named: bool = True
+) -> None:
     """Submit some cells of a grid again with the settings of its newest launch, changed by `key=value` words.
+
+    Where nobody `named` them, only those with inputs, if that launch left out others.
 
     Raises:
         ValueError: It was not launched on Slurm, or a setting is not allowed because it would make them other cells.
@@ -106,12 +110,15 @@ def launch_again(grid_dir: Path, signatures: Sequence[str], settings: Sequence[s
     of_site = [setting for setting in settings if setting.startswith(cluster.PREFIX)]
     others = [setting for setting in settings if setting not in of_site]
     site = cluster.from_values(before.cluster, of_site)
-    named = {setting.removeprefix(cluster.PREFIX).partition("=")[0] for setting in of_site}
+    settled = {setting.removeprefix(cluster.PREFIX).partition("=")[0] for setting in of_site}
     # what the site said before has been weighed against the command line of the launch, whose grid holds the outcome
-    loaded = _composed(grid_dir, others, cluster.places_of(site).only(named), settings)
+    loaded = _composed(grid_dir, others, cluster.places_of(site).only(settled), settings)
     retried = _of_grid(loaded, signatures, console)
+    left_out = {key: why for key, why in before.left_out.items() if key not in retried}
+    left_out |= inputs.absent(loaded.cells) if not named and was_available(grid_dir) else {}
     order = _Order(workers_of(before), site, before.dirty or not before.commit, retried, before.budget_gpu_hours,
-                   last_tracking_uri("", grid_dir), size_from_history=before.sizes is not None)  # fmt: skip
+                   last_tracking_uri("", grid_dir), size_from_history=before.sizes is not None,
+                   left_out=left_out)  # fmt: skip
     with only_launch_of(grid_dir):
         _submit_new(loaded, grid_dir, order, console)
 

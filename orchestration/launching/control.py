@@ -249,8 +249,8 @@ def retry(
     signatures = [signature_in(name) for name in names]
     if not on_slurm:
         _refuse_others(grid_dir, signatures, settings)
-        return launch.launch_again(grid_dir, settings, signatures, console)
-    campaign.launch_again(grid_dir, signatures, settings, console)
+        return launch.launch_again(grid_dir, settings, signatures, console, named=bool(cells))
+    campaign.launch_again(grid_dir, signatures, settings, console, named=bool(cells))
     return 0
 
 

@@ -14,7 +14,7 @@ from orchestration.grids import adaptively, index, inputs, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.launching import added_seeds, elsewhere, launch_order, outcome, page, steps, waiting
-from orchestration.launching.launch_folder import keep_difference, only_launch_of
+from orchestration.launching.launch_folder import keep_difference, only_launch_of, was_available
 from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.progress import Progress, Snapshot
 from orchestration.launching.steps import Begun
@@ -132,10 +132,8 @@ def _until_later(wanted: Wanted, target: Target, planned: Plan) -> float | None:
 
 def _left_out_later(wanted: Wanted, target: Target) -> Mapping[str, str]:
     """Return what `resume` will leave out; see `_until_later`."""
-    if not wanted.retried:
-        return target.left_out
-    before = launch_order.newest_left_out(target.grid_dir)
-    return {signature: why for signature, why in before.items() if signature not in wanted.retried}
+    before = launch_order.newest_left_out(target.grid_dir) if wanted.retried else {}
+    return {key: why for key, why in before.items() if key not in wanted.retried} | {**target.left_out}
 
 
 def dry_run(wanted: Wanted, workers: Workers, console: Console, *, as_json: bool = False) -> int:
@@ -160,16 +158,19 @@ def dry_run(wanted: Wanted, workers: Workers, console: Console, *, as_json: bool
     return 0
 
 
-def launch_again(grid_dir: Path, settings: Sequence[str], retried: Sequence[str], console: Console) -> int:
+def launch_again(
+    grid_dir: Path, settings: Sequence[str], retried: Sequence[str], console: Console, *, named: bool = True
+) -> int:
     """Launch a grid, or some of its cells, as its newest launch here was; see `launch`.
 
-    Cells that are asked for by name are trained however late they end.
+    Cells that are retried are trained however late they end, but where nobody `named` them, only those with inputs.
     """
     workers, address = launch_order.newest(grid_dir)
-    folder = GridFolder(grid_dir)
+    folder, left_out = GridFolder(grid_dir), launch_order.newest_left_out(grid_dir)
     wanted = Wanted(str(folder.grid_file), settings, folder.runs.path, retried,
                     until=None if retried else launch_order.newest_until(grid_dir),
-                    left_out={} if retried else launch_order.newest_left_out(grid_dir),
+                    available=not named and was_available(grid_dir),
+                    left_out={key: why for key, why in left_out.items() if key not in retried},
                     adaptive=launch_order.newest_adaptive(grid_dir))  # fmt: skip
     return launch(wanted, workers, console, address=address)
 

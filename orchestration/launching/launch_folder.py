@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from orchestration.grids import index, kept_lists, launched
+from orchestration.grids import index, inputs, kept_lists, launched
 from orchestration.grids.cells import Cell
 from orchestration.grids.described import describe
 from orchestration.grids.index import IndexedCell
@@ -41,6 +41,11 @@ def only_launch_of(grid_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def was_available(grid_dir: Path) -> bool:
+    """Return whether cells of a grid are left out as `--available` found inputs of theirs missing."""
+    return any(cell.left_out.startswith(inputs.ABSENT) for cell in index.read_if_there(grid_dir))
 
 
 def make_folders(target: Target, planned: Plan) -> Path:

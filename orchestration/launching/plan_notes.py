@@ -35,7 +35,8 @@ def _left_out_in_words(target: Target, planned: Plan) -> list[str]:
         {name for name, why in target.left_out.items() if name in out and why.startswith(kind)}
         for kind in (inputs.ABSENT, budget.OVER)
     )
-    later = f"{hints.command('retry', target.grid_dir)} trains them once these are, and nothing else does"
+    retry = hints.command("retry", target.grid_dir)
+    later = f"{retry} trains them once these are, as the next launch does; neither starts by itself"
     said = (
         [f"--available leaves out {_of_tables(target, absent)}, whose inputs are not here: {later}"] if absent else []
     )

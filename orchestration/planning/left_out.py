@@ -22,7 +22,11 @@ def in_words(reasons: Sequence[str], grid_dir: Path) -> list[str]:
     told = (
         ("by --until", len(reasons) - num_absent - num_over - num_not_needed, "all the same"),
         ("by --within-budget", num_over, "all the same"),
-        ("by --available, as inputs were not there", num_absent, "once these are there, and nothing else does"),
+        (
+            "by --available, as inputs were not there",
+            num_absent,
+            "once these are there, as the next launch does; neither starts by itself",
+        ),
     )
     return [
         f"{counted(num, 'cell', 'was')} left out {option}; {command} trains {'it' if num == 1 else 'them'} {when}"

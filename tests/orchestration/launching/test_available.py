@@ -11,7 +11,7 @@ from two_grids import NUM_DISTINCT, TwoGrids
 from typed_words import Options, launch
 
 from orchestration.grids import launched
-from orchestration.launching import step
+from orchestration.launching import control, step
 from orchestration.machine import snapshot
 from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import Campaign
@@ -121,6 +121,18 @@ def test_what_is_here_is_launched_and_the_rest_not_run_until_its_data_are_there(
     assert "| not run |" not in after and "2 of 2 cells are done." in after
 
 
+def test_retry_passes_over_what_is_still_not_here_unless_it_is_named(made):
+    made.launch("--available", code=1)
+    made("drop", "supervised-4-s0", "--grid", "both")
+    said = made("retry", "--grid", "both", code=1)
+    assert LEFT_OUT in said and f"{NUM_DISTINCT} of {NUM_DISTINCT + 2} cells are done, 2 are left" in said
+    made("drop", "supervised-4-s0", "--grid", "both")
+    made("retry", "supervised-4-s0", "--grid", "both", code=1)
+    assert statuses(made) == {"done": NUM_DISTINCT, "not submitted": 2}
+    assert LEFT_OUT in made("resume", "--grid", "both", code=1)
+    assert NEEDED in made("retry", "scan", "--grid", "both", code=2)
+
+
 def test_campaign_submits_what_is_here_and_ends_without_the_rest(made, slurm, monkeypatch):  # noqa: F811
     monkeypatch.setattr(snapshot, "take", lambda grid_dir, **_: snapshot.Snapshot(grid_dir / "code", "abc", ""))
     console = Console(width=300, record=True)
@@ -138,6 +150,11 @@ def test_campaign_submits_what_is_here_and_ends_without_the_rest(made, slurm, mo
     campaign = Campaign.read(launch_dir)
     assert {*campaign.left_out} == absent
     assert step.left_out(campaign, every, grid_dir, {}) == absent
+    slurm.queued.clear()
+    control.retry(grid_dir, (), (), (), console)
+    *_, launch_dir = sorted((grid_dir / "launches").iterdir())
+    assert {*Campaign.read(launch_dir).left_out} == absent
+    assert {one.number for one in submissions.newest_jobs(grid_dir).values()} == {f"2_{n}" for n in range(NUM_DISTINCT)}
 
 
 @pytest.mark.usefixtures("roomy")
