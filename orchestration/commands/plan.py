@@ -67,7 +67,7 @@ def plan(
             raise ValueError("--simulate must be left out with --adaptive: it plays the whole grid")
         if selection.until:
             raise ValueError("--simulate must be left out with --until: it plays the whole grid")
-        _simulate(Wanted(grid or DEFAULT_GRID, overrides or (), runs, only=selection.only or ()), given)
+        _simulate(Wanted(grid or DEFAULT_GRID, overrides or (), runs, only=selection.only or (), adaptive=0), given)
         return
     if given:
         name = next(iter(given)).removeprefix("num_").replace("_", "-")

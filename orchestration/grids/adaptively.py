@@ -12,18 +12,23 @@ FIRST_SEEDS = 5
 """With how many seeds an entry begins if nobody says: three agree by chance too often where numbers have two modes."""
 
 
-def asked(loaded: Grid, first: int | None) -> Grid:
-    """Return a grid with the number of first seeds that the command line asks for; None: what its file says.
+def asked(loaded: Grid, first: int | None, stored: Mapping[str, Any]) -> Grid:
+    """Return a grid with the number of first seeds that the command line asks for; 0: all at once.
 
-    Tables that cannot be tested, or have no more seeds, keep all their cells.
+    None: what its file says, else the file of the grid's folder, `stored`, as that launch began. Tables that cannot be
+    tested, or have no more seeds, keep all their cells.
 
     Raises:
         ValueError: No table can have seeds added to it.
     """
     if first is None:
-        return loaded
-    whys = {one.name: _why_not(one, first) for one in loaded.tables if first}
-    if first and all(whys.values()):
+        return _with(
+            {one.name: one.table.adaptive or _begun_with(loaded, one, stored) for one in loaded.tables}, loaded
+        )
+    if not first:
+        return _with(dict.fromkeys((one.name for one in loaded.tables), 0), loaded)
+    whys = {one.name: _why_not(one, first) for one in loaded.tables}
+    if all(whys.values()):
         name, why = next(iter(whys.items()))
         raise ValueError(f"--adaptive must be given for a grid with a baseline and seeds to add: {name} {why}")
     return _with({name: 0 if why else first for name, why in whys.items()}, loaded)
@@ -78,6 +83,18 @@ def _refuse_other_looks(one: Grid, content: Any) -> None:  # noqa: ANN401 (of a 
     known = [seed for seed in map(str, stored if isinstance(stored, list) else []) if seed in now]
     if now[: len(known)] != known:
         raise ValueError(f"seed must begin with {', '.join(known)}, in this order, as {since}; got {', '.join(now)}")
+
+
+def _begun_with(loaded: Grid, one: Grid, stored: Mapping[str, Any]) -> int:
+    """Return with how many seeds a table began by the file of the grid's folder; 0: with all, or none can be added."""
+    first = _first_in(_part_of(stored, one.name) if loaded.parts else stored)
+    return first if first and not _why_not(one, first) else 0
+
+
+def _part_of(stored: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (of a file that is yet to be checked)
+    named = stored.get(parts.GRIDS)
+    part = named.get(name) if isinstance(named, dict) else None
+    return part.get("grid") if isinstance(part, dict) else None
 
 
 def _first_in(content: Any) -> int:  # noqa: ANN401 (of a file that is yet to be checked)

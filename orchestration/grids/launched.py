@@ -106,6 +106,20 @@ def whole(loaded: Grid, grid_dir: Path) -> Grid:
     return adaptively.kept(every, loaded, content)
 
 
+def with_first_seeds(loaded: Grid, first: int | None, grid_dir: Path) -> Grid:
+    """Return a grid with the number of first seeds that the command line asks for; see `adaptively.asked`.
+
+    Raises:
+        ValueError: No table can have seeds added to it.
+    """
+    file = GridFolder(grid_dir).grid_file
+    try:
+        stored = grid.read_yaml(file) if first is None and file.is_file() else {}
+    except ValueError:  # it will be rewritten, and is named then
+        stored = {}
+    return adaptively.asked(loaded, first, stored)
+
+
 def _whole(loaded: Grid, grid_dir: Path) -> Grid:
     if loaded.parts and GridFolder(grid_dir).grid_file.is_file():
         return _whole_of_parts(loaded, grid_dir)

@@ -35,6 +35,26 @@ def of_target(target: Target, states: Mapping[str, FolderState] | None = None) -
     return adaptive.needs(mine, _numbers(states))
 
 
+def refuse_within_budget(loaded: Grid, *, within_budget: bool) -> None:
+    """Refuse to leave out what exceeds a budget where seeds are added here: what the rounds take is known only later.
+
+    Raises:
+        ValueError: Both are asked for.
+    """
+    if within_budget and any(one.table.adaptive for one in loaded.tables):
+        raise ValueError(
+            "--within-budget must be left out where seeds are added adaptively and this process trains, as the seeds "
+            "of later rounds are not known yet: give --budget-gpu-hours for all seeds, or --no-adaptive"
+        )
+
+
+def with_later_seeds(target: Target) -> Target:
+    """Return a retry of all open cells by which seeds that no pair needs so far wait, instead of being passed over."""
+    needs = of_target(target)
+    refused = {key: why for key, why in target.refused.items() if needs is None or key in needs.cells}
+    return replace(target, refused=refused)
+
+
 def of_folder(grid_dir: Path) -> Needs | None:
     """Return what the tables of a launched grid need; None if they all need all their cells.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestration.grids import adaptively, index, inputs, launched
+from orchestration.grids import index, inputs, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.launching import added_seeds, elsewhere, launch_order, outcome, page, steps, waiting
@@ -25,14 +25,14 @@ from orchestration.machine.counts import counted
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells
 from orchestration.mirror.tracking import Launch
 from orchestration.planning import adaptive, simulate
-from orchestration.planning.plan import Item, Plan
+from orchestration.planning.plan import Action, Item, Plan
 from orchestration.results import report, show
 from orchestration.running.run_cell import launcher
 from orchestration.runs import folder_states, made_with, store
 from orchestration.runs.folders import GridFolder, LaunchFolder, signature_in
 from orchestration.runs.jobs import FollowedJobs, Jobs, Scheduler, SchedulerError
 from orchestration.runs.patience import WAITS_S, patiently, say_once
-from orchestration.runs.run_folder import FolderState, RunFolder, folders
+from orchestration.runs.run_folder import FolderState, folders
 from orchestration.runs.states import CellState
 from rankmatch.durable import make_folder
 
@@ -49,7 +49,7 @@ def composed(wanted: Wanted) -> Grid:
     """
     store.refuse_grid_of_its_name(wanted.runs.resolve())
     loaded = launched.load(wanted.grid, wanted.overrides, wanted.runs, site=wanted.places, only=wanted.only)
-    return adaptively.asked(loaded, wanted.adaptive)
+    return launched.with_first_seeds(loaded, wanted.adaptive, wanted.runs.resolve() / loaded.name)
 
 
 def left_out_of(wanted: Wanted, loaded: Grid) -> dict[str, str]:
@@ -72,12 +72,14 @@ def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str =
     """
     announce.begin(console, f"composing the cells of {wanted.grid}")
     loaded = composed(wanted)
+    added_seeds.refuse_within_budget(loaded, within_budget=wanted.within_budget)
     grid_dir = wanted.runs.resolve() / loaded.name
     make_folder(grid_dir)
-    with only_launch_of(grid_dir):
+    with only_launch_of(grid_dir), waiting.at_work(grid_dir):
         target = Target.of(
             loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until, left_out=left_out_of(wanted, loaded)
         )
+        target = target if wanted.named else added_seeds.with_later_seeds(target)
         target, planned = steps.plan_within(target, wanted.budget_gpu_hours, leaves_out=wanted.within_budget)
         steps.refuse_more_than(planned, wanted.budget_gpu_hours)
         code = _launch_once(wanted, target, planned, console, address, uri)
@@ -85,6 +87,9 @@ def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str =
             target, planned = more
             announce.say(console, "\nthe numbers so far leave differences open, so these get another seed:")
             code = _launch_once(wanted, target, planned, console, address, uri)
+        if code != STOPPED:
+            for line in outcome.of_nobody(_at_rest(target), grid_dir):
+                announce.say(console, line)
     return code
 
 
@@ -105,10 +110,9 @@ def _launch_once(wanted: Wanted, target: Target, planned: Plan, console: Console
 def _with_added_seeds(target: Target, planned: Plan) -> tuple[Target, Plan] | None:
     """Return what to train after a plan: cells that no pair needed then and one needs now; None if there is none.
 
-    Others of the plan that are not done have been tried by this launch.
+    Others of the plan that are not done have been tried by this launch, or were not asked for. A plan that only leaves
+    out cells is carried out, too: it records why.
     """
-    if target.retried:
-        return None
     waited = {item.cell.signature for item in planned.items if adaptive.waits(item)}
     others = {cell.signature for cell in target.loaded.cells} - waited
     again = Target.of(
@@ -120,7 +124,8 @@ def _with_added_seeds(target: Target, planned: Plan) -> tuple[Target, Plan] | No
         left_out=target.left_out,
     )
     found = steps.plan_of(again) if waited else planned
-    return (again, found) if waited and found.jobs else None
+    due = [one for one in found.items if one.cell.signature in waited and (one.to_do or one.action is Action.LEAVE_OUT)]
+    return (again, found) if any(not adaptive.waits(item) for item in due) else None
 
 
 def _until_later(wanted: Wanted, target: Target, planned: Plan) -> float | None:
@@ -143,6 +148,7 @@ def dry_run(wanted: Wanted, workers: Workers, console: Console, *, as_json: bool
         ValueError: What a launch would refuse before it looks at the data.
     """
     loaded = composed(wanted)
+    added_seeds.refuse_within_budget(loaded, within_budget=wanted.within_budget)
     target = Target.of(
         loaded,
         wanted.runs.resolve() / loaded.name,
@@ -169,6 +175,7 @@ def launch_again(
     folder, left_out = GridFolder(grid_dir), launch_order.newest_left_out(grid_dir)
     wanted = Wanted(str(folder.grid_file), settings, folder.runs.path, retried,
                     until=None if retried else launch_order.newest_until(grid_dir),
+                    named=named,
                     available=not named and was_available(grid_dir),
                     left_out={key: why for key, why in left_out.items() if key not in retried},
                     adaptive=launch_order.newest_adaptive(grid_dir))  # fmt: skip
@@ -209,29 +216,33 @@ def _train(
     finally:
         written = finish(target.every, grid_dir, console)
         end_mirror(loaded, target.every, grid_dir, begun.mirror, written, console)
-    found = run_folders(loaded, grid_dir)
-    states = folder_states.states(found)
-    needs = added_seeds.of_target(target, states)
-    due = {key: state for key, state in states.items() if needs is None or key in needs.cells}
-    ended = [*due.values()]
-    to_others = elsewhere.left_to(grid_dir, found, states) if target.loaded.shares_cells else {}
+    states, to_others = _needed(target)
+    ended = [*states.values()]
     said = outcome.lines(ended, grid_dir, stopped=stopped) + outcome.of_others(to_others, grid_dir)
-    if not stopped:
-        said += outcome.of_nobody(_at_rest(grid_dir, found, due, to_others), grid_dir)
     announce.say(console, "\n".join(said))
     if stopped:
         return STOPPED
     return 0 if all(state.status is CellState.DONE for state in ended) else 1
 
 
-def _at_rest(
-    grid_dir: Path,
-    found: Mapping[str, RunFolder],
-    states: Mapping[str, FolderState],
-    to_others: Mapping[str, Sequence[str]],
-) -> list[str]:
-    """Return the cells that are open and neither left out nor another grid's, whose launch may have died meanwhile."""
-    left_out = {cell.signature for cell in index.read_if_there(grid_dir) if cell.left_out}
+def _needed(target: Target) -> tuple[Mapping[str, FolderState], Mapping[str, Sequence[str]]]:
+    """Return the states of the cells that the tables need now, and the names of those left to each other grid."""
+    found = run_folders(target.loaded, target.grid_dir)
+    states = folder_states.states(found)
+    needs = added_seeds.of_target(target, states)
+    due = {key: state for key, state in states.items() if needs is None or key in needs.cells}
+    return due, elsewhere.left_to(target.grid_dir, found, states) if target.loaded.shares_cells else {}
+
+
+def _at_rest(target: Target) -> list[str]:
+    """Return the cells that are open and neither left out nor another grid's, whose launch may have died meanwhile.
+
+    The index has left out seeds that were needed only later; those that are needed now are known.
+    """
+    states, to_others = _needed(target)
+    found = run_folders(target.loaded, target.grid_dir)
+    indexed = index.read_if_there(target.grid_dir)
+    left_out = {one.signature for one in indexed if one.left_out and not one.left_out.startswith(adaptive.WHY)}
     kept = {name for names in to_others.values() for name in names}
     open_ = [key for key, one in states.items() if one.status in (CellState.MISSING, CellState.INTERRUPTED)]
     return [found[key].slug for key in open_ if key not in left_out and found[key].slug not in kept]

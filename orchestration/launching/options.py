@@ -22,6 +22,8 @@ class Wanted:
     runs: Path = field(default_factory=lambda: Path("runs"))
     retried: Collection[str] = ()
     """Signatures of cells that alone are launched, and tried again however they failed; none: the whole grid."""
+    named: bool = True
+    """Whether the user named the cells that are retried; else seeds that they show to be needed follow them."""
     budget_gpu_hours: float | None = None
     """A plan that is estimated to take more is refused."""
     until: float | None = None

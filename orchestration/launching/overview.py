@@ -29,7 +29,7 @@ class Overview:
     is_unclear: bool = False
     """Slurm did not answer, or launches are closed to this user: steps of open campaigns may be due but not named."""
     is_resumed: bool = False
-    """A controller takes the next step of an open campaign."""
+    """A controller takes the next step of an open campaign, or a launch here that of the grid."""
     notes: list[str] = field(default_factory=list)
     """Who has to act next, what waits in vain, and what could not be asked; the last of the lines."""
 
@@ -122,7 +122,7 @@ class _Steps:
 
 def _who_goes_on(grid_dir: Path, rows: list[CellStatus]) -> _Steps:
     """Look at each open launch, and write lines about those that the user has to resume."""
-    found = _Steps()
+    found = _Steps(is_resumed=waiting.lives(grid_dir))
     tried = {row.cell.signature for row in rows if row.state.num_attempts > 1 or row.state.failure_class}
     failed = {folder.path.name for key, folder in folders(grid_dir).items() if key in tried} if tried else set()
     for launch_dir, campaign in open_campaigns(grid_dir).items():

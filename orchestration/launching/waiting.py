@@ -24,7 +24,19 @@ class Launcher(ProcessNote):
 @contextmanager
 def noted(launch_dir: Path, signatures: Sequence[str]) -> Iterator[None]:
     """Keep a note of the cells that this process trains while it does so."""
-    path = LaunchFolder(launch_dir).launcher_file
+    with _kept(LaunchFolder(launch_dir).launcher_file, signatures):
+        yield
+
+
+@contextmanager
+def at_work(grid_dir: Path) -> Iterator[None]:
+    """Keep a note that this process launches a grid, also before the first cell and between the rounds of its seeds."""
+    with _kept(GridFolder(grid_dir).launcher_file, ()):
+        yield
+
+
+@contextmanager
+def _kept(path: Path, signatures: Sequence[str]) -> Iterator[None]:
     Launcher(**this_process(), cells=list(signatures)).to_file(path)
     try:
         yield
@@ -55,24 +67,40 @@ def here(grid_dir: Path) -> dict[str, str]:
 
 
 def is_at_work(grid_dir: Path) -> bool:
-    """Return whether a launch trains cells, or may do so on another machine, where nobody here can see it."""
-    newest = _newest(grid_dir)
-    return newest is not None and newest[1].lives() is not False
+    """Return whether a launch is at work, or may be so on another machine, where nobody here can see it."""
+    return any(one.lives() is not False for one in _notes(grid_dir))
+
+
+def lives(grid_dir: Path) -> bool:
+    """Return whether a launch is at work on this machine: it takes further steps."""
+    return any(one.lives() for one in _notes(grid_dir))
 
 
 def out_of_sight(grid_dir: Path) -> Launcher | None:
     """Return the newest launch if it was begun on another machine and has not withdrawn its note: it may be dead."""
-    newest = _newest(grid_dir)
-    return newest[1] if newest and newest[1].lives() is None else None
+    newest = next(iter(_notes(grid_dir)), None)
+    return newest if newest and newest.lives() is None else None
+
+
+def _notes(grid_dir: Path) -> list[Launcher]:
+    """Return the notes that were not withdrawn: that of the grid, then that of its newest launch."""
+    path, newest = GridFolder(grid_dir).launcher_file, _newest(grid_dir)
+    of_grid = _read(path) if path.exists() else None
+    return [one for one in (of_grid, newest[1] if newest else None) if one is not None]
 
 
 def _newest(grid_dir: Path) -> tuple[Path, Launcher] | None:
     """Return the folder of the newest launch that has not withdrawn its note, and the note."""
     launch = next((one for one in reversed(GridFolder(grid_dir).launches()) if one.launcher_file.exists()), None)
-    if launch is None:
-        return None
+    note = _read(launch.launcher_file) if launch else None
+    return (launch.path, note) if launch and note else None
+
+
+def _read(path: Path) -> Launcher | None:
     try:
-        return launch.path, Launcher.from_file(launch.launcher_file)
+        return Launcher.from_file(path)
+    except FileNotFoundError:  # withdrawn meanwhile
+        return None
     except DamagedFileError as error:
         tell(error)
         return None

@@ -79,9 +79,9 @@ class GridFolder(Folder):
     launches_dir = Inner("launches")
     snapshots_dir = Inner("snapshots")  # the sources that jobs import, a folder for each commit
     launch_lock = Inner(".launch.lock")
+    launcher_file = Inner("launcher.json")  # exists while a launch that stays is at work: its process
     mirror_lock = Inner(".mirror.lock")
-    notices_file = Inner("notices.json")
-    """The notifications that were sent, and when."""
+    notices_file = Inner("notices.json")  # the notifications that were sent, and when
     notices_lock = Inner(".notices.lock")
     report_file = Inner("report.md")
     table_file = Inner("table.csv")
