@@ -31,6 +31,7 @@ def test_one_worker_trains_and_leaves_no_files_of_ray(make_cell, train_with_ray)
     assert not (attempt / "ray").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*trainer.learning_rate=2e-06 does nothing")
 def test_two_workers_have_the_losses_of_one_over_twenty_steps(make_cell, train_with_ray):
     made = make_cell(seed=1, epochs=20, learning_rate=2e-6)
     # The supervised method makes no choice that rounding in float32 could flip, and small steps do not amplify it: the

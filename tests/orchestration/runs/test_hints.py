@@ -39,9 +39,11 @@ EXECUTED = {
 }
 """The tests of commands that a message gives whole, by the word."""
 NAMED = {
+    "drop",
     "verify",
     "site detect",
     "data check",
+    "data show RUN_FOLDER --step STEP",
     "data pack",
     "data convert",
     "data convert cityscapes",
