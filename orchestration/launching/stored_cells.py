@@ -81,17 +81,17 @@ def drop_unlinked(runs: Path, words: Sequence[str], console: Console) -> int:
             announce.say(console, "each of these cells is a grid's; nothing was moved")
             return 0
         place = trash.place(root.cells_dir)
-        left = [_is_left(cell, place, console) for cell in unlinked]
+        left = [_is_left(cell, place, root, console) for cell in unlinked]
     if num := len(unlinked) - sum(left):
         announce.say(console, f"{counted(num, 'cell')} moved to {place}; remove that folder to free the disk")
     return 1 if any(left) else 0
 
 
-def _is_left(cell: RunFolder, place: Path, console: Console) -> bool:
+def _is_left(cell: RunFolder, place: Path, root: RunsFolder, console: Console) -> bool:
     """Move a cell to the trash, unless somebody trains it; say what became of it."""
     try:
         if (status := cell.state().status) not in _IN_USE:
-            moved = trash.put(cell.path, place)
+            moved = trash.put(cell.path, place, root)
             back = hints.shell("mv", "-T", str(moved), str(cell.path))
             announce.say(console, f"{cell.name} lies in {moved}; {back} brings it back")
             return False

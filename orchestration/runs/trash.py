@@ -17,17 +17,17 @@ def place(grid_dir: Path) -> Path:
 def folder(grid_dir: Path) -> Path:
     """Create a folder for the cells to drop now."""
     made = place(grid_dir)
-    _make(made)
+    _make(made, GridFolder(grid_dir).runs)
     return made
 
 
-def put(path: Path, place: Path) -> Path:
+def put(path: Path, place: Path, runs: RunsFolder) -> Path:
     """Move a cell's folder to a place in the trash; return where it lies.
 
     Raises:
         OSError: It cannot be moved, and is as it was.
     """
-    _make(place)
+    _make(place, runs)
     try:
         return durable.move(path, place / path.name)
     except OSError:
@@ -36,8 +36,7 @@ def put(path: Path, place: Path) -> Path:
         raise
 
 
-def _make(place: Path) -> None:
-    runs = RunsFolder(place.parents[2])
+def _make(place: Path, runs: RunsFolder) -> None:
     for shared in (runs.trash_dir, place.parent):  # what one user drops must not keep others from it
         store.make_shared(shared, runs)
     durable.make_folder(place)
@@ -73,7 +72,7 @@ def drop(cell: RunFolder, place: Path) -> str:
         if lies is None:
             return _dropped_before(cell)
         if lies.path == cell.path:
-            moved = put(cell.path, place)
+            moved = put(cell.path, place, cell.grid.runs)
             return f"{cell.name} lies in {moved}; {_move(moved, cell.path)} brings it back"
         return _drop_from_store(cell, lies.path, place)
 
@@ -90,7 +89,7 @@ def _drop_from_store(cell: RunFolder, lies: Path, place: Path) -> str:
         also = f"grid {', '.join(others)} has it too, so {lies} stays, and a launch of {name} keeps it again"
         return f"{cell.name} is out of {name}; {also}" + (f"; {link} brings it back at once" if link else "")
     store.refuse_shared(cell.grid.runs)
-    moved = put(lies, place)
+    moved = put(lies, place, cell.grid.runs)
     back = _move(moved, lies)
     if is_linked:
         with suppress(OSError):  # then the link leads nowhere until the folder is back
