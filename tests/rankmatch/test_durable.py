@@ -13,7 +13,7 @@ ALLOWED = {
     "rankmatch/durable.py": "the one place",
     "orchestration/machine/files.py": "the lock beside a file",
     "orchestration/machine/snapshot.py": "a whole folder",
-    "orchestration/runs/store.py": "a link beside a folder that moves, by whose name the next call finds it",
+    "orchestration/runs/links.py": "a link beside a folder that moves, by whose name the next call finds it",
     "rankmatch/data/store.py": "a name by which what a killed process left is found and removed",
 }
 
