@@ -61,19 +61,27 @@ def of_folder(grid_dir: Path) -> Needs | None:
     Raises:
         ValueError: Its file cannot be read.
     """
-    file = GridFolder(grid_dir).grid_file
-    if not file.is_file() or "adaptive:" not in file.read_text(encoding="utf-8"):
-        return None  # as most: composing takes seconds
-    loaded = launched.load_folder(grid_dir)
-    if not any(one.table.adaptive for one in loaded.tables):
-        return None
-    return adaptive.needs(loaded.tables, _numbers({key: folder.state() for key, folder in folders(grid_dir).items()}))
+    loaded = _added_to(grid_dir)
+    return _of_loaded(loaded, grid_dir) if loaded else None
 
 
 def not_needed(grid_dir: Path) -> set[str]:
     """Return the signatures of the cells of a launched grid that no pair needs so far."""
-    found = of_folder(grid_dir)
-    return {cell.signature for cell in launched.load_folder(grid_dir).cells} - found.cells if found else set()
+    loaded = _added_to(grid_dir)
+    return {cell.signature for cell in loaded.cells} - _of_loaded(loaded, grid_dir).cells if loaded else set()
+
+
+def _added_to(grid_dir: Path) -> Grid | None:
+    """Return a launched grid if seeds are added to one of its tables."""
+    file = GridFolder(grid_dir).grid_file
+    if not file.is_file() or "adaptive:" not in file.read_text(encoding="utf-8"):
+        return None  # as most: composing takes seconds
+    loaded = launched.load_folder(grid_dir)
+    return loaded if any(one.table.adaptive for one in loaded.tables) else None
+
+
+def _of_loaded(loaded: Grid, grid_dir: Path) -> Needs:
+    return adaptive.needs(loaded.tables, _numbers({key: folder.state() for key, folder in folders(grid_dir).items()}))
 
 
 def _names(grid: Grid) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from orchestration.grids.composed import Grid
+from orchestration.machine.counts import counted
 from orchestration.planning.plan import Item, Plan, format_amount
 from orchestration.runs.states import Action
 from orchestration.tables import looks
@@ -154,12 +155,12 @@ def waits(item: Item) -> bool:
 def lines(found: Needs, planned: Plan) -> list[str]:
     """Say what a launch that adds seeds adaptively trains now, and what at most may follow."""
     later = [item for item in planned.items if waits(item)]
-    num_now = len(planned.jobs)
+    now = counted(len(planned.jobs), "cell")
     hours = more_gpu_hours(planned)
     more = f", {format_amount(hours)} GPU-hours" if hours else ""
     head = (
-        f"seeds are added adaptively: {_cells(num_now)} now, at most {_cells(len(later))} more{more}, for pairs that "
-        "are not decided"
+        f"seeds are added adaptively: {now} now, at most {counted(len(later), 'cell')} more{more}, "
+        "for pairs that are not decided"
     )
     return [head, *in_words(found)]
 
@@ -180,7 +181,7 @@ def in_words(found: Needs) -> list[str]:
 
 
 def _named(pair: Open, table: str) -> str:
-    rest = f"{_cells(len(pair.cells))} to come" if pair.cells else "which are done"
+    rest = f"{counted(len(pair.cells), 'cell')} to come" if pair.cells else "which are done"
     title = f"{table} " if table else ""
     return f"not decided: {title}{pair.place} against its baseline, {pair.num_seeds} of {pair.most} seeds, {rest}"
 
@@ -194,7 +195,3 @@ def _gpu_hours(item: Item) -> float:
     return (
         item.cell.config.execution.trainer.num_workers * (item.num_steps or 0) * (item.seconds_per_step or 0.0) / 3600
     )
-
-
-def _cells(num: int) -> str:
-    return f"{num} {'cell' if num == 1 else 'cells'}"
