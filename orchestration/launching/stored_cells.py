@@ -42,9 +42,10 @@ def show(runs: Path, words: Sequence[str], console: Console) -> None:
         ValueError: There is no such cell.
     """
     root = RunsFolder(runs.resolve())
+    chosen = _chosen(root, words)
     with announce.doing(console, f"looking at the cells in {root.cells_dir}"):
         known = links.read(root.path)
-        cells = [*_stored(root, words, known)]
+        cells = [*_stored(root, chosen, known)]
     console.print(_drawn(cells, "unknown" if known.unread else "none"))
     size = sum(cell.num_bytes for cell in cells)
     announce.say(console, f"{counted(len(cells), 'cell')}, {size / 1e9:.3g} GB, in {root.cells_dir}")
@@ -112,8 +113,8 @@ def _chosen(root: RunsFolder, words: Sequence[str]) -> list[RunFolder]:
     return [cell for cell in found if not words or any(word in cell.name for word in words)]
 
 
-def _stored(root: RunsFolder, words: Sequence[str], known: links.Links) -> Iterator[StoredCell]:
-    for cell in _chosen(root, words):
+def _stored(root: RunsFolder, chosen: Sequence[RunFolder], known: links.Links) -> Iterator[StoredCell]:
+    for cell in chosen:
         names = [str(grid.path.relative_to(root.path)) for grid in known.grids.get(cell.signature, ())]
         yield StoredCell(cell, names, cell.state().status, _num_bytes(cell.path))
 

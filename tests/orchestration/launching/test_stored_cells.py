@@ -143,3 +143,10 @@ def test_cells_that_cannot_be_moved_stay_and_no_empty_trash_is_spoken_of(again: 
 def test_word_that_means_no_cell_and_a_folder_without_cells_are_refused(again: Launcher, tmp_path: Path) -> None:
     assert "must be a signature or a part of a cell's name" in cells(again.runs, "nothing", code=2)
     assert "must hold cells" in cells(tmp_path, code=2)
+
+
+@pytest.mark.parametrize("option", [(), ("--drop-unlinked",)])
+def test_runs_folder_that_is_not_there_is_said_as_one_without_cells(tmp_path: Path, option: tuple[str, ...]) -> None:
+    runs = tmp_path / "runs"
+    assert cells(runs, *option, code=2) == f"--runs must hold cells in cells; there are none in {runs / 'cells'}"
+    assert not runs.exists()
