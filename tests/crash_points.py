@@ -17,7 +17,7 @@ from system_calls import CHANGES, Call
 
 ERRORS = ("EIO", "ENOSPC", "ESTALE")
 HAS_STRACE = shutil.which("strace") is not None
-GRID = """
+SET = """
 set:
   dataset: synthetic
   split: '4'
@@ -35,12 +35,15 @@ set:
   trainer.num_threads: 1
   trainer.log_every_steps: 1
   tracking.system_every_s: 0
+"""
+"""Of cells of a few steps."""
+GRID = f"""{SET}
 axes:
   method: [supervised]
   seed: [0, 1]
-table: {rows: [method]}
+table: {{rows: [method]}}
 """
-"""Two cells of a few steps."""
+"""Two cells."""
 
 
 class Programs:

@@ -22,6 +22,8 @@ from ports import free_port
 
 BIN = Path(sys.executable).parent
 USER = "admin"
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Without them a server that is ended leaves a folder in /dev/shm."""
 
 
 class Postgres:
@@ -94,6 +96,7 @@ class MlflowServer:
                    "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}",
                    "--artifacts-destination", str(self.folder / "artifacts")]  # fmt: skip
         settings = {"MLFLOW_AUTH_CONFIG_PATH": str(self.folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "s"}
+        settings |= NO_JOBS
         hidden = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
         environment = {name: value for name, value in os.environ.items() if name not in hidden} | settings
         with (self.folder / "log").open("ab") as log:

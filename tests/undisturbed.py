@@ -23,6 +23,15 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 300) -> None:
         time.sleep(0.05)
 
 
+def at_work(runs: Path) -> bool:
+    """Tell whether a process lives whose words name a runs folder: a driver outlives its launcher for a while."""
+    found = False
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found |= f"{runs}/".encode() in path.read_bytes()
+    return found
+
+
 def metrics(cell: Path) -> list:
     return [RunFolder(cell).result()[key] for key in METRICS]
 

@@ -102,13 +102,16 @@ def _open(address: str) -> None:
 
 @contextmanager
 def _served(uri: str, port: int) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run MLflow's server; the store stands in its environment, since others see a command line."""
+    """Run MLflow's server; the store stands in its environment, since others see a command line.
+
+    MLflow's own jobs (evaluations by language models) stay off: they take memory, and leave a folder in /dev/shm.
+    """
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
         raise ValueError(f"--port must be one that is free on {HOST}; {port} is not: {error}") from None
     words = ["server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=environment, stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, start_new_session=True)  # fmt: skip

@@ -7,8 +7,9 @@ import urllib.request
 from pathlib import Path
 
 import finished_grids
+import psutil
 import pytest
-from mlflow_servers import wait_for
+from mlflow_servers import NO_JOBS, wait_for
 from ports import free_port
 
 from orchestration.mirror.mlflow_store import Store
@@ -32,7 +33,8 @@ def server(tmp_path_factory):
     port = free_port()
     command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri, "--port", str(port)]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        environment = {**os.environ, **NO_JOBS}
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True)
     yield f"http://127.0.0.1:{port}", experiment, folder / "log"
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(30)
@@ -45,7 +47,13 @@ def test_mlflow_ui_serves_its_page_and_the_mirrored_experiment(server):
     assert found["experiment"]["name"] == "small"
 
 
-def test_command_opens_the_grids_experiment_and_ends_its_server(tmp_path):
+def shared_memory_of(server: int) -> set[str]:
+    """Return the folders in shared memory that MLflow gives to jobs of a server, and does not remove if it is ended."""
+    found = psutil.Process(server).children(recursive=True)
+    return {value for process in found for name, value in process.environ().items() if "HUEY_STORAGE" in name}
+
+
+def test_command_opens_the_grids_experiment_and_ends_its_server_which_leaves_nothing_in_shared_memory(tmp_path):
     loaded = finished_grids.written(tmp_path)
     finished_grids.finish(loaded, tmp_path / "made", loaded.cells[:2], with_pictures=False)
     (tmp_path / "made" / "launches" / "20261128T101500.000000-7").mkdir(parents=True, exist_ok=True)
@@ -54,11 +62,13 @@ def test_command_opens_the_grids_experiment_and_ends_its_server(tmp_path):
     words = [program, "ui", "--runs", str(tmp_path), "--port", str(port), "--no-open"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         line = next(line for line in process.stdout if line.startswith("runs"))
+        kept = shared_memory_of(process.pid)
         address, _, view = line.split()[1].partition("/#/")
         experiment = view.split("/")[1]
         found = json.loads(fetch(f"{address}/api/2.0/mlflow/runs/search", {"experiment_ids": [experiment]}))
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+    assert kept == set()
     assert {run["info"]["run_name"] for run in found["runs"]} == {
         f"{'-'.join([cell.axes['method'], cell.axes['split'], 's' + cell.axes['seed']])} mobilenet_v2"
         for cell in loaded.cells[:2]

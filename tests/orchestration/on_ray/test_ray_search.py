@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 import pytest
 from rich.console import Console
-from undisturbed import frozen_half_way, wait_until
+from undisturbed import at_work, frozen_half_way, wait_until
 
 from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.search import tune
@@ -47,15 +46,6 @@ def drawn(num: int) -> set[str]:
         optuna = study.open_study(loaded, history, sampler)
         found.append(loaded.cell(optuna.ask(study.distributions(loaded.spaces)).params).signature)
     return set(found)
-
-
-def at_work(runs: Path) -> bool:
-    """Tell whether a launch's driver lives, which may draw another point before it notices that the launch is gone."""
-    found = False
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            found |= f"{runs}/".encode() in path.read_bytes()
-    return found
 
 
 def test_killed_search_goes_on_and_trains_no_point_twice(tmp_path):
