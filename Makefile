@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --durations=10 $(PYTEST_ARGS)
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help venv demo check docs unit test test-ray test-slurm test-services test-browser test-crash test-simulation test-faults test-image clean-image format lock audit clean
+.PHONY: help venv demo check docs unit test test-ray test-slurm test-services test-browser test-crash test-load test-simulation test-faults test-image clean-image format lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,7 +35,7 @@ check: docs ## format, lint, types, import rules, documentation
 	$(BIN)/lint-imports
 
 unit: venv ## unit tests and one real Ray and Tune run, in two processes
-	$(PYTEST) -m "not (ray or services or slurm or browser or image or crash) or smoke"
+	$(PYTEST) -m "not (ray or services or slurm or browser or image or crash or load) or smoke"
 
 test: venv ## the whole check: style, types and import rules beside the unit tests
 	$(MAKE) --no-print-directory --jobs=2 check unit
@@ -54,6 +54,9 @@ test-browser: venv ## the suite that opens pages in a real Chromium; needs apt-g
 
 test-crash: venv ## the suite that cuts programs short at each write; needs apt-get install strace; PYTEST_ARGS=--all: all
 	$(PYTEST) -m crash
+
+test-load: venv ## the suite of many cells, many writers, and starts and stops (tests/load); PYTEST_ARGS=--all: full size
+	$(PYTEST) --timeout=7200 -m load
 
 test-faults: venv ## all that does harm, and one table of it; PYTEST_ARGS='-m "not slurm"' where there is no Slurm
 	$(PYTEST) --faults

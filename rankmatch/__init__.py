@@ -7,7 +7,7 @@ from typing import Any
 NUMERICS = 3
 """Increased when a code change changes trained numbers; part of every run's identity."""
 
-_LAZY = {"fit": "rankmatch.trainer", "FitResult": "rankmatch.trainer", "evaluate": "rankmatch.evaluation"}
+_LAZY = {"fit": "rankmatch.trainer", "FitResult": "rankmatch.fit_result", "evaluate": "rankmatch.evaluation"}
 
 __all__ = ["NUMERICS", "FitResult", "evaluate", "fit"]
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from rankmatch.distributed import sum_over_workers, world
 from rankmatch.epoch_figures import EpochFigures, quotients, row_name, summed, without_steps
 from rankmatch.epoch_warnings import EpochWarnings, last_layer, moved_by
 from rankmatch.evaluation import Evaluation, EvaluationStopped, evaluate
+from rankmatch.fit_result import FitResult as FitResult
 from rankmatch.memory import keep_freed_memory
 from rankmatch.methods import METHODS
 from rankmatch.network import choose_device as choose_device
@@ -31,26 +32,6 @@ from rankmatch.step import passes
 
 Report = Callable[[int, Mapping[str, float | None]], None]
 """Takes the index of the last step done (from 0) and a row of numbers; a row with `epoch` sums up that epoch."""
-
-
-@dataclass(kw_only=True, slots=True)
-class FitResult:
-    """The state of a run when `fit` returns; mIoU and IoU are fractions, epochs count from 1."""
-
-    finished: bool = False
-    """False: stopped on request, with a checkpoint to resume from."""
-    step: int = 0
-    num_steps: int = 0
-    epoch: int = 0
-    num_epochs: int = 0
-    best_miou: float = -1.0
-    best_epoch: int = 0
-    last_miou: float = -1.0
-    best_class_iou: list[float | None] = field(default_factory=list)
-    last_class_iou: list[float | None] = field(default_factory=list)
-    num_present_classes: int = 0
-    steps_left_out: list[int] = field(default_factory=list)
-    """Steps without an update, because it had not been finite (`trainer.when_not_finite`)."""
 
 
 def fit(

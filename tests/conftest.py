@@ -42,7 +42,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="only tests that do harm, and a table of what they came to")
-    parser.addoption("--all", action="store_true", help="of the crash tests: every kind of fault at every point")
+    parser.addoption("--all", action="store_true", help="crash tests: each fault at each point; load tests: full size")
 
 
 @pytest.fixture

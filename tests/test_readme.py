@@ -69,6 +69,7 @@ def test_command_that_only_tells_works_as_it_stands(line, tmp_path):
 KNOWN = {
     "make test-crash",  # no part of CI, as CONTRIBUTING.md says
     "make test-faults",
+    "make test-load",
     "rankmatch data show runs/demo/cells/SIGNATURE-NAME --step 137 -o step.png",  # test_bad_step.py
     "make test-simulation",  # likewise; tests/simulation plays the first histories in `make test`
     "rankmatch table --grid demo",  # test_launch.py

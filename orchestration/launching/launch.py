@@ -14,6 +14,7 @@ from orchestration.grids import index, inputs, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.launching import added_seeds, elsewhere, launch_order, outcome, page, steps, waiting
+from orchestration.launching.cell_states import CellStates
 from orchestration.launching.launch_folder import keep_difference, only_launch_of, was_available
 from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.progress import Progress, Snapshot
@@ -32,7 +33,7 @@ from orchestration.runs import folder_states, made_with, store
 from orchestration.runs.folders import GridFolder, LaunchFolder, signature_in
 from orchestration.runs.jobs import FollowedJobs, Jobs, Scheduler, SchedulerError
 from orchestration.runs.patience import WAITS_S, patiently, say_once
-from orchestration.runs.run_folder import FolderState, folders
+from orchestration.runs.run_folder import FolderState
 from orchestration.runs.states import CellState
 from rankmatch.durable import make_folder
 
@@ -327,13 +328,15 @@ def follow(
     handle: Jobs, items: Callable[[], Sequence[Item]], num_concurrent: int, grid_dir: Path, console: Console
 ) -> None:
     """Show the progress of jobs until the last one has ended; while a file server is away, they continue unseen."""
-    began = clock.monotonic()
+    began, states = clock.monotonic(), CellStates(grid_dir)
 
     def look() -> Snapshot:
+        cells = items()
+        jobs = {signature_in(name): state for name, state in handle.poll().items()}
         return Snapshot(
-            items=items(),
-            jobs={signature_in(name): state for name, state in handle.poll().items()},
-            folders={signature: folder.state() for signature, folder in folders(grid_dir).items()},
+            items=cells,
+            jobs=jobs,
+            folders=states.look((item.cell.signature for item in cells), jobs),
             num_concurrent=num_concurrent,
             elapsed_s=clock.monotonic() - began,
         )

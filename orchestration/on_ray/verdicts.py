@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.messages import NEEDED, Message
@@ -16,9 +16,7 @@ from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.run_folder import RunFolder
 from rankmatch.config import TrainConfig
-
-if TYPE_CHECKING:  # torch takes seconds to import
-    from rankmatch.trainer import FitResult
+from rankmatch.fit_result import FitResult
 
 POLL_S = 0.05
 
@@ -82,7 +80,7 @@ def judged(train: Trainer, launch_dir: Path) -> Trainer:
 
 def _train_judged(
     train: Trainer, launch_dir: Path, config: TrainConfig, attempt: Attempt, resume_from: Path | None, should_stop: Stop
-) -> "FitResult":
+) -> FitResult:
     return train(config, attempt, resume_from, StopByVerdict(attempt, launch_dir, should_stop))
 
 

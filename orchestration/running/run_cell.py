@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rankmatch
 from orchestration.grids.cells import Cell, from_yaml
@@ -27,14 +27,12 @@ from orchestration.runs.recorder import FencedError
 from orchestration.runs.run_folder import AttemptTaken, RunFolder
 from orchestration.runs.states import CellState
 from rankmatch.config import TrainConfig
+from rankmatch.fit_result import FitResult
 from rankmatch.hashing import sha256_of
 from rankmatch.run_files import is_evaluated, step_of
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a process that only starts trainings does not need it
-    from rankmatch.trainer import FitResult
-
 Stop = Callable[[], bool]
-Trainer = Callable[[TrainConfig, Attempt, Path | None, Stop], "FitResult"]
+Trainer = Callable[[TrainConfig, Attempt, Path | None, Stop], FitResult]
 """Trains a cell in an attempt's folder, from a checkpoint if one is given, until done or told to stop."""
 
 
@@ -77,7 +75,7 @@ def run_cell(
         return _Body(folder, attempt, train, StopCheck(attempt, owner, should_stop), why).run()
 
 
-def train_inline(config: TrainConfig, attempt: Attempt, resume_from: Path | None, should_stop: Stop) -> "FitResult":
+def train_inline(config: TrainConfig, attempt: Attempt, resume_from: Path | None, should_stop: Stop) -> FitResult:
     """Train in this process, alone."""
     return train_here(config, attempt, resume_from, should_stop, num_threads=config.execution.trainer.num_threads)
 
@@ -91,7 +89,7 @@ def train_here(
     num_threads: int,
     worker: int = 0,
     is_watched: bool = False,
-) -> "FitResult":
+) -> FitResult:
     """Run one worker of a training, the only one or one of several, and write its rows.
 
     Args:
@@ -231,7 +229,7 @@ class _Body:
         self.attempt.event("stopped", step=step, kind=kind, duration_s=self._duration_s(), **evidence)
         return JobState.STOPPED
 
-    def _result(self, result: "FitResult") -> dict[str, Any]:
+    def _result(self, result: FitResult) -> dict[str, Any]:
         earlier = self.folder.attempts_before(self.attempt)
         durations = [(attempt, _duration_s(attempt)) for attempt in earlier] + [(self.attempt, self._duration_s())]
         environment = self.attempt.environment()

@@ -15,8 +15,8 @@ from orchestration.runs.folders import JobFolder
 from orchestration.runs.run_folder import RunFolder
 from rankmatch import checkpoint
 from rankmatch.config import TrainConfig
+from rankmatch.fit_result import FitResult
 from rankmatch.run_files import step_of
-from rankmatch.trainer import FitResult
 
 NUM_STEPS = 4
 STOPS_WITHIN_S = 3600.0
