@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --durations=10 $(PYTEST_ARGS)
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help venv demo check docs unit test test-ray test-slurm test-services test-browser test-crash test-load test-simulation test-faults test-image clean-image format lock audit clean
+.PHONY: help venv demo check docs unit test test-ray test-slurm test-services test-browser test-crash test-load test-simulation test-faults test-mutants test-image clean-image format lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -64,6 +64,10 @@ test-faults: venv ## all that does harm, and one table of it; PYTEST_ARGS='-m "n
 test-simulation: venv ## 10,000 seeded histories of a Slurm that lies (tests/simulation); HISTORIES=500: fewer
 	HISTORIES=$(or $(HISTORIES),10000) $(PYTEST) --timeout=36000 tests/simulation
 
+test-mutants: venv ## whether tests notice code that is wrong, by mutmut; MODULE=failures: one area, or one part of a path
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	nice -n 10 $(BIN)/python tests/mutation.py $(MODULE)
+
 test-image: venv ## the suite that builds the image and runs it; needs root, and apt-get install what docs/image.md names
 	$(PYTEST) --numprocesses=0 -m image tests/image
 
@@ -88,4 +92,4 @@ audit: venv ## known vulnerabilities of the locked packages, where pip-audit and
 		$(BIN)/uvx --quiet pip-audit --requirement requirements.lock --require-hashes --disable-pip --progress-spinner off
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf .venv build/docs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv build/docs build/mutants mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

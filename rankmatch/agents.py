@@ -88,8 +88,7 @@ def place_first(draws: Float[Tensor, " batch"], valid: Bool[Tensor, "batch posit
     """Turn one uniform draw in [0, 1) per image into a valid position; any position if an image has no valid pixel."""
     candidates = valid | ~valid.any(dim=1, keepdim=True)
     counts = candidates.cumsum(dim=1)
-    total = counts[:, -1]
-    chosen = (draws.double() * total).long().clamp(max=total - 1)
+    chosen = (draws.double() * counts[:, -1]).long()  # less than the count: the product is never rounded up to it
     return torch.searchsorted(counts, chosen[:, None] + 1)[:, 0]
 
 
@@ -166,9 +165,15 @@ def _cosine_finder(features: Tensor) -> Callable[[Tensor], Tensor]:
 
     A GPU, where starting small operations is slow, computes all cosines at once; a CPU only those requested.
     """
-    if features.device.type == "cpu":
-        units = [_unit_rows(image) for image in features]
-        return lambda at: torch.stack([_product(unit, unit[p]) for unit, p in zip(units, at.tolist(), strict=True)])
+    return _cosines_as_asked(features) if features.device.type == "cpu" else _cosines_at_once(features)
+
+
+def _cosines_as_asked(features: Tensor) -> Callable[[Tensor], Tensor]:
+    units = [_unit_rows(image) for image in features]
+    return lambda at: torch.stack([_product(unit, unit[p]) for unit, p in zip(units, at.tolist(), strict=True)])
+
+
+def _cosines_at_once(features: Tensor) -> Callable[[Tensor], Tensor]:
     cosines = torch.stack([_cosines(image) for image in features])
     images = torch.arange(len(features), device=features.device)
     return lambda at: cosines[images, at]

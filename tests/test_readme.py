@@ -70,6 +70,7 @@ KNOWN = {
     "make test-crash",  # no part of CI, as CONTRIBUTING.md says
     "make test-faults",
     "make test-load",
+    "make test-mutants",  # likewise no part of CI
     "rankmatch data show runs/demo/cells/SIGNATURE-NAME --step 137 -o step.png",  # test_bad_step.py
     "make test-simulation",  # likewise; tests/simulation plays the first histories in `make test`
     "rankmatch table --grid demo",  # test_launch.py

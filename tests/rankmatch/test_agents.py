@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from rankmatch.agents import (
+    _cosines_as_asked,
+    _cosines_at_once,
     correlation_logits,
     place_first,
     select,
@@ -67,6 +69,13 @@ def test_agents_of_an_image_do_not_depend_on_the_batch():
     assert (select_agents(channels_last, 40, first=first) == together).all()
 
 
+def test_cosines_that_a_gpu_computes_at_once_are_those_that_a_cpu_computes_when_asked():
+    features, at = random_features(batch=3), torch.tensor([34, 0, 8])
+    at_once, as_asked = _cosines_at_once(features)(at), _cosines_as_asked(features)(at)
+    assert at_once.shape == (3, 35)
+    torch.testing.assert_close(at_once, as_asked)
+
+
 def test_zero_features_are_picked_first():
     features = random_features(batch=1)
     features[..., 2, 3] = features[..., 4, 4] = 0
@@ -129,6 +138,7 @@ def test_top_n_agents_have_the_largest_column_sums():
 
 def test_all_takes_every_pixel():
     assert select("all", random_features(), 3).tolist() == [list(range(35))] * 2
+    assert select("all", random_features(batch=1, channels=1), 3).tolist() == [list(range(35))]
 
 
 def test_correlation_logits_are_raw_dot_products_also_in_autocast():

@@ -72,6 +72,55 @@ published: A paper, with the distance of ours
 ! made differently from the rest of its row (code); see `rankmatch verify`
 """
 
+LATEX = r"""% needs \usepackage{booktabs}
+\begin{table}[t]
+\centering\small
+\caption{mIoU in \%, best epoch: mean $\pm$ standard deviation over 3 cells each; bold: best of a column, underlined: second; published: A paper, with the distance of ours; *: paired t test over the cells, p $<$ 0.05 after Holm's correction over the table; !: made differently from the rest of its row (code); see rankmatch verify.}
+\begin{tabular}{lr}
+\toprule
+method & split=4 \\
+\midrule
+a & 50.0$_{\pm 1.0}$ \\
+\footnotesize \quad published & \footnotesize 50.4 ($-$0.4) \\
+b & \textbf{71.0$_{\pm 1.0}$} \\
+\footnotesize \quad vs a & \footnotesize +21.0$^*$ \\
+c & \underline{60.0$_{\pm 1.0}$}\,! \\
+\footnotesize \quad vs a & \footnotesize +10.0$^*$ \\
+\midrule
+\footnotesize published: &  \\
+\footnotesize \quad d & \footnotesize 55.0 \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""  # noqa: E501 (lines of a file)
+
+HTML = """\
+<h1>grid, best epoch</h1>
+<div class='wide'><table>
+<thead>
+<tr><th class="name">method</th><th>split=4</th></tr>
+</thead>
+<tbody>
+<tr class="ours"><td class="name">a</td><td>50.0 ± 1.0</td></tr>
+<tr class="published"><td class="name">published</td><td>50.4 (-0.4)</td></tr>
+<tr class="ours"><td class="name">b</td><td><b>71.0 ± 1.0</b></td></tr>
+<tr class="difference"><td class="name">vs a</td><td>+21.0*</td></tr>
+<tr class="ours"><td class="name">c</td><td><u>60.0 ± 1.0</u><span class="odd">!</span></td></tr>
+<tr class="difference"><td class="name">vs a</td><td>+10.0*</td></tr>
+<tr class="heading"><td class="name">published:</td><td></td></tr>
+<tr class="other"><td class="name">d</td><td>55.0</td></tr>
+</tbody>
+</table></div>
+<p>mIoU in %, best epoch: mean ± standard deviation over 3 cells each; bold: best of a column, underlined: second; published: A paper, with the distance of ours; *: paired t test over the cells, p &lt; 0.05 after Holm&#x27;s correction over the table; !: made differently from the rest of its row (code); see `rankmatch verify`.</p>
+</body>
+</html>
+"""  # noqa: E501 (lines of a page)
+
+HEAD_OF_BLOCKS = """\
+<tr><th colspan="1"></th><th class="block" colspan="2">backbone=r_50</th><th class="block" colspan="2">backbone=r_101</th></tr>
+<tr><th class="name">method</th><th>1/16 &amp; &lt;more&gt;</th><th>split=1_8</th><th>1/16 &amp; &lt;more&gt;</th><th>split=1_8</th></tr>
+"""  # noqa: E501 (lines of a page)
+
 
 def three() -> Table:
     """Three methods: a significant gain, a run of other code, a published figure, and one that is published alone."""
@@ -236,6 +285,23 @@ def test_html_is_a_page_of_its_own_with_even_rows() -> None:
     assert "http" not in text and "<script" not in text
     assert "<td><b>71.0 ± 1.0</b></td>" in FORMATS["html"]([("grid", three())])
     assert '<u>60.0 ± 1.0</u><span class="odd">!</span>' in FORMATS["html"]([("grid", three())])
+
+
+def test_html_is_the_hand_worked_one() -> None:
+    assert FORMATS["html"]([("grid", three())]).partition("<body>\n")[2] == HTML
+    assert HEAD_OF_BLOCKS in FORMATS["html"]([("grid", blocks())])
+
+
+def test_latex_is_the_hand_worked_one() -> None:
+    assert FORMATS["latex"]([("grid", three())]) == LATEX
+
+
+def test_wide_latex_goes_across_the_page_in_small_type() -> None:
+    many = [record("a", str(split), 0, 0.5) for split in range(9)]
+    text, narrow = to_latex(build(many, LAYOUT)), to_latex(build(many[:-1], LAYOUT))
+    assert "\\begin{table*}[t]\n\\centering\\scriptsize\\setlength{\\tabcolsep}{1.5pt}\n" in text
+    assert "\\begin{tabular}{lrrrrrrrrr}" in text and "\\end{table*}" in text
+    assert "\\begin{table}[t]\n\\centering\\small\n" in narrow
 
 
 @pytest.mark.parametrize("kind", FORMATS)
