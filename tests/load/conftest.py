@@ -1,11 +1,30 @@
 """Sizes of the load tests, a real Slurm for them, and what they measured, printed at the end."""
 
+import os
 from collections.abc import Callable
 
 import pytest
 from slurm.conftest import cluster, short_folder  # noqa: F401 (fixtures)
 
 MEASURED = "measured"
+
+
+@pytest.fixture
+def num_cells(is_all: bool) -> int:
+    """How many cells are launched; CELLS says otherwise."""
+    return int(os.environ.get("CELLS", 2000 if is_all else 48))
+
+
+@pytest.fixture
+def num_seeds(is_all: bool) -> int:
+    """How many seeds the folders have that are written at once: six for each."""
+    return 34 if is_all else 4
+
+
+@pytest.fixture
+def soak_s(is_all: bool) -> float:
+    """How long cells are started and stopped; SOAK_S says otherwise."""
+    return float(os.environ.get("SOAK_S", 600 if is_all else 20))
 
 
 @pytest.fixture

@@ -82,10 +82,10 @@ class Place:
         return script
 
     def _count_calls(self) -> None:
-        """Have each call of Slurm's commands written down, with the job in which it was."""
+        """Have each call of Slurm's commands written down, with what called it."""
         for name in SLURM:
             if real := shutil.which(name, path=self.environment["PATH"]):
-                who = '${SLURM_JOB_NAME:-$(tr "\\0" " " < /proc/$PPID/cmdline)}'
+                who = '$(tr "\\0" " " < /proc/$PPID/cmdline)'
                 self._write(name, f'echo "{name} {who}" >> {self.calls}', f'exec {real} "$@"')
         self.environment["PATH"] = f"{self.folder / 'bin'}:{self.environment['PATH']}"
 
@@ -134,8 +134,17 @@ class Place:
         return [row for row in rows if any(word in given for given in row["words"])]
 
 
+CALLERS = {
+    "commands": "commands.main",
+    "controllers": "orchestration.launching.controller",
+    "jobs": "on_slurm.task",
+    "the shells of jobs and controllers": "slurm_script",
+}
+"""Who calls Slurm's commands, by a word on the command line."""
+
+
 def _by_whom(command: str, caller: str) -> str:
-    who = "controllers" if "controller" in caller else "jobs" if "task" in caller or "many" in caller else "launch"
+    who = next((name for name, word in CALLERS.items() if word in caller), "others")
     return f"{command} of {who}"
 
 

@@ -9,14 +9,8 @@ from slurm.real_cluster import Cluster, wait_until
 
 pytestmark = [pytest.mark.load, pytest.mark.long, pytest.mark.timeout(7200), pytest.mark.xdist_group("load")]
 Tell = Callable[[str, object], None]
-FEW, MANY = 48, 2000
 LAUNCH_MB, CONTROLLER_MB = 1000, 500
 """What a launch may take, most of it torch, which looks at the data; and a controller, with MLflow in the end."""
-
-
-@pytest.fixture
-def num_cells(is_all: bool) -> int:
-    return MANY if is_all else FEW
 
 
 def test_cells_in_arrays_of_a_real_slurm_have_one_result_each(

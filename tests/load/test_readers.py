@@ -149,9 +149,9 @@ class Readers:
 
 
 def test_readers_of_folders_that_are_written_at_once_see_only_what_was_written(
-    tmp_path: Path, is_all: bool, tell: Tell
+    tmp_path: Path, is_all: bool, num_seeds: int, tell: Tell
 ) -> None:
-    grid = Grid(tmp_path, 34 if is_all else 4)
+    grid = Grid(tmp_path, num_seeds)
     with dashboard(grid) as (served, pid), grid.written(180 if is_all else 10) as goes_on:
         readers = Readers(grid, served)
         while goes_on():

@@ -21,8 +21,12 @@ from slurm.real_cluster import Cluster, wait_until
 from orchestration.runs.run_folder import folders
 
 pytestmark = [pytest.mark.load, pytest.mark.long, pytest.mark.timeout(7200), pytest.mark.xdist_group("load")]
-NUM_CELLS, GROWTH_MB, GROWTH_HANDLES = 16, 20, 5
+NUM_CELLS, GROWTH_MB, GROWTH_HANDLES = 8, 20, 5
 """Cells of each grid; how much the dashboard may grow while the second half passes, in memory and in handles."""
+KEPT = (".results", ".trash")
+"""What a runs folder has by intent whose name begins with a point."""
+LASTS_S = 60.0
+"""A launch here is stopped within this time, so now and then before it trains."""
 Tell = Callable[[str, object], None]
 
 
@@ -53,11 +57,12 @@ class Here:
 
     def __init__(self, folder: Path, cluster: str, own: Own) -> None:
         self.place, self.cluster, self.own = Place(folder, NUM_CELLS, LOAD_STEP_S="0.2"), cluster, own
+        self.log, self.due = folder / "launches.txt", 0.0
         self.process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
         words = ["launch", "--grid", "many.yaml", "--cluster", self.cluster]
-        with (self.place.folder / "launches.txt").open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.own.words(self.place.command(*words)), cwd=self.place.folder, env=self.place.environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -65,9 +70,13 @@ class Here:
 
     def stop(self, draws: random.Random) -> str:
         """Begin a launch where none is; else end it in one of the ways in which people do."""
-        if self.process is None or self.process.poll() is not None:
+        if not self._is_at_work():
             self.begin()
+            self.due = time.monotonic() + draws.uniform(0, LASTS_S)
             return f"launch {self.cluster}"
+        if time.monotonic() < self.due:
+            return f"{self.cluster} works"
+        assert self.process is not None
         number = draws.choice([signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
         self.process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
@@ -77,19 +86,23 @@ class Here:
         self.process.wait()
         return f"{number.name} {self.cluster}"
 
+    def _is_at_work(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def end(self) -> None:
         """Let all cells come to their end."""
-        if self.process is not None:
+        self.due = 0.0
+        if self._is_at_work():
             self.stop(random.Random(0))
         self.begin()
-        assert self.process is not None and self.process.wait(1800) == 0
+        assert self.process is not None and self.process.wait(1800) == 0, self.log.read_text()[-3000:]
 
 
 class Arrays:
     """Jobs of a real Slurm, requeued, cancelled and killed."""
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
-        self.place = Place(folder, NUM_CELLS, cluster.environment, LOAD_STEP_S="0.5")
+        self.place = Place(folder, NUM_CELLS, cluster.environment, LOAD_STEP_S="2")
         self.cluster = cluster
 
     def begin(self) -> None:
@@ -107,9 +120,22 @@ class Arrays:
             "retry": lambda job: self.place.give("retry", "--grid", "many"),
         }
         name, running = draws.choice([*acts]), self._running()
-        if running:
-            acts[name](draws.choice(running))
-        return name if running else "nothing runs"
+        if not running:
+            return self._again(draws)
+        acts[name](draws.choice(running))
+        return name
+
+    def _again(self, draws: random.Random) -> str:
+        """Have half of the cells trained again once all have ended."""
+        if self.slurm("squeue", "--noheader"):
+            return "jobs wait"
+        cells = [cell.path.name for cell in folders(self.place.grid_dir).values()]
+        self.place.give("drop", *draws.sample(cells, len(cells) // 2), "--grid", "many")
+        self.place.give("retry", "--grid", "many")
+        return "drop and retry"
+
+    def _is_done(self) -> bool:
+        return all(cell.has_result() for cell in folders(self.place.grid_dir).values())
 
     def slurm(self, *words: str) -> str:
         """Give a command that may come too late for its job."""
@@ -134,11 +160,12 @@ class Arrays:
 
     def end(self) -> None:
         """Cancel what is left, then let all cells come to their end."""
-        self.place.give("cancel", "--grid", "many")
-        wait_until(lambda: not self.cluster.slurm("squeue", "--noheader"), 600)
-        done = self.place.give("retry", "--grid", "many")
-        assert done.code == 0, done.said
-        wait_until(lambda: all(cell.has_result() for cell in folders(self.place.grid_dir).values()), 1800, 1.0)
+        if not self._is_done():
+            self.place.give("cancel", "--grid", "many")
+            wait_until(lambda: not self.cluster.slurm("squeue", "--noheader"), 600)
+            done = self.place.give("retry", "--grid", "many")
+            assert self._is_done() or done.code == 0, done.said
+        wait_until(self._is_done, 1800, 1.0)
         wait_until(lambda: not self.cluster.slurm("squeue", "--noheader"), 600)
 
 
@@ -150,8 +177,17 @@ def of_place(folder: Path) -> Iterator[psutil.Process]:
                 yield process
 
 
+@pytest.fixture
+def cleared(tmp_path: Path) -> Iterator[None]:
+    """End what a test that failed leaves at work."""
+    yield
+    for process in of_place(tmp_path):
+        process.kill()
+
+
+@pytest.mark.usefixtures("cleared")
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare (util-linux)")
-def test_starts_stops_and_requeues_leave_nothing(cluster: Cluster, tmp_path: Path, is_all: bool, tell: Tell) -> None:
+def test_starts_stops_and_requeues_leave_nothing(cluster: Cluster, tmp_path: Path, soak_s: float, tell: Tell) -> None:
     own = Own(tmp_path / "own")
     (tmp_path / "slurm").mkdir()
     at_work = [Arrays(tmp_path / "slurm", cluster), *(Here(tmp_path / name, name, own) for name in ("inline", "local"))]
@@ -159,7 +195,7 @@ def test_starts_stops_and_requeues_leave_nothing(cluster: Cluster, tmp_path: Pat
     at_work[0].begin()
     with dashboard(at_work[0].place) as (served, pid):
         sizes = []
-        until = time.monotonic() + (600 if is_all else 20)
+        until = time.monotonic() + soak_s
         while time.monotonic() < until:
             for one in at_work:
                 counts[one.stop(draws)] += 1
@@ -175,9 +211,7 @@ def test_starts_stops_and_requeues_leave_nothing(cluster: Cluster, tmp_path: Pat
     wait_until(lambda: not [*of_place(tmp_path)], 60)
     assert own.left() == []
     assert cluster.leftovers() == []
-    assert (
-        sorted(path.name for path in tmp_path.glob("*/runs/**/.*") if path.is_dir() and path.name != ".results") == []
-    )
+    assert sorted(path.name for path in tmp_path.glob("*/runs/**/.*") if path.is_dir() and path.name not in KEPT) == []
     for one in at_work:
         is_whole(one.place, num_attempts=None)
     assert sizes[-1][0] - sizes[len(sizes) // 2][0] < GROWTH_MB
