@@ -57,6 +57,20 @@ def test_entry_without_a_cell_in_common_with_its_baseline_says_so_and_what_is_em
     assert [*dict(sections(build(records(a=(None,)), LAYOUT)))] == ["Over all columns"]
 
 
+def test_effect_that_is_rounded_to_nothing_has_no_minus() -> None:
+    made = build(records(a=(0.50001,), b=(0.5,)), LAYOUT, baseline={"method": "a"})
+    assert dict(sections(made))["Paired with a, in points"][1][2] == "+0.00"
+
+
+def test_entries_of_one_cell_each_are_said_to_have_no_spread() -> None:
+    assert "mIoU in %, best epoch: mean ± standard deviation of one cell each, without a spread" in said(
+        build(records(a=(0.5,)), LAYOUT)
+    )
+    assert "mIoU in %, best epoch: mean ± standard deviation over 2 cells each" in said(
+        build(records(a=(0.5, 0.6)), LAYOUT)
+    )
+
+
 def test_second_is_explained_only_where_one_is_marked() -> None:
     assert "¹ best of a column" in said(build(records(a=(0.5,), b=(0.6,)), LAYOUT))
     assert "¹ best of a column, ² second" in said(build(records(a=(0.5,), b=(0.6,), c=(0.4,)), LAYOUT))

@@ -91,6 +91,14 @@ def test_effect_of_cells_beyond_a_decision_lies_in_the_interval_beside_it():
     assert between.verdict == "not all cells are done"
 
 
+def test_effect_that_two_looks_speak_against_is_told_by_the_last_look_alone():
+    gains = [0.0100, 0.01001, 0.01002, 0.01001, -0.1, -0.3]
+    comparison = table_of({"ours": gains}).entries[PLACE].comparison
+    assert comparison is not None
+    assert comparison.interval == pytest.approx(interval(gains, 1 - 0.05 * looks.OF_LAST))
+    assert comparison.p_t == pytest.approx(stats.ttest_1samp(gains, 0).pvalue / looks.OF_LAST)
+
+
 def test_interval_holds_0_exactly_if_p_is_not_below_the_level():
     draws, found = random.Random(0), []
     for _ in range(200):

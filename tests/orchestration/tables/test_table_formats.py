@@ -161,6 +161,20 @@ def test_csv_of_two_metrics_has_one_header() -> None:
     assert lines[6].startswith("last_miou,supervised,1_16,65.5000,0.7071,2,2,")
 
 
+def test_csv_of_several_tables_names_each_and_has_the_axes_of_all() -> None:
+    other = [{"backbone": "r_50", "seed": "0", "best_miou": 0.5}]
+    titled = [("one", build(RECORDS[:1], LAYOUT)), ("two", build(other, Layout(["backbone"], [], ["seed"])))]
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](titled))))
+    assert [[row[name] for name in ("table", "method", "split", "backbone", "mean_percent")] for row in rows] == [
+        ["one", "supervised", "1_16", "", "65.0000"],
+        ["two", "", "", "r_50", "50.0000"],
+    ]
+
+
+def test_terminal_shows_words_in_brackets_as_they_are() -> None:
+    assert "[bold]settings" in shown(build(RECORDS[:1], LAYOUT, settings="[bold]settings"))
+
+
 def test_terminal_shows_every_mark_without_colour() -> None:
     assert shown(three()) == THREE
 
@@ -273,7 +287,13 @@ def test_heads_of_columns_keep_the_value_that_tells_them_apart(capsys) -> None:
     show(made, Console(width=50))
     words = capsys.readouterr().out.split()
     assert [word for word in words if word.startswith("0.")] == ["0.001", "0.002", "0.005", "0.01", "0.02"]
-    assert "learning_rate=0.001, split=4" in to_markdown(made)
+    assert "| learning_rate=0.001, split=4 |" in to_markdown(made)
+
+
+def test_heads_of_columns_have_the_whole_names_of_axes_that_end_alike() -> None:
+    one = {**record("a", "4", 0, 0.5), "augment.size": "33", "dataset.size": "64"}
+    made = build([one], Layout(["method"], ["augment.size", "dataset.size"], ["seed"]))
+    assert "| augment.size=33, dataset.size=64 |" in to_markdown(made)
 
 
 def test_html_is_a_page_of_its_own_with_even_rows() -> None:
