@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from orchestration.grids.cells import Cell, compose
-from orchestration.planning.order import makespan, rounds
+from orchestration.planning.order import added_last, makespan, rounds
 from orchestration.planning.plan import Action, Plan, format_duration, make_plan, summary
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.run_folder import FolderState as State
@@ -47,6 +47,17 @@ def test_cell_that_would_fail_again_is_given_up_with_its_reason() -> None:
     item = plan_of(state).items[0]
     assert (item.action, item.to_do, item.estimate_s) == (Action.GIVE_UP, False, 0)
     assert item.reason.startswith("failed: the loss is nan; the same would fail again: change a setting, or retry it")
+
+
+def test_cell_that_would_fail_again_and_is_retried_by_name_is_so_with_a_warning() -> None:
+    state = State(CellState.FAILED, step=40, failure="the loss is nan", failure_class=FailureClass.NON_FINITE_LOSS)
+    item = plan_of(state, retried=[CELLS[0].signature]).items[0]
+    assert item.action is Action.RESUME
+    assert item.reason.endswith("from step 40; where nothing has changed the same would fail again: change a setting")
+
+
+def test_cells_that_others_show_to_be_needed_start_last_and_in_their_order() -> None:
+    assert added_last({"a": 0, "b": 1, "c": 1, "d": 0}, {"c": 2, "d": 1}) == {"a": 0, "b": 1, "c": 3, "d": 2}
 
 
 def test_cell_kept_from_another_commit_is_marked() -> None:
