@@ -23,6 +23,8 @@ from orchestration.runs.run_folder import folders
 pytestmark = [pytest.mark.load, pytest.mark.long, pytest.mark.timeout(7200), pytest.mark.xdist_group("load")]
 NUM_CELLS, GROWTH_MB, GROWTH_HANDLES = 8, 20, 5
 """Cells of each grid; how much the dashboard may grow while the second half passes, in memory and in handles."""
+OF_TORCH = "torchinductor_*"
+"""A folder of torch's own for each user, which all of a user's processes share."""
 KEPT = (".results", ".trash")
 """What a runs folder has by intent whose name begins with a point."""
 LASTS_S = 60.0
@@ -49,7 +51,7 @@ class Own:
 
     def left(self) -> list[str]:
         found = [path for folder in (self.tmp, self.shm) for path in folder.iterdir()]
-        return sorted(path.name for path in found if path.name != self.kept.name)
+        return sorted(path.name for path in found if path.name != self.kept.name and not path.match(OF_TORCH))
 
 
 class Here:
