@@ -25,6 +25,7 @@ from orchestration.runs import made_with, store
 from orchestration.runs.folders import CellFolder
 from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.tables import comparisons
+from orchestration.tables.lines import p_value
 from orchestration.tables.table import DASH
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -212,7 +213,7 @@ def _print_cells(pairs: Sequence[Pair], console: Console) -> None:
     _show("best mIoU, %", drawn, console)
     made = comparisons.compare(numbers[1], numbers[0])
     if made is not None:
-        p = "" if made.p_t is None else f", p = {made.p_t:.3f} (paired t)"
+        p = "" if made.p_t is None else f", p of the paired t test {p_value(made.p_t)}"
         few = f"; {comparisons.TOO_FEW}" if made.n < comparisons.MIN_T else ""
         _print_lines(console, [f"B - A over {made.n} pairs: {100 * made.effect:+.2f} points{p}{few}"])
 

@@ -2,7 +2,7 @@
 
 from orchestration.tables.comparisons import Comparison
 from orchestration.tables.estimates import MIN_INTERVAL, interval
-from orchestration.tables.lines import percent
+from orchestration.tables.lines import p_value, percent
 from orchestration.tables.summaries import summaries
 from orchestration.tables.table import DASH, Key, Table
 
@@ -64,7 +64,7 @@ def sections(table: Table) -> list[tuple[str, Rows]]:
 
 
 def _fields(made: Comparison) -> list[str]:
-    p_values = ["" if p is None else f"{p:.3f}" for p in (made.p_t, made.p_wilcoxon, made.p_holm)]
+    p_values = map(p_value, (made.p_t, made.p_wilcoxon, made.p_holm))
     return [f"{percent(made.effect, 2):+.2f}", str(made.n), _interval(made.interval), *p_values, made.verdict]
 
 

@@ -11,6 +11,8 @@ from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Ke
 NO_PAIRS = "no pairs"
 OTHER_CROP = "†"
 LEFT_OUT = "¶"
+LEAST_P = 0.001
+"""The smallest p-value that is written with its digits."""
 UNLIKE = "the distance is of ours after the last epoch; published figures are as a rule of the best one"
 UNEQUAL = "no best is marked in a column whose entries have different numbers of seeds"
 Kind = Literal["ours", "difference", "published", "heading", "other"]
@@ -169,6 +171,11 @@ def _notes_on_tests(compared: Sequence[Comparison], significant: str) -> list[st
 def percent(fraction: float, digits: int) -> float:
     """Turn a fraction into a rounded percentage that is never -0.0."""
     return round(100 * fraction, digits) + 0.0
+
+
+def p_value(p: float | None) -> str:
+    """Write a p-value with three decimals, but none as 0."""
+    return "" if p is None else f"{p:.3f}" if p >= LEAST_P else f"<{LEAST_P:.3f}"
 
 
 def _baseline(table: Table) -> str:

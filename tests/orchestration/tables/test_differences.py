@@ -7,7 +7,7 @@ import pytest
 from orchestration.results.published import Figure
 from orchestration.tables.differences import sections
 from orchestration.tables.layouts import Layout
-from orchestration.tables.lines import notes
+from orchestration.tables.lines import notes, p_value
 from orchestration.tables.table import Table, build
 
 LAYOUT = Layout(["method"], ["split"], ["seed"], names={"method": {"b": "Ours"}})
@@ -38,7 +38,7 @@ def test_statistics_are_the_hand_worked_ones() -> None:
         ]),
         ("Paired with a, in points", [
             ["row", "column", "effect", "pairs", "95 % interval", "p (t)", "p (Wilcoxon)", "p (t, Holm)", "says"],
-            ["Ours", "4", "+20.00", "3", "17.52 to 22.48", "0.001", "", "0.001", "significant"],
+            ["Ours", "4", "+20.00", "3", "17.52 to 22.48", "<0.001", "", "<0.001", "significant"],
             ["c", "4", "+11.00", "1", "", "", "", "", "too few pairs to tell (1)"],
         ]),
         ("Over all columns", [
@@ -60,6 +60,12 @@ def test_entry_without_a_cell_in_common_with_its_baseline_says_so_and_what_is_em
 def test_effect_that_is_rounded_to_nothing_has_no_minus() -> None:
     made = build(records(a=(0.50001,), b=(0.5,)), LAYOUT, baseline={"method": "a"})
     assert dict(sections(made))["Paired with a, in points"][1][2] == "+0.00"
+
+
+def test_p_value_is_never_written_as_0() -> None:
+    made = build(records(a=(0.49, 0.5, 0.51), b=(0.6900001, 0.7, 0.71)), LAYOUT, baseline={"method": "a"})
+    assert dict(sections(made))["Paired with a, in points"][1][5:8] == ["<0.001", "", "<0.001"]
+    assert [p_value(p) for p in (0.0009999, 0.001, 0.0496, None)] == ["<0.001", "0.001", "0.050", ""]
 
 
 def test_entries_of_one_cell_each_are_said_to_have_no_spread() -> None:
