@@ -1,19 +1,20 @@
 """What the folders of a launch's cells say, for one that looks twice a second: few of thousands have changed since."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from orchestration.runs.jobs import JobState
 from orchestration.runs.run_folder import FolderState, RunFolder, folders
 from orchestration.runs.states import CellState
 
-_Seen = tuple[JobState, int]
+_Seen = tuple[JobState, int | None]
 """The state of a cell's job, and when its newest attempt was claimed."""
+_LASTING = (CellState.DONE, CellState.FAILED, CellState.MISSING)
+"""States that only a new job or attempt changes; in others a lease runs out, or somebody else writes the end."""
 
 
 class CellStates:
-    """Reads the states of cells; one again only while its job runs, or once its job or attempts have changed."""
+    """Reads the states of cells; those that ended or never began again only once their job or attempts change."""
 
     def __init__(self, grid_dir: Path) -> None:
         self._grid_dir = grid_dir
@@ -25,7 +26,7 @@ class CellStates:
         """Return the states of those cells that have a folder, by signature.
 
         Raises:
-            OSError: A file server is away; what was read before it stays known.
+            OSError: The grid's folder cannot be read; what was read before it stays known.
         """
         wanted = [*signatures]
         if not self._folders.keys() >= {*wanted}:  # a search adds cells
@@ -37,14 +38,20 @@ class CellStates:
 
     def _look_at(self, signature: str, folder: RunFolder, job: JobState) -> None:
         seen = job, _changed(folder.attempts_dir)
-        if job is JobState.RUNNING or self._seen.get(signature) != seen:
-            state = self._states[signature] = folder.state()
-            if state.status is not CellState.UNREADABLE:
-                self._seen[signature] = seen
+        if self._seen.get(signature) == seen:
+            return
+        state = self._states[signature] = folder.state()
+        if job is not JobState.RUNNING and seen[1] is not None and state.status in _LASTING:
+            self._seen[signature] = seen
+        else:
+            self._seen.pop(signature, None)
 
 
-def _changed(folder: Path) -> int:
-    """Return when a name in a folder came or went last; 0 where there is none."""
-    with suppress(FileNotFoundError):
+def _changed(folder: Path) -> int | None:
+    """Return when a name in a folder came or went last; 0 where there is no folder, None where it cannot be read."""
+    try:
         return folder.stat().st_mtime_ns
-    return 0
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None

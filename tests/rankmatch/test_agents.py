@@ -92,6 +92,12 @@ def test_padding_is_not_picked():
     assert set(drawn.flatten().tolist()) <= set(allowed)
 
 
+def test_padding_that_is_orthogonal_to_all_comes_after_valid_pixels_that_are_equal():
+    features, valid = torch.zeros(1, 2, 1, 4), torch.tensor([[[False, True, True, True]]])
+    features[0, 0, 0, 1:] = 1
+    assert select_agents(features, 3, first=torch.tensor([1]), valid=valid).tolist() == [[1, 2, 3]]
+
+
 @pytest.mark.parametrize("selection", ["orthogonal", "random", "top_n"])
 def test_padding_is_picked_only_after_the_last_valid_pixel(selection):
     valid = torch.zeros(2, 5, 7, dtype=torch.bool)
@@ -107,6 +113,9 @@ def test_first_agent_is_uniform_over_the_valid_pixels():
     placed = place_first(draws, valid.expand(300, -1))
     assert placed.bincount(minlength=6).tolist() == [0, 100, 0, 100, 100, 0]
     assert place_first(torch.tensor([0.999999]), torch.zeros(1, 6, dtype=torch.bool)).tolist() == [5]
+    largest = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
+    for count in (1, 2, 3, 5, 1023, 1024, 1025):
+        assert place_first(largest, torch.ones(1, count, dtype=torch.bool)).tolist() == [count - 1]
 
 
 def test_generators_of_single_images_give_the_same_agents_in_any_batch():

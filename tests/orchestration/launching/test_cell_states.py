@@ -65,6 +65,20 @@ def test_cell_that_a_file_server_keeps_is_read_until_it_can_be(tmp_path, cells, 
     assert sorted(read) == sorted(JOBS)
 
 
+def test_end_that_others_write_into_an_attempt_is_seen_while_the_job_waits_again(tmp_path, cells, read):
+    states, attempt = CellStates(tmp_path), cells[WAITS].claim({"host": "elsewhere"})
+    attempt.event("started", step=0)
+    assert states.look(JOBS, JOBS)[WAITS].status is not CellState.FAILED
+    attempt.event("failed", kind="node_failure", error="NodeFailure", message="NODE_FAIL", traceback="")
+    assert states.look(JOBS, JOBS)[WAITS].status is CellState.FAILED
+
+
+def test_folder_that_cannot_be_looked_into_is_its_cells_alone(tmp_path, cells):
+    cells[WAITS].attempts_dir.symlink_to(cells[WAITS].attempts_dir)
+    found = CellStates(tmp_path).look(JOBS, JOBS)
+    assert {*found} == {*JOBS} and found[DONE].status is CellState.MISSING
+
+
 def test_cell_that_a_search_adds_is_found(tmp_path, cells):
     states = CellStates(tmp_path)
     states.look([DONE], JOBS)
