@@ -209,7 +209,7 @@ fi
 if [ -e {folder}/refuses_asking ] && grep -q -e "$(cat {folder}/refuses_asking)" "$2"; then
   echo "sbatch: error: Batch job submission failed: Requested node configuration is not available" >&2; exit 1
 fi
-if [ -e {folder}/silent ]; then
+if [ -e {folder}/silent ] || grep -q -e "$(cat {folder}/silent_asking 2>/dev/null || echo nothing-asks-this)" "$2"; then
   echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1
 fi
 cp "$2" {folder}/script.$n

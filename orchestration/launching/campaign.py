@@ -28,7 +28,7 @@ from orchestration.on_slurm.commands import SlurmError
 from orchestration.planning.plan import Action, Plan
 from orchestration.runs import hints
 from orchestration.runs.folders import GridFolder, LaunchFolder
-from orchestration.runs.jobs import CellJob, JobState, SchedulerError
+from orchestration.runs.jobs import CellJob, JobState, SchedulerError, SchedulerRefusal
 from rankmatch.durable import make_folder
 
 if TYPE_CHECKING:
@@ -293,7 +293,10 @@ def _submit_first(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], la
     except SchedulerError as error:
         if _num_submitted(launch_dir) == 0:
             _give_up(campaign, grid_dir, error)
-            raise
+            if isinstance(error, SchedulerRefusal):
+                raise
+            text = f"{error}; Slurm has no job of it, and one that comes after all ends at once: launch again"
+            raise SchedulerError(text) from None
         raise SchedulerError(
             f"{error}; what was submitted before stays, and controllers submit the rest, or the same command does"
         ) from None
@@ -321,8 +324,8 @@ def _num_submitted(launch_dir: Path) -> int | None:
     """Return how many arrays of a launch Slurm has; None where it does not say."""
     grid_dir = LaunchFolder(launch_dir).grid.path
     with suppress(SlurmError):
-        step.complete(grid_dir)
-        return sum(bool(one.job_id) for folder, one in submissions.read(grid_dir) if folder == launch_dir)
+        step.settle(grid_dir)
+        return sum(one.job is not None for folder, one in submissions.read(grid_dir) if folder == launch_dir)
     return None
 
 

@@ -26,7 +26,7 @@ from orchestration.launching import (
 )
 from orchestration.launching.due_steps import is_on_slurm
 from orchestration.launching.launch_folder import only_launch_of
-from orchestration.launching.step import close, complete, tidy
+from orchestration.launching.step import close, settle, tidy
 from orchestration.launching.watching import Watched
 from orchestration.machine import announce, answers, clock
 from orchestration.machine.counts import counted
@@ -195,7 +195,7 @@ def _end_jobs(grid_dir: Path, chosen: Collection[str], closed: Sequence[Campaign
     """End controllers first, then the jobs of cells; return how many cells were asked to end."""
     for one in closed:
         commands.cancel_all(one.controllers_name)
-    _complete(grid_dir)
+    _find_jobs(grid_dir)
     queued = queued_cells(grid_dir)
     _note_cancelled(grid_dir, chosen)  # also in launches that a controller has made meanwhile
     told = [name for name in queued if name in chosen]
@@ -207,13 +207,12 @@ def _end_jobs(grid_dir: Path, chosen: Collection[str], closed: Sequence[Campaign
     return len(told)
 
 
-def _complete(grid_dir: Path) -> None:
+def _find_jobs(grid_dir: Path) -> None:
     """Find the jobs of a launch or a controller that was killed right after sbatch."""
     with suppress(ValueError), only_launch_of(grid_dir, CANCEL_LOOK_S):
-        complete(grid_dir)
+        settle(grid_dir)
         return
-    # a launch is at work, and gives its jobs their tasks itself
-    submissions.complete(grid_dir, lambda *_: None)
+    submissions.find(grid_dir)  # a launch is at work, and gives its jobs their tasks itself
 
 
 def retry(

@@ -114,16 +114,18 @@ def tidy(grid_dir: Path, console: Console) -> list[Lost]:
         SchedulerError: Slurm does not answer.
     """
     with commands.answers():
-        for submission in complete(grid_dir):
-            console.print(f"found job {submission.job_id} of a launch that was killed: {submission.name}")
+        for submission in settle(grid_dir):
+            console.print(f"found job {submission.job_id}, of which sbatch told no number: {submission.name}")
         found = [*queue_state.record_lost(grid_dir), *never_began.record(grid_dir)]
     for lost in found:
         console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
     return found
 
 
-def complete(grid_dir: Path) -> list[submissions.Submission]:
-    """Find the jobs of launches that were killed right after sbatch, and give them their tasks; hold the grid's lock.
+def settle(grid_dir: Path) -> list[submissions.Submission]:
+    """Find the jobs of which sbatch told no number, give them their tasks, and withdraw what has no job.
+
+    Hold the grid's lock; see `submissions.settle`.
 
     Raises:
         SlurmError: Slurm does not answer.
@@ -134,7 +136,7 @@ def complete(grid_dir: Path) -> list[submissions.Submission]:
 
         give_tasks(launch_dir, submission)
 
-    return [submission for _, submission in submissions.complete(grid_dir, give)]
+    return [submission for _, submission in submissions.settle(grid_dir, give)]
 
 
 def in_words(jobs: Mapping[str, QueuedJob]) -> dict[str, str]:

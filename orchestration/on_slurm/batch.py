@@ -72,18 +72,19 @@ class Batch:
         path = launch.batch_script(self.name)
         files.replace(path, self.script(launch_dir, len(tasks)))
         job = commands.submit(path, self.name)
-        _give(launch, self.name, [f"{job}_{place}" for place in range(len(tasks))] if len(tasks) > 1 else [str(job)])
+        _give(launch, job.elements(len(tasks)))
         return job
 
 
 def give_tasks(launch_dir: Path, submission: Submission) -> None:
-    """Give the jobs of a launch that was killed right after sbatch their tasks, which wait in files without job ids.
+    """Give the jobs of which sbatch told no number their tasks, which wait in files without job ids.
 
     submitit's jobs look for a file named after them; a job that finds none within a minute fails.
     """
-    numbers = dict.fromkeys(job.number for job in submission.jobs().values())  # the head of a pilot has all cells
     launch = LaunchFolder(launch_dir)
-    _give(launch, submission.name, [*numbers])
+    _give(launch, [*dict.fromkeys(submission.jobs().values())])  # the head of a pilot has all cells
+    if submission.nodes:
+        _give(launch, submission.nodes.elements(submission.num_nodes))
     _give_earlier(launch, submission)
 
 
@@ -109,9 +110,9 @@ def _store(task: Callable[[], None], path: Path) -> None:
     sync_file(path)
 
 
-def _give(launch: LaunchFolder, name: str, numbers: Sequence[str]) -> None:
-    for place, number in enumerate(numbers):
-        path = launch.waiting_task(name, place)
+def _give(launch: LaunchFolder, jobs: Sequence[Job]) -> None:
+    for place, job in enumerate(jobs):
+        path = launch.waiting_task(job.name, place)
         if path.exists():  # else it was renamed before
-            path.replace(JobPaths(launch.jobs_dir, number).submitted_pickle)
+            path.replace(JobPaths(launch.jobs_dir, job.number).submitted_pickle)
     sync_folder(launch.jobs_dir)  # nobody else knows what queued jobs are to do

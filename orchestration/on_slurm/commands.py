@@ -55,6 +55,10 @@ class Job:
         """The whole array."""
         return Job(self.number.partition("_")[0], self.name)
 
+    def elements(self, count: int) -> list["Job"]:
+        """Return the jobs of `count` tasks that were submitted under this number; a single one is no array."""
+        return [self] if count == 1 else [Job(f"{self.number}_{place}", self.name) for place in range(count)]
+
     def __str__(self) -> str:
         """Return it as users write it."""
         return self.number

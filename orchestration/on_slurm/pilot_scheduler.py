@@ -60,7 +60,7 @@ class PilotScheduler:
         limits = self._site.limits()
         self._check_room(limits)
         name, cells = new_name(launch_dir), [job.cell_dir.name for job in jobs]
-        submission = Submission(name, cells, nodes_name=f"{name}-nodes", user=os.getuid())
+        submission = Submission(name, cells, nodes_name=f"{name}-nodes", num_nodes=self._num_nodes, user=os.getuid())
         submission.write(launch_dir)
         asked = self._asked(jobs, limits)
         head_task = self._head_task(jobs, asked.node, launch_dir, owner, submission)

@@ -50,7 +50,7 @@ def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[s
     """Return why cells are not tried again, by signature."""
     launches = launches_of(grid_dir, campaign)
     mine = [submission for folder, submission in submissions.read(grid_dir) if folder in launches]
-    num_submitted = Counter(name for submission in mine if submission.job_id for name in submission.cells)
+    num_submitted = Counter(name for submission in mine for name in submission.jobs())
     cancelled = cancelled_in(grid_dir, campaign)
     refused: dict[str, str] = {}
     for signature, one in cells.items():
@@ -81,8 +81,8 @@ def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
     newer = {
         signature_in(name): named[folder]
         for folder, submission in submissions.read(grid_dir)
-        if submission.job_id and named.get(folder, "") > campaign
-        for name in submission.cells
+        if named.get(folder, "") > campaign
+        for name in submission.jobs()
     }
     left = {key for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
     return {key: name for key, name in newer.items() if key in left}

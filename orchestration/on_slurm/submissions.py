@@ -35,20 +35,34 @@ class Submission(Message):
     """Of the jobs that lend a pilot its nodes."""
     nodes_id: str = ""
     """The number of their array."""
+    num_nodes: int = 0
+    """How many they are."""
     user: int = field(default=-1, metadata={KIND: _USER})
     """Who submitted it, by user id."""
     larger: dict[str, str] = field(default_factory=dict)
     """Which cells ask for more than their site says, and why."""
+    is_withdrawn: bool = False
+    """Its cells are to be submitted anew, as Slurm knew no job of its name: one that comes after all ends at once."""
 
     @property
     def job(self) -> Job | None:
         """The array as a whole, or the one job."""
-        return Job(self.job_id, self.name) if self.job_id else None
+        return Job(self.job_id, self.name) if self.job_id and not self.is_withdrawn else None
 
     @property
     def nodes(self) -> Job | None:
         """The array that lends a pilot its nodes."""
-        return Job(self.nodes_id, self.nodes_name) if self.nodes_id else None
+        return Job(self.nodes_id, self.nodes_name) if self.nodes_id and not self.is_withdrawn else None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all its jobs."""
+        return [self.name, self.nodes_name] if self.is_pilot else [self.name]
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether sbatch has not told a number: it was not called, or gave no answer, or nobody lived to record it."""
+        return not self.is_withdrawn and not (self.job_id and (self.nodes_id or not self.is_pilot))
 
     @property
     def is_pilot(self) -> bool:
@@ -59,9 +73,9 @@ class Submission(Message):
         """Return the job of each cell; none if sbatch has returned no number."""
         if self.job is None:
             return {}
-        if self.is_pilot or len(self.cells) == 1:
+        if self.is_pilot:
             return dict.fromkeys(self.cells, self.job)
-        return {cell: Job(f"{self.job_id}_{place}", self.name) for place, cell in enumerate(self.cells)}
+        return dict(zip(self.cells, self.job.elements(len(self.cells)), strict=True))
 
     def write(self, launch_dir: Path) -> None:
         """Store the submission."""
@@ -116,24 +130,63 @@ def queue(grid_dir: Path) -> dict[Job, QueuedJob]:
     return commands.queue({submission.user for _, submission in read(grid_dir)})
 
 
-def complete(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> list[tuple[Path, Submission]]:
-    """Look up by name the jobs of launches that were killed between sbatch and the record of its answer; see `read`.
-
-    Args:
-        grid_dir: Folder of the grid.
-        give_tasks: Gives such jobs their tasks. It runs before the record: once that is written nobody looks again.
+def find(grid_dir: Path) -> list[tuple[Path, Submission]]:
+    """Look up by name the jobs of which sbatch told no number, and record those that Slurm has; see `read`.
 
     Raises:
         SlurmError: Slurm does not answer.
     """
+    return _find(grid_dir, lambda *_: None)
+
+
+def settle(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> list[tuple[Path, Submission]]:
+    """Look up the jobs of which sbatch told no number: return those that Slurm has, and withdraw the others.
+
+    slurmctld may carry out an sbatch minutes after that gave up or was killed. No time tells that it will not, so
+    nothing is waited for: such a job has no task, finds that its submission is withdrawn, and ends. Hold the grid's
+    lock, as of a launch at work nothing may be withdrawn.
+
+    Args:
+        grid_dir: Folder of the grid.
+        give_tasks: Gives found jobs their tasks. It runs before the record: once that is written nobody looks again.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+    found = _find(grid_dir, give_tasks)
+    every = read(grid_dir)
+    for launch_dir, submission in every:
+        if submission.is_unanswered:
+            submission.is_withdrawn = True
+            submission.write(launch_dir)
+    withdrawn = {name for _, submission in every if submission.is_withdrawn for name in submission.names}
+    if withdrawn:
+        commands.cancel({job.array for job in commands.queue() if job.name in withdrawn})
+    return found
+
+
+def _find(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> list[tuple[Path, Submission]]:
     found = []
     for launch_dir, submission in read(grid_dir):
-        if not submission.job_id and (jobs := commands.jobs_by_name(submission.name)):
-            submission.job_id = jobs[-1].number
+        if submission.is_unanswered and (numbers := _numbers(submission)):
+            submission.job_id, *nodes = numbers
+            submission.nodes_id = "".join(nodes)
             give_tasks(launch_dir, submission)
             submission.write(launch_dir)
             found.append((launch_dir, submission))
     return found
+
+
+def _numbers(submission: Submission) -> list[str]:
+    """Return the numbers of a submission's jobs by their names; none if one is missing: a head without nodes waits."""
+    known = [commands.jobs_by_name(name) for name in submission.names]
+    return [jobs[-1].number for jobs in known] if all(known) else []
+
+
+def is_withdrawn(launch_dir: Path, name: str) -> bool:
+    """Return whether jobs of a name are to end, as their cells were submitted anew."""
+    of_launch = [_read(path) for path in LaunchFolder(launch_dir).submission_files()]
+    return any(one is not None and one.is_withdrawn and name in one.names for one in of_launch)
 
 
 def note_cancelled(grid_dir: Path, cells: Iterable[str], going_on: Iterable[Path] = ()) -> None:
@@ -166,7 +219,7 @@ def larger_cells(grid_dir: Path) -> Mapping[str, str]:
     """Return what the newest jobs of cells asked for beyond what their site says, by the names of their folders."""
     found: dict[str, str] = {}
     for _, submission in read(grid_dir):
-        found |= {cell: submission.larger.get(cell, "") for cell in submission.cells}
+        found |= {cell: submission.larger.get(cell, "") for cell in submission.jobs()}
     return {cell: words for cell, words in found.items() if words}
 
 

@@ -1,19 +1,52 @@
 """How a job takes its task: as submitit's own program does, but only from a file that nobody else can have written."""
 
+import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
+from submitit.core.job_environment import JobEnvironment
 from submitit.core.submission import submitit_main
 from submitit.core.utils import DelayedSubmission
 
-from orchestration.machine import own_files
+from orchestration.machine import clock, own_files
+from orchestration.on_slurm import submissions
+from orchestration.on_slurm.signals import NAME_VARIABLE
+from orchestration.runs.folders import launch_with_jobs
+
+WAIT_S = 60.0
+"""So long after its start a job may get its task: sbatch answers, or a controller finds the job."""
 
 
 def main() -> None:
     """Run the task of this job."""
+    os.environ["SUBMITIT_FOLDER"] = sys.argv[1]  # as submitit's own program has it
+    if not comes(JobEnvironment().paths.submitted_pickle, os.environ.get(NAME_VARIABLE, "")):
+        return
     DelayedSubmission.load = staticmethod(load)  # type: ignore[method-assign,assignment]  # it unpickles what lies there
     submitit_main()
+
+
+def comes(task: Path, name: str) -> bool:
+    """Wait for the task of a job; false if its submission is withdrawn, as its cells have other jobs.
+
+    Args:
+        task: The file, in the launch's folder of jobs.
+        name: The name of the job.
+
+    Raises:
+        TimeoutError: Nobody gives the job a task.
+    """
+    until = clock.monotonic() + WAIT_S
+    while not task.exists():
+        if submissions.is_withdrawn(launch_with_jobs(task.parent).path, name):
+            print("nothing to do: sbatch told no number of this job, and what it was for was submitted again")  # noqa: T201 (a log)
+            return False
+        if clock.monotonic() >= until:
+            raise TimeoutError(f"no task came within {WAIT_S:.0f} s: what submitted this job was ended before its end")
+        clock.sleep(1.0)
+    return True
 
 
 def load(path: str | Path) -> Any:  # noqa: ANN401 (as submitit has it)

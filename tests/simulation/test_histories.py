@@ -67,5 +67,5 @@ def test_history_is_the_same_whenever_its_seed_is_played(folder: Path) -> None:
 def test_steps_that_do_not_look_for_jobs_whose_numbers_were_lost_are_seen_to_submit_cells_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "complete", lambda _: [])
+    monkeypatch.setattr(step, "settle", lambda _: [])
     assert "have two jobs at once" in play(folder / "3", 3).broken

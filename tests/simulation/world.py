@@ -19,6 +19,7 @@ from orchestration.launching.controller import Controller
 from orchestration.on_slurm.job import CellTask, _Head
 from orchestration.on_slurm.programs import SlurmError
 from orchestration.on_slurm.signals import make_folder
+from orchestration.on_slurm.task import comes
 from orchestration.runs.folders import launch_with_jobs
 
 GRID = Path(__file__).with_name("simulated.yaml")
@@ -170,11 +171,10 @@ class World:
         if self.weather.happens(0.05, "node starts no job"):
             return 1
         path = folder / f"{job.number}_submitted.pkl"
-        for _ in range(60):
-            if path.exists():
-                break
-            process.wait(1.0)
-        if not path.exists():
+        try:
+            if not comes(path, job.name):
+                return 0
+        except TimeoutError:
             return 1  # whoever submitted it was killed before it could say what it is
         task = DelayedSubmission.load(path).function
         assert isinstance(task, CellTask)

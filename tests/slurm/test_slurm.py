@@ -7,6 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -247,20 +249,46 @@ def test_jobs_and_controllers_without_a_python_say_so_and_go_on_once_it_is_there
     assert grid.cell.result()["attempt"] == 2
 
 
+@contextmanager
+def sbatch_that(tmp_path: Path, does: str) -> Iterator[None]:
+    """Have sbatch do something else; it finds the real one in $REAL."""
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
+    changed = tmp_path / "bin" / "sbatch"
+    changed.parent.mkdir()
+    changed.write_text(f"#!/bin/sh\nREAL={real}\n{does}\n")
+    changed.chmod(changed.stat().st_mode | stat.S_IEXEC)
+    path, os.environ["PATH"] = os.environ["PATH"], f"{changed.parent}:{os.environ['PATH']}"
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = path
+
+
+def test_job_that_comes_after_sbatch_gave_up_ends_at_once_and_the_cell_is_trained_once(
+    make_grid, undisturbed_cell, cluster, tmp_path
+):
+    grid = make_grid()
+    late = f'cp "$2" {tmp_path}/late.sh\necho "sbatch: error: Socket timed out on send/recv operation" >&2\nexit 1'
+    with sbatch_that(tmp_path, late):
+        refused = grid.launch()
+    assert refused.returncode == 1 and "Slurm has no job of it, and one that comes after all ends" in refused.stderr
+    assert grid.launch().returncode == 0
+    number = cluster.slurm("sbatch", "--parsable", str(tmp_path / "late.sh")).strip()
+    wait_until(lambda: not cluster.slurm("squeue", "--noheader"))
+    log = next(grid.grid_dir.glob(f"launches/*/jobs/{number}_0_log.out"))
+    assert "what it was for was submitted again" in log.read_text()
+    (attempt,) = grid.cell.attempts()
+    assert attempt.owner()["slurm"]["job"] != number
+    assert numbers(grid.cell.epochs()) == numbers(undisturbed_cell.epochs())
+    assert cluster.leftovers() == []
+
+
 def test_job_of_a_launch_killed_behind_sbatch_is_found_and_once_cancelled_waits_for_the_next_launch(
     make_grid, undisturbed, cluster, tmp_path
 ):
     grid = make_grid()
-    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
-    killer = tmp_path / "bin" / "sbatch"
-    killer.parent.mkdir()
-    killer.write_text(f'#!/bin/sh\n{real} "$@"\nkill -9 $PPID\n')
-    killer.chmod(killer.stat().st_mode | stat.S_IEXEC)
-    path, os.environ["PATH"] = os.environ["PATH"], f"{killer.parent}:{os.environ['PATH']}"
-    try:
+    with sbatch_that(tmp_path, '$REAL "$@"\nkill -9 $PPID'):
         assert grid.launch().returncode == -9
-    finally:
-        os.environ["PATH"] = path
     assert grid.job() == ""
     assert "found job" in grid.rankmatch("reconcile").stdout  # the job waits a minute for its task
     assert grid.job()

@@ -395,8 +395,25 @@ def test_jobs_of_a_killed_launch_are_found_by_their_name(options, slurm, console
     slurm.names[submission.name] = "1\n"
     slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in range(4)}
     launch_on_slurm(options, console)
-    assert "found job 1 of a launch that was killed" in console.export_text()
+    assert "found job 1, of which sbatch told no number" in console.export_text()
     assert len(slurm.scripts) == 1
+
+
+def test_launch_without_an_answer_is_launched_again_and_a_job_that_comes_late_counts_for_nothing(
+    options, slurm, console
+):
+    (slurm.folder / "silent").touch()
+    with pytest.raises(SchedulerError, match="timed out .*; Slurm has no job of it, and one that comes after all ends"):
+        launch_on_slurm(options, console)
+    ((_, late),) = submissions.read(options.runs / "small")
+    assert not slurm.controllers  # the launch is closed, and the message says what to do
+    (slurm.folder / "silent").unlink()
+    launch_on_slurm(options, console)
+    (slurm.folder / "script.2").write_text(f"#SBATCH --job-name={late.name}\n")
+    slurm.queued = {f"{job}_{number}": ("PENDING", "") for job in (1, 2) for number in range(4)}
+    launch_on_slurm(options, console)
+    assert slurm.cancelled[-1] == "2" and "nothing to submit" in console.export_text()
+    assert {job.array.number for job in submissions.newest_jobs(options.runs / "small").values()} == {"1"}
 
 
 def test_status_shows_folders_first_and_tells_where_slurm_says_nothing(options, slurm, console):

@@ -973,7 +973,7 @@ def test_as_long_as_cells_are_open_a_controller_is_due_or_somebody_was_told(seed
             changed.setattr(commands, "submit_script", lambda script, **options: unsteady(["sbatch", script, options]))
             with suppress(KeyboardInterrupt, SlurmError):  # killed
                 life.controller(dies=turn % 2 and chance.random() < 0.2)
-        step.complete(life.grid_dir)
+        step.settle(life.grid_dir)
         slurm.queued |= {number: row for number, row in life.jobs("RUNNING").items() if number not in slurm.accounted
                          and not is_done(life, number)}  # fmt: skip
         if life.campaign.over(life.grid_dir).exists():

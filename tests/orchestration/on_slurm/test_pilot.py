@@ -79,6 +79,30 @@ def test_head_and_nodes_are_submitted_and_the_nodes_wait_for_the_head(slurm, lau
     assert head["time"] == nodes["time"] == "300"  # two cells each, twice what they are estimated to take, 15 minutes
 
 
+def test_pilot_whose_nodes_got_no_answer_is_withdrawn_as_a_whole_and_its_head_cancelled(slurm, launch_dir, tmp_path):
+    (slurm.folder / "silent_asking").write_text("job-name=.*-nodes")
+    with pytest.raises(SchedulerError, match="Socket timed out"):
+        scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    slurm.queued = {"1": ("PENDING", "")}
+    assert submissions.settle(tmp_path / "grid", give_tasks) == []
+    ((_, one),) = submissions.read(tmp_path / "grid")
+    assert slurm.cancelled == ["1"] and submissions.newest_jobs(tmp_path / "grid") == {}
+    assert submissions.is_withdrawn(launch_dir, one.name) and submissions.is_withdrawn(launch_dir, one.nodes_name)
+
+
+def test_nodes_of_which_sbatch_told_no_number_are_found_and_get_their_tasks(slurm, launch_dir, tmp_path):
+    (slurm.folder / "silent_asking").write_text("job-name=.*-nodes")
+    with pytest.raises(SchedulerError, match="Socket timed out"):
+        scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    ((_, one),) = submissions.read(tmp_path / "grid")
+    slurm.names[one.nodes_name] = "2\n"
+    ((_, found),) = submissions.settle(tmp_path / "grid", give_tasks)
+    assert (found.job_id, found.nodes_id) == ("1", "2")
+    assert {path.name for path in (launch_dir / "jobs").glob("*.pkl")} == {
+        "1_submitted.pkl", "2_0_submitted.pkl", "2_1_submitted.pkl", "2_2_submitted.pkl"
+    }  # fmt: skip
+
+
 def test_nodes_are_kept_from_where_no_cell_of_the_pilot_is_to_go(slurm, launch_dir, tmp_path):
     jobs = [replace(job, avoided=("n1", f"n{7 + number}")) for number, job in enumerate(jobs_of(tmp_path, 2))]
     scheduler(tmp_path, exclude="n9").submit(jobs, launch_dir, OWNER)

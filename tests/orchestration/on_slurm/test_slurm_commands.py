@@ -207,6 +207,14 @@ def test_job_that_slurm_does_not_know_by_its_name_is_none(tmp_path, monkeypatch)
         commands.submit(tmp_path / "x.sh", "rm-a")
 
 
+def test_sbatch_that_is_killed_or_gives_no_reason_has_not_refused(tmp_path, monkeypatch):
+    for how in ("kill -9 $$", "exit 1"):
+        programs(tmp_path, monkeypatch, sbatch=how)
+        with pytest.raises(SlurmError, match="it gives no reason") as caught:
+            commands.submit(tmp_path / "x.sh", "rm-a")
+        assert type(caught.value) is SlurmError
+
+
 @pytest.mark.parametrize(
     ("reason", "kind"),
     [

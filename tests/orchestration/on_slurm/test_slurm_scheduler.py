@@ -116,9 +116,28 @@ def test_name_stays_to_be_looked_up_where_sbatch_did_not_answer(slurm, launch_di
     ((_, submission),) = submissions.read(tmp_path / "grid")
     assert submission.job_id == ""
     slurm.names[submission.name] = "17\n"
-    ((folder, found),) = submissions.complete(tmp_path / "grid", give_tasks)
+    ((folder, found),) = submissions.settle(tmp_path / "grid", give_tasks)
     assert (folder, found.job_id) == (launch_dir, "17")
     assert submissions.newest_jobs(tmp_path / "grid")["000000000001-c"] == Job("17_1", submission.name)
+
+
+def test_what_has_no_job_is_withdrawn_for_good_and_a_job_that_comes_after_all_is_cancelled(slurm, launch_dir, tmp_path):
+    (slurm.folder / "silent").touch()
+    with pytest.raises(SchedulerError, match="Socket timed out"):
+        scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    assert submissions.find(tmp_path / "grid") == []
+    ((_, submission),) = submissions.read(tmp_path / "grid")
+    assert not submissions.is_withdrawn(launch_dir, submission.name)  # its launch may still be at work
+    assert submissions.settle(tmp_path / "grid", give_tasks) == []
+    (slurm.folder / "silent").unlink()
+    scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    (slurm.folder / "script.2").write_text(f"#SBATCH --job-name={submission.name}\n")
+    slurm.names[submission.name] = "2\n"
+    slurm.queued = {"1_0": ("PENDING", ""), "1_1": ("PENDING", ""), "2_0": ("PENDING", ""), "2_1": ("PENDING", "")}
+    assert submissions.settle(tmp_path / "grid", give_tasks) == []
+    assert slurm.cancelled == ["2"]
+    assert {job.number for job in submissions.newest_jobs(tmp_path / "grid").values()} == {"1_0", "1_1"}
+    assert submissions.is_withdrawn(launch_dir, submission.name)
 
 
 @pytest.mark.parametrize("num_cells", [1, 3])

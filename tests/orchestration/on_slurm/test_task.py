@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.on_slurm import batch
+from orchestration.machine import clock
+from orchestration.on_slurm import batch, task
+from orchestration.on_slurm.commands import Job
+from orchestration.on_slurm.signals import NAME_VARIABLE
+from orchestration.on_slurm.submissions import Submission
 from orchestration.runs.folders import GridFolder
 
 
@@ -21,7 +25,7 @@ def job(tmp_path):
     launch = GridFolder(tmp_path / "grid").launch("20260101T000000.000000-1")
     launch.jobs_dir.mkdir(parents=True)
     batch._store(_Task(str(tmp_path / "trace")), launch.waiting_task("rm", 0))
-    batch._give(launch, "rm", ["7"])
+    batch._give(launch, [Job("7", "rm")])
     return launch.jobs_dir, tmp_path / "trace"
 
 
@@ -37,10 +41,11 @@ class _Task:
         pass
 
 
-def run(jobs_dir: Path) -> subprocess.CompletedProcess:
+def run(jobs_dir: Path, name: str = "rm") -> subprocess.CompletedProcess:
     own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment = {**own, "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0",
-                   "SLURM_JOB_NUM_NODES": "1", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}  # fmt: skip
+    zeros = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
+    ones = dict.fromkeys(("SLURM_NTASKS", "SLURM_JOB_NUM_NODES"), "1")
+    environment = {**own, **zeros, **ones, "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", NAME_VARIABLE: name}
     words = [sys.executable, "-c", batch._RUN_TASK, str(jobs_dir)]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -61,3 +66,37 @@ def test_task_of_another_user_is_not_even_unpickled(job):
     assert "7_submitted.pkl belongs to user 12345 and is read by user 0; only its owner may run it" in (
         done.stdout + done.stderr
     )
+
+
+def test_job_of_a_withdrawn_submission_ends_well_and_does_nothing(job):
+    jobs_dir, trace = job
+    Submission("rm", ["c"]).write(jobs_dir.parent)
+    Submission("rm-late", ["c"], is_withdrawn=True).write(jobs_dir.parent)
+    (jobs_dir / "7_submitted.pkl").unlink()
+    done = run(jobs_dir, "rm-late")
+    assert done.returncode == 0 and "what it was for was submitted again" in done.stdout
+    assert not trace.exists()
+
+
+def test_job_that_waits_for_its_task_sees_that_its_submission_is_withdrawn_meanwhile(job, monkeypatch):
+    jobs_dir, _ = job
+    Submission("rm", ["c"]).write(jobs_dir.parent)
+    naps = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        Submission("rm", ["c"], is_withdrawn=len(naps) == 3).write(jobs_dir.parent)
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    assert not task.comes(jobs_dir / "8_submitted.pkl", "rm")
+    assert len(naps) == 3
+
+
+def test_job_that_nobody_gives_a_task_says_so_after_a_minute(job, monkeypatch):
+    jobs_dir, _ = job
+    now = [0.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    with pytest.raises(TimeoutError, match="no task came within 60 s"):
+        task.comes(jobs_dir / "8_submitted.pkl", "rm")
+    assert now[0] == 60.0
