@@ -64,9 +64,9 @@ test-faults: venv ## all that does harm, and one table of it; PYTEST_ARGS='-m "n
 test-simulation: venv ## 10,000 seeded histories of a Slurm that lies (tests/simulation); HISTORIES=500: fewer
 	HISTORIES=$(or $(HISTORIES),10000) $(PYTEST) --timeout=36000 tests/simulation
 
-test-mutants: venv ## whether tests notice code that is wrong, by mutmut; MODULE=failures: one area, or one part of a path
+test-mutants: venv ## whether tests notice code that is wrong, by mutmut; MODULE=failures: one area or part of a path; SEED=1: others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
-	nice -n 10 $(BIN)/python tests/mutation.py $(MODULE)
+	nice -n 10 $(BIN)/python tests/mutation.py $(MODULE) --seed=$(or $(SEED),0)
 
 test-image: venv ## the suite that builds the image and runs it; needs root, and apt-get install what docs/image.md names
 	$(PYTEST) --numprocesses=0 -m image tests/image

@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MUTATED = ROOT / "mutants"  # mutmut's name
 FOUND = ROOT / "build" / "mutants"
-COSTLY = {"launched", "fresh", "again", "private_ray"}
+COSTLY = {"launched", "fresh", "again", "missed", "private_ray"}
 """Fixtures that take seconds, which every mutant would pay anew."""
 KILLED = ("killed", "timeout", "segfault", "suspicious")
 
@@ -50,6 +50,27 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
 def fixtures_of(item: Any) -> set[str]:
     """Return the fixtures of a test; an argument that it is parametrized by may have the name of one."""
     return {*item.fixturenames} - {*(item.callspec.params if hasattr(item, "callspec") else ())}
+
+
+def reach_decorated() -> None:
+    """Have mutmut mutate functions under `torch.no_grad()`, which do as well without it; it passes all decorated by."""
+    import libcst
+    from mutmut.mutation.file_mutation import MutationVisitor
+
+    passes_by = MutationVisitor._skip_node_and_children
+
+    def passes_by_others(visitor: MutationVisitor, node: libcst.CSTNode) -> bool:
+        if isinstance(node, libcst.FunctionDef) and all(map(_is_no_grad, node.decorators)):
+            node = node.with_changes(decorators=())
+        return bool(passes_by(visitor, node))
+
+    MutationVisitor._skip_node_and_children = passes_by_others
+
+
+def _is_no_grad(decorator: Any) -> bool:
+    import libcst
+
+    return libcst.Module(()).code_for_node(decorator.decorator) == "torch.no_grad()"
 
 
 def is_wording(original: Any, mutated: Any) -> bool:
@@ -84,7 +105,7 @@ def sample(names: Sequence[str], size: int, seed: str) -> list[str]:
     return list(names) if len(names) <= size else random.Random(seed).sample(names, size)
 
 
-def try_area(name: str, only: str) -> Outcome:
+def try_area(name: str, only: str, seed: int) -> Outcome:
     """Run mutmut on an area's modules in this process, which can do it once."""
     from jaxtyping import install_import_hook
     from mutmut import __main__, configuration
@@ -98,9 +119,10 @@ def try_area(name: str, only: str) -> Outcome:
     # pytest's own option would refuse packages that an earlier run in this process imported
     sys.path.insert(0, str(MUTATED / "tests"))
     install_import_hook(["rankmatch"], "shape_checker.check")
+    reach_decorated()
     made = {one: (module, words) for module in modules for one, words in mutants_of(module).items()}
     drawn = sample(
-        [one for one, (_, words) in made.items() if not words], settings()["sample"], f"0 {' '.join(modules)}"
+        [one for one, (_, words) in made.items() if not words], settings()["sample"], f"{seed} {' '.join(modules)}"
     )
     __main__._run(drawn, max_children=1)
     became = status([*map(Path, modules)])
@@ -167,10 +189,10 @@ def table(outcomes: Iterable[Outcome]) -> list[str]:
 _COUNTS = ("mutants", "wording", "tried", "killed", "timeouts")
 
 
-def in_own_process(name: str, only: str) -> Outcome:
+def in_own_process(name: str, only: str, seed: int) -> Outcome:
     """Try an area; mutmut's own output goes to a file."""
     with (FOUND / f"{name}.log").open("w") as log:
-        words = [sys.executable, __file__, only, "--area", name]
+        words = [sys.executable, __file__, only, "--area", name, f"--seed={seed}"]
         done = subprocess.run(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise SystemExit(f"mutmut could not try {name}; see {log.name}")
@@ -182,9 +204,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("module", nargs="?", default="", help="an area, or a part of the paths of the modules to try")
     parser.add_argument("--area", help="try this area in this process")
+    parser.add_argument("--seed", type=int, default=0, help="draws the sample; another seed: another sample")
     given = parser.parse_args()
     if given.area:
-        found = try_area(given.area, given.module)
+        found = try_area(given.area, given.module, given.seed)
         (FOUND / f"{given.area}.json").write_text(json.dumps(dataclasses.asdict(found), indent=1))
         return 0
     shutil.rmtree(FOUND, ignore_errors=True)
@@ -195,7 +218,7 @@ def main() -> int:
         wanted = [given.module]
     if not wanted:
         raise SystemExit(f"no area or path of what is mutated has {given.module}; pyproject.toml lists them")
-    outcomes = [in_own_process(name, given.module) for name in wanted]
+    outcomes = [in_own_process(name, given.module, given.seed) for name in wanted]
     survivors = [f"{one}\n" for row in outcomes for one in row.survivors]
     sys.stdout.write("\n".join([*survivors, *table(outcomes), ""]))
     return 0

@@ -1,5 +1,6 @@
 """Check every file that the cells of a plan will open, once, before the first cell starts."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from orchestration.grids.inputs import missing_inputs, missing_inputs_of
 from orchestration.machine import files
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.fields import COUNT, TEXT, Fields
+from rankmatch import NUMERICS
+from rankmatch.config import TrainConfig
 from rankmatch.methods import METHODS
 from rankmatch.unused import counts_unlabeled
 
@@ -43,11 +46,11 @@ class DataIdentity:
 def check(cells: Sequence[Cell], cache_dir: Path, progress: Progress) -> Mapping[str, DataIdentity]:
     """Check inputs and data of the cells; return the identity of each cell's data by signature.
 
-    Data that passed the check is not opened again while sizes and times of its files stay the same.
+    Data and weights that passed the check are not opened again while sizes and times of their files stay the same.
 
     Args:
         cells: All cells that the launch keeps, resumes or submits.
-        cache_dir: Remembers data that passed, by the state of its files.
+        cache_dir: Remembers what passed, by the state of its files.
         progress: Called with the progress of the check.
 
     Raises:
@@ -58,7 +61,7 @@ def check(cells: Sequence[Cell], cache_dir: Path, progress: Progress) -> Mapping
     for cell in cells:
         groups.setdefault(_data_key(cell), []).append(cell)
     identities: dict[str, DataIdentity] = {}
-    faults = _faults_of_weights(cells)
+    faults = _faults_of_weights(cells, cache_dir)
     for members in groups.values():
         identity, found = _look(members[0], cache_dir, progress)
         faults += found
@@ -97,7 +100,7 @@ def _name(cell: Cell) -> str:
     return f"{cell.config.numerics.dataset.name}, split {cell.config.numerics.split}"
 
 
-def _faults_of_weights(cells: Sequence[Cell]) -> list[str]:
+def _faults_of_weights(cells: Sequence[Cell], cache_dir: Path) -> list[str]:
     """Compare each file of ImageNet weights with its backbone."""
     pairs = {
         repr((cell.config.numerics.backbone, cell.config.execution.backbone.weights)): cell.config
@@ -106,6 +109,9 @@ def _faults_of_weights(cells: Sequence[Cell]) -> list[str]:
     }
     faults = []
     for config in pairs.values():
+        good = cache_dir / f"weights-{_state_of_weights(config)}"
+        if good.exists():
+            continue
         from rankmatch.models.weights import check_backbone  # torch takes seconds to import
 
         try:
@@ -113,7 +119,18 @@ def _faults_of_weights(cells: Sequence[Cell]) -> list[str]:
             check_backbone(config.numerics.model, path, nest)
         except ValueError as error:
             faults.append(f"backbone.weights: {error}")
+        else:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            files.replace(good, "", sync=False)
     return faults
+
+
+def _state_of_weights(config: TrainConfig) -> str:
+    """Return a hash of a network, and of size and modification time of its file of weights."""
+    path, network = Path(config.execution.backbone.weights).absolute(), config.numerics.model
+    stat = path.stat()
+    known = (NUMERICS, network, config.numerics.backbone.weights_nest, path, stat.st_size, stat.st_mtime_ns)
+    return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
 def _data_key(cell: Cell) -> str:

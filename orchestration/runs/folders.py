@@ -37,7 +37,7 @@ class RunsFolder(Folder):
     id_file = Inner("runs.json")
     """The id by which stores know the folder, and its earlier places."""
     checked_dir = Inner("checked")
-    """Data that passed the check, by the state of its files."""
+    """Data and weights that passed the check, by the state of their files."""
     cache_dir = Inner(".results")
     """Rows of finished runs; can be deleted."""
     cache_lock = Inner(".results/lock")

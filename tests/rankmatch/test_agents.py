@@ -107,6 +107,16 @@ def test_padding_is_picked_only_after_the_last_valid_pixel(selection):
     assert all(len(set(row)) == 6 for row in picked.tolist())
 
 
+@pytest.mark.parametrize("selection", ["orthogonal", "random"])
+def test_first_agent_that_is_given_comes_first_even_in_padding(selection):
+    valid = torch.zeros(2, 5, 7, dtype=torch.bool)
+    valid[:, 1, 1:4] = True
+    picked = select(selection, random_features(), 4, first=torch.tensor([30, 9]), generator=seeded(), valid=valid)
+    assert picked[:, 0].tolist() == [30, 9]
+    assert sorted(picked[0, 1:].tolist()) == [8, 9, 10]
+    assert sorted(picked[1, :3].tolist()) == [8, 9, 10]
+
+
 def test_first_agent_is_uniform_over_the_valid_pixels():
     valid = torch.tensor([[False, True, False, True, True, False]])
     draws = torch.arange(300, dtype=torch.float64) / 300

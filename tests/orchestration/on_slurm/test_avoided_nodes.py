@@ -65,6 +65,27 @@ def test_where_nobody_knows_the_nodes_at_most_half_of_those_seen_are_avoided():
     assert known.avoided("a", None, up={"n1", "n3", "n9"}) == ("n3",)  # newest first, half of those that are up
 
 
+def test_evidence_names_cells_with_their_last_failure_and_how_many_went_well_elsewhere():
+    known = record(
+        [
+            Try("b", "n2", NOW - 300, failed=True, kind="lost"),
+            Try("a", "n2", NOW - 200, failed=True, kind="GPU fault"),
+            Try("b", "n2", NOW - 100, failed=True, kind="hung"),
+            *(Try(cell, "n1", NOW - 100, failed=True, kind="hung") for cell in "cd"),
+            *(Try(cell, "n3", NOW - 50, failed=False) for cell in "efghi"),
+        ],
+        NOW,
+    )
+    assert known.evidence() == [
+        f"all cells avoid node {node} for a day, if there is another: {failed} failed there, "
+        "5 cells did not fail on other nodes"
+        for node, failed in (("n1", "c (hung), d (hung)"), ("n2", "a (GPU fault), b (hung)"))
+    ]
+    alone = record([*tries("a@n1!", "b@n1!", "c@n2")], NOW)
+    assert alone.evidence()[0].endswith("failed there, 1 cell did not fail on other nodes")
+    assert record([], NOW).evidence() == []
+
+
 SINFO = """\
 n1|64|256000|gpu:a100:4(S:0-1)|avx512,ib|idle|main*
 n1|64|256000|gpu:a100:4(S:0-1)|avx512,ib|idle|low

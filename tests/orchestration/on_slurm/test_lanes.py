@@ -33,6 +33,13 @@ def test_new_array_waits_for_one_end_of_the_array_that_gives_up_a_lane():
     assert [job.number for job in given.throttled] == ["a"]
 
 
+def test_array_that_runs_most_gives_up_a_lane_and_that_of_which_most_wait_gets_one():
+    assert numbers(lanes(queue(a=(3, 3), z=(2, 3)), 5, num_new=2)) == {"a": 2, "z": 2, "": 1}
+    assert numbers(lanes(queue(a=(2, 3), z=(3, 3)), 5, num_new=2)) == {"a": 2, "z": 2, "": 1}
+    assert numbers(lanes(queue(a=(1, 2), z=(1, 9)), 4)) == {"a": 1, "z": 3}
+    assert numbers(lanes(queue(a=(1, 9), z=(1, 2)), 4)) == {"a": 3, "z": 1}
+
+
 def test_new_array_begins_at_once_where_the_others_do_not_run_as_many_as_they_may():
     given = lanes(queue(a=(1, 9)), 4, num_new=2)
     assert sum(given.of.values()) == 4 and given.of[NEW] == 1 and not given.ends

@@ -78,6 +78,20 @@ def test_cells_of_other_resources_have_an_array_of_their_own(slurm, launch_dir, 
     assert "array" not in flags(slurm.scripts[1]) and flags(slurm.scripts[1])["gpus-per-node"] == "8"
 
 
+def test_cells_for_which_no_other_node_is_left_go_to_those_that_they_avoid_and_it_is_said(
+    slurm, launch_dir, tmp_path, capsys
+):
+    (slurm.folder / "refuses_asking").write_text("exclude=n1,n2")
+    jobs = [replace(job, avoided=("n1", "n2")) for job in jobs_of(tmp_path, 2)]
+    handle = scheduler(tmp_path).submit(jobs, launch_dir, OWNER)
+    assert "exclude" not in flags(slurm.scripts[-1])
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("submitted again without keeping away from n1, n2: sbatch refused: ") and said.count("\n") == 1
+    )
+    assert [one.name for _, one in submissions.read(tmp_path / "grid")] == [handle.submissions[0].name]
+
+
 def test_no_more_jobs_are_submitted_than_the_site_takes(slurm, launch_dir, tmp_path):
     scheduler(tmp_path, max_submit=3).submit(jobs_of(tmp_path, 8), launch_dir, OWNER)
     assert [flags(script)["array"] for script in slurm.scripts] == ["0-2%3"]
@@ -203,7 +217,19 @@ def test_task_carries_the_cell_and_what_its_workers_get(slurm, launch_dir, tmp_p
     assert Path(task.cell_dir).name == "000000000001-c"
     assert (task.num_nodes, task.num_workers, task.num_cpus_per_node, task.num_gpus_per_node) == (1, 2, 8, 2)
     assert (task.requeue, task.owner["campaign"]) == (False, "l")
+    assert (task.jobs_dir, task.root) == (str(launch_dir / "jobs"), str(tmp_path / "code"))
     assert flags(slurm.scripts[0])["no-requeue"] == ""
+
+
+def test_task_knows_what_its_site_says_of_signals_controllers_and_notices(slurm, launch_dir, tmp_path):
+    for number, settings in enumerate(
+        ({}, {"signal_before_s": 300, "controller": False, "notify_command": ["tell", "us"]}), 1
+    ):
+        site = Site(ClusterConfig(**settings), tmp_path / "code")
+        SlurmScheduler(site).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+        task = pickle.loads((launch_dir / "jobs" / f"{number}_0_submitted.pkl").read_bytes()).function
+        assert (task.signal_before_s, task.is_followed) == (site.config.signal_before_s, site.config.controller)
+        assert task.notifier == site.notifier(launch_dir)
 
 
 def test_names_with_quotes_and_spaces_stay_names(slurm, tmp_path):
@@ -211,7 +237,7 @@ def test_names_with_quotes_and_spaces_stay_names(slurm, tmp_path):
     folder.mkdir(parents=True)
     (script,) = scheduler(tmp_path).scripts(jobs_of(tmp_path, 1), folder, SiteLimits())
     line = next(line for line in script.splitlines() if line.startswith("srun"))
-    assert shlex.split(line)[-1] == str(folder / "jobs")
+    assert shlex.split(line)[-1] == str(folder / "jobs") and flags(script)["job-name"] == "rankmatch"
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
 
 

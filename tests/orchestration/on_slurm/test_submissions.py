@@ -1,0 +1,144 @@
+"""Which job has which cell, by the records of launches alone: without a Slurm."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestration.machine.damage import DamageWarning
+from orchestration.on_slurm import commands, submissions
+from orchestration.on_slurm.commands import Job
+from orchestration.on_slurm.submissions import Submission
+from orchestration.runs.jobs import cancelled_cells
+
+
+@pytest.fixture
+def grid_dir(tmp_path: Path) -> Path:
+    """A grid of two launches: one with an array and a single job, a later one with a pilot."""
+    array = Submission("rm-1", ["a", "b"], "17", user=5, larger={"b": "2 x memory"})
+    single = Submission("rm-2", ["c"], "18", user=6, larger={"c": "2 x time"})
+    pilot = Submission("rm-3", ["b", "d"], "30", "rm-3-nodes", "31", user=5)
+    for launch, records in (("20260101T000000", [array, single]), ("20260102T000000", [pilot])):
+        for one in records:
+            one.write(launch_dir(tmp_path, launch))
+    return tmp_path / "grid"
+
+
+def launch_dir(folder: Path, name: str) -> Path:
+    return folder / "grid" / "launches" / name
+
+
+OLD, NEW = "20260101T000000", "20260102T000000"
+
+
+def test_newest_job_of_a_cell_is_that_of_the_newest_launch_and_a_pilots_cells_share_one(grid_dir: Path) -> None:
+    assert submissions.newest_jobs(grid_dir) == {
+        "a": Job("17_0", "rm-1"),
+        "b": Job("30", "rm-3"),
+        "c": Job("18", "rm-2"),
+        "d": Job("30", "rm-3"),
+    }
+    assert submissions.newest_launches(grid_dir) == {
+        cell: grid_dir / "launches" / launch for cell, launch in (("a", OLD), ("c", OLD), ("b", NEW), ("d", NEW))
+    }
+
+
+def test_submission_without_a_number_has_no_jobs_and_none_that_lend_it_nodes() -> None:
+    unknown = Submission("rm-9", ["a", "b"])
+    assert (unknown.job, unknown.nodes, unknown.jobs(), unknown.is_pilot) == (None, None, {}, False)
+    pilot = Submission("rm-3", ["b"], "30", "rm-3-nodes", "31")
+    assert (pilot.job, pilot.nodes, pilot.is_pilot) == (Job("30", "rm-3"), Job("31", "rm-3-nodes"), True)
+
+
+def test_cells_that_ask_for_more_are_those_whose_newest_job_does(grid_dir: Path) -> None:
+    assert submissions.larger_cells(grid_dir) == {"c": "2 x time"}
+
+
+def test_nodes_of_a_pilot_are_found_by_its_head(grid_dir: Path) -> None:
+    assert submissions.nodes_of(grid_dir, [Job("30", "rm-3"), Job("17", "rm-1")]) == ["rm-3-nodes"]
+    assert submissions.nodes_of(grid_dir, [Job("17", "rm-1")]) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "number", "name", "expected"),
+    [
+        ("b", "17_1", "", "rm-1"),
+        ("b", "30", "", "rm-3"),
+        ("b", "31_4", "", "rm-3-nodes"),
+        ("c", "17_1", "", ""),  # has no cell of that name
+        ("b", "99", "", ""),
+        ("b", "99", "said", "said"),
+    ],
+)
+def test_name_of_an_attempts_job_is_the_one_it_holds_or_that_of_the_submission_with_its_number(
+    cell: str, number: str, name: str, expected: str, grid_dir: Path
+) -> None:
+    assert submissions.job_of(grid_dir, cell, number, name) == Job(number, expected)
+
+
+def test_queue_is_asked_of_all_who_submitted(grid_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(commands, "queue", lambda users: asked.append(users) or {})
+    assert submissions.queue(grid_dir) == {}
+    assert asked == [{5, 6}]
+
+
+def test_submission_of_an_earlier_version_is_its_files_owners(grid_dir: Path) -> None:
+    path = grid_dir / "launches" / OLD / "submissions" / "rm-2.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "user"}))
+    assert {one.name: one.user for _, one in submissions.read(grid_dir)} == {"rm-1": 5, "rm-2": os.getuid(), "rm-3": 5}
+
+
+def test_record_that_cannot_be_read_is_named_and_hides_no_other(grid_dir: Path) -> None:
+    (grid_dir / "launches" / OLD / "submissions" / "rm-1.json").write_text("{")
+    with pytest.warns(DamageWarning, match=r"rm-1\.json is damaged.*its cells look as if they had no job; see squeue"):
+        assert [one.name for _, one in submissions.read(grid_dir)] == ["rm-2", "rm-3"]
+
+
+def test_jobs_without_a_number_are_looked_up_by_name_and_the_newest_of_a_name_counts(
+    grid_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, told = grid_dir / "launches" / NEW, []
+    for name in ("rm-4", "rm-5"):
+        Submission(name, ["e"], user=5).write(folder)
+    names = {"rm-4": [Job("40", "rm-4"), Job("41", "rm-4")]}
+    monkeypatch.setattr(commands, "jobs_by_name", lambda name: names.get(name, []))
+    found = submissions.complete(grid_dir, lambda place, one: told.append((place, one.job_id, _stored(place, one))))
+    assert [(place, one.name, one.job_id) for place, one in found] == [(folder, "rm-4", "41")]
+    assert told == [(folder, "41", "")]  # its tasks first: nobody looks again once the number is written
+    assert {one.name: one.job_id for _, one in submissions.read(grid_dir)} == {
+        "rm-1": "17",
+        "rm-2": "18",
+        "rm-3": "30",
+        "rm-4": "41",
+        "rm-5": "",
+    }
+
+
+def _stored(place: Path, one: Submission) -> str:
+    return str(json.loads((place / "submissions" / f"{one.name}.json").read_text())["job_id"])
+
+
+def test_cancelled_cells_are_noted_where_they_were_submitted_and_where_they_may_yet_be(grid_dir: Path) -> None:
+    going_on = launch_dir(grid_dir.parent, "20260101T120000")
+    going_on.mkdir()
+    launch_dir(grid_dir.parent, "20260103T000000").mkdir()
+    submissions.note_cancelled(grid_dir, ["d", "b"], [going_on])
+    noted = {path.name: cancelled_cells(path) for path in (grid_dir / "launches").iterdir()}
+    assert noted == dict.fromkeys([OLD, "20260101T120000", NEW, "20260103T000000"], ["b", "d"])
+    submissions.note_cancelled(grid_dir, ["a"])
+    noted = {path.name: cancelled_cells(path) for path in (grid_dir / "launches").iterdir()}
+    assert (noted[OLD], noted[NEW], noted["20260103T000000"]) == (["a", "b", "d"], ["b", "d"], ["a", "b", "d"])
+
+
+def test_launch_that_submitted_nothing_leaves_no_folder_and_one_that_may_have_stays(grid_dir: Path) -> None:
+    folder = launch_dir(grid_dir.parent, "20260103T000000")
+    one = Submission("rm-6", ["a"])
+    one.write(folder)
+    submissions.remove_unused(folder)
+    assert folder.is_dir()
+    for _ in range(2):
+        one.remove(folder)
+    submissions.remove_unused(folder)
+    assert not folder.exists()
