@@ -100,20 +100,49 @@ def test_jobs_without_a_number_are_looked_up_by_name_and_the_newest_of_a_name_co
     grid_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, told = grid_dir / "launches" / NEW, []
-    for name in ("rm-4", "rm-5"):
-        Submission(name, ["e"], user=5).write(folder)
-    names = {"rm-4": [Job("40", "rm-4"), Job("41", "rm-4")]}
-    monkeypatch.setattr(commands, "jobs_by_name", lambda name: names.get(name, []))
-    found = submissions.complete(grid_dir, lambda place, one: told.append((place, one.job_id, _stored(place, one))))
+    for one in (Submission("rm-4", ["e"]), Submission("rm-5", ["e"]), Submission("rm-6", ["f"], nodes_name="rm-6n")):
+        one.write(folder)
+    names = {"rm-4": ["40", "41"], "rm-6": ["60"]}
+    monkeypatch.setattr(commands, "jobs_by_name", lambda name: [Job(each, name) for each in names.get(name, [])])
+    monkeypatch.setattr(commands, "queue", dict)
+    found = submissions.find(grid_dir)
     assert [(place, one.name, one.job_id) for place, one in found] == [(folder, "rm-4", "41")]
-    assert told == [(folder, "41", "")]  # its tasks first: nobody looks again once the number is written
-    assert {one.name: one.job_id for _, one in submissions.read(grid_dir)} == {
-        "rm-1": "17",
-        "rm-2": "18",
-        "rm-3": "30",
-        "rm-4": "41",
-        "rm-5": "",
+    names["rm-6n"] = ["61", "62"]
+    found = submissions.settle(
+        grid_dir, lambda place, one: told.append((place, one.job_id, one.nodes_id, _stored(place, one)))
+    )
+    assert [(place, one.name) for place, one in found] == [(folder, "rm-6")]
+    assert told == [(folder, "60", "62", "")]  # its tasks first: nobody looks again once the number is written
+    assert {one.name: (one.job_id, one.is_withdrawn) for _, one in submissions.read(grid_dir)} == {
+        "rm-1": ("17", False),
+        "rm-2": ("18", False),
+        "rm-3": ("30", False),
+        "rm-4": ("41", False),
+        "rm-5": ("", True),
+        "rm-6": ("60", False),
     }
+
+
+def test_withdrawn_submission_has_no_jobs_and_only_its_own_are_cancelled(
+    grid_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cancelled = grid_dir / "launches" / NEW, []
+    Submission("rm-7", ["a"], nodes_name="rm-7n").write(folder)
+    there = [Job("70_1", "rm-7"), Job("70_2", "rm-7"), Job("71", "rm-7n"), Job("17_0", "rm-1"), Job("9", "other")]
+    monkeypatch.setattr(commands, "jobs_by_name", lambda name: [])
+    monkeypatch.setattr(commands, "queue", lambda: {job: None for job in there})
+    monkeypatch.setattr(commands, "cancel", cancelled.append)
+    assert submissions.settle(grid_dir, lambda *_: None) == []
+    assert cancelled == [{Job("70", "rm-7"), Job("71", "rm-7n")}]
+    assert [submissions.is_withdrawn(folder, name) for name in ("rm-7", "rm-7n", "rm-3", "rm-1")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    (withdrawn,) = (one for _, one in submissions.read(grid_dir) if one.is_withdrawn)
+    withdrawn.job_id, withdrawn.nodes_id = "70", "71"
+    assert (withdrawn.job, withdrawn.nodes, withdrawn.jobs()) == (None, None, {})
 
 
 def _stored(place: Path, one: Submission) -> str:
