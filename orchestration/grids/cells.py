@@ -355,13 +355,20 @@ def _short_of_full() -> dict[str, str]:
     return {full: short for short, full in short_names_once().items()}
 
 
+@cache
+def _sections() -> frozenset[str]:
+    """Return the full names of the mappings that hold fields."""
+    inner = (full.rsplit(".", num)[0] for full in _short_of_full() for num in range(1, full.count(".") + 1))
+    return frozenset(inner)
+
+
 def _given_fields(tree: Any) -> dict[str, Any]:  # noqa: ANN401 (what a file held)
     """Return the fields in a configuration by their full names, all values still text."""
     if not isinstance(tree, dict):
         raise ValueError(f"a configuration must be a mapping; got {tree!r}")
     given = flatten(tree)
     for full, node in given.items():
-        if any(known.startswith(f"{full}.") for known in _short_of_full()):
+        if full in _sections():
             raise ValueError(f"{full} must be a mapping of fields; got {node!r}")
         if full not in _short_of_full():
             near = near_matches(full, _short_of_full())

@@ -128,7 +128,17 @@ def read_json(
     Raises:
         DamagedFileError: It is not JSON or not a mapping, lacks a field, or a field has a wrong value.
     """
-    content = read_bytes(str(path))
+    return json_of(path, read_bytes(str(path)), needed, advice, is_shown=is_shown)
+
+
+def json_of(
+    path: Path, content: bytes, needed: Sequence[str] | Fields = (), advice: str = "", *, is_shown: bool = False
+) -> dict[str, Any]:
+    """Return what was read of a JSON file, checked as by `read_json`.
+
+    Raises:
+        DamagedFileError: As `read_json`.
+    """
     try:
         found: Any = parse_legible(content) if is_shown else parse(content)
     except ValueError as error:

@@ -4,7 +4,7 @@ A field's annotation says what the file must hold. One with a default may be mis
 fields that the dataclass lacks, of newer versions, are ignored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
@@ -41,10 +41,11 @@ class Message:
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         """Take it from what a file holds, once `fault` has found nothing."""
         known: Any = cls  # mypy takes a class for what its instances are, and these may have no hash
-        hints = _hints_of(known)
+        typed = _types_of(known)
         return cls(
-            **{part.name: _as_typed(row[part.name], hints[part.name]) for part in fields(cls) if part.name in row}
-        )
+            **{name: value if (one := typed[name]) is None or value is None else one(value)
+               for name, value in row.items() if name in typed}
+        )  # fmt: skip
 
     @classmethod
     def fields(cls) -> Fields:
@@ -60,7 +61,16 @@ class Message:
             FileNotFoundError: There is none.
             DamagedFileError: The file holds no JSON, lacks a field, or one holds what it cannot.
         """
-        row = files.read_json(path, cls.fields(), cls.ADVICE)
+        return cls.from_content(path, files.read_bytes(str(path)))
+
+    @classmethod
+    def from_content(cls, path: Path, content: bytes) -> Self:
+        """Take it from what was read of a file.
+
+        Raises:
+            DamagedFileError: As `from_file`.
+        """
+        row = files.json_of(path, content, cls.fields(), cls.ADVICE)
         try:
             return cls.from_json(row)
         except ValueError as error:
@@ -83,19 +93,26 @@ def _as_json(value: object) -> object:
     return [_as_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _as_typed(value: Any, hint: Any) -> Any:  # noqa: ANN401 (as JSON and annotations are)
-    """Give a value of a file the type of its field: only messages, paths and tuples are no JSON."""
-    if value is None:
-        return None
+def _typed(hint: Any) -> Callable[[Any], Any] | None:  # noqa: ANN401 (an annotation)
+    """Return what gives a value of a file the type of its field; None: JSON has it. Only lists are made anew."""
     hint = _without_none(hint)
     if hint is Path or (isinstance(hint, type) and issubclass(hint, StrEnum)):
-        return hint(value)
+        return hint
     if isinstance(hint, type) and issubclass(hint, Message):
-        return hint.from_json(value)
-    if get_origin(hint) in _LISTS:
-        found = [_as_typed(one, get_args(hint)[0]) for one in value]
-        return found if get_origin(hint) is list else tuple(found)
-    return value
+        return hint.from_json
+    if get_origin(hint) not in _LISTS:
+        return None
+    made, of_one = list if get_origin(hint) is list else tuple, _typed(get_args(hint)[0])
+    if of_one is None:
+        return made
+    return lambda values: made(None if value is None else of_one(value) for value in values)
+
+
+@cache
+def _types_of(message: "type[Any]") -> dict[str, Callable[[Any], Any] | None]:
+    annotated: Any = message
+    hints = _hints_of(annotated)
+    return {part.name: _typed(hints[part.name]) for part in fields(message)}
 
 
 @cache

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from orchestration.machine import files
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.fields import COUNT, NUMBER, Fields, Kind
 from orchestration.machine.messages import KIND, Message
@@ -61,13 +63,7 @@ class Campaign(Message):
             DamagedFileError: Its file cannot be read.
         """
         path = LaunchFolder(launch_dir).campaign_file
-        stored = cls.from_file(path)
-        known = replace(stored, cluster=_of_this_version(path, stored.cluster))
-        try:
-            from_values(known.cluster)
-        except ValueError as error:
-            raise DamagedFileError(path, f"its cluster is none ({error})", _NEW_LAUNCH) from None
-        return known
+        return _checked(path, files.read_bytes(str(path)))
 
     def write(self, launch_dir: Path) -> None:
         """Make a launch one of this campaign."""
@@ -108,6 +104,18 @@ class Ended(Message):
     time: float
     why: str = ""
     """Where it was not brought to its end."""
+
+
+@lru_cache(maxsize=1024)
+def _checked(path: Path, content: bytes) -> Campaign:
+    """Take a campaign from what was read of its file; a step and `status` read each many times, and check it once."""
+    stored = Campaign.from_content(path, content)
+    known = replace(stored, cluster=_of_this_version(path, stored.cluster))
+    try:
+        from_values(known.cluster)
+    except ValueError as error:
+        raise DamagedFileError(path, f"its cluster is none ({error})", _NEW_LAUNCH) from None
+    return known
 
 
 def _of_this_version(path: Path, site: dict[str, Any]) -> dict[str, Any]:

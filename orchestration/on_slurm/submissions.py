@@ -2,11 +2,12 @@
 
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
+from orchestration.machine import files
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.fields import COUNT, Kind
 from orchestration.machine.messages import KIND, Message
@@ -97,22 +98,26 @@ def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
     Raises:
         PermissionError: Another user has closed the folder of a launch.
     """
-    for launch in GridFolder(grid_dir).launches():
-        with suppress(FileNotFoundError):
-            launch.submissions_dir.stat()  # `glob` of newer Pythons finds nothing where it may not look
     found = [(launch.path, path) for launch in GridFolder(grid_dir).launches() for path in launch.submission_files()]
     return [(launch_dir, submission) for launch_dir, path in found if (submission := _read(path))]
 
 
 def _read(path: Path) -> Submission | None:
     try:
-        submission = Submission.from_file(path)
+        known = _checked(path, files.read_bytes(str(path)))
     except DamagedFileError as error:
         tell(error)
         return None
+    submission = replace(known, cells=[*known.cells], larger={**known.larger})
     if submission.user < 0:  # written by an earlier version
         submission.user = path.stat().st_uid
     return submission
+
+
+@lru_cache(maxsize=4096)
+def _checked(path: Path, content: bytes) -> Submission:
+    """Take a submission from what was read of its file; a step and `status` read each many times, and check it once."""
+    return Submission.from_content(path, content)
 
 
 def remove_unused(launch_dir: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Attempt(AttemptFolder):
         Raises:
             DamagedFileError: The file cannot be read.
         """
-        return files.read_json(self.owner_file, _OF_OWNER, _WITHOUT_OWNER, is_shown=True)
+        return {**_owner_in(self.owner_file, files.read_bytes(str(self.owner_file)))}
 
     def known_owner(self) -> Row:
         """Return who claimed it; empty, with a warning, if the file cannot be read."""
@@ -265,6 +266,12 @@ class Attempt(AttemptFolder):
             if path.read_text(encoding="utf-8") != text:
                 raise AlreadyPublished(f"{path} is there already") from None
             sync_folder(cell.path)  # its own: an earlier call linked it but failed to sync
+
+
+@lru_cache(maxsize=4096)
+def _owner_in(path: Path, content: bytes) -> Row:
+    """Take an owner from what was read of its file, which nobody changes: steps and `status` read it many times."""
+    return files.json_of(path, content, _OF_OWNER, _WITHOUT_OWNER, is_shown=True)
 
 
 def with_limits(attempts: Sequence[Attempt], *, of_epochs: bool = False) -> list[tuple[Attempt, float]]:

@@ -1,7 +1,10 @@
-"""Which names in a folder `cells` are those of cells."""
+"""The names in a folder of the layout, read as fast as they can be: commands and steps look many times."""
 
 import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 _CELL_NAME = re.compile(r"[0-9a-f]{12}-")
 
@@ -13,6 +16,21 @@ def cell_names(folder: str) -> list[str]:
     """
     with os.scandir(folder) as entries:
         return [one.name for one in entries if is_cell_name(one.name) and (not one.is_symlink() or _may_lead(one))]
+
+
+def entries_in(
+    folder: Path, is_meant: Callable[[os.DirEntry[str]], bool], *, may_be_closed: bool = False
+) -> list[Path]:
+    """Return the entries that are meant, by name; none where there is no folder.
+
+    Raises:
+        PermissionError: The folder is closed to this user, and may not be.
+    """
+    names: list[str] = []
+    closed = (PermissionError,) if may_be_closed else ()
+    with suppress(FileNotFoundError, NotADirectoryError, *closed), os.scandir(folder) as entries:
+        names = sorted(one.name for one in entries if is_meant(one))
+    return [folder / name for name in names]
 
 
 def is_cell_name(name: str) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from orchestration.machine import clock
 from orchestration.machine.provenance import DIFFERENCE
 from orchestration.runs.cell_names import cell_names as cell_names
+from orchestration.runs.cell_names import entries_in
 from orchestration.runs.members import Folder
 from orchestration.runs.members import Inner as Inner
 from rankmatch import run_files
@@ -113,7 +114,7 @@ class GridFolder(Folder):
 
     def launches(self) -> list["LaunchFolder"]:
         """Return the folders of all launches, oldest first."""
-        return [LaunchFolder(path) for path in sorted(self.launches_dir.glob("*")) if path.is_dir()]
+        return [LaunchFolder(one) for one in entries_in(self.launches_dir, os.DirEntry.is_dir, may_be_closed=True)]
 
     def next_launch(self) -> "LaunchFolder":
         """Return the folder of a launch that begins now; it sorts after earlier ones, even if their clock was ahead.
@@ -197,7 +198,7 @@ class LaunchFolder(Folder):
 
     def submission_files(self) -> list[Path]:
         """Return the files of all submissions, by name."""
-        return sorted(self.submissions_dir.glob("*.json"))
+        return entries_in(self.submissions_dir, lambda entry: entry.name.endswith(".json"))
 
     def verdict_file(self, cell: str) -> Path:
         """Return the file that records whether a point of a search continues."""
@@ -350,8 +351,7 @@ class AttemptFolder(Folder):
 
     def system_files(self) -> dict[int, Path]:
         """Return these files by worker."""
-        found = {int(path.stem.partition("-")[2]): path for path in self.path.glob("system-*.jsonl")}
-        return dict(sorted(found.items()))
+        return dict(sorted((int(path.stem.partition("-")[2]), path) for path in self.path.glob("system-*.jsonl")))
 
     def checkpoints(self) -> Iterator[Path]:
         """Return the complete checkpoints by name, unordered."""

@@ -25,7 +25,8 @@ class Hub:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers, self._pids = itertools.count(), itertools.count(10_000_000)
         self.processes: dict[int, Process] = {}
-        self.num_events = 0
+        self.num_events = self.num_turns = 0
+        """What happened, and how often a process ran."""
         self._own = getcurrent()
 
     def at(self, moment: float, act: Callable[[], None]) -> None:
@@ -142,6 +143,7 @@ class Process:
         before, kept = self.hub.current, {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)
         self.hub.current = self
+        self.hub.num_turns += 1
         try:
             switch()
         finally:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 EXPECTED = ("SchedulerError", "ValueError", "Stale file handle", "SlurmError")
 """In which words a command may end."""
 
+LOOK_AGAIN_S = 600.0
+"""So often somebody looks whether the user knows what to do, where nothing but the time has changed."""
+
 
 class Broken(AssertionError):  # noqa: N818
     """Something did not hold."""
@@ -32,7 +35,7 @@ class Invariants:
         self.cancelled: set[str] = set()
         self.storm_ended: float | None = None
         self._cells: dict[Path, list[str]] = {}
-        self._num_jobs = -1
+        self._seen: tuple[object, ...] = ()
 
     def check(self) -> None:
         """Look at everything after an event."""
@@ -46,8 +49,18 @@ class Invariants:
             self._broken(f"{running} run at once, and --max-concurrent is {self.max_concurrent}")
         if self.world.broken:
             self._broken(self.world.broken[0])
-        if not any(job.is_held is False or job.node for job in alive):
+        if not any(job.is_held is False or job.node for job in alive) and self._has_changed(alive):
             self._check_somebody_is_due()
+
+    def _has_changed(self, alive: list["Job"]) -> bool:
+        """Return whether anything is other than when somebody last looked: only processes and Slurm change what is."""
+        hub = self.world.hub
+        seen = (hub.num_turns, hub.now // LOOK_AGAIN_S, [(job.number, job.state, job.reason) for job in alive],
+                len(self.world.slurm.accounting), len(self.world.told), hub.processes.keys() == set())  # fmt: skip
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        return True
 
     def cell_of(self, job: "Job") -> str:
         """Return the cell that a job has."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import filelock
 import pytest
+import yaml
 from simulation.world import World
 
 from orchestration.grids import launched
@@ -25,11 +26,15 @@ from orchestration.planning import preflight
 from orchestration.runs import run_folder
 from rankmatch import durable, locks
 
+KEPT = {"PATH", "HOME", "USER", "LANG", "OMP_NUM_THREADS", "PYTEST_CURRENT_TEST"}
+"""Of the environment."""
+
 
 @contextlib.contextmanager
 def of_world(world: World) -> Iterator[None]:
     """Let the project live in a world."""
     with pytest.MonkeyPatch.context() as changed:
+        _of_environment(changed)
         _of_time(world, changed)
         _of_processes(world, changed)
         _of_files(world, changed)
@@ -37,6 +42,12 @@ def of_world(world: World) -> Iterator[None]:
         _of_jobs(world, changed)
         _of_what_takes_long(changed)
         yield
+
+
+def _of_environment(changed: pytest.MonkeyPatch) -> None:
+    """Leave a login node only what every process has; each call of a program passes all of it on."""
+    for name in os.environ.keys() - KEPT:
+        changed.delenv(name)
 
 
 def _of_time(world: World, changed: pytest.MonkeyPatch) -> None:
@@ -167,5 +178,6 @@ _KNOWN = [
     (launched, "load_stored", _once(launched.load_stored, lambda path, *_, **__: (path.read_text(), path.parent.name))),
     (provenance, "collect", cache(provenance.collect)),
     (provenance, "commit", cache(provenance.commit)),
+    (yaml, "dump", _once(yaml.dump, lambda *words, **options: repr((words, options)))),
     (preflight, "check", _once(preflight.check, lambda cells, *_: tuple(cell.signature for cell in cells))),
 ]

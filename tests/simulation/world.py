@@ -131,6 +131,10 @@ class World:
         if words[0] == "sleep":
             process.wait(float(words[1]))
             return 0, ""
+        if words[0] == "rm":
+            for name in words[2:]:
+                Path(name).unlink(missing_ok=True)
+            return 0, ""
         if words[0] == "timeout":
             self.tell(words[-1])
             return 0, ""
