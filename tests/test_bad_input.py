@@ -1,5 +1,6 @@
 """A hundred kinds of bad input, each through what reads it, and each refused by one clear line."""
 
+import itertools
 from collections import Counter
 from io import BytesIO
 
@@ -102,6 +103,10 @@ def grey(dtype, kind):
     return png(Image.fromarray(np.ones((4, 5), dtype)), kind)
 
 
+def changed(content, place, byte):
+    return content[:place] + bytes([byte]) + content[place + 1 :]
+
+
 IMAGES = {
     "nothing": b"",
     "no image": b"GIF89a, they say",
@@ -109,6 +114,8 @@ IMAGES = {
     "numbers with a sign": grey(np.int32, "TIFF"),
     "fractions": grey(np.float32, "TIFF"),
     "more pixels than fit": png(Image.new("1", (2**15 + 1, 2**15), 1)),
+    "a pixel layout that is none": changed(png(Image.new("RGB", (5, 4)), "DDS"), 80, 0),
+    "lines that lie before the file": changed(png(Image.effect_noise((6, 5), 90).convert("RGB"), "PCX"), 65, 1),
     "several frames": png(Image.new("L", (5, 4)), "TIFF", save_all=True, append_images=[Image.new("L", (5, 4))]),
 }
 LABELS = {
@@ -246,6 +253,47 @@ def test_names_that_a_line_can_hold_are_read_again(names):
         assert "rename the file" in str(error)
     else:
         assert lists.words_of(line) == names and "\n" not in line
+
+
+def _sound_files():
+    drawn = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    colours, deep = Image.fromarray(drawn), Image.fromarray(drawn[..., 0].astype(np.uint16) * 257)
+    shapes = {"RGB": colours, "L": colours.convert("L"), "P": colours.convert("P"), "I;16": deep,
+              "CMYK": colours.convert("CMYK"), "RGBA": colours.convert("RGBA")}  # fmt: skip
+    of_mode = {"RGB": ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "TGA", "PCX", "SGI", "DDS", "ICO"),
+               "L": ("TIFF", "PNG"), "P": ("PNG", "GIF"), "I;16": ("PNG", "TIFF", "PPM"), "CMYK": ("JPEG", "TIFF"),
+               "RGBA": ("PNG", "WEBP")}  # fmt: skip
+    for mode, formats in of_mode.items():
+        for kind in formats:
+            file = BytesIO()
+            shapes[mode].save(file, kind)
+            yield file.getvalue()
+
+
+DAMAGE = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=4)), min_size=1, max_size=4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL's, of tags
+@settings(QUICK, max_examples=300)
+@given(st.sampled_from([*_sound_files()]), DAMAGE)
+def test_damaged_file_of_any_kind_is_read_or_refused_by_one_line(tmp_path, content, damage):
+    path = tmp_path / "any.png"
+    for place, gone, put in damage:
+        at = int(place * len(content))
+        content = content[:at] + put + content[at + gone :]
+    path.write_bytes(content)
+    for read, held in itertools.product((read_image, read_label), (None, content)):
+        assert fault_of(lambda _, read=read, held=held: read(path, "any.png", content=held), content, None) in (
+            "", "taken"
+        )  # fmt: skip
+
+
+@QUICK
+@given(
+    st.lists(st.sampled_from([b"a.png", b" ", b"\n", b"\r", b"\t", b"#", b"#0-9", b"/", b"..", b"\xff", b"\0", b"x"]))
+)
+def test_any_bytes_of_a_list_are_read_or_refused_by_one_line(tmp_path, parts):
+    assert fault_of(list_reader(tmp_path), b"".join(parts), None) in ("", "taken")
 
 
 @QUICK

@@ -4,6 +4,7 @@ Training, evaluation, prediction, `data pack` and `data check` all read files he
 meant, its `Facts` say so, and the check of the data reports how many there are.
 """
 
+import errno
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ READING = 3
 """Raised when some files are read otherwise than before: what was packed or found good by another one is not taken."""
 MAX_PIXELS = 2**30
 """Larger images are refused: in colour they would take more than 3 GB in each process that reads them."""
-UNDECODABLE = (OSError, SyntaxError, TypeError, LookupError, ValueError, EOFError, struct.error,
+UNDECODABLE = (OSError, SyntaxError, TypeError, LookupError, ValueError, EOFError, NotImplementedError, struct.error,
                Image.DecompressionBombError)  # fmt: skip
-"""PIL's exceptions for broken files, found by cutting and changing files of eight kinds; SyntaxError: a PNG's chunk."""
+"""PIL's exceptions for broken files, found by cutting and changing files of 20 kinds; SyntaxError: a PNG's chunk."""
 FACTS = "rankmatch.facts"
 """Key of a file's facts in `Image.info`."""
 
@@ -246,7 +247,7 @@ def _decoded(path: Path, what: str, content: bytes | memoryview | None) -> _Deco
     except IsADirectoryError:
         raise ValueError(f"{what} must be a file; it is a folder") from None
     except UNDECODABLE as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # told to seek before a file's begin
             raise OSError(error.errno, f"{what} cannot be read: {error.strerror}") from error
         raise ValueError(f"{what} cannot be decoded: {of_undecodable(file, content) or error}") from error
     if fault:
