@@ -136,6 +136,15 @@ def test_generators_of_single_images_give_the_same_agents_in_any_batch():
         assert (together == torch.cat(alone)).all()
 
 
+def test_draws_are_those_of_float64_whatever_the_features_are():
+    """Draws in float32 would be other agents from the same seed."""
+    features, expected = random_features().float(), torch.rand(2, 35, generator=seeded(), dtype=torch.float64)
+    assert select("random", features, 35, generator=seeded()).tolist() == expected.argsort(dim=1).tolist()
+    first = torch.rand(2, 1, generator=seeded(), dtype=torch.float64)[:, 0]
+    expected_first = place_first(first, torch.ones(2, 35, dtype=torch.bool))
+    assert (select_agents(features, 3, generator=seeded())[:, 0] == expected_first).all()
+
+
 def test_random_agents_are_distinct_and_uniform():
     features = torch.zeros(4000, 1, 2, 3)
     picked = select("random", features, 2, generator=seeded())
@@ -158,6 +167,7 @@ def test_top_n_agents_have_the_largest_column_sums():
 def test_all_takes_every_pixel():
     assert select("all", random_features(), 3).tolist() == [list(range(35))] * 2
     assert select("all", random_features(batch=1, channels=1), 3).tolist() == [list(range(35))]
+    assert select("all", random_features().to("meta"), 3).device.type == "meta"
 
 
 def test_correlation_logits_are_raw_dot_products_also_in_autocast():

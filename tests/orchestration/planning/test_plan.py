@@ -65,6 +65,14 @@ def test_cell_kept_from_another_commit_is_marked() -> None:
     assert plan_of(State(CellState.DONE, commit="aaa"), commit="aaa").items[0].reason == "done"
 
 
+def test_kept_cells_of_other_grids_are_counted_by_grid() -> None:
+    states = [State(CellState.DONE, grid=name) for name in ("b", "a", "b")]
+    said = [line for line in summary(plan_of(*states, grid="own")) if "kept from" in line]
+    assert said == ["2 cells are kept from grid b", "1 cell is kept from grid a"]
+    running = [State(CellState.RUNNING, 1, grid="b"), State(CellState.DONE, grid="own")]
+    assert not [line for line in summary(plan_of(*running, grid="own")) if "kept from" in line]
+
+
 def test_cells_of_other_grids_are_named_and_cost_this_one_nothing() -> None:
     trained, kept = State(CellState.RUNNING, 1, step=40, grid="other"), State(CellState.DONE, grid="other")
     awaited = {CELLS[2].signature: ("third", "job 7 is pending")}

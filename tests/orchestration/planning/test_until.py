@@ -80,6 +80,27 @@ def test_tables_that_are_complete_by_then_are_named_where_there_are_several():
     ]
 
 
+def test_complete_tables_are_listed_in_the_order_of_the_tables():
+    plan, whole, part = planned(9), until.Entry({"split": "4"}, 2, 2), until.Entry({}, 2, 1)
+    found = [
+        replace(one, table=name) for name, one in (("c", whole), ("b", part), ("a", whole), ("c", whole), ("b", whole))
+    ]
+    assert until.lines(plan, found, NOW + 1, NOW)[1:] == [
+        "complete by then: 4 of 5 entries of the tables",
+        "tables that are complete by then: c, a, of 3",
+        "not complete: b the only one (1 of 2 cells)",
+    ]
+    none = [replace(part, table=name) for name in "ab"]
+    assert until.lines(plan, none, NOW + 1, NOW)[2] == "tables that are complete by then: none, of 2"
+
+
+def test_of_many_entries_that_are_not_complete_twenty_are_named():
+    found = [until.Entry({"split": str(number)}, 2, 1) for number in range(22)]
+    last = until.lines(planned(9), found, NOW + 1, NOW)[-1]
+    assert last.endswith("split=18 (1 of 2 cells), split=19 (1 of 2 cells), 2 more")
+    assert until.lines(planned(9), found[:20], NOW + 1, NOW)[-1].endswith("split=19 (1 of 2 cells)")
+
+
 def test_cell_that_cannot_be_estimated_is_not_taken_for_done():
     plan = planned(9, num_steps={})
     assert [one.num_done for one in until.entries(CELLS, plan, ["seed"], 9 * 3600)] == [0, 0]
