@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orchestration.runs.attempt import Attempt
 from orchestration.runs.failures import FailureClass, decide
-from orchestration.runs.retries import decision_of, decisions, lately
+from orchestration.runs.retries import decision_of, decisions, failed_hosts, lately
 from orchestration.runs.run_folder import RunFolder
 
 OWNER = {"commit": "", "campaign": "l", "host": "n1.cluster", "pid": 1, "process_started": 1}
@@ -118,3 +118,21 @@ def test_full_disk_that_stops_three_cells_at_once_is_waited_for_and_that_of_one_
     grid_dir = Path(cells["0"].path).parents[1]
     assert [str(outage) for outage in lately(grid_dir, "l", 60)] == ["disk full ended 3 cells on 3 nodes within 1 min"]
     assert lately(grid_dir, "another", 60) == []
+
+
+def test_outage_of_the_others_excuses_the_one_cell_that_is_asked_about(make_cell):
+    cells = {str(seed): RunFolder(make_cell(seed=seed)) for seed in range(3)}
+    for seed in "012":
+        tries(cells[seed], 0, kind="disk full", node=f"n{seed}")
+    (alone,) = decisions({"asked": cells["1"]}, "l").values()
+    assert alone == decision_of(cells["1"], "l")
+    assert (alone.again, alone.wait_min) == (True, 2)
+    assert decisions({}, "l") == {}
+
+
+def test_hosts_that_a_cell_avoids_are_those_where_it_failed_within_a_day(make_cell):
+    folder = RunFolder(make_cell())
+    for node, kind in (("n1", "node failure"), ("n2", "preempted"), ("n3", "lost")):
+        tries(folder, 0, kind=kind, node=node)
+    assert failed_hosts(folder, "l") == ["n1.cluster", "n3.cluster"]
+    assert failed_hosts(folder, "another") == []

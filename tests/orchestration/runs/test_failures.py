@@ -218,6 +218,7 @@ def test_node_is_kept_away_from_for_a_day_where_a_cell_failed_and_not_where_it_w
         for number, end in enumerate(ends(FailureClass.NODE_FAILURE, FailureClass.PREEMPTED, FailureClass.LOST))
     ]
     assert [end.node for end in failed_lately(history, 2 * 3600.0)] == ["n0", "n2"]
-    assert [end.node for end in failed_lately(history, 25 * 3600.0)] == ["n2"]
+    assert [end.node for end in failed_lately(history, 24 * 3600.0 - 1)] == ["n0", "n2"]
+    assert [end.node for end in failed_lately(history, 24 * 3600.0)] == ["n2"]
     outage = [replace(history[0], fault=Fault.SITE), replace(history[2], fault=Fault.NODE)]
     assert [end.node for end in failed_lately(outage, 2 * 3600.0)] == ["n2"]
