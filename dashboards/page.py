@@ -12,6 +12,7 @@ from dashboards.panels import DASH, Lines
 from dashboards.pictures import Column
 from dashboards.settings import Pairs
 from dashboards.shown import Figures, Named, Rows
+from orchestration.results.report import cells_left_out
 from orchestration.runs import unpredicted
 from orchestration.runs.folders import GridFolder
 from orchestration.tables.consistency import BETWEEN
@@ -44,6 +45,8 @@ class Whole:
     summary: str
     counts: list[tuple[str, int, str]]
     """State, number of cells, letter."""
+    left_out: list[str]
+    """What launches have left out, and what trains it."""
 
 
 @dataclass(slots=True)
@@ -87,10 +90,11 @@ class Page:
 
 def whole(name: str, gathered: Sequence[Gathered]) -> Whole:
     """Sum up the cells of a grid; those of several tables count once."""
-    states = {row["signature"]: row["status"] for one in gathered for row in one.runs.to_pylist()}
-    statuses = [*states.values()]
+    records = {row["signature"]: row for one in gathered for row in one.runs.to_pylist()}
+    statuses = [row["status"] for row in records.values()]
     counts = [(state, statuses.count(state), palette.STATES[state][2]) for state in palette.STATES if state in statuses]
-    return Whole(name, _summary(statuses), counts)
+    left_out = [line.replace("`", "") for line in cells_left_out(gathered[0].grid_dir, [*records.values()])]
+    return Whole(name, _summary(statuses), counts, left_out)
 
 
 def build(gathered: Gathered, limits: Limits | None = None) -> Page:

@@ -129,6 +129,13 @@ def write_report(
     return _replace(GridFolder(grid_dir), parts, formats.to_csv(*of.built))[0]
 
 
+def cells_left_out(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how many cells launches have left out, why, and what trains them, by the records of `collect`."""
+    open_ = {record["signature"] for record in records if _status(record) != "done"}
+    why = [cell.left_out for cell in index.read_if_there(grid_dir) if cell.left_out and cell.signature in open_]
+    return left_out.in_words(why, grid_dir)
+
+
 def _of_table(grid_dir: Path, cells: Sequence[Cell], layout: Layout, baseline: Mapping[str, str] | None) -> _OfTable:
     records = collect(grid_dir, cells).to_pylist()
     built = [build_table(records, cells, layout, metric, baseline) for metric in METRICS]
@@ -151,10 +158,7 @@ def _cells_section(records: Sequence[Mapping[str, Any]], axes: Sequence[str]) ->
 
 
 def _cells_left_out(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which cells launches have left out, and what trains them; no section if there are none."""
-    open_ = {record["signature"] for record in records if _status(record) != "done"}
-    why = [cell.left_out for cell in index.read_if_there(grid_dir) if cell.left_out and cell.signature in open_]
-    lines = "".join(f"- {line}.\n" for line in left_out.in_words(why, grid_dir))
+    lines = "".join(f"- {line}.\n" for line in cells_left_out(grid_dir, records))
     return [f"## Left out\n\n{lines}"] if lines else []
 
 
