@@ -56,7 +56,7 @@ test-crash: venv ## the suite that cuts programs short at each write; needs apt-
 	$(PYTEST) -m crash
 
 test-load: venv ## the suite of many cells, many writers, and starts and stops (tests/load); PYTEST_ARGS=--all: full size
-	$(PYTEST) --timeout=7200 -m load
+	$(PYTEST) --timeout=7200 -m load tests/load
 
 test-faults: venv ## all that does harm, and one table of it; PYTEST_ARGS='-m "not slurm"' where there is no Slurm
 	$(PYTEST) --faults

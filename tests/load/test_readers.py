@@ -56,12 +56,19 @@ class Grid(Place):
         ]
         gate.touch()
         try:
-            yield lambda: any(process.poll() is None for process in begun)
+            yield lambda: _work(begun)
             assert [process.wait() for process in begun] == [0] * PROCESSES
         finally:
             for process in begun:
                 process.kill()
                 process.wait()
+
+
+def _work(writers: list[subprocess.Popen[bytes]]) -> bool:
+    """Return whether any is at work; none may have ended before it wrote all."""
+    codes = [process.poll() for process in writers]
+    assert {*codes} <= {None, 0}, codes
+    return None in codes
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 
 from orchestration.grids.cells import Cell, compose
 from orchestration.planning.order import added_last, makespan, rounds
-from orchestration.planning.plan import Action, Plan, format_duration, make_plan, summary
+from orchestration.planning.plan import Action, Plan, format_duration, make_plan, summary, without
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.run_folder import FolderState as State
 from orchestration.runs.states import CellState
@@ -258,3 +258,31 @@ def test_summary_says_what_it_cannot_estimate() -> None:
 
 def test_duration_has_a_fitting_unit() -> None:
     assert [format_duration(value) for value in (45, 720, 12_600)] == ["45 s", "12 min", "3.5 h"]
+
+
+def test_cells_that_something_speaks_against_are_left_out_with_that_and_those_at_work_go_on() -> None:
+    running, why = State(CellState.RUNNING, 1), dict.fromkeys((cell.signature for cell in CELLS[:2]), "over the budget")
+    planned = without(plan_of(running, None, None), why)
+    assert [(item.cell.slug, item.action, item.reason, item.estimate_s) for item in planned.items] == [
+        ("s2", Action.SUBMIT, "new", 200),
+        ("s0", Action.RUNNING, "attempt 1 at step 0", 200),
+        ("s1", Action.LEAVE_OUT, "over the budget", 0),
+    ]
+
+
+def test_number_of_steps_is_in_its_words() -> None:
+    steps = {cell.signature: number for cell, number in zip(CELLS, (1, 2, None), strict=True)}
+    said = summary(plan_of(None, None, None, num_steps=steps, seconds_per_step={}))
+    assert [line.partition("steps" if "steps" in line else "step")[0].split()[-1] for line in said[:3]] == [
+        "2",
+        "1",
+        "?",
+    ]
+    assert " 1 step " in said[1] and " ? steps " in said[2]
+
+
+def test_cell_of_which_nothing_is_known_starts_behind_those_that_are_estimated() -> None:
+    paces = {CELLS[1].signature: 0.001, CELLS[2].signature: 2.0}
+    steps = {CELLS[1].signature: 10, CELLS[2].signature: 10}
+    planned = plan_of(None, None, None, num_steps=steps, seconds_per_step=paces)
+    assert [item.cell.slug for item in planned.items] == ["s2", "s1", "s0"]
