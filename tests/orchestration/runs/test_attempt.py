@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,29 @@ def test_state_of_a_cell_says_all_that_its_newest_attempt_wrote(folder: RunFolde
     )
     happens(attempt, {"event": "stopped", "time": 100.0, "step": 12})
     assert (folder.state().step, folder.state().host) == (12, "elsewhere")
+
+
+def test_state_of_a_finished_cell_says_all_that_its_result_does(folder: RunFolder) -> None:
+    attempt = folder.claim({**OWNER, "provenance": {"commit": "abc", "host": "worker"}})
+    result = {
+        "step": 15, "num_steps": 15, "epoch": 3, "num_epochs": 3, "last_miou": 0.4, "best_miou": 0.5,
+        "duration_s": 12.5, "steps_left_out": [4], "last_class_iou": [0.5, 0.001, None],
+    }  # fmt: skip
+    attempt.publish(result)
+    os.utime(folder.result_file, (700.0, 700.0))
+    expected = FolderState(
+        status=CellState.DONE, num_attempts=1, step=15, num_steps=15, epoch=3, num_epochs=3, miou=0.4, best_miou=0.5,
+        commit="abc", host="worker", grid="g", duration_s=12.5, updated=700.0, steps_left_out=(4,), unpredicted=(1,),
+        provenance={"commit": "abc", "host": "worker", "grid": "g"},
+    )  # fmt: skip
+    assert folder.state() == expected
+    least = {key: result[key] for key in ("step", "num_steps", "epoch", "last_miou", "best_miou")}
+    folder.result_file.write_text(json.dumps({**least, "attempt": 1, "provenance": {"commit": "abc"}}))
+    os.utime(folder.result_file, (700.0, 700.0))
+    assert folder.state() == dataclasses.replace(
+        expected, num_epochs=None, host="", grid="", duration_s=0.0, steps_left_out=(), unpredicted=(),
+        provenance={"commit": "abc"},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("event", ["failed", "stopped"])
@@ -238,6 +262,26 @@ def test_finished_attempt_keeps_so_many_checkpoints(folder: RunFolder) -> None:
         checkpoints.settle(attempt, num_kept)
         assert checkpoints.num_of(attempt) == left
     assert not attempt.checkpoints_dir.exists()
+
+
+def test_checkpoints_that_their_own_attempt_prunes_meanwhile_are_discarded_with_those_that_stay(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zombie = folder.claim(OWNER)
+    for step in (10, 20, 30, 40):
+        checkpoint.save(zombie.path, step, {}, 4)
+    newest_first = checkpoint.newest_first
+
+    def prunes_behind(run_dir: Path) -> list[Path]:
+        found = newest_first(run_dir)
+        shutil.rmtree(run_dir / "checkpoints" / "step_20", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(checkpoint, "newest_first", prunes_behind)
+    checkpoints.discard([zombie], up_to=zombie.checkpoints_dir / "step_30")
+    assert [path.name for path in zombie.checkpoints_dir.iterdir()] == ["step_40"]
+    checkpoints.discard([zombie, folder.claim(OWNER)])
+    assert not zombie.checkpoints_dir.exists()
 
 
 def test_weights_of_a_result_are_brought_back_from_whichever_attempt_has_them(folder: RunFolder) -> None:
