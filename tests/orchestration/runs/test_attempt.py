@@ -1,14 +1,18 @@
 """What the files of an attempt say of it, and what the state of a cell takes from them."""
 
 import dataclasses
+import datetime
 import json
 import math
 import os
 import shutil
+import socket
+import stat
 from pathlib import Path
 
 import pytest
 
+from orchestration.machine import clock, processes
 from orchestration.machine.damage import DamagedFileError, DamageWarning
 from orchestration.runs import checkpoints
 from orchestration.runs.attempt import Attempt, steps_to_leave_out
@@ -251,6 +255,37 @@ def test_commits_of_a_cell_are_those_of_all_its_epochs_once_it_is_done() -> None
     assert FolderState(CellState.DONE, commit="b", provenance=made).commits == ["a", "b"]
     assert FolderState(CellState.RUNNING, commit="b").commits == ["b"]
     assert FolderState(CellState.MISSING).commits == []
+
+
+def test_owner_has_what_readers_rely_on_whatever_it_was_given(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "utc", lambda: datetime.datetime(2026, 11, 29, 4, 0, 0, 9, tzinfo=datetime.UTC))
+    own = folder.claim({"provenance": {"commit": "abc"}}).owner()
+    assert (own["commit"], own["started"], own["pid"]) == ("abc", "2026-11-29T04:00:00+00:00", os.getpid())
+    assert (own["host"], own["process_started"]) == (socket.gethostname(), processes.process_start(os.getpid()))
+    others = folder.claim({"pid": 1, "commit": "def", "provenance": {"commit": "abc"}, "host": "n1"}).owner()
+    assert (others["commit"], others["pid"], others["host"]) == ("def", 1, "n1")
+    assert folder.claim({}).owner()["commit"] == ""
+
+
+def test_attempt_takes_over_the_newest_checkpoint_alone_unless_more_are_asked_for(folder: RunFolder) -> None:
+    for num_kept, steps in ((None, [30]), (2, [20, 30]), (9, [10, 20, 30])):
+        made = RunFolder(folder.path.with_name(f"aaaaaaaaaaaa-{num_kept}"))
+        for step in (10, 20, 30):
+            checkpoint.save(made.claim(OWNER).path if step == 10 else made.attempts()[0].path, step, {}, 3)
+        heir = made.claim(OWNER)
+        made.adopt_checkpoint(heir) if num_kept is None else made.adopt_checkpoint(heir, num_kept)
+        assert sorted(path.name for path in heir.checkpoints_dir.iterdir()) == [f"step_{step}" for step in steps]
+
+
+def test_log_can_be_read_by_all_and_run_by_none(folder: RunFolder) -> None:
+    attempt, before = folder.claim(OWNER), os.umask(0)
+    try:
+        attempt.say("begun")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(attempt.log_file.stat().st_mode) == 0o644
 
 
 def test_finished_attempt_keeps_so_many_checkpoints(folder: RunFolder) -> None:
