@@ -61,8 +61,8 @@ test-load: venv ## the suite of many cells, many writers, and starts and stops (
 test-faults: venv ## all that does harm, and one table of it; PYTEST_ARGS='-m "not slurm"' where there is no Slurm
 	$(PYTEST) --faults
 
-test-simulation: venv ## 10,000 seeded histories of a Slurm that lies (tests/simulation); HISTORIES=500: fewer
-	HISTORIES=$(or $(HISTORIES),10000) $(PYTEST) --timeout=36000 tests/simulation
+test-simulation: venv ## 10,000 seeded histories of a Slurm that lies, on all cores (tests/simulation); HISTORIES=500 FIRST=3000: others
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python -m simulation.play_many --histories=$(or $(HISTORIES),10000) --first=$(or $(FIRST),0)
 
 test-mutants: venv ## whether tests notice code that is wrong, by mutmut; MODULE=failures: one area or part of a path; SEED=1: others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1

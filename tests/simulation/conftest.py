@@ -1,11 +1,7 @@
 """What the histories of a run came to, together."""
 
-from collections import Counter
-
 import pytest
-
-SIMULATED = "simulated"
-"""The property of a test with its histories, their events, and the faults of each kind."""
+from simulation.tally import SIMULATED, Tally
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -13,10 +9,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     rows = [row for report in reports for name, row in report.user_properties if name == SIMULATED]
     if not rows:
         return
-    faults = sum((Counter(row[2]) for row in rows), Counter[str]())
-    terminalreporter.section("simulated")
-    terminalreporter.line(
-        f"{sum(row[0] for row in rows)} histories of {sum(row[1] for row in rows)} events, {faults.total()} faults"
-    )
-    for kind, count in faults.most_common():
-        terminalreporter.line(f"{count:>8} {kind}")
+    tally = Tally()
+    for row in rows:
+        tally += Tally.from_json(row)
+    terminalreporter.section(SIMULATED)
+    for line in tally.lines():
+        terminalreporter.line(line)

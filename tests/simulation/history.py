@@ -9,12 +9,12 @@ from simulation import seams, shell
 from simulation.coroutines import START, Killed, Process
 from simulation.invariants import Broken, Invariants
 from simulation.slurm_model import Job
+from simulation.weather import ENDS
 from simulation.world import GRID, World
 from typed_words import Options
 from typed_words import launch as type_launch
 
 from orchestration.launching import control, overview
-from orchestration.runs.jobs import SchedulerError
 
 DAY_S = 86_400.0
 PATIENCE_S = 3 * DAY_S
@@ -29,13 +29,15 @@ class Conditions:
     budget_gpu_hours: float | None
     requeue: bool
     controller: bool
+    num_nodes: int
+    """Of a cell."""
 
     @classmethod
     def drawn(cls, world: World) -> "Conditions":
         chance = world.chance
         return cls(
-            chance.choice([None, None, 1, 2]), chance.choice([None, None, None, 2.0]), chance.random() < 0.7,
-            chance.random() < 0.85,
+            chance.choice([None, None, 1, 2]), chance.choice([None, None, 0.7, 2.0]), chance.random() < 0.7,
+            chance.random() < 0.85, chance.choice([1, 1, 1, 2]),
         )  # fmt: skip
 
     def launch(self, world: World, console: Console) -> None:
@@ -44,10 +46,17 @@ class Conditions:
             f"cluster.requeue={str(self.requeue).lower()}", f"cluster.controller={str(self.controller).lower()}",
             "cluster.controller_every_min=20",
         )  # fmt: skip
-        device = () if self.budget_gpu_hours else ("trainer.device=cpu",)
+        words = [] if self.budget_gpu_hours else ["trainer.device=cpu"]
+        if self.num_nodes > 1:
+            words += [f"trainer.num_workers={self.num_nodes}"]
+            settings += ("cluster.gpus_per_node=1",)
         type_launch(
-            Options(grid=str(GRID), overrides=device, runs=world.runs, cluster="slurm", cluster_settings=settings,
+            Options(grid=str(GRID), overrides=words, runs=world.runs, cluster="slurm", cluster_settings=settings,
                     max_concurrent=self.max_concurrent, budget_gpu_hours=self.budget_gpu_hours), console)  # fmt: skip
+
+
+class NobodyThere(Exception):  # noqa: N818
+    """A fault has nothing that it could harm."""
 
 
 @dataclass
@@ -58,7 +67,12 @@ class Outcome:
     num_events: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     broken: str = ""
+    is_lost: bool = False
+    """What broke is that a cell was forgotten."""
     diary: list[str] = field(default_factory=list)
+
+    def in_words(self) -> str:
+        return f"seed {self.seed}: {self.broken}\n  " + "\n  ".join(self.diary[-60:])
 
 
 def play(folder: Path, seed: int) -> Outcome:
@@ -70,12 +84,16 @@ def play(folder: Path, seed: int) -> Outcome:
         try:
             History(world).play()
         except Broken as error:
-            outcome.broken = str(error)
+            outcome.broken, outcome.is_lost = str(error), error.is_lost
         finally:
             for process in [*world.hub.processes.values()]:
                 process.kill()
-    outcome.num_events, outcome.faults = world.hub.num_events, dict(world.weather.num)
+    world.weather.num["job number given twice"] += world.slurm.num_given_again
+    outcome.num_events, outcome.faults = world.hub.num_events, dict(+world.weather.num)
     return outcome
+
+
+Fault = Callable[["History"], None]
 
 
 class History:
@@ -93,9 +111,11 @@ class History:
         self._launch()
         storm_s = chance.uniform(2 * 3600, 20 * 3600)
         if chance.random() < 0.15:
+            world.weather.num["two launchers"] += 1
             world.hub.after(chance.uniform(0, 3), self._launch)
         for _ in range(chance.randint(2, 14)):
-            world.hub.after(chance.uniform(0, storm_s), self._befall)
+            fault = chance.choice(self._FAULTS)
+            world.hub.after(storm_s * chance.random() ** 2, lambda fault=fault: self._befall(fault))
         world.hub.after(storm_s, self._clear)
         self._run(START + storm_s)
         self._run(START + storm_s + PATIENCE_S)
@@ -149,23 +169,30 @@ class History:
 
     # what befalls
 
-    def _befall(self) -> None:
+    def _befall(self, fault: Fault, num_tries: int = 8) -> None:
+        """Let a fault happen; one that finds nobody whom it could harm waits a while for somebody."""
         if not self.world.weather.is_stormy:
             return
-        what = self.chance.choice(self._FAULTS)
-        self.world.note(f"fault: {what.__name__.strip('_').replace('_', ' ')}")
-        self.world.weather.num[what.__name__.strip("_").replace("_", " ")] += 1
-        what(self)
+        try:
+            fault(self)
+        except NobodyThere:
+            if num_tries:
+                self.world.hub.after(600.0, lambda: self._befall(fault, num_tries - 1))
+            return
+        self.world.note(f"fault: {in_words(fault)}")
+        self.world.weather.num[in_words(fault)] += 1
 
-    def _some(self, *, controllers: bool = False, states: tuple[str, ...] = ("RUNNING",)) -> Job | None:
+    def _some(self, *, controllers: bool = False, states: tuple[str, ...] = ("RUNNING",)) -> Job:
         found = [job for job in self.world.slurm.alive() if job.is_controller == controllers and job.state in states]
-        return self.chance.choice(found) if found else None
+        if not found:
+            raise NobodyThere
+        return self.chance.choice(found)
 
     def _preempt_mode(self, mode: str) -> None:
-        if job := self._some():
-            self.world.slurm.preempt(job, mode, self.chance.choice([0.0, 30.0, 1500.0]))
-            if mode == "SUSPEND":
-                self.world.hub.after(self.chance.uniform(60, 8 * 3600), lambda: self.world.slurm.resume(job))
+        job = self._some()
+        self.world.slurm.preempt(job, mode, self.chance.choice([0.0, 30.0, 1500.0]))
+        if mode == "SUSPEND":
+            self.world.hub.after(self.chance.uniform(60, 8 * 3600), lambda: self.world.slurm.resume(job))
 
     def _preempt_cancel(self) -> None:
         self._preempt_mode("CANCEL")
@@ -177,9 +204,9 @@ class History:
         self._preempt_mode("SUSPEND")
 
     def _requeue_loop(self) -> None:
-        if job := self._some():
-            for turn in range(1, 5):
-                self.world.hub.after(600 * turn, lambda: job.state == "RUNNING" and self._requeue(job))
+        job = self._some()
+        for turn in range(1, 5):
+            self.world.hub.after(600 * turn, lambda: job.state == "RUNNING" and self._requeue(job))
 
     def _requeue(self, job: Job) -> None:
         self.world.slurm.preempt(job, "REQUEUE", 0.0)
@@ -191,7 +218,7 @@ class History:
         self._lose(processes_live=True)
 
     def _lose(self, *, processes_live: bool) -> None:
-        slurm, name = self.world.slurm, self.chance.choice([*self.world.slurm.nodes])
+        slurm, name = self.world.slurm, self.chance.choice(self._some().nodes)
         slurm.lose_node(name, processes_live=processes_live, after_s=self.chance.uniform(15, 300))
 
         def comes_back() -> None:
@@ -200,11 +227,10 @@ class History:
         self.world.hub.after(self.chance.uniform(600, 6 * 3600), comes_back)
 
     def _held(self) -> None:
-        states = ("PENDING",)
-        job = self._some(states=states) or self._some(controllers=True, states=states)
-        if job:
-            job.is_held = True
-            self.world.hub.after(self.chance.uniform(600, 8 * 3600), lambda: setattr(job, "is_held", False))
+        of_cells = any(job.state == "PENDING" and not job.is_controller for job in self.world.slurm.alive())
+        job = self._some(controllers=not of_cells, states=("PENDING",))
+        job.is_held = True
+        self.world.hub.after(self.chance.uniform(600, 8 * 3600), lambda: setattr(job, "is_held", False))
 
     def _all_held(self) -> None:
         for job in self.world.slurm.alive():
@@ -212,15 +238,15 @@ class History:
 
     def _vanished(self) -> None:
         job = self._some(controllers=self.chance.random() < 0.3, states=("RUNNING", "PENDING"))
-        if job:
-            self.world.note(f"job {job.number} vanishes")
-            del self.world.slurm.jobs[job.number]
-            for process in self.world.slurm.processes_of(job):
-                if self.chance.random() < 0.7:
-                    process.kill()
+        self.world.note(f"job {job.number} vanishes")
+        del self.world.slurm.jobs[job.number]
+        for process in self.world.slurm.processes_of(job):
+            if self.chance.random() < 0.7:
+                process.kill()
 
     def _slurmctld_crashed(self) -> None:
-        self.world.slurm.crash(self.chance.choice([2.0, 20.0, 120.0]))
+        """Have the state of some seconds be lost soon after something was submitted."""
+        self.world.slurm.crashes_within_s = self.chance.choice([1.0, 20.0, 120.0])
 
     def _slurmctld_down(self) -> None:
         self.world.weather.down_until = self.world.hub.now + self.chance.uniform(60, 3600)
@@ -239,16 +265,14 @@ class History:
 
     def _program_killed(self) -> None:
         job = self._some(controllers=self.chance.random() < 0.3)
-        if job and job.shell and job.shell.lives and job.state == "RUNNING":
+        if job.shell and job.shell.lives and job.state == "RUNNING":
             job.shell.throw(Killed())
 
     def _controller_cancelled(self) -> None:
-        if job := self._some(controllers=True, states=("PENDING", "RUNNING")):
-            self.world.slurm.terminate(job, "CANCELLED")
+        self.world.slurm.terminate(self._some(controllers=True, states=("PENDING", "RUNNING")), "CANCELLED")
 
     def _user_requeues(self) -> None:
-        if job := self._some():
-            self.world.slurm.requeue(job)
+        self.world.slurm.requeue(self._some())
 
     # what users do
 
@@ -300,4 +324,17 @@ class History:
                _user_requeues, _second_launch, _resume, _retry, _status, _cancel)  # fmt: skip
 
 
-REFUSALS = (SchedulerError, ValueError)
+def in_words(fault: Fault) -> str:
+    return fault.__name__.strip("_").replace("_", " ")
+
+
+OF_COMMANDS = [
+    "sbatch submits and fails", "sbatch fails and submits", "sbatch fails", "scontrol fails", "killed after sbatch",
+    *(f"{program} does not answer" for program in ("sbatch", "squeue", "sacct", "scontrol")),
+]  # fmt: skip
+KINDS = {
+    *map(in_words, History._FAULTS), *OF_COMMANDS, "sacct never knows an end", "sacct is late", "the queue is long",
+    "ESTALE", "job number given twice", "two launchers", "node of several lost", "node starts no job",
+    *(f"training: {end}" for end in ENDS if end != "runs"),
+}  # fmt: skip
+"""Every fault that histories have."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from simulation.coroutines import Process
 
 from orchestration.launching import overview
-from orchestration.on_slurm.campaign_file import launches_of, open_campaigns
+from orchestration.on_slurm import submissions
+from orchestration.on_slurm.campaign_file import launches_of, name_of, open_campaigns
 from orchestration.on_slurm.submissions import Submission
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.run_folder import RunFolder, folders
@@ -22,9 +23,21 @@ EXPECTED = ("SchedulerError", "ValueError", "Stale file handle", "SlurmError")
 LOOK_AGAIN_S = 600.0
 """So often somebody looks whether the user knows what to do, where nothing but the time has changed."""
 
+LOOKED_S = 1800.0
+"""So long ago whoever submits may have looked at what was used: sbatch is tried again while its time lasts."""
+
 
 class Broken(AssertionError):  # noqa: N818
-    """Something did not hold."""
+    """Something did not hold.
+
+    Args:
+        text: What.
+        is_lost: It is that a cell was forgotten.
+    """
+
+    def __init__(self, text: str, *, is_lost: bool = False) -> None:
+        super().__init__(text)
+        self.is_lost = is_lost
 
 
 class Invariants:
@@ -35,18 +48,18 @@ class Invariants:
         self.cancelled: set[str] = set()
         self.storm_ended: float | None = None
         self._cells: dict[Path, list[str]] = {}
+        self._known: set[tuple[str, float]] = set()
         self._seen: tuple[object, ...] = ()
 
     def check(self) -> None:
         """Look at everything after an event."""
         alive = self.world.slurm.alive()
         own = [job for job in alive if not job.is_controller]
-        twice = [cell for cell, count in Counter(map(self.cell_of, own)).items() if count > 1]
-        if twice:
-            self._broken(f"{twice} have two jobs at once: {[(job.number, job.state) for job in own]}")
-        running = [job.number for job in own if job.node]
-        if self.max_concurrent is not None and len(running) > self.max_concurrent:
-            self._broken(f"{running} run at once, and --max-concurrent is {self.max_concurrent}")
+        if not self._holds_for(own):  # one that was withdrawn ends at once, so it may be there
+            own = [job for job in own if not self.is_withdrawn(job)]
+            if not self._holds_for(own):
+                self._broken(self._why_too_many(own))
+        self._check_budget(own)
         if self.world.broken:
             self._broken(self.world.broken[0])
         if not any(job.is_held is False or job.node for job in alive) and self._has_changed(alive):
@@ -61,6 +74,36 @@ class Invariants:
             return False
         self._seen = seen
         return True
+
+    def _check_budget(self, own: list["Job"]) -> None:
+        """Nothing is submitted once a campaign has used its budget; who submits may have looked some minutes ago."""
+        known, self._known = self._known, {(job.number, job.submitted) for job in own}
+        if self.budget_gpu_hours is None:
+            return
+        for job in (one for one in own if (one.number, one.submitted) not in known):
+            campaign = name_of(job.script.parent.parent)
+            hours = self._hours_until(job.submitted - LOOKED_S, campaign)
+            if hours > self.budget_gpu_hours:
+                used = f"{hours:.2f} of {self.budget_gpu_hours:g} GPU-hours are used"
+                self._broken(f"job {job.number} is submitted, and {used}")
+
+    def _hours_until(self, time: float, campaign: str) -> float:
+        return sum(one.gpu_hours for one in self.world.spent if one.campaign == campaign and one.time <= time)
+
+    def _holds_for(self, jobs: list["Job"]) -> bool:
+        cells, running = {self.cell_of(job) for job in jobs}, sum(bool(job.node) for job in jobs)
+        return len(cells) == len(jobs) and (self.max_concurrent is None or running <= self.max_concurrent)
+
+    def _why_too_many(self, jobs: list["Job"]) -> str:
+        twice = [cell for cell, count in Counter(map(self.cell_of, jobs)).items() if count > 1]
+        if twice:
+            return f"{twice} have two jobs at once: {[(job.number, job.state) for job in jobs]}"
+        running = [job.number for job in jobs if job.node]
+        return f"{running} run at once, and --max-concurrent is {self.max_concurrent}"
+
+    def is_withdrawn(self, job: "Job") -> bool:
+        """Return whether a job's cells were submitted anew."""
+        return submissions.is_withdrawn(job.script.parent.parent, job.name)
 
     def cell_of(self, job: "Job") -> str:
         """Return the cell that a job has."""
@@ -81,13 +124,13 @@ class Invariants:
             return
         seen = overview.of_grid(self.world.grid_dir)
         if not seen.due and not seen.notes:
-            self._broken(f"nobody is due to act, and status says nothing: {seen.lines}")
+            self._broken(f"nobody is due to act, and status says nothing: {seen.lines}", is_lost=True)
 
     def _check_all_told(self) -> None:
         seen = overview.of_grid(self.world.grid_dir)
         said = " ".join([*self.world.told, *seen.lines])
         if "cells are done" not in said and "no launch is at work" not in said and not self._is_cancelled():
-            self._broken(f"all launches are closed and nobody was told of {self._left()}: {seen.lines}")
+            self._broken(f"all launches are closed and nobody was told of {self._left()}: {seen.lines}", is_lost=True)
 
     def _is_cancelled(self) -> bool:
         return self.cancelled >= {*self._left()}
@@ -116,7 +159,7 @@ class Invariants:
         if not self.is_over():
             state = "\n".join(overview.of_grid(self.world.grid_dir).lines) if self.is_launched() else ""
             alive = [(job.number, job.name, job.state, job.reason) for job in self.world.slurm.alive()]
-            self._broken(f"it never ends: {alive}\n{state}")
+            self._broken(f"it never ends: {alive}\n{state}", is_lost=True)
         for cell in folders(self.world.grid_dir).values():
             self._check_cell(cell)
 
@@ -128,7 +171,8 @@ class Invariants:
         said = [text for text in self.world.told if name in text or "given up" in text or "not tried again" in text]
         rows = {row.cell.signature: row for row in overview.of_grid(GridFolder(self.world.grid_dir).path).rows}
         if not said:
-            self._broken(f"{name} was forgotten after {kinds}; status says {rows[cell.signature].standing}")
+            shown = rows[cell.signature].standing
+            self._broken(f"{name} was forgotten after {kinds}; status says {shown}", is_lost=True)
 
-    def _broken(self, text: str) -> None:
-        raise Broken(text)
+    def _broken(self, text: str, *, is_lost: bool = False) -> None:
+        raise Broken(text, is_lost=is_lost)

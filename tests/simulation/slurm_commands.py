@@ -129,7 +129,10 @@ def _update(slurm: Slurm, fields: dict[str, str]) -> str:
 
 def _sbatch(slurm: Slurm, options: dict[str, str], plain: Sequence[str]) -> str:
     begin_s = float(options.get("begin", "now").removeprefix("now").removeprefix("+") or 0)
-    return slurm.submit(Path(plain[-1]), begin_s, options.get("dependency", "")) + "\n"
+    after = options.get("dependency", "")
+    if str(slurm.next_number) in after.removeprefix("afterany:").split(":"):  # a number that was given before
+        raise Refused("sbatch: error: Batch job submission failed: Job dependency problem")
+    return slurm.submit(Path(plain[-1]), begin_s, after) + "\n"
 
 
 def _scancel(slurm: Slurm, options: dict[str, str], plain: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """A Slurm of some nodes: its queue, its accounting, and what it does to jobs; it draws nothing and decides nothing."""
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +43,7 @@ class Job:
     restarts: int = 0
     started: float = 0.0
     limit_s: float = 3600.0
+    num_nodes: int = 1
     is_held: bool = False
     excluded: frozenset[str] = frozenset()
     may_requeue: bool = True
@@ -54,6 +54,11 @@ class Job:
     """The state in which it ends once its processes are gone."""
     shell: Process | None = None
     head: Process | None = None
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that it has; the first one runs its script."""
+        return hosts(self.node)
 
     @property
     def array(self) -> str:
@@ -85,9 +90,16 @@ class Slurm:
     """Starts the shell of a job on its node."""
     nodes: dict[str, Node] = field(default_factory=lambda: {f"n{place}": Node(f"n{place}") for place in range(1, 5)})
     jobs: dict[str, Job] = field(default_factory=dict)
+    _alive: list[Job] = field(default_factory=list)
+    """Those that may have ended since somebody looked: one that has ended stays so."""
     throttles: dict[str, int] = field(default_factory=dict)
     accounting: list[Start] = field(default_factory=list)
+    crashes_within_s: float = 0.0
+    """Once something is submitted, slurmctld is killed, and forgets this much time; 0: it is not."""
     next_number: int = 1
+    given_again: set[int] = field(default_factory=set)
+    """Numbers that the next jobs get although earlier ones had them."""
+    num_given_again: int = 0
     sees_late: Callable[[], float] = lambda: 1.0
     """How long accounting takes to learn of an end."""
     waits: Callable[[], float] = lambda: 0.0
@@ -97,6 +109,7 @@ class Slurm:
         """Take a script, as an array if it says so; return the number."""
         asked, number = flags(script.read_text()), str(self.next_number)
         self.next_number += 1
+        self.num_given_again += int(number) in self.given_again
         last, _, most = asked.get("array", "").partition("-")[2].partition("%")
         numbers = [f"{number}_{place}" for place in range(int(last) + 1)] if "array" in asked else [number]
         self.throttles[number] = int(most or 1)
@@ -105,20 +118,25 @@ class Slurm:
                 one, asked["job-name"], script, self.hub.now, self.hub.now + begin_s + self.waits(),
                 after or asked.get("dependency", "").strip("'"), limit_s=60.0 * int(asked["time"]),
                 excluded=frozenset(filter(None, asked.get("exclude", "").strip("'").split(","))),
-                may_requeue="no-requeue" not in asked,
+                may_requeue="no-requeue" not in asked, num_nodes=int(asked.get("nodes", "1")),
             )  # fmt: skip
+            self._alive.append(self.jobs[one])
             self.hub.at(self.jobs[one].begin, self.schedule)
+        if self.crashes_within_s:
+            within_s, self.crashes_within_s = self.crashes_within_s, 0.0
+            self.hub.after(within_s / 4, lambda: self.crash(within_s))
         return number
 
     def alive(self) -> list[Job]:
-        return [job for job in self.jobs.values() if job.is_alive]
+        self._alive = [job for job in self._alive if job.is_alive and self.jobs.get(job.number) is job]
+        return self._alive
 
     def schedule(self) -> None:
         """Start what can start."""
         busy = {name: 0 for name in self.nodes}
         for job in self.alive():
-            if job.node:
-                busy[job.node] += not job.is_controller
+            for name in job.nodes:
+                busy[name] += not job.is_controller
         for job in self.alive():
             if job.state != "PENDING":
                 continue
@@ -129,11 +147,12 @@ class Slurm:
                 node.name for node in self.nodes.values()
                 if node.is_up and node.name not in job.excluded and (job.is_controller or busy[node.name] < SLOTS)
             ]  # fmt: skip
-            if not free:
+            if len(free) < job.num_nodes:
                 job.reason = "Resources"
                 continue
-            job.node = min(free, key=lambda name: busy[name])
-            busy[job.node] += not job.is_controller
+            job.node = listed(sorted(free, key=lambda name: busy[name])[: job.num_nodes])
+            for name in job.nodes:
+                busy[name] += not job.is_controller
             self._start(job)
 
     def _reason(self, job: Job) -> str:
@@ -208,18 +227,22 @@ class Slurm:
     def lose_node(self, name: str, *, processes_live: bool, after_s: float) -> None:
         """Cut a node off; its processes may live on, and what ran there is given up once Slurm notices."""
         node = self.nodes[name]
-        lost = [(job, job.started) for job in self.alive() if job.node == name]
+        lost = [(job, job.started) for job in self.alive() if name in job.nodes]
         if not processes_live:
             node.is_up = False
         for job, _ in lost:
             for process in [] if processes_live else self.processes_of(job):
-                process.kill()
+                if process.host == name:
+                    process.kill()
         for job, start in lost:
-            self.hub.after(after_s, lambda job=job, start=start: self._given_up(job, start))
+            self.hub.after(after_s, lambda job=job, start=start: self._given_up(job, start, name))
 
-    def _given_up(self, job: Job, start: float) -> None:
+    def _given_up(self, job: Job, start: float, lost: str) -> None:
         if job.started == start and job.state in ("RUNNING", "SUSPENDED", "COMPLETING") and job.node:
             job.shell = None  # what it says later counts for nothing
+            for process in self.processes_of(job):
+                if process.host != lost:
+                    process.kill()
             self._over(job, "NODE_FAIL_REQUEUED" if job.may_requeue else "NODE_FAIL", 1)
 
     def requeue(self, job: Job) -> None:
@@ -237,7 +260,7 @@ class Slurm:
         for process in self.processes_of(job):
             process.kill()
         code = shell.code or 0
-        if not self.nodes[job.node].is_up:
+        if not all(self.nodes[name].is_up for name in job.nodes):
             return  # Slurm has not heard of it
         self._over(job, job.becomes or ("COMPLETED" if code == 0 else "FAILED"), code)
 
@@ -261,8 +284,10 @@ class Slurm:
         for job in lost:
             del self.jobs[job.number]
         left = [int(job.array) for job in self.jobs.values()]
+        before = self.next_number
         if lost:
             self.next_number = max(left, default=0) + 1
+        self.given_again |= {*range(self.next_number, before)}
 
     def known(self, numbers: Iterable[str]) -> list[Job]:
         """Return the jobs of some numbers, of arrays all elements."""
@@ -271,5 +296,12 @@ class Slurm:
 
 
 def hosts(expression: str) -> list[str]:
-    """Spell out `n1,n2`."""
-    return [name for name in re.split(",", expression) if name]
+    """Spell out `n1`, or `n[1,3]`."""
+    head, mark, places = expression.rstrip("]").partition("[")
+    return [f"{head}{place}" for place in places.split(",")] if mark else [name for name in [expression] if name]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Write nodes as Slurm does, `n1` or `n[1,3]`."""
+    one, *more = sorted(names)
+    return f"n[{','.join(name[1:] for name in (one, *more))}]" if more else one

@@ -1,28 +1,23 @@
 """Seeded histories of a cluster that lies; a seed that breaks something stays a test of its own.
 
-`make test` plays the first ones, `make test-simulation` as many as HISTORIES says, from the seed that FIRST says.
+`make test` plays the first ones, `make test-simulation` many more.
 """
 
-import itertools
-import os
-import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from simulation.history import Outcome, play
+from simulation import play_many
+from simulation.history import KINDS, Outcome, play
+from simulation.play_many import MEMORY, play_and_remove
+from simulation.tally import SIMULATED, Tally
 
 from orchestration.launching import step
+from orchestration.on_slurm import submissions
 
-MEMORY = Path("/dev/shm")
-NUM_OF_UNIT = 20
-NUM = int(os.environ.get("HISTORIES", str(NUM_OF_UNIT)))
-NUM_IN_EACH_TEST = max(5, NUM // 50)
-FIRST = int(os.environ.get("FIRST", "0"))
-SEEDS = range(FIRST, FIRST + NUM)
-BLOCKS = [SEEDS[place : place + NUM_IN_EACH_TEST] for place in range(0, NUM, NUM_IN_EACH_TEST)]
+NUM, NUM_IN_EACH_TEST = 200, 10
+BLOCKS = [range(first, first + NUM_IN_EACH_TEST) for first in range(0, NUM, NUM_IN_EACH_TEST)]
 
 
 @pytest.fixture
@@ -33,16 +28,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(made)
 
 
-def played(folder: Path, seed: int) -> Outcome:
-    outcome = play(folder / str(seed), seed)
-    shutil.rmtree(folder / str(seed))
-    return outcome
-
-
-def in_words(outcome: Outcome) -> str:
-    return "\n".join([*outcome.diary[-200:], f"history {outcome.seed}: {outcome.broken}"])
-
-
 @pytest.mark.parametrize("seeds", BLOCKS, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
 def test_no_cell_is_trained_twice_or_forgotten_whatever_befalls_slurm_and_whatever_it_says(
     seeds: range,
@@ -50,10 +35,9 @@ def test_no_cell_is_trained_twice_or_forgotten_whatever_befalls_slurm_and_whatev
     tell_points: Callable[[str, int, list[str]], None],
     record_property: Callable[[str, object], None],
 ) -> None:
-    outcomes = [played(folder, seed) for seed in seeds]
-    broken = [in_words(outcome) for outcome in outcomes if outcome.broken]
-    faults = Counter(itertools.chain.from_iterable(Counter(outcome.faults).elements() for outcome in outcomes))
-    record_property("simulated", (len(outcomes), sum(outcome.num_events for outcome in outcomes), dict(faults)))
+    outcomes = [play_and_remove(folder, seed) for seed in seeds]
+    broken = [outcome.in_words() for outcome in outcomes if outcome.broken]
+    record_property(SIMULATED, Tally.of(outcomes).to_json())
     tell_points(f"histories {seeds.start}-{seeds.stop - 1} of a simulated Slurm", len(outcomes), broken)
     assert not broken, "\n\n".join(broken)
 
@@ -68,4 +52,47 @@ def test_steps_that_do_not_look_for_jobs_whose_numbers_were_lost_are_seen_to_sub
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step, "settle", lambda _: [])
-    assert "have two jobs at once" in play(folder / "3", 3).broken
+    assert "have two jobs at once" in play(folder / "9", 9).broken
+
+
+def test_steps_that_do_not_count_what_was_used_are_seen_to_exceed_the_budget(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "over_budget", lambda *_: ("", set()))
+    assert "0.82 of 0.7 GPU-hours are used" in play(folder / "4", 4).broken
+
+
+@pytest.mark.parametrize("seed", [38, 5005, 5009])
+def test_job_that_comes_after_sbatch_gave_up_never_trains_beside_its_successor(folder: Path, seed: int) -> None:
+    outcome = play_and_remove(folder, seed)
+    assert outcome.faults["sbatch fails and submits"]
+    assert not outcome.broken, outcome.in_words()
+
+
+def test_steps_that_do_not_withdraw_a_submission_without_an_answer_are_seen_to_submit_cells_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submissions.Submission, "is_unanswered", False)
+    assert "have two jobs at once" in play(folder / "5005", 5005).broken
+
+
+def test_many_histories_end_in_a_table_of_what_befell_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert play_many.main(["--histories=1", "--first=3", "--processes=1"]) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 histories, 0 broken" in said.err
+    assert "1 histories, " in said.out and "0 histories broken" in said.out
+    assert "killed after sbatch" in said.out
+
+
+def test_table_says_in_how_many_histories_with_a_fault_something_broke_or_a_cell_was_forgotten() -> None:
+    outcomes = [
+        Outcome(0, 10, {"held": 2, "ESTALE": 1}), Outcome(1, 10, {"held": 1}, "two jobs at once"),
+        Outcome(2, 10, {"held": 1}, "it never ends", is_lost=True),
+    ]  # fmt: skip
+    tally = Tally.of(outcomes[:1])
+    tally += Tally.from_json(Tally.of(outcomes[1:]).to_json())
+    head, _, *rows = tally.lines()
+    assert head == "3 histories, 30 events, 5 faults: 2 histories broken, 1 of them with a cell that was forgotten"
+    assert [row.split() for row in rows] == [["held", "4", "3", "2", "1"], ["ESTALE", "1", "1", "0", "0"]]
+    assert tally.lacking() == []
+    assert Tally(num_histories=500, injected=tally.injected).lacking() == sorted(KINDS - {"held", "ESTALE"})

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration.machine import clock
@@ -30,12 +31,24 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What an attempt used between two writes, by a clock that nobody sets."""
+
+    campaign: str
+    time: float
+    """When it wrote, in simulated time."""
+    gpu_hours: float
+    """None from when its host's clock went wrong: its files do not show them."""
+
+
 def train_order(
     path: Path,
     step_s: Callable[[], float],
     end: Callable[[], str],
     die: Callable[[], None],
     breaks: Callable[[str], None],
+    spends: Callable[[Spent], None],
 ) -> int:
     """Carry out the order of a job, as `on_ray.job` does, without a Ray."""
     order, folder = JobOrder.from_file(path), JobFolder(path.parent)
@@ -47,6 +60,15 @@ def train_order(
         step = step_of(resume_from) if resume_from else 0
         if RunFolder(order.cell_dir).has_result():
             breaks(f"{order.cell_dir.name} is trained again, and has a result")
+        workers, noted = config.execution.trainer.num_workers, clock.monotonic()
+        is_right = clock.now() == noted
+
+        def spend() -> None:
+            nonlocal noted, is_right
+            hours, noted = workers * (clock.monotonic() - noted) / 3600, clock.monotonic()
+            is_right &= clock.now() == noted
+            spends(Spent(order.owner["campaign"], noted, hours if is_right else 0.0))
+
         seen = clock.monotonic()
         """When no newer attempt was there."""
         with attempt.recorder() as report:
@@ -65,6 +87,7 @@ def train_order(
                 report(done, {"loss": 1.0})
                 report.before_checkpoint()
                 _save(attempt, done + 1)
+                spend()
         return FitResult(finished=True, step=NUM_STEPS, num_steps=NUM_STEPS, epoch=1, num_epochs=1, best_miou=0.5,
                          best_epoch=1, last_miou=0.5, best_class_iou=[0.5], last_class_iou=[0.5],
                          num_present_classes=1)  # fmt: skip

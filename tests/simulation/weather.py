@@ -37,7 +37,10 @@ class Weather:
         return self.chance.uniform(0.01, 0.3)
 
     def of_command(self, words: Sequence[str]) -> str:
-        """Return how a command fails: `silent`, `late` (done, but no answer), `refused`; empty: it answers."""
+        """Return how a command fails; empty: it answers.
+
+        `silent`: not done, no answer; `late`: done, no answer; `later`: done once nobody waits any more; `refused`.
+        """
         if self.hub.now < self.down_until:
             return "silent"
         program = words[0]
@@ -47,6 +50,8 @@ class Weather:
             return "silent"
         if program == "sbatch" and self.happens(self.rate, "sbatch submits and fails"):
             return "late"
+        if program == "sbatch" and self.happens(self.rate, "sbatch fails and submits"):
+            return "later"
         if program in ("sbatch", "scontrol", "scancel") and self.happens(self.rate / 2, f"{program} fails"):
             return "refused"
         return ""

@@ -4,6 +4,7 @@ import io
 import random
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from orchestration_fakes import flags
@@ -12,16 +13,21 @@ from simulation import shell, slurm_commands, training
 from simulation.coroutines import START, Hub, Killed, Process
 from simulation.slurm_commands import Refused
 from simulation.slurm_model import Job, Slurm
+from simulation.training import Spent
 from simulation.weather import Weather
 from submitit.core.utils import DelayedSubmission
 
 from orchestration.launching.controller import Controller
+from orchestration.on_slurm import submissions
 from orchestration.on_slurm.job import CellTask, _Head
 from orchestration.on_slurm.programs import SlurmError
 from orchestration.on_slurm.signals import make_folder
 from orchestration.on_slurm.task import comes
 from orchestration.runs.folders import launch_with_jobs
 
+DAY_S = 86_400.0
+MOST_LATE_S = 60.0
+"""How long after sbatch gave up slurmctld may take what it sent."""
 GRID = Path(__file__).with_name("simulated.yaml")
 
 
@@ -39,6 +45,8 @@ class World:
         """What users were sent."""
         self.diary: list[str] = []
         """What happened, for whoever looks into a seed."""
+        self.spent: list[Spent] = []
+        """What attempts used of GPUs, as they wrote it."""
         self.broken: list[str] = []
         """What must not happen, seen from within."""
         self.functions = folder / "functions.sh"
@@ -79,6 +87,10 @@ class World:
             self.note(f"{process.name}: {words[0]} does not answer")
             process.wait(timeout_s)
             return 124, ""
+        if fault == "later":
+            self.hub.after(timeout_s + self.chance.uniform(0, MOST_LATE_S), lambda: self._submit_late(words))
+            process.wait(timeout_s)
+            return 124, ""
         if fault == "refused":
             return 1, f"{words[0]}: error: Unable to contact slurm controller (connect failure)"
         try:
@@ -95,6 +107,11 @@ class World:
         process.wait(0.001)
         return 0, text
 
+    def _submit_late(self, words: Sequence[str]) -> None:
+        """Submit what sbatch gave up to wait for, if its script is still there."""
+        with suppress(Refused, FileNotFoundError):
+            self.note(f"late: {' '.join(words)} -> {slurm_commands.answer(self.slurm, words).strip()}")
+
     def _loses_answer(self, words: Sequence[str], begins_later: bool) -> bool:
         is_of_cells = words[0] == "sbatch" and not begins_later
         return is_of_cells and self.weather.happens(0.1, "sbatch submits and fails")
@@ -110,11 +127,12 @@ class World:
         array, _, place = job.number.partition("_")
         environment = {
             "SLURM_JOB_ID": job.number if not place else f"{int(array) * 1000 + int(place)}",
-            "SLURM_JOB_NAME": job.name, "RANKMATCH_JOB_NAME": job.name, "SLURMD_NODENAME": job.node,
-            "SLURM_RESTART_COUNT": str(job.restarts), "SLURM_JOB_NUM_NODES": "1", "SLURM_PROCID": "0",
+            "SLURM_JOB_NAME": job.name, "RANKMATCH_JOB_NAME": job.name, "SLURMD_NODENAME": job.nodes[0],
+            "SLURM_RESTART_COUNT": str(job.restarts), "SLURM_JOB_NUM_NODES": str(job.num_nodes),
+            "SLURM_JOB_NODELIST": job.node, "SLURM_PROCID": "0",
             **({"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": place} if place else {}),
         }  # fmt: skip
-        mark = f"{job.number}.{job.restarts}@{job.node}"
+        mark = f"{job.number}.{job.restarts}@{'+'.join(job.nodes)}"
         self.note(f"job {mark} {job.name} begins")
 
         def body() -> int:
@@ -122,7 +140,7 @@ class World:
             log = Path(asked.replace("%A_%a", job.number).replace("%j", job.number))
             return shell.run(job.script, self.functions, environment, log, lambda words: self._of_shell(job, words))
 
-        return self.hub.start(mark, job.node, environment, body)
+        return self.hub.start(mark, job.nodes[0], environment, body)
 
     def _of_shell(self, job: Job, words: Sequence[str]) -> tuple[int, str]:
         """Do what the shell of a job would start."""
@@ -139,10 +157,33 @@ class World:
             self.tell(words[-1])
             return 0, ""
         if words[0] == "srun":
-            return self._as_program(process, lambda: self._head(job, Path(words[-1]))), ""
+            others = self._lend_other_nodes(job, process)
+            try:
+                return self._as_program(process, lambda: self._head(job, Path(words[-1]))), ""
+            finally:
+                for other in others:
+                    other.kill()
         if words[0] == shell.PYTHON:
             return self._as_program(process, lambda: Controller(Path(words[-2]), words[-1]).run()), ""
         return self.ask(words, 300.0 if words[0] == "sbatch" else 30.0)
+
+    def _lend_other_nodes(self, job: Job, head: Process) -> list[Process]:
+        """Start the tasks of a job's other nodes; where one dies, srun ends the job (`--kill-on-bad-exit`)."""
+        start = job.started
+
+        def lend() -> int:
+            while True:
+                self.sleep(DAY_S)
+
+        def died() -> None:
+            if job.started == start and job.head is head and head.lives:
+                self.weather.num["node of several lost"] += 1
+                head.throw(Killed())
+
+        others = [self.hub.start(f"{head.name}/{name}", name, {}, lend) for name in job.nodes[1:]]
+        for other in others:
+            other.when_over(died)
+        return others
 
     def _as_program(self, process: Process, run: Callable[[], int]) -> int:
         """Run a program in the shell's own coroutine; what kills it alone does not kill the shell."""
@@ -182,6 +223,8 @@ class World:
             return 1  # whoever submitted it was killed before it could say what it is
         task = DelayedSubmission.load(path).function
         assert isinstance(task, CellTask)
+        if submissions.is_withdrawn(folder.parent, job.name):
+            self.broken.append(f"job {job.number} trains, and is withdrawn")
         job.head = process
         try:
             return _Head(task, make_folder(launch_with_jobs(Path(task.jobs_dir)).path)).run()
@@ -219,7 +262,8 @@ class Training:
         weather = world.weather
         self.process = world.hub.start(
             f"{head.name}/training", head.host, dict(head.environment),
-            lambda: training.train_order(path, lambda: step_s, weather.end_of_attempt, self._die, world.broken.append),
+            lambda: training.train_order(path, lambda: step_s, weather.end_of_attempt, self._die, world.broken.append,
+                                         world.spent.append),
         )  # fmt: skip
         self.process.when_over(self._tell)
 
