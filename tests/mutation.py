@@ -7,13 +7,16 @@ only the choice of mutants, which is seeded, and the table. What is mutated by w
 import argparse
 import dataclasses
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,6 +76,15 @@ def _is_no_grad(decorator: Any) -> bool:
     return libcst.Module(()).code_for_node(decorator.decorator) == "torch.no_grad()"
 
 
+def end_by_handle() -> None:
+    """Have mutmut's clock hold handles of mutants: others may have their numbers by the time that it signals."""
+    from mutmut.workers import isolation, timeout
+
+    register = timeout.register_timeout
+    isolation.register_timeout = lambda pid, timeout_s: register(os.pidfd_open(pid), timeout_s)
+    timeout.os = SimpleNamespace(getpid=os.getpid, kill=signal.pidfd_send_signal)
+
+
 def is_wording(original: Any, mutated: Any) -> bool:
     """Return whether only the words of a text are changed: of a string with a space between words."""
     import libcst
@@ -120,6 +132,7 @@ def try_area(name: str, only: str, seed: int) -> Outcome:
     sys.path.insert(0, str(MUTATED / "tests"))
     install_import_hook(["rankmatch"], "shape_checker.check")
     reach_decorated()
+    end_by_handle()
     made = {one: (module, words) for module in modules for one, words in mutants_of(module).items()}
     drawn = sample(
         [one for one, (_, words) in made.items() if not words], settings()["sample"], f"{seed} {' '.join(modules)}"
