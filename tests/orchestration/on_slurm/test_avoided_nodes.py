@@ -62,6 +62,7 @@ def test_where_nobody_knows_the_nodes_at_most_half_of_those_seen_are_avoided():
     known = record(tries("a@n3!", "a@n2!", "a@n1!", "b@n4"), NOW)
     assert known.avoided("a", None) == ("n2", "n3")
     assert record(tries("a@n1!"), NOW).avoided("a", None) == ()
+    assert known.avoided("a", None, needed=3) == ("n3",) and known.avoided("a", None, needed=4) == ()
     assert known.avoided("a", None, up={"n1", "n3", "n9"}) == ("n3",)  # newest first, half of those that are up
 
 

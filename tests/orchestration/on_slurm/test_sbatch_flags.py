@@ -46,6 +46,13 @@ def test_memory_is_asked_for_in_one_way_and_as_the_site_wants_it(settings, flag,
     assert found == ({flag: value} if flag else {})
 
 
+@pytest.mark.parametrize(("requeue", "given"), [(True, "no-requeue"), (False, "requeue"), (True, "requeue")])
+def test_job_is_requeued_or_not_as_the_sites_own_flag_says(requeue, given):
+    for flags in (training_flags(site(requeue=requeue, extra={given: "true"}), ASKED),
+                  controller_flags(site(requeue=requeue, controller_extra={given: "true"}))):  # fmt: skip
+        assert {name: text for name, text in flags.items() if "requeue" in name} == {given: ""}
+
+
 def test_memory_of_a_job_without_gpus_is_not_asked_for_by_gpu():
     assert controller_flags(site(mem_flag="mem-per-gpu"))["mem-per-cpu"] == "4096MB"
     assert head_flags(site(mem_flag="mem-per-cpu"), Resources(1, 2, 0, 8.0, 60))["mem-per-cpu"] == "4096MB"

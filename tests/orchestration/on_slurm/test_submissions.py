@@ -84,10 +84,18 @@ def test_queue_is_asked_of_all_who_submitted(grid_dir: Path, monkeypatch: pytest
     assert asked == [{5, 6}]
 
 
-def test_submission_of_an_earlier_version_is_its_files_owners(grid_dir: Path) -> None:
-    path = grid_dir / "launches" / OLD / "submissions" / "rm-2.json"
+def test_submission_of_an_earlier_version_is_its_files_owners_and_roots_is_roots(
+    grid_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = grid_dir / "launches" / OLD
+    Submission("rm-0", ["a"], user=0).write(folder)
+    path = folder / "submissions" / "rm-2.json"
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "user"}))
-    assert {one.name: one.user for _, one in submissions.read(grid_dir)} == {"rm-1": 5, "rm-2": os.getuid(), "rm-3": 5}
+    owner = os.stat_result((0o600, 0, 0, 1, 7, 7, 0, 0, 0, 0))
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda self, **how: owner if self.suffix == ".json" else stat(self, **how))
+    users = {one.name: one.user for _, one in submissions.read(grid_dir)}
+    assert users == {"rm-0": 0, "rm-1": 5, "rm-2": 7, "rm-3": 5}
 
 
 def test_record_that_cannot_be_read_is_named_and_hides_no_other(grid_dir: Path) -> None:
