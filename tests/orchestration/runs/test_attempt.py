@@ -14,7 +14,7 @@ import pytest
 
 from orchestration.machine import clock, processes
 from orchestration.machine.damage import DamagedFileError, DamageWarning
-from orchestration.runs import checkpoints
+from orchestration.runs import checkpoints, unpredicted
 from orchestration.runs.attempt import Attempt, steps_to_leave_out
 from orchestration.runs.failures import AttemptEnd, FailureClass
 from orchestration.runs.requests import Request
@@ -204,6 +204,25 @@ def test_log_has_each_line_with_its_time_and_ends_with_the_last_ones(folder: Run
     attempt.log_file.unlink()
     attempt.log_file.mkdir()
     attempt.say("nowhere")  # the log only informs
+
+
+def test_epoch_rows_that_are_none_are_left_out_of_rows_and_state_and_named(folder: RunFolder) -> None:
+    attempt = folder.claim(OWNER)
+    write(attempt.epochs_file, {**EPOCH, "step": 4, "epoch": 1}, EPOCH, {**EPOCH, "epoch": "3"}, {"epoch": 3})
+    with pytest.warns(DamageWarning, match=r"epochs\.jsonl: lines 3, 4 cannot be read and are left out"):
+        assert [row["epoch"] for row in attempt.epochs()] == [1, 2]
+    assert (folder.state().epoch, folder.state().step) == (2, 10)
+
+
+def test_log_says_each_epoch_and_advises_once_where_a_class_is_missed(folder: RunFolder) -> None:
+    attempt = folder.claim(OWNER)
+    with attempt.recorder(["sky", "road"]) as report:
+        for epoch, iou in ((1, 0.5), (2, 0.001), (3, 0.001)):
+            report(5 * epoch - 1, {**EPOCH, "step": 5 * epoch - 1, "epoch": epoch, "class_iou_1": iou})
+    said = [line.partition("  ")[2] for line in attempt.log_tail().splitlines()]
+    warning = "warning: it almost never predicts class 'road' where it is (IoU below 1 %)"
+    assert [line[:9] for line in said[::2]] == ["epoch 1/3", "warning: ", "warning: "]
+    assert said[2:] == [f"{warning}; {unpredicted.ADVICE}", said[3], warning] and said[3].startswith("epoch 3/3")
 
 
 def test_step_to_leave_out_is_only_one_that_the_next_attempt_may_pass_over(folder: RunFolder) -> None:

@@ -1,6 +1,7 @@
 """What is found below a runs folder by what has a name there, in which order, and what is none of it."""
 
 import datetime
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,14 @@ def test_launches_are_found_oldest_first_and_a_new_one_comes_last_whatever_the_c
     assert runs.grid("b").next_launch().moment == behind
     assert grid.launch("by-hand").moment is None
     assert grid.next_trash().parent == runs.path / ".trash" / "a" and grid.next_trash().name.startswith("20261101T")
+
+
+def test_launches_that_are_closed_to_this_user_are_none(runs: RunsFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert runs.grid("a").launches() == []
 
 
 def test_jobs_of_a_launch_are_found_by_their_numbers(launch: LaunchFolder) -> None:
