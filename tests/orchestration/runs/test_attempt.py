@@ -15,7 +15,7 @@ import pytest
 from orchestration.machine import clock, processes
 from orchestration.machine.damage import DamagedFileError, DamageWarning
 from orchestration.runs import checkpoints, unpredicted
-from orchestration.runs.attempt import Attempt, steps_to_leave_out
+from orchestration.runs.attempt import Attempt, node_of, steps_to_leave_out, trained_on
 from orchestration.runs.failures import AttemptEnd, FailureClass
 from orchestration.runs.requests import Request
 from orchestration.runs.run_folder import AttemptTaken, FolderState, RunFolder, run_folder
@@ -105,6 +105,19 @@ def test_state_of_a_finished_cell_says_all_that_its_result_does(folder: RunFolde
         expected, num_epochs=None, host="", grid="", duration_s=0.0, steps_left_out=(), unpredicted=(),
         provenance={"commit": "abc"},
     )  # fmt: skip
+
+
+def test_text_of_result_and_owner_can_be_printed_whatever_was_written(folder: RunFolder) -> None:
+    """A name of bytes that are no text comes as half a character, which no file or terminal takes."""
+    folder.claim({**OWNER, "commit": "half \udcff"})
+    assert folder.state().commit.encode().startswith(b"half ")
+    written = {"attempt": 1, "step": 1, "num_steps": 1, "epoch": 1, "last_miou": None, "best_miou": None}
+    folder.result_file.write_text(json.dumps({**written, "provenance": {"commit": "half \udcff"}}))
+    assert folder.state().commit.encode().startswith(b"half ")
+
+
+def test_host_and_node_of_which_nothing_is_known_are_empty() -> None:
+    assert trained_on({}, []) == node_of({}, [{"event": "started", "node": None}]) == ""
 
 
 @pytest.mark.parametrize("event", ["failed", "stopped"])
