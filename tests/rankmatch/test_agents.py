@@ -202,5 +202,5 @@ def test_drawing_without_a_generator_is_refused():
 
 
 def test_unknown_selection_is_refused():
-    with pytest.raises(ValueError, match="orthogonal, random, top_n, all; got 'best'"):
+    with pytest.raises(ValueError, match="^selection must be one of orthogonal, random, top_n, all; got 'best'$"):
         select("best", random_features(), 3)
