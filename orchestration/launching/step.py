@@ -73,6 +73,8 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
     grid_dir = LaunchFolder(launch_dir).grid.path
     with only_launch_of(grid_dir, wait_s):
         campaign = campaign_named(grid_dir, name_of(launch_dir) or launch_dir.name)
+        if campaign.over(grid_dir).exists():  # closed while its controller waited for the lock
+            return Step(is_over=True)
         earlier_code.refuse(campaign, grid_dir)
         loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
         _note_ends(campaign, grid_dir, console)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXPECTED = ("SchedulerError", "ValueError", "Stale file handle", "SlurmError")
 """In which words a command may end."""
 
-LOOK_AGAIN_S = 600.0
+LOOK_AGAIN_S, HOUR_S = 600.0, 3600.0
 """So often somebody looks whether the user knows what to do, where nothing but the time has changed."""
 
 LOOKED_S = 1800.0
@@ -50,6 +50,8 @@ class Invariants:
         self._cells: dict[Path, list[str]] = {}
         self._known: set[tuple[str, float]] = set()
         self._seen: tuple[object, ...] = ()
+        self._looked: tuple[object, ...] = ()
+        self._open: dict[str, str] = {}
 
     def check(self) -> None:
         """Look at everything after an event."""
@@ -62,14 +64,30 @@ class Invariants:
         self._check_budget(own)
         if self.world.broken:
             self._broken(self.world.broken[0])
-        if not any(job.is_held is False or job.node for job in alive) and self._has_changed(alive):
-            self._check_somebody_is_due()
+        stands = not any(job.node or not job.is_held for job in alive)
+        if (stands or self._unattended(alive)) and self._has_changed(alive, stands=stands):
+            self._check_somebody_is_due(alive, stands=stands)
 
-    def _has_changed(self, alive: list["Job"]) -> bool:
-        """Return whether anything is other than when somebody last looked: only processes and Slurm change what is."""
-        hub = self.world.hub
-        seen = (hub.num_turns, hub.now // LOOK_AGAIN_S, [(job.number, job.state, job.reason) for job in alive],
-                len(self.world.slurm.accounting), len(self.world.told), hub.processes.keys() == set())  # fmt: skip
+    def _unattended(self, alive: list["Job"]) -> set[str]:
+        """Return the open launches that have controllers, of which none is at work or will be; only users open some."""
+        acting = {job.name for job in alive if job.is_controller and (job.node or not job.is_held)}
+        looked = (acting, self.world.num_typed)
+        if looked != self._looked and self.is_launched():
+            opened = open_campaigns(self.world.grid_dir).values()
+            self._open = {one.controllers_name: one.name for one in opened if one.config().controller}
+        self._looked = looked
+        return {name for controllers, name in self._open.items() if controllers not in acting}
+
+    def _has_changed(self, alive: list["Job"], *, stands: bool) -> bool:
+        """Return whether anything is other than when somebody last looked: only processes and Slurm change what is.
+
+        While jobs run, only which ones there are counts, and the hour.
+        """
+        hub, numbers = self.world.hub, [job.number for job in alive]
+        seen: tuple[object, ...] = (numbers, hub.now // HOUR_S)
+        if stands:
+            seen = (hub.num_turns, hub.now // LOOK_AGAIN_S, numbers, [(job.state, job.reason) for job in alive],
+                    len(self.world.slurm.accounting), len(self.world.told), not hub.processes)  # fmt: skip
         if seen == self._seen:
             return False
         self._seen = seen
@@ -112,19 +130,22 @@ class Invariants:
             self._cells[job.script] = Submission.from_file(launch.submission_file(job.name)).cells
         return self._cells[job.script][int(job.number.partition("_")[2] or 0)]
 
-    def _check_somebody_is_due(self) -> None:
-        """Nothing of the project will run by itself: the user was told, or `status` says what to do."""
+    def _check_somebody_is_due(self, alive: list["Job"], *, stands: bool) -> None:
+        """No controller of a launch will act, or no job at all: the user was told, or `status` says what to do."""
         if any(process.host == "login" for process in self.world.hub.processes.values()):
             return  # a user is at it
         if not self.is_launched() or not self._left():
             return
         campaigns = open_campaigns(self.world.grid_dir)
         if not campaigns:
-            self._check_all_told()
+            if stands:
+                self._check_all_told()
             return
+        names = self._unattended(alive) & {one.name for one in campaigns.values()}
         seen = overview.of_grid(self.world.grid_dir)
-        if not seen.due and not seen.notes:
-            self._broken(f"nobody is due to act, and status says nothing: {seen.lines}", is_lost=True)
+        silent = [name for name in names if not any(name in text for text in seen.notes)]
+        if silent or (stands and not seen.notes):
+            self._broken(f"nobody is due to act for {silent}, and status says nothing: {seen.lines}", is_lost=True)
 
     def _check_all_told(self) -> None:
         seen = overview.of_grid(self.world.grid_dir)

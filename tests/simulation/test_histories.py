@@ -13,7 +13,7 @@ from simulation.history import KINDS, Outcome, play
 from simulation.play_many import MEMORY, play_and_remove
 from simulation.tally import SIMULATED, Tally
 
-from orchestration.launching import step
+from orchestration.launching import controller, step
 from orchestration.on_slurm import submissions
 
 NUM, NUM_IN_EACH_TEST = 200, 10
@@ -74,6 +74,13 @@ def test_steps_that_do_not_withdraw_a_submission_without_an_answer_are_seen_to_s
 ) -> None:
     monkeypatch.setattr(submissions.Submission, "is_unanswered", False)
     assert "have two jobs at once" in play(folder / "5005", 5005).broken
+
+
+def test_status_that_says_nothing_of_a_launch_without_controllers_is_seen_to_leave_cells_to_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "standing", lambda *_: [])
+    assert "nobody is due to act" in play(folder / "9", 9).broken
 
 
 def test_many_histories_end_in_a_table_of_what_befell_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,8 @@ class World:
         self.weather = Weather(self.hub, random.Random(seed + 1))
         self.slurm = Slurm(self.hub, self._begin_job)
         self.slurm.sees_late, self.slurm.waits = self.weather.lag_of_accounting, self.weather.wait_in_queue
+        self.num_typed = 0
+        """Commands of users that have ended."""
         self.told: list[str] = []
         """What users were sent."""
         self.diary: list[str] = []
@@ -248,6 +250,7 @@ class World:
             try:
                 act(console)
             finally:
+                self.num_typed += 1
                 self.note(f"user: {name} ends")
             return 0
 

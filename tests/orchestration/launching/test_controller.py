@@ -844,6 +844,14 @@ def test_one_cancel_ends_controllers_too_and_writes_the_report(life, slurm):
     assert life.campaign.over(life.grid_dir).exists()
 
 
+def test_controller_that_waited_while_its_launch_was_closed_submits_nothing(life, slurm):
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "preempted")
+    step.close(life.campaign, life.grid_dir, why="Slurm has no job of it")  # its batch script looked before
+    assert life.controller() == 0
+    assert len(slurm.scripts) == 1 and not slurm.controllers
+
+
 def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if "lock" not in path.name)
 
