@@ -170,3 +170,22 @@ class Process:
         self.hub.processes.pop(self.pid, None)
         for act in self._at_end:
             self.hub.after(0.0, act)
+
+
+class Child:
+    """A process as its parent sees it, in the place of a Popen; the parent is woken by its end."""
+
+    def __init__(self, parent: Process, process: Process) -> None:
+        self.process = process
+        process.when_over(lambda: parent.wake() if parent.lives else None)
+
+    def poll(self) -> int | None:
+        return self.process.code
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.code
+
+    def end(self) -> None:
+        """End it, as `end_session` does."""
+        self.process.kill()

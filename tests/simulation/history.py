@@ -1,5 +1,6 @@
 """A history: a launch, what befalls it while the weather is bad, and what users do; all of it drawn from one seed."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +32,18 @@ class Conditions:
     controller: bool
     num_nodes: int
     """Of a cell."""
+    pilot: int | None
+    """How many nodes a pilot has; None: each cell is a job."""
 
     @classmethod
     def drawn(cls, world: World) -> "Conditions":
         chance = world.chance
-        return cls(
+        most, budget, requeue, controller, num_nodes = (
             chance.choice([None, None, 1, 2]), chance.choice([None, None, 0.7, 2.0]), chance.random() < 0.7,
             chance.random() < 0.85, chance.choice([1, 1, 1, 2]),
         )  # fmt: skip
+        has_pilot = num_nodes == 1 and random.Random(world.seed + 4).random() < 0.2  # draws nothing from the others
+        return cls(most, budget, requeue, controller, num_nodes, 2 if has_pilot else None)
 
     def launch(self, world: World, console: Console) -> None:
         settings = (
@@ -52,7 +57,8 @@ class Conditions:
             settings += ("cluster.gpus_per_node=1",)
         type_launch(
             Options(grid=str(GRID), overrides=words, runs=world.runs, cluster="slurm", cluster_settings=settings,
-                    max_concurrent=self.max_concurrent, budget_gpu_hours=self.budget_gpu_hours), console)  # fmt: skip
+                    num_nodes=self.pilot, max_concurrent=self.max_concurrent,
+                    budget_gpu_hours=self.budget_gpu_hours), console)  # fmt: skip
 
 
 class NobodyThere(Exception):  # noqa: N818

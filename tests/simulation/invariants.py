@@ -47,7 +47,7 @@ class Invariants:
         self.world, self.max_concurrent, self.budget_gpu_hours = world, max_concurrent, budget_gpu_hours
         self.cancelled: set[str] = set()
         self.storm_ended: float | None = None
-        self._cells: dict[Path, list[str]] = {}
+        self._submissions: dict[Path, Submission] = {}
         self._known: set[tuple[str, float]] = set()
         self._seen: tuple[object, ...] = ()
         self._looked: tuple[object, ...] = ()
@@ -109,26 +109,43 @@ class Invariants:
         return sum(one.gpu_hours for one in self.world.spent if one.campaign == campaign and one.time <= time)
 
     def _holds_for(self, jobs: list["Job"]) -> bool:
-        cells, running = {self.cell_of(job) for job in jobs}, sum(bool(job.node) for job in jobs)
-        return len(cells) == len(jobs) and (self.max_concurrent is None or running <= self.max_concurrent)
+        cells, running = self._cells_of(jobs), self._running(jobs)
+        return len({*cells}) == len(cells) and (self.max_concurrent is None or len(running) <= self.max_concurrent)
+
+    def _cells_of(self, jobs: list["Job"]) -> list[str]:
+        return [cell for job in jobs for cell in self.cells_of(job)]
+
+    def _running(self, jobs: list["Job"]) -> list[str]:
+        """Return what trains: jobs, and cells in pilots."""
+        in_pilots = [cell.name for cell in self.world.pilots.training()]
+        return [job.number for job in jobs if job.node and not self._is_of_pilot(job)] + in_pilots
 
     def _why_too_many(self, jobs: list["Job"]) -> str:
-        twice = [cell for cell, count in Counter(map(self.cell_of, jobs)).items() if count > 1]
+        twice = [cell for cell, count in Counter(self._cells_of(jobs)).items() if count > 1]
         if twice:
             return f"{twice} have two jobs at once: {[(job.number, job.state) for job in jobs]}"
-        running = [job.number for job in jobs if job.node]
-        return f"{running} run at once, and --max-concurrent is {self.max_concurrent}"
+        return f"{self._running(jobs)} run at once, and --max-concurrent is {self.max_concurrent}"
 
     def is_withdrawn(self, job: "Job") -> bool:
         """Return whether a job's cells were submitted anew."""
         return submissions.is_withdrawn(job.script.parent.parent, job.name)
 
-    def cell_of(self, job: "Job") -> str:
-        """Return the cell that a job has."""
-        if job.script not in self._cells:
+    def cells_of(self, job: "Job") -> list[str]:
+        """Return the cells that a job has: one, or all those of a pilot's head, and none of its nodes."""
+        if job.name.endswith("-nodes"):
+            return []
+        if self._is_of_pilot(job):
+            return self._submission(job).cells
+        return [self._submission(job).cells[int(job.number.partition("_")[2] or 0)]]
+
+    def _is_of_pilot(self, job: "Job") -> bool:
+        return job.name.endswith("-nodes") or self._submission(job).is_pilot
+
+    def _submission(self, job: "Job") -> Submission:
+        if job.script not in self._submissions:
             launch = LaunchFolder(job.script.parent.parent)
-            self._cells[job.script] = Submission.from_file(launch.submission_file(job.name)).cells
-        return self._cells[job.script][int(job.number.partition("_")[2] or 0)]
+            self._submissions[job.script] = Submission.from_file(launch.submission_file(job.name))
+        return self._submissions[job.script]
 
     def _check_somebody_is_due(self, alive: list["Job"], *, stands: bool) -> None:
         """No controller of a launch will act, or no job at all: the user was told, or `status` says what to do."""

@@ -21,7 +21,7 @@ from simulation.world import World
 from orchestration.grids import launched
 from orchestration.launching import controller, launch, steps
 from orchestration.machine import clock, files, processes, provenance, scratch, snapshot
-from orchestration.on_slurm import commands, guarded_shell, job, notices, programs
+from orchestration.on_slurm import commands, guarded_shell, job, notices, pilot, programs
 from orchestration.planning import preflight
 from orchestration.runs import run_folder
 from rankmatch import durable, locks
@@ -140,6 +140,11 @@ def _of_jobs(world: World, changed: pytest.MonkeyPatch) -> None:
     changed.setattr(scratch, "sweep", lambda _=None: None)
     changed.setattr(job, "subprocess", SimpleNamespace(Popen=world.popen, DEVNULL=-3))
     changed.setattr(job, "end_session", lambda training: training.end())
+    changed.setattr(pilot, "subprocess", SimpleNamespace(Popen=world.pilots.drive, DEVNULL=-3))
+    changed.setattr(pilot, "lend_node", world.pilots.lend)
+    changed.setattr(pilot, "answers", world.pilots.answers)
+    changed.setattr(pilot, "has_raylet", lambda daemon: daemon.poll() is None)
+    changed.setattr(pilot, "end_session", lambda process: process.end())
     changed.setattr(controller, "traceback", SimpleNamespace(print_exc=world.saw_error))
     changed.setattr(job, "num_oom_kills", lambda: 0)
     changed.setattr(notices, "_run", lambda command: world.tell(command[-1]))

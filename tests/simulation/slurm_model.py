@@ -172,7 +172,9 @@ class Slurm:
     def _is_satisfied(self, after: str) -> bool:
         if "?" in after:
             return any(self._is_satisfied(one) for one in after.split("?"))
-        numbers = after.removeprefix("afterany:").split(":")
+        kind, *numbers = after.split(":")
+        if kind == "after":
+            return not any({job.number, job.array} & {*numbers} and not job.started for job in self.alive())
         return not any(job.number in numbers or job.array in numbers for job in self.alive())
 
     def _start(self, job: Job) -> None:

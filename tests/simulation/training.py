@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestration.machine import clock
 from orchestration.on_ray.orders import JobOrder
@@ -13,6 +14,7 @@ from orchestration.on_ray.stop import StopAsked
 from orchestration.running.run_cell import Stop, run_cell
 from orchestration.runs.attempt import Attempt
 from orchestration.runs.folders import JobFolder
+from orchestration.runs.jobs import JobState
 from orchestration.runs.run_folder import RunFolder
 from rankmatch import checkpoint
 from rankmatch.config import TrainConfig
@@ -42,24 +44,38 @@ class Spent:
     """None from when its host's clock went wrong: its files do not show them."""
 
 
-def train_order(
-    path: Path,
-    step_s: Callable[[], float],
-    end: Callable[[], str],
-    die: Callable[[], None],
-    breaks: Callable[[str], None],
-    spends: Callable[[Spent], None],
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Trainings:
+    """What the trainings of a world do to it."""
+
+    die: Callable[[], None]
+    breaks: Callable[[str], None]
+    spends: Callable[[Spent], None]
+
+
+def train_order(world: Trainings, path: Path, step_s: Callable[[], float], end: Callable[[], str]) -> int:
     """Carry out the order of a job, as `on_ray.job` does, without a Ray."""
     order, folder = JobOrder.from_file(path), JobFolder(path.parent)
     asked = StopAsked(folder.stop_file, order.end_time)
-    kind = end()
+    return EXIT_CODES[train_cell(world, order.cell_dir, order.owner, asked, asked.why, step_s, end())]
+
+
+def train_cell(
+    world: Trainings,
+    cell_dir: Path,
+    owner: dict[str, Any],
+    asked: Callable[[], bool],
+    why: Callable[[], str],
+    step_s: Callable[[], float],
+    kind: str,
+) -> JobState:
+    """Train a cell until it ends as its kind says."""
     last = NUM_STEPS if kind == "runs" else 1 + len(kind) % 3
 
     def train(config: TrainConfig, attempt: Attempt, resume_from: Path | None, should_stop: Stop) -> FitResult:
         step = step_of(resume_from) if resume_from else 0
-        if RunFolder(order.cell_dir).has_result():
-            breaks(f"{order.cell_dir.name} is trained again, and has a result")
+        if RunFolder(cell_dir).has_result():
+            world.breaks(f"{cell_dir.name} is trained again, and has a result")
         workers, noted = config.execution.trainer.num_workers, clock.monotonic()
         is_right = clock.now() == noted
 
@@ -67,7 +83,7 @@ def train_order(
             nonlocal noted, is_right
             hours, noted = workers * (clock.monotonic() - noted) / 3600, clock.monotonic()
             is_right &= clock.now() == noted
-            spends(Spent(order.owner["campaign"], noted, hours if is_right else 0.0))
+            world.spends(Spent(owner["campaign"], noted, hours if is_right else 0.0))
 
         seen = clock.monotonic()
         """When no newer attempt was there."""
@@ -76,13 +92,13 @@ def train_order(
                 for _ in range(4):
                     clock.sleep(step_s() / 4)
                     if attempt.superseded() and clock.monotonic() - seen > STOPS_WITHIN_S:
-                        breaks(f"{attempt.path} goes on, and a newer attempt has begun")
+                        world.breaks(f"{attempt.path} goes on, and a newer attempt has begun")
                     seen = seen if attempt.superseded() else clock.monotonic()
                     if should_stop():
                         return FitResult(finished=False, step=done)
                 if kind != "runs" and done - step + 1 >= last:
                     if kind == "killed":
-                        die()
+                        world.die()
                     raise ERRORS[kind]()
                 report(done, {"loss": 1.0})
                 report.before_checkpoint()
@@ -92,8 +108,7 @@ def train_order(
                          best_epoch=1, last_miou=0.5, best_class_iou=[0.5], last_class_iou=[0.5],
                          num_present_classes=1)  # fmt: skip
 
-    state = run_cell(order.cell_dir, train=train, owner=order.owner, should_stop=asked, why=asked.why)
-    return EXIT_CODES[state]
+    return run_cell(cell_dir, train=train, owner=owner, should_stop=asked, why=why)
 
 
 def _save(attempt: Attempt, step: int) -> None:

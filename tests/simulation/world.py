@@ -10,15 +10,16 @@ from pathlib import Path
 from orchestration_fakes import flags
 from rich.console import Console
 from simulation import shell, slurm_commands, training
-from simulation.coroutines import START, Hub, Killed, Process
+from simulation.coroutines import START, Child, Hub, Killed, Process
+from simulation.pilot import Pilots
 from simulation.slurm_commands import Refused
 from simulation.slurm_model import Job, Slurm
-from simulation.training import Spent
+from simulation.training import Spent, Trainings
 from simulation.weather import Weather
 from submitit.core.utils import DelayedSubmission
 
 from orchestration.launching.controller import Controller
-from orchestration.on_slurm import submissions
+from orchestration.on_slurm import pilot, submissions
 from orchestration.on_slurm.job import CellTask, _Head
 from orchestration.on_slurm.programs import SlurmError
 from orchestration.on_slurm.signals import make_folder
@@ -26,6 +27,8 @@ from orchestration.on_slurm.task import comes
 from orchestration.runs.folders import launch_with_jobs
 
 DAY_S = 86_400.0
+_HEADS_PAUSE_S, _PILOTS_PAUSE_S = 0.2, 0.5
+"""So long a job's own process waits before it looks again, on a real Slurm."""
 MOST_LATE_S = 60.0
 """How long after sbatch gave up slurmctld may take what it sent."""
 GRID = Path(__file__).with_name("simulated.yaml")
@@ -51,6 +54,8 @@ class World:
         """What attempts used of GPUs, as they wrote it."""
         self.broken: list[str] = []
         """What must not happen, seen from within."""
+        self.trainings = Trainings(_die, self.broken.append, self.spent.append)
+        self.pilots = Pilots(self)
         self.functions = folder / "functions.sh"
         shell.write_functions(self.functions)
         self.logs.mkdir()
@@ -121,7 +126,8 @@ class World:
     def sleep(self, seconds: float) -> None:
         process = self.hub.current
         assert process is not None, "nobody who only looks may wait"
-        process.wait(3600.0 if seconds == 0.2 else seconds)  # a job's head is woken when there is something to see
+        # who looks often is woken when there is something to see
+        process.wait({_HEADS_PAUSE_S: 3600.0, _PILOTS_PAUSE_S: 30.0}.get(seconds, seconds))
 
     # jobs
 
@@ -224,20 +230,23 @@ class World:
         except TimeoutError:
             return 1  # whoever submitted it was killed before it could say what it is
         task = DelayedSubmission.load(path).function
-        assert isinstance(task, CellTask)
         if submissions.is_withdrawn(folder.parent, job.name):
             self.broken.append(f"job {job.number} trains, and is withdrawn")
         job.head = process
         try:
-            return _Head(task, make_folder(launch_with_jobs(Path(task.jobs_dir)).path)).run()
+            return _program_of(task).run()
         finally:
             job.head = None
 
-    def popen(self, command: Sequence[str], **_: object) -> "Training":
+    def popen(self, command: Sequence[str], **_: object) -> Child:
         """Answer in the place of the Popen of a job's training."""
-        head = self.hub.current
+        head, path, step_s = self.hub.current, Path(command[-2]), self.chance.uniform(240, 1200)
         assert head is not None
-        return Training(self, head, Path(command[-2]))
+        process = self.hub.start(
+            f"{head.name}/training", head.host, dict(head.environment),
+            lambda: training.train_order(self.trainings, path, lambda: step_s, self.weather.end_of_attempt),
+        )  # fmt: skip
+        return Child(head, process)
 
     # users
 
@@ -257,33 +266,14 @@ class World:
         return self.hub.start(f"{name}@login", "login", {}, body)
 
 
-class Training:
-    """The process that trains, as its job sees it."""
+def _program_of(task: object) -> "_Head | pilot._Head | pilot._Node":
+    if isinstance(task, CellTask):
+        return _Head(task, make_folder(launch_with_jobs(Path(task.jobs_dir)).path))
+    if isinstance(task, pilot.PilotHead):
+        return pilot._Head(task, make_folder(Path(task.launch_dir)))
+    assert isinstance(task, pilot.PilotNode)
+    return pilot._Node(task, make_folder(Path(task.launch_dir)))
 
-    def __init__(self, world: World, head: Process, path: Path) -> None:
-        self.head, step_s = head, world.chance.uniform(240, 1200)
-        weather = world.weather
-        self.process = world.hub.start(
-            f"{head.name}/training", head.host, dict(head.environment),
-            lambda: training.train_order(path, lambda: step_s, weather.end_of_attempt, self._die, world.broken.append,
-                                         world.spent.append),
-        )  # fmt: skip
-        self.process.when_over(self._tell)
 
-    def _tell(self) -> None:
-        if self.head.lives:
-            self.head.wake()
-
-    def _die(self) -> None:
-        raise Killed
-
-    def poll(self) -> int | None:
-        return self.process.code
-
-    @property
-    def returncode(self) -> int | None:
-        return self.process.code
-
-    def end(self) -> None:
-        """End it, as `end_session` does."""
-        self.process.kill()
+def _die() -> None:
+    raise Killed
