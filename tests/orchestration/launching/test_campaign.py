@@ -1017,10 +1017,8 @@ def test_step_reads_each_file_of_an_attempt_once_to_decide_and_none_of_a_cell_th
     for place, other in enumerate((name, *others)):
         attempt_of(options, other, f"1_{place}").event("failed", kind="code error", message="boom")
     slurm.queued = {f"1_{place}": ("RUNNING", "n1") for place in (1, 2, 3)}
-    opened, read_json, read_lines = [], files.read_json, files.read_lines
-    monkeypatch.setattr(
-        files, "read_json", lambda path, *more, **named: opened.append(path) or read_json(path, *more, **named)
-    )
+    opened, read_bytes, read_lines = [], files.read_bytes, files.read_lines
+    monkeypatch.setattr(files, "read_bytes", lambda path: opened.append(Path(path)) or read_bytes(path))
     monkeypatch.setattr(
         files, "read_lines", lambda path, *more, **named: opened.append(path) or read_lines(path, *more, **named)
     )
