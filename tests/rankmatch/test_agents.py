@@ -164,6 +164,16 @@ def test_top_n_agents_have_the_largest_column_sums():
     assert select("top_n", features, 10)[0].tolist() == np.argsort(-sums)[:10].tolist()
 
 
+def test_top_n_agents_of_equal_pixels_are_the_lowest_positions_and_valid_ones_first():
+    """So many that a sort which need not keep the order of equal ones does not."""
+    features, valid = torch.ones(1, 1, 40, 40), torch.zeros(1, 40, 40, dtype=torch.bool)
+    assert select("top_n", features, 1600)[0].tolist() == [*range(1600)]
+    valid[:, ::2] = True
+    positions = torch.arange(1600).view(40, 40)
+    expected = [*positions[::2].flatten().tolist(), *positions[1::2].flatten().tolist()]
+    assert select("top_n", features, 1600, valid=valid)[0].tolist() == expected
+
+
 def test_all_takes_every_pixel():
     assert select("all", random_features(), 3).tolist() == [list(range(35))] * 2
     assert select("all", random_features(batch=1, channels=1), 3).tolist() == [list(range(35))]
