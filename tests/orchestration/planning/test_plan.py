@@ -63,6 +63,10 @@ def test_cells_that_others_show_to_be_needed_start_last_and_in_their_order() -> 
 def test_cell_kept_from_another_commit_is_marked() -> None:
     assert plan_of(State(CellState.DONE, commit="aaa"), commit="bbb").items[0].reason == "done, trained by commit aaa"
     assert plan_of(State(CellState.DONE, commit="aaa"), commit="aaa").items[0].reason == "done"
+    assert plan_of(State(CellState.DONE, commit="aaa")).items[0].reason == "done"  # nothing to compare with
+    made = {"commit": "b" * 40, "attempts": [{"commit": "a" * 40}, {"commit": "b" * 40}]}
+    mixed = State(CellState.DONE, commit="b" * 40, provenance=made)
+    assert plan_of(mixed, commit="b" * 40).items[0].reason == f"done, trained by commit {'a' * 12}, {'b' * 12}"
 
 
 def test_kept_cells_of_other_grids_are_counted_by_grid() -> None:
@@ -286,3 +290,19 @@ def test_cell_of_which_nothing_is_known_starts_behind_those_that_are_estimated()
     steps = {CELLS[1].signature: 10, CELLS[2].signature: 10}
     planned = plan_of(None, None, None, num_steps=steps, seconds_per_step=paces)
     assert [item.cell.slug for item in planned.items] == ["s2", "s1", "s0"]
+
+
+def test_cell_that_ran_out_of_something_is_retried_with_more_of_it_and_it_is_said() -> None:
+    state = State(CellState.FAILED, step=40, failure="no memory", failure_class=FailureClass.HOST_MEMORY)
+    assert plan_of(state).items[0].action is Action.GIVE_UP
+    item = plan_of(state, larger={CELLS[0].signature: "1.5 times the memory"}).items[0]
+    assert (item.action, item.reason) == (Action.RESUME, "failed: no memory, from step 40; 1.5 times the memory")
+
+
+def test_cells_of_an_entry_come_in_rounds_of_their_own() -> None:
+    assert [*rounds(CELLS, ["seed"]).values()] == [0, 1, 2]
+    assert [*rounds(CELLS, []).values()] == [0, 0, 0]
+
+
+def test_duration_is_in_hours_from_100_minutes_on() -> None:
+    assert [format_duration(seconds) for seconds in (99.4, 100, 5999, 6000)] == ["99 s", "2 min", "100 min", "1.7 h"]
