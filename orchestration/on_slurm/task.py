@@ -39,14 +39,15 @@ def comes(task: Path, name: str) -> bool:
         TimeoutError: Nobody gives the job a task.
     """
     until = clock.monotonic() + WAIT_S
-    while not task.exists():
-        if submissions.is_withdrawn(launch_with_jobs(task.parent).path, name):
+    while True:
+        if submissions.is_withdrawn(launch_with_jobs(task.parent).path, name):  # also a head whose nodes never came
             print("nothing to do: sbatch told no number of this job, and what it was for was submitted again")  # noqa: T201 (a log)
             return False
+        if task.exists():
+            return True
         if clock.monotonic() >= until:
             raise TimeoutError(f"no task came within {WAIT_S:.0f} s: what submitted this job was ended before its end")
         clock.sleep(1.0)
-    return True
 
 
 def load(path: str | Path) -> Any:  # noqa: ANN401 (as submitit has it)

@@ -75,6 +75,12 @@ def test_controller_of_a_pilot_that_was_closed_meanwhile_submits_nothing(folder:
     assert not outcome.broken, outcome.in_words()
 
 
+def test_head_of_a_pilot_whose_nodes_were_refused_ends_at_once(folder: Path) -> None:
+    outcome = play_and_remove(folder, 481)
+    assert "pilot=2" in outcome.diary[0]
+    assert not outcome.broken, outcome.in_words()
+
+
 def test_steps_that_do_not_withdraw_a_submission_without_an_answer_are_seen_to_submit_cells_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
