@@ -11,6 +11,7 @@ from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import launches_of, name_of, open_campaigns
 from orchestration.on_slurm.submissions import Submission
 from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.jobs import JobState, StateLog
 from orchestration.runs.run_folder import RunFolder, folders
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 EXPECTED = ("SchedulerError", "ValueError", "Stale file handle", "SlurmError")
 """In which words a command may end."""
+
+OVER = (JobState.DONE, JobState.FAILED, JobState.STOPPED, JobState.SUPERSEDED)
+"""A pilot that is at work has nothing more to do with cells of these states."""
 
 LOOK_AGAIN_S, HOUR_S = 600.0, 3600.0
 """So often somebody looks whether the user knows what to do, where nothing but the time has changed."""
@@ -135,7 +139,8 @@ class Invariants:
         if job.name.endswith("-nodes"):
             return []
         if self._is_of_pilot(job):
-            return self._submission(job).cells
+            states = StateLog(job.script.parent.parent).read()
+            return [cell for cell in self._submission(job).cells if states.get(cell) not in OVER]
         return [self._submission(job).cells[int(job.number.partition("_")[2] or 0)]]
 
     def _is_of_pilot(self, job: "Job") -> bool:

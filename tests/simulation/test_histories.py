@@ -81,6 +81,12 @@ def test_head_of_a_pilot_whose_nodes_were_refused_ends_at_once(folder: Path) -> 
     assert not outcome.broken, outcome.in_words()
 
 
+def test_cell_that_a_pilot_gave_up_is_retried_in_another_while_the_first_is_at_work(folder: Path) -> None:
+    outcome = play_and_remove(folder, 654)
+    assert outcome.faults["retry"]
+    assert not outcome.broken, outcome.in_words()
+
+
 def test_steps_that_do_not_withdraw_a_submission_without_an_answer_are_seen_to_submit_cells_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
