@@ -15,7 +15,8 @@ from orchestration.grids.grid_spec import KEYS, SAME, SEARCH, Spec
 from orchestration.grids.places import Places
 from orchestration.grids.values import Value, format_value, user_path
 from orchestration.machine import yaml_text
-from orchestration.runs.folders import GridFolder, RunsFolder, grid_of, launch_of
+from orchestration.runs.folder_above import grid_of, launch_of
+from orchestration.runs.folders import GridFolder, RunsFolder
 
 
 def load(

@@ -14,7 +14,8 @@ from orchestration.grids.places import Places
 from orchestration.grids.values import flatten, format_value, is_axis, parse, read_axis, read_value
 from orchestration.machine.damage import tell
 from orchestration.runs import store
-from orchestration.runs.folders import GridFolder, grid_of, launch_of
+from orchestration.runs.folder_above import grid_of, launch_of
+from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder, folders, run_folder
 from orchestration.tables import layouts
 

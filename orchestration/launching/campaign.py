@@ -297,9 +297,9 @@ def _submit_first(campaign: Campaign, planned: Plan, jobs: Sequence[CellJob], la
                 raise
             text = f"{error}; Slurm has no job of it, and one that comes after all ends at once: launch again"
             raise SchedulerError(text) from None
-        raise SchedulerError(
-            f"{error}; what was submitted before stays, and controllers submit the rest, or the same command does"
-        ) from None
+        rest = "controllers submit the rest, or" if campaign.config().controller else "the rest is submitted by"
+        text = f"{error}; what was submitted before stays, and {rest} the same command"
+        raise SchedulerError(text) from None
 
 
 def _left_to_others(planned: Plan) -> bool:

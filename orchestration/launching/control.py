@@ -195,24 +195,25 @@ def _end_jobs(grid_dir: Path, chosen: Collection[str], closed: Sequence[Campaign
     """End controllers first, then the jobs of cells; return how many cells were asked to end."""
     for one in closed:
         commands.cancel_all(one.controllers_name)
-    _find_jobs(grid_dir)
-    queued = queued_cells(grid_dir)
+    at_work = _of_launch_at_work(grid_dir)
+    queued = {**queued_cells(grid_dir), **at_work}
     _note_cancelled(grid_dir, chosen)  # also in launches that a controller has made meanwhile
     told = [name for name in queued if name in chosen]
     kept = {job.job for name, job in queued.items() if name not in chosen}  # heads of pilots continue with these
-    jobs = sorted({queued[name].job for name in told} - kept)
+    jobs = sorted(({queued[name].job for name in told} | submissions.jobs_of(grid_dir, chosen)) - kept)
     commands.cancel(jobs)
     for nodes in submissions.nodes_of(grid_dir, jobs):
         commands.cancel_waiting(nodes)
     return len(told)
 
 
-def _find_jobs(grid_dir: Path) -> None:
-    """Find the jobs of a launch or a controller that was killed right after sbatch."""
+def _of_launch_at_work(grid_dir: Path) -> dict[str, commands.QueuedJob]:
+    """Return the jobs by cell of which a launch at work has no number yet; settle what one that was killed has left."""
     with suppress(ValueError), only_launch_of(grid_dir, CANCEL_LOOK_S):
         settle(grid_dir)
-        return
-    submissions.find(grid_dir)  # a launch is at work, and gives its jobs their tasks itself
+    queued = submissions.queue(grid_dir)
+    found = [one.jobs() for _, one in submissions.find(grid_dir)]
+    return {cell: queued[job] for jobs in found for cell, job in jobs.items() if job in queued}
 
 
 def retry(
@@ -291,6 +292,8 @@ def drop(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     if not cells:
         raise ValueError("CELL must be a signature or a part of a cell's name; got none")
     with only_launch_of(grid_dir):
+        with commands.answers():
+            settle(grid_dir)
         active, chosen = _queued(grid_dir), dropping.to_drop(_chosen(grid_dir, cells, with_dropped=True))
         busy = [one.path.name for one in chosen if one.path.name in active or dropping.trains(one)]
         if busy:

@@ -163,18 +163,24 @@ class Controller:
         """Try the step until it succeeds or the time is up; look again where a job is just ending."""
         import tenacity  # only controllers need it
 
-        until = clock.monotonic() + self._left_s()
+        until, began = clock.monotonic() + self._left_s(), clock.monotonic()
+
+        def one_try() -> Step:
+            nonlocal began
+            began = clock.monotonic()
+            return take_step(self.launch_dir, self.console, wait_s=self._left_s())
+
         tries = tenacity.Retrying(
             sleep=clock.sleep,
             retry=tenacity.retry_if_exception_type((SchedulerError, OSError)),
             wait=tenacity.wait_exponential(multiplier=5, max=60),
-            stop=lambda _: clock.monotonic() >= until,
+            stop=lambda _: 2 * clock.monotonic() - began >= until,  # as sbatch may hang, for as long again
             before_sleep=lambda state: self._say(f"tried again: {state.outcome.exception() if state.outcome else ''}"),
             reraise=True,
         )
         step = Step()
         for _ in range(NUM_LOOKS):
-            step = tries(take_step, self.launch_dir, self.console, wait_s=self._left_s())
+            step = tries(one_try)
             if not step.presses:
                 break
             clock.sleep(LOOK_AGAIN_S)

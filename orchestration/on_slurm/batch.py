@@ -13,7 +13,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from orchestration.machine import files, own_files
 from orchestration.on_slurm import commands
-from orchestration.on_slurm.commands import Job
+from orchestration.on_slurm.commands import Job, SlurmError
 from orchestration.on_slurm.sbatch_flags import Flags
 from orchestration.on_slurm.submissions import Submission
 from orchestration.runs.folders import LaunchFolder
@@ -72,7 +72,12 @@ class Batch:
         path = launch.batch_script(self.name)
         files.replace(path, self.script(launch_dir, len(tasks)))
         job = commands.submit(path, self.name)
-        _give(launch, job.elements(len(tasks)))
+        if _give(launch, job.elements(len(tasks))):
+            commands.cancel([job])
+            raise SlurmError(
+                f"job {job} came, but its tasks are gone: another step saw no launch at work here, and submitted anew; "
+                "locks of this file system may hold on one machine alone"
+            )
         return job
 
 
@@ -83,8 +88,9 @@ def give_tasks(launch_dir: Path, submission: Submission) -> None:
     """
     launch = LaunchFolder(launch_dir)
     _give(launch, [*dict.fromkeys(submission.jobs().values())])  # the head of a pilot has all cells
-    if submission.nodes:
-        _give(launch, submission.nodes.elements(submission.num_nodes))
+    if submission.nodes:  # an earlier version did not say how many they are
+        num = submission.num_nodes or len(launch.waiting_tasks(submission.nodes_name))
+        _give(launch, submission.nodes.elements(num))
     _give_earlier(launch, submission)
 
 
@@ -110,9 +116,14 @@ def _store(task: Callable[[], None], path: Path) -> None:
     sync_file(path)
 
 
-def _give(launch: LaunchFolder, jobs: Sequence[Job]) -> None:
+def _give(launch: LaunchFolder, jobs: Sequence[Job]) -> list[Job]:
+    """Give jobs the tasks that wait; return those that have none."""
+    without = []
     for place, job in enumerate(jobs):
-        path = launch.waiting_task(job.name, place)
-        if path.exists():  # else it was renamed before
-            path.replace(JobPaths(launch.jobs_dir, job.number).submitted_pickle)
+        task = JobPaths(launch.jobs_dir, job.number).submitted_pickle
+        try:
+            launch.waiting_task(job.name, place).replace(task)
+        except FileNotFoundError:  # it was given before, or its submission is withdrawn
+            without += [] if task.exists() else [job]
     sync_folder(launch.jobs_dir)  # nobody else knows what queued jobs are to do
+    return without

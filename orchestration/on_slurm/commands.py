@@ -168,8 +168,14 @@ def submit(script: Path, name: str) -> Job:
     except SlurmError as error:
         raise error if passes(str(error)) else SlurmRefusal(str(error)) from None
     told = re.findall(r"^(\d+)(?:;\S*)?$", text, re.MULTILINE)
-    found = output(["squeue", "--noheader", f"--user={os.getuid()}", f"--name={name}", "--states=all", "--format=%F"])
-    numbers = [number for number in dict.fromkeys(found.split()) if number in told] or found.split()
+    try:
+        found = output(["squeue", "--noheader", f"--user={os.getuid()}", f"--name={name}", "--states=all",
+                        "--format=%F"]).split()  # fmt: skip
+    except SlurmError:
+        if len(told) != 1:
+            raise
+        found = told
+    numbers = [number for number in dict.fromkeys(found) if number in told] or found
     if not numbers:
         raise SlurmError(f"sbatch printed {' '.join(text.split())!r}, and Slurm knows no job of the name {name}")
     return Job(numbers[-1], name)

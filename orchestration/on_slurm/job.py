@@ -20,7 +20,7 @@ from orchestration.machine import clock, scratch, snapshot
 from orchestration.machine.control_group import num_oom_kills
 from orchestration.on_ray.orders import JobOrder
 from orchestration.on_ray.protocol import EXIT_CODES, end_session, stop_kind
-from orchestration.on_slurm import evidence, signals
+from orchestration.on_slurm import evidence, signals, submissions
 from orchestration.on_slurm.campaign_file import cancelled_in
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE, Listener, job_id
@@ -84,7 +84,7 @@ class _Head(Listener):
         """Train, and return the exit code of the job."""
         signals.sweep()  # first, since an earlier start of this very job may have left something
         evidence.record_earlier_starts(self.cell)
-        if self._is_given_up():
+        if self._is_replaced() or self._is_given_up():
             return 0
         with scratch.held(slurm=signals.this_job()) as place:
             code = self._train(place.ray)
@@ -114,6 +114,14 @@ class _Head(Listener):
         campaign = self.task.owner["campaign"]
         text = f"{self._grid}: the first cell has begun, {self.cell.path.name} in {where}"
         return self.task.notifier.tell_beside(f"started {campaign}", text)
+
+    def _is_replaced(self) -> bool:
+        """Return whether the cell has a newer job: Slurm may carry out a requeue long after it gave no answer to it."""
+        grid = launch_with_jobs(Path(self.task.jobs_dir)).grid
+        newer = submissions.newer_job(grid.path, self.cell.path.name, signals.own_job().name)
+        if newer:
+            sys.stderr.write(f"job {newer} was submitted for {self.cell.path.name} since\n")
+        return newer is not None
 
     def _is_given_up(self) -> bool:
         """Return whether the cell is given up, and report it if the policy does so and not the user.

@@ -61,8 +61,9 @@ class Notifier:
             failed = [error for way in ways if (error := _failure(way, text, NUM_TRIES if is_last_word else 1))]
             for error in failed:
                 sys.stderr.write(f"the notice {text!r} was not sent: {error}\n")
-            if failed:
-                self._note(cause, is_sent=False)
+            if not failed:
+                with suppress(OSError, filelock.Timeout):  # it is sent again, after an hour at the earliest
+                    self._note_sent(cause)
             return len(failed) < len(ways)
         return False
 
@@ -91,19 +92,19 @@ class Notifier:
         return ways
 
     def _claim(self, cause: str, *, once: bool) -> bool:
-        """Claim a cause, so that of many jobs at once one reports it."""
+        """Claim a cause, so that of many jobs at once one reports it; if that dies meanwhile, one reports it later."""
         with self._lock():
             earlier = self._read().get(cause)
             is_silent = earlier is not None and (
                 (once and earlier["sent"]) or clock.now() - earlier["time"] < SILENCE_S
             )
             if not is_silent:
-                self._write(cause, is_sent=True)
+                self._write(cause, is_sent=False)
             return not is_silent
 
-    def _note(self, cause: str, *, is_sent: bool) -> None:
+    def _note_sent(self, cause: str) -> None:
         with self._lock():
-            self._write(cause, is_sent=is_sent)
+            self._write(cause, is_sent=True)
 
     def _lock(self) -> AbstractContextManager[None]:
         return locks.held(GridFolder(Path(self.grid_dir)).notices_lock, TIMEOUT_S)

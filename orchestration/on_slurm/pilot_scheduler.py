@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestration.on_ray.orders import Lent, Sharing
 from orchestration.on_ray.shares import Machine, Node, max_at_once, share
-from orchestration.on_slurm import sbatch_flags
+from orchestration.on_slurm import commands, sbatch_flags
 from orchestration.on_slurm.batch import Batch
 from orchestration.on_slurm.pilot import PilotHead, PilotNode
 from orchestration.on_slurm.resources import Resources, pilot_node, resources, time_min
@@ -16,7 +16,7 @@ from orchestration.on_slurm.site import Site, SiteLimits, new_name
 from orchestration.on_slurm.submissions import Submission
 from orchestration.on_slurm.submitted import SlurmJobs
 from orchestration.planning.order import makespan
-from orchestration.runs.jobs import CellJob, SchedulerError
+from orchestration.runs.jobs import CellJob, SchedulerError, SchedulerRefusal
 
 HEAD_CPUS, HEAD_MEM_GB = 2, 8.0
 
@@ -67,7 +67,13 @@ class PilotScheduler:
         self._site.submit(submission, [head_task], launch_dir, self._head_batch(asked, name))
         node_tasks = [self._node_task(asked.node, launch_dir, submission)] * self._num_nodes
         batch = self._node_batch(asked, submission.nodes_name, submission.job_id)
-        submission.nodes_id = self._site.sbatch(node_tasks, launch_dir, batch).number
+        try:
+            submission.nodes_id = self._site.sbatch(node_tasks, launch_dir, batch).number
+        except SchedulerRefusal:
+            submission.withdraw(launch_dir)  # its head would wait for nodes that never come
+            with commands.answers():
+                commands.cancel_all(submission.name)
+            raise
         submission.write(launch_dir)
         return SlurmJobs(jobs, [submission])
 

@@ -4,7 +4,8 @@ import re
 
 _PASSES = re.compile(
     "did not answer|is not here|timed out|temporarily|unable to contact|connect|socket|communication|zero bytes|"
-    "submit limit|job count|standby|shutting down|reconfigur|exit code -|it gives no reason",
+    "submit limit|job count|standby|shutting down|reconfigur|exit code (?:-|130|137|143)|"
+    "it gives no reason|message (?:send|receive)|(?:insane|unexpected) message|protocol|broken pipe|killed",
     re.IGNORECASE,
 )
 _LIMIT = re.compile(r"\b(?:QOS|Assoc|Job|Max|Grp)\w*?(?:Limit|PerJob\w*)\b")

@@ -1,6 +1,8 @@
 """Which Slurm job has which cell: recorded before sbatch is called, completed after it."""
 
 import shutil
+import stat
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,7 +17,7 @@ from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.jobs import cancel_cells
-from rankmatch.durable import make_folder
+from rankmatch.durable import make_folder, sync_folder
 
 _USER = Kind("a user id, or -1", lambda value: value == -1 or COUNT.holds(value))
 
@@ -42,18 +44,16 @@ class Submission(Message):
     """Who submitted it, by user id."""
     larger: dict[str, str] = field(default_factory=dict)
     """Which cells ask for more than their site says, and why."""
-    is_withdrawn: bool = False
-    """Its cells are to be submitted anew, as Slurm knew no job of its name: one that comes after all ends at once."""
 
     @property
     def job(self) -> Job | None:
         """The array as a whole, or the one job."""
-        return Job(self.job_id, self.name) if self.job_id and not self.is_withdrawn else None
+        return Job(self.job_id, self.name) if self.job_id else None
 
     @property
     def nodes(self) -> Job | None:
         """The array that lends a pilot its nodes."""
-        return Job(self.nodes_id, self.nodes_name) if self.nodes_id and not self.is_withdrawn else None
+        return Job(self.nodes_id, self.nodes_name) if self.nodes_id else None
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +63,7 @@ class Submission(Message):
     @property
     def is_unanswered(self) -> bool:
         """Whether sbatch has not told a number: it was not called, or gave no answer, or nobody lived to record it."""
-        return not self.is_withdrawn and not (self.job_id and (self.nodes_id or not self.is_pilot))
+        return not (self.job_id and (self.nodes_id or not self.is_pilot))
 
     @property
     def is_pilot(self) -> bool:
@@ -79,14 +79,28 @@ class Submission(Message):
         return dict(zip(self.cells, self.job.elements(len(self.cells)), strict=True))
 
     def write(self, launch_dir: Path) -> None:
-        """Store the submission."""
+        """Store the submission; who could read it before still can."""
         launch = LaunchFolder(launch_dir)
         make_folder(launch.submissions_dir)
-        self.to_file(launch.submission_file(self.name))
+        path = launch.submission_file(self.name)
+        before = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+        self.to_file(path)
+        if before is not None:
+            path.chmod(before)
 
-    def remove(self, launch_dir: Path) -> None:
-        """Remove the submission after sbatch has refused it: there is no job to look for."""
-        LaunchFolder(launch_dir).submission_file(self.name).unlink(missing_ok=True)
+    def withdraw(self, launch_dir: Path) -> None:
+        """Have its cells submitted anew: a job of it that comes after all finds no task, and ends at once.
+
+        The tasks go first, so that whoever still waits for sbatch cannot give them any more.
+        """
+        launch = LaunchFolder(launch_dir)
+        for name in self.names:
+            for task in launch.waiting_tasks(name):
+                task.unlink(missing_ok=True)
+        for name in self.names[1:]:
+            launch.withdrawn_file(name).touch()
+        launch.submission_file(self.name).replace(launch.withdrawn_file(self.name))
+        sync_folder(launch.submissions_dir)
 
 
 def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
@@ -136,16 +150,22 @@ def queue(grid_dir: Path) -> dict[Job, QueuedJob]:
 
 
 def find(grid_dir: Path) -> list[tuple[Path, Submission]]:
-    """Look up by name the jobs of which sbatch told no number, and record those that Slurm has; see `read`.
+    """Return the submissions of which sbatch told no number and Slurm has the jobs, with their numbers.
 
     Raises:
         SlurmError: Slurm does not answer.
     """
-    return _find(grid_dir, lambda *_: None)
+    found = []
+    for launch_dir, submission in read(grid_dir):
+        if submission.is_unanswered and (numbers := _numbers(submission)):
+            submission.job_id, *nodes = numbers
+            submission.nodes_id = "".join(nodes)
+            found.append((launch_dir, submission))
+    return found
 
 
 def settle(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> list[tuple[Path, Submission]]:
-    """Look up the jobs of which sbatch told no number: return those that Slurm has, and withdraw the others.
+    """Record the jobs of which sbatch told no number, and return them; withdraw the submissions that have none.
 
     slurmctld may carry out an sbatch minutes after that gave up or was killed. No time tells that it will not, so
     nothing is waited for: such a job has no task, finds that its submission is withdrawn, and ends. Hold the grid's
@@ -158,28 +178,26 @@ def settle(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> li
     Raises:
         SlurmError: Slurm does not answer.
     """
-    found = _find(grid_dir, give_tasks)
-    every = read(grid_dir)
-    for launch_dir, submission in every:
-        if submission.is_unanswered:
-            submission.is_withdrawn = True
-            submission.write(launch_dir)
-    withdrawn = {name for _, submission in every if submission.is_withdrawn for name in submission.names}
-    if withdrawn:
-        commands.cancel({job.array for job in commands.queue() if job.name in withdrawn})
-    return found
-
-
-def _find(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> list[tuple[Path, Submission]]:
-    found = []
+    found = find(grid_dir)
+    for launch_dir, submission in found:
+        give_tasks(launch_dir, submission)
+        submission.write(launch_dir)
     for launch_dir, submission in read(grid_dir):
-        if submission.is_unanswered and (numbers := _numbers(submission)):
-            submission.job_id, *nodes = numbers
-            submission.nodes_id = "".join(nodes)
-            give_tasks(launch_dir, submission)
-            submission.write(launch_dir)
-            found.append((launch_dir, submission))
+        if submission.is_unanswered:
+            _withdraw(submission, launch_dir)
+    withdrawn = {name for launch in GridFolder(grid_dir).launches() for name in launch.withdrawn_names()}
+    if withdrawn:
+        late = [one.job for one in commands.queue().values() if one.is_waiting and one.job.name in withdrawn]
+        commands.cancel(late)
     return found
+
+
+def _withdraw(submission: Submission, launch_dir: Path) -> None:
+    try:
+        submission.withdraw(launch_dir)
+    except PermissionError:
+        who = f"user {submission.user}"
+        sys.stderr.write(f"a job of launch {launch_dir.name} may still come; only {who} can say by `resume`\n")
 
 
 def _numbers(submission: Submission) -> list[str]:
@@ -190,8 +208,15 @@ def _numbers(submission: Submission) -> list[str]:
 
 def is_withdrawn(launch_dir: Path, name: str) -> bool:
     """Return whether jobs of a name are to end, as their cells were submitted anew."""
-    of_launch = [_read(path) for path in LaunchFolder(launch_dir).submission_files()]
-    return any(one is not None and one.is_withdrawn and name in one.names for one in of_launch)
+    return LaunchFolder(launch_dir).withdrawn_file(name).exists()
+
+
+def newer_job(grid_dir: Path, cell: str, name: str) -> Job | None:
+    """Return the job that a cell was given after the one of a name, which Slurm may have requeued late."""
+    every = [submission for _, submission in read(grid_dir)]
+    places = [place for place, submission in enumerate(every) if submission.name == name]
+    after = every[places[-1] + 1 :] if places else []
+    return next((one.jobs()[cell] for one in reversed(after) if cell in one.jobs()), None)
 
 
 def note_cancelled(grid_dir: Path, cells: Iterable[str], going_on: Iterable[Path] = ()) -> None:
@@ -218,6 +243,12 @@ def newest_jobs(grid_dir: Path) -> Mapping[str, Job]:
     for _, submission in read(grid_dir):
         jobs |= submission.jobs()
     return jobs
+
+
+def jobs_of(grid_dir: Path, cells: Collection[str]) -> set[Job]:
+    """Return all jobs that were submitted for cells: one that was requeued late may be there beside a newer one."""
+    mine = [one.jobs() for _, one in read(grid_dir) if not one.is_pilot]
+    return {job for jobs in mine for cell, job in jobs.items() if cell in cells}
 
 
 def larger_cells(grid_dir: Path) -> Mapping[str, str]:

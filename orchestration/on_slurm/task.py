@@ -11,19 +11,23 @@ from submitit.core.submission import submitit_main
 from submitit.core.utils import DelayedSubmission
 
 from orchestration.machine import clock, own_files
-from orchestration.on_slurm import submissions
-from orchestration.on_slurm.signals import NAME_VARIABLE
+from orchestration.on_slurm import commands, submissions
+from orchestration.on_slurm.signals import FOLLOW, NAME_VARIABLE
 from orchestration.runs.folders import launch_with_jobs
 
-WAIT_S = 60.0
-"""So long after its start a job may get its task: sbatch answers, or a controller finds the job."""
+WAIT_S = commands.SBATCH_TIMEOUT_S + 60.0
+"""So long after its start a job may get its task: an sbatch that hangs may still answer."""
 
 
 def main() -> None:
     """Run the task of this job."""
     os.environ["SUBMITIT_FOLDER"] = sys.argv[1]  # as submitit's own program has it
-    if not comes(JobEnvironment().paths.submitted_pickle, os.environ.get(NAME_VARIABLE, "")):
-        return
+    try:
+        if not comes(JobEnvironment().paths.submitted_pickle, os.environ.get(NAME_VARIABLE, "")):
+            return
+    except TimeoutError as error:
+        print(error)  # noqa: T201
+        sys.exit(FOLLOW)  # nothing has failed: a controller submits its cells anew
     DelayedSubmission.load = staticmethod(load)  # type: ignore[method-assign,assignment]  # it unpickles what lies there
     submitit_main()
 
@@ -46,7 +50,7 @@ def comes(task: Path, name: str) -> bool:
         if task.exists():
             return True
         if clock.monotonic() >= until:
-            raise TimeoutError(f"no task came within {WAIT_S:.0f} s: what submitted this job was ended before its end")
+            raise TimeoutError(f"no task came within {WAIT_S:.0f} s: what submitted this job was ended, or hangs")
         clock.sleep(1.0)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from orchestration.grids.cells import changed, compose_untrained, from_yaml
 from orchestration.grids.values import read_settings
 from orchestration.machine import files
-from orchestration.runs.folders import cell_above
+from orchestration.runs.folder_above import cell_above
 from rankmatch.config import TrainConfig
 from rankmatch.run_files import STATE
 

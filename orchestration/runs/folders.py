@@ -200,6 +200,14 @@ class LaunchFolder(Folder):
         """Return the files of all submissions, by name."""
         return entries_in(self.submissions_dir, lambda entry: entry.name.endswith(".json"))
 
+    def withdrawn_file(self, name: str) -> Path:
+        """Return the file that says that jobs of a name are to end: their cells have others."""
+        return self.submissions_dir / f"{name}.withdrawn"
+
+    def withdrawn_names(self) -> list[str]:
+        """Return the names of such jobs."""
+        return [one.stem for one in entries_in(self.submissions_dir, lambda entry: entry.name.endswith(".withdrawn"))]
+
     def verdict_file(self, cell: str) -> Path:
         """Return the file that records whether a point of a search continues."""
         return self.verdicts_dir / f"{cell}.json"
@@ -211,6 +219,10 @@ class LaunchFolder(Folder):
     def waiting_task(self, name: str, place: int) -> Path:
         """Return the file where an array element's task waits for its job number."""
         return self.jobs_dir / f"{name}.{place}.pkl"
+
+    def waiting_tasks(self, name: str) -> list[Path]:
+        """Return these files of a name."""
+        return [*self.jobs_dir.glob(f"{name}.*.pkl")]
 
     def job_log(self, number: str) -> Path:
         """Return the log of a job."""
@@ -373,28 +385,6 @@ def signature_in(name: str) -> str:
     return name.partition("-")[0]
 
 
-def launch_of(grid_file: Path) -> LaunchFolder | None:
-    """Return the launch to which a grid file belongs; None if it is no file of a launch."""
-    folder = LaunchFolder(grid_file.resolve().parent)
-    is_one = grid_file.name == LaunchFolder.grid_file.name and folder.path.parent.name == GridFolder.launches_dir.name
-    return folder if is_one else None
-
-
 def launch_with_jobs(jobs_dir: Path) -> LaunchFolder:
     """Return the launch whose folder of jobs this is."""
     return LaunchFolder(jobs_dir.parent)
-
-
-def grid_of(grid_file: Path) -> GridFolder:
-    """Return the grid's folder that contains a file, directly or in one of its launches."""
-    launch = launch_of(grid_file)
-    return launch.grid if launch else GridFolder(grid_file.resolve().parent)
-
-
-def cell_above(path: Path) -> CellFolder | None:
-    """Return the cell to which a file belongs, for example in one of its attempts; None if there is none.
-
-    It is the grid's, if the path leads through that.
-    """
-    found = (CellFolder(folder) for folder in (*path.absolute().parents, *path.resolve().parents))
-    return next((cell for cell in found if cell.config_file.is_file() and cell.attempts_dir.is_dir()), None)

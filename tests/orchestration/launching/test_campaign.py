@@ -412,7 +412,9 @@ def test_launch_without_an_answer_is_launched_again_and_a_job_that_comes_late_co
     (slurm.folder / "script.2").write_text(f"#SBATCH --job-name={late.name}\n")
     slurm.queued = {f"{job}_{number}": ("PENDING", "") for job in (1, 2) for number in range(4)}
     launch_on_slurm(options, console)
-    assert slurm.cancelled[-1] == "2" and "nothing to submit" in console.export_text()
+    assert (
+        slurm.cancelled[-4:] == [f"2_{number}" for number in range(4)] and "nothing to submit" in console.export_text()
+    )
     assert {job.array.number for job in submissions.newest_jobs(options.runs / "small").values()} == {"1"}
 
 

@@ -166,6 +166,23 @@ def test_hiccup_of_slurm_is_waited_for_within_a_controllers_time(life, slurm, mo
     assert len(slurm.scripts) == 2 and not life.said()
 
 
+def test_controller_says_what_hangs_before_its_own_time_is_up(life, slurm, monkeypatch):
+    """A try takes as long as the one before: a second one would be cut short, and nobody would say why."""
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    now = [0.0]
+
+    def hangs(*_, **__):
+        now[0] += 315.0
+        raise SchedulerError("nothing is known of what was submitted: sbatch did not answer within 300 s")
+
+    monkeypatch.setattr(controller.clock, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Controller, "_left_s", lambda _: 450.0)
+    monkeypatch.setattr(controller, "take_step", hangs)
+    assert life.controller() == REPORTED
+    assert now[0] == 315.0 and "sbatch did not answer" in life.said()[-1]
+
+
 def test_controller_that_nobody_can_follow_counts_as_failed(life, slurm):
     life.launch()
     (slurm.folder / "refuses").touch()
@@ -908,6 +925,32 @@ def test_cell_that_is_cancelled_while_a_controller_submits_it_is_known_as_such_t
     control.retry(life.grid_dir, ["rankmatch-4-s0"], [], [], life.console)
     again = replace(task, owner={**task.owner, "campaign": max((life.grid_dir / "launches").iterdir()).name})
     assert job_of_cell._Head(again, JobFolder(life.grid_dir)).run() == 0 and trained  # somebody wants it again
+
+
+def test_cell_that_is_cancelled_while_its_launch_waits_for_sbatch_is_ended_and_the_others_get_their_tasks(
+    life, slurm, monkeypatch
+):
+    life.launch()
+    ((launch_dir, one),) = submissions.read(life.grid_dir)
+    one.job_id = ""  # as before sbatch has answered
+    one.write(launch_dir)
+    slurm.names[one.name] = "1\n"
+    monkeypatch.setattr(control, "CANCEL_LOOK_S", 0.1)
+    with only_launch_of(life.grid_dir):
+        control.cancel(life.grid_dir, ["rankmatch-4-s0"], life.console)
+    assert slurm.cancelled == ["1_0"]
+    ((_, left),) = submissions.read(life.grid_dir)
+    assert left.job_id == ""  # else nobody would look for it, and give it its tasks
+
+
+def test_cell_whose_submission_is_not_answered_is_not_dropped(life, slurm):
+    life.launch()
+    ((launch_dir, one),) = submissions.read(life.grid_dir)
+    one.job_id = ""
+    one.write(launch_dir)
+    slurm.names[one.name] = "1\n"
+    with pytest.raises(ValueError, match="a cell that is dropped must not be at work"):
+        control.drop(life.grid_dir, ["rankmatch-4-s0"], life.console)
 
 
 def test_campaign_does_not_end_without_a_cell_that_cannot_be_read_for_now(life, slurm, monkeypatch):

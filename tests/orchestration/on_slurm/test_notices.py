@@ -124,6 +124,20 @@ def test_last_word_is_tried_five_times_and_other_notices_once(tmp_path, monkeypa
     assert [wait for wait in waits if wait >= 1] == [5, 10, 20, 40]  # subprocess sleeps too, for milliseconds
 
 
+def test_notice_of_a_process_that_was_ended_while_it_was_sent_is_sent_by_a_later_one(webhook, tmp_path, monkeypatch):
+    with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
+        changed.setattr(notices, "_failure", _ended)
+        told_by(tmp_path).tell("done", "all is done", once=True)
+    assert not told_by(tmp_path).tell("done", "all is done", once=True)  # it may be at it
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    assert told_by(tmp_path).tell("done", "all is done", once=True)
+    assert webhook == [{"text": "all is done"}]
+
+
+def _ended(*_):
+    raise KeyboardInterrupt
+
+
 def test_nobody_is_told_where_nobody_asked(tmp_path, monkeypatch):
     monkeypatch.delenv(WEBHOOK, raising=False)
     assert not told_by(tmp_path).tell("done", "done")

@@ -36,7 +36,15 @@ from orchestration.on_slurm.signals import REQUEUE
 from orchestration.on_slurm.site import Site, SiteLimits
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import JobFolder
-from orchestration.runs.jobs import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
+from orchestration.runs.jobs import (
+    CellJob,
+    JobState,
+    SchedulerError,
+    SchedulerRefusal,
+    StateLog,
+    cancel_cells,
+    cancelled_cells,
+)
 from orchestration.runs.run_folder import RunFolder, folders
 
 OWNER = {"launch": "1", "campaign": "1", "commit": "c", "provenance": {}}
@@ -84,10 +92,19 @@ def test_pilot_whose_nodes_got_no_answer_is_withdrawn_as_a_whole_and_its_head_ca
     with pytest.raises(SchedulerError, match="Socket timed out"):
         scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
     slurm.queued = {"1": ("PENDING", "")}
-    assert submissions.settle(tmp_path / "grid", give_tasks) == []
     ((_, one),) = submissions.read(tmp_path / "grid")
+    assert submissions.settle(tmp_path / "grid", give_tasks) == []
     assert slurm.cancelled == ["1"] and submissions.newest_jobs(tmp_path / "grid") == {}
     assert submissions.is_withdrawn(launch_dir, one.name) and submissions.is_withdrawn(launch_dir, one.nodes_name)
+
+
+def test_pilot_whose_nodes_are_refused_leaves_no_head(slurm, launch_dir, tmp_path):
+    (slurm.folder / "refuses_asking").write_text("job-name=.*-nodes")
+    with pytest.raises(SchedulerRefusal):
+        scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    assert submissions.read(tmp_path / "grid") == []
+    (name,) = (flags(script)["job-name"] for script in slurm.scripts)
+    assert f"--name={name}" in slurm.cancelled
 
 
 def test_nodes_of_which_sbatch_told_no_number_are_found_and_get_their_tasks(slurm, launch_dir, tmp_path):

@@ -207,10 +207,19 @@ def test_job_that_slurm_does_not_know_by_its_name_is_none(tmp_path, monkeypatch)
         commands.submit(tmp_path / "x.sh", "rm-a")
 
 
+def test_number_that_sbatch_told_is_taken_where_squeue_is_silent(tmp_path, monkeypatch):
+    programs(tmp_path, monkeypatch, sbatch="echo 17", squeue="exit 1")
+    assert commands.submit(tmp_path / "x.sh", "rm-a") == Job("17", "rm-a")
+    programs(tmp_path, monkeypatch, sbatch="echo 17; echo 18", squeue="exit 1")
+    with pytest.raises(SlurmError, match="squeue failed"):
+        commands.submit(tmp_path / "x.sh", "rm-a")
+
+
 def test_sbatch_that_is_killed_or_gives_no_reason_has_not_refused(tmp_path, monkeypatch):
-    for how in ("kill -9 $$", "exit 1"):
+    told = ("Message receive failure", "Insane message length", "Protocol authentication error", "Broken pipe")
+    for how in ("kill -9 $$", "exit 1", "exit 143", *(f"echo 'sbatch: error: {said}' >&2; exit 1" for said in told)):
         programs(tmp_path, monkeypatch, sbatch=how)
-        with pytest.raises(SlurmError, match="it gives no reason") as caught:
+        with pytest.raises(SlurmError) as caught:
             commands.submit(tmp_path / "x.sh", "rm-a")
         assert type(caught.value) is SlurmError
 

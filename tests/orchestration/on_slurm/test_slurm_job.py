@@ -16,6 +16,7 @@ from orchestration.on_slurm import commands, evidence, job, notices, signals
 from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE
+from orchestration.on_slurm.submissions import Submission
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import JobFolder
 
@@ -308,6 +309,22 @@ def test_cell_that_slurm_began_again_forty_times_while_it_gets_on_is_begun_again
         of = {"job": "7", "name": "rm-small", "restart": number}
         task.cell.claim({"commit": "", "campaign": "l", "slurm": of}).event("started", step=10 * number)
     assert {end.kind for end in task.cell.ends("l")[:-1]} == {FailureClass.REQUEUED}
+
+
+def test_job_that_was_requeued_late_leaves_the_cell_to_the_one_submitted_since(head, monkeypatch, capsys, tmp_path):
+    task = head()
+    grid, cell = task.cell.grid, task.cell.path.name
+    launches = [grid.launch(f"2026010{number}T000000").path for number in (1, 2)]
+    task.task = replace(task.task, jobs_dir=str(launches[0] / "jobs"))
+    for number, folder in enumerate(launches, 7):
+        Submission(f"rm-{number}", [cell], str(number)).write(folder)
+    trained = []
+    monkeypatch.setattr(_Head, "_train", lambda *_: trained.append(1) or 0)
+    monkeypatch.setenv(signals.NAME_VARIABLE, "rm-7")
+    assert task.run() == 0 and not trained
+    assert f"job 8 was submitted for {cell} since" in capsys.readouterr().err
+    monkeypatch.setenv(signals.NAME_VARIABLE, "rm-8")
+    assert task.run() == 0 and trained
 
 
 def test_owner_names_the_node_as_slurm_does(head, monkeypatch):

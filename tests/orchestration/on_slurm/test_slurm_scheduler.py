@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from orchestration_fakes import flags
 
-from orchestration.on_slurm import submissions
+from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.batch import give_tasks
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job, QueuedJob
@@ -149,9 +149,26 @@ def test_what_has_no_job_is_withdrawn_for_good_and_a_job_that_comes_after_all_is
     slurm.names[submission.name] = "2\n"
     slurm.queued = {"1_0": ("PENDING", ""), "1_1": ("PENDING", ""), "2_0": ("PENDING", ""), "2_1": ("PENDING", "")}
     assert submissions.settle(tmp_path / "grid", give_tasks) == []
-    assert slurm.cancelled == ["2"]
+    assert slurm.cancelled == ["2_0", "2_1"]
     assert {job.number for job in submissions.newest_jobs(tmp_path / "grid").values()} == {"1_0", "1_1"}
     assert submissions.is_withdrawn(launch_dir, submission.name)
+
+
+def test_launch_that_was_taken_for_dead_while_sbatch_hung_gives_its_jobs_no_tasks(
+    slurm, launch_dir, tmp_path, monkeypatch
+):
+    submit = commands.submit
+
+    def submit_late(script: Path, name: str) -> Job:
+        assert submissions.settle(tmp_path / "grid", give_tasks) == []  # as where a lock holds on one machine alone
+        slurm.queued = {"1_0": ("PENDING", ""), "1_1": ("PENDING", "")}
+        return submit(script, name)
+
+    monkeypatch.setattr(commands, "submit", submit_late)
+    with pytest.raises(SchedulerError, match="job 1 came, but its tasks are gone: another step saw no launch at work"):
+        scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
+    assert slurm.cancelled == ["1"] and submissions.read(tmp_path / "grid") == []
+    assert not [*(launch_dir / "jobs").glob("*_submitted.pkl")]
 
 
 @pytest.mark.parametrize("num_cells", [1, 3])
@@ -176,7 +193,7 @@ def test_found_job_gets_the_tasks_of_its_own_submission_not_of_one_that_was_refu
         scheduler(tmp_path).submit(jobs, launch_dir, OWNER)
     ((_, submission),) = submissions.read(tmp_path / "grid")
     waiting = {path.name for path in (launch_dir / "jobs").glob("*.pkl")}
-    assert {f"{submission.name}.{place}.pkl" for place in range(2)} < waiting
+    assert {f"{submission.name}.{place}.pkl" for place in range(2)} == waiting  # those of the refused one are gone
     submission.job_id = "17"
     give_tasks(launch_dir, submission)
     left = {path.name for path in (launch_dir / "jobs").glob("*.pkl")}

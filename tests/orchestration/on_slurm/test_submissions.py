@@ -8,8 +8,9 @@ import pytest
 
 from orchestration.machine.damage import DamageWarning
 from orchestration.on_slurm import commands, submissions
-from orchestration.on_slurm.commands import Job
+from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.on_slurm.submissions import Submission
+from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.jobs import cancelled_cells
 
 
@@ -115,42 +116,75 @@ def test_jobs_without_a_number_are_looked_up_by_name_and_the_newest_of_a_name_co
     monkeypatch.setattr(commands, "queue", dict)
     found = submissions.find(grid_dir)
     assert [(place, one.name, one.job_id) for place, one in found] == [(folder, "rm-4", "41")]
+    assert _stored(folder, found[0][1]) == ""  # a launch that is at work writes it, with the tasks
     names["rm-6n"] = ["61", "62"]
     found = submissions.settle(
         grid_dir, lambda place, one: told.append((place, one.job_id, one.nodes_id, _stored(place, one)))
     )
-    assert [(place, one.name) for place, one in found] == [(folder, "rm-6")]
-    assert told == [(folder, "60", "62", "")]  # its tasks first: nobody looks again once the number is written
-    assert {one.name: (one.job_id, one.is_withdrawn) for _, one in submissions.read(grid_dir)} == {
-        "rm-1": ("17", False),
-        "rm-2": ("18", False),
-        "rm-3": ("30", False),
-        "rm-4": ("41", False),
-        "rm-5": ("", True),
-        "rm-6": ("60", False),
-    }
+    assert [(place, one.name) for place, one in found] == [(folder, "rm-4"), (folder, "rm-6")]
+    # its tasks first: nobody looks again once the number is written
+    assert told == [(folder, "41", "", ""), (folder, "60", "62", "")]
+    assert {one.name: one.job_id for _, one in submissions.read(grid_dir)} == {
+        "rm-1": "17", "rm-2": "18", "rm-3": "30", "rm-4": "41", "rm-6": "60",
+    }  # fmt: skip
 
 
-def test_withdrawn_submission_has_no_jobs_and_only_its_own_are_cancelled(
+def test_withdrawn_submission_is_none_and_what_waits_of_it_alone_is_cancelled(
     grid_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, cancelled = grid_dir / "launches" / NEW, []
-    Submission("rm-7", ["a"], nodes_name="rm-7n").write(folder)
-    there = [Job("70_1", "rm-7"), Job("70_2", "rm-7"), Job("71", "rm-7n"), Job("17_0", "rm-1"), Job("9", "other")]
+    Submission("rm-7", ["a"], nodes_name="rm-7-nodes").write(folder)
+    tasks = [LaunchFolder(folder).waiting_task(name, 0) for name in ("rm-7", "rm-7-nodes", "rm-3")]
+    tasks[0].parent.mkdir()
+    for task in tasks:
+        task.touch()
+    waits = [Job("70_1", "rm-7"), Job("71_2", "rm-7-nodes"), Job("17_0", "rm-1"), Job("9", "other")]
+    queued = {job: QueuedJob(job, "PENDING", "", "") for job in waits}
+    runs = Job("70_0", "rm-7")  # it ends by itself; in a copy of the folder it may be the original's
     monkeypatch.setattr(commands, "jobs_by_name", lambda name: [])
-    monkeypatch.setattr(commands, "queue", lambda: {job: None for job in there})
+    monkeypatch.setattr(commands, "queue", lambda: queued | {runs: QueuedJob(runs, "RUNNING", "n1", "")})
     monkeypatch.setattr(commands, "cancel", cancelled.append)
+    for _ in range(2):
+        assert submissions.settle(grid_dir, lambda *_: None) == []
+    assert cancelled == [[Job("70_1", "rm-7"), Job("71_2", "rm-7-nodes")]] * 2
+    known = [submissions.is_withdrawn(folder, name) for name in ("rm-7", "rm-7-nodes", "rm-3", "rm-1")]
+    assert known == [True, True, False, False]
+    assert "rm-7" not in [one.name for _, one in submissions.read(grid_dir)]
+    assert [task.exists() for task in tasks] == [False, False, True]
+
+
+def test_open_submission_of_another_user_keeps_nobody_from_a_step(grid_dir: Path, monkeypatch, capfd) -> None:
+    folder = grid_dir / "launches" / NEW
+    Submission("rm-7", ["a"], user=0).write(folder)
+    monkeypatch.setattr(commands, "jobs_by_name", lambda name: [])
+    monkeypatch.setattr(Submission, "withdraw", _closed)
     assert submissions.settle(grid_dir, lambda *_: None) == []
-    assert cancelled == [{Job("70", "rm-7"), Job("71", "rm-7n")}]
-    assert [submissions.is_withdrawn(folder, name) for name in ("rm-7", "rm-7n", "rm-3", "rm-1")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-    (withdrawn,) = (one for _, one in submissions.read(grid_dir) if one.is_withdrawn)
-    withdrawn.job_id, withdrawn.nodes_id = "70", "71"
-    assert (withdrawn.job, withdrawn.nodes, withdrawn.jobs()) == (None, None, {})
+    assert f"a job of launch {NEW} may still come; only user 0 can say by `resume`" in capfd.readouterr().err
+
+
+def _closed(*_: object) -> None:
+    raise PermissionError
+
+
+def test_record_stays_readable_for_whom_it_was(grid_dir: Path) -> None:
+    path = grid_dir / "launches" / NEW / "submissions" / "rm-3.json"
+    path.chmod(0o664)
+    before = os.umask(0o077)
+    try:
+        Submission("rm-3", ["b"], "30").write(path.parents[1])
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o664
+
+
+def test_job_is_followed_by_what_was_submitted_for_its_cell_later(grid_dir: Path) -> None:
+    assert submissions.newer_job(grid_dir, "b", "rm-1") == Job("30", "rm-3")
+    assert submissions.newer_job(grid_dir, "a", "rm-1") is None
+    assert submissions.newer_job(grid_dir, "b", "rm-3") is None
+    assert submissions.newer_job(grid_dir, "b", "") is None  # a job that does not know its name
+    Submission("rm-8", ["b"]).write(grid_dir / "launches" / NEW)  # not answered
+    assert submissions.newer_job(grid_dir, "b", "rm-3") is None
+    assert submissions.jobs_of(grid_dir, ["b", "c"]) == {Job("17_1", "rm-1"), Job("18", "rm-2")}
 
 
 def _stored(place: Path, one: Submission) -> str:
@@ -175,7 +209,6 @@ def test_launch_that_submitted_nothing_leaves_no_folder_and_one_that_may_have_st
     one.write(folder)
     submissions.remove_unused(folder)
     assert folder.is_dir()
-    for _ in range(2):
-        one.remove(folder)
+    one.withdraw(folder)
     submissions.remove_unused(folder)
     assert not folder.exists()

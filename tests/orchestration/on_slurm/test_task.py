@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.machine import clock
-from orchestration.on_slurm import batch, task
+from orchestration.on_slurm import batch, commands, signals, task
 from orchestration.on_slurm.commands import Job
 from orchestration.on_slurm.signals import NAME_VARIABLE
 from orchestration.on_slurm.submissions import Submission
@@ -71,7 +71,9 @@ def test_task_of_another_user_is_not_even_unpickled(job):
 def test_job_of_a_withdrawn_submission_ends_well_and_does_nothing(job):
     jobs_dir, trace = job
     Submission("rm", ["c"]).write(jobs_dir.parent)
-    Submission("rm-late", ["c"], is_withdrawn=True).write(jobs_dir.parent)
+    late = Submission("rm-late", ["c"])
+    late.write(jobs_dir.parent)
+    late.withdraw(jobs_dir.parent)
     (jobs_dir / "7_submitted.pkl").unlink()
     done = run(jobs_dir, "rm-late")
     assert done.returncode == 0 and "what it was for was submitted again" in done.stdout
@@ -85,18 +87,30 @@ def test_job_that_waits_for_its_task_sees_that_its_submission_is_withdrawn_meanw
 
     def sleep(seconds: float) -> None:
         naps.append(seconds)
-        Submission("rm", ["c"], is_withdrawn=len(naps) == 3).write(jobs_dir.parent)
+        if len(naps) == 3:
+            Submission("rm", ["c"]).withdraw(jobs_dir.parent)
 
     monkeypatch.setattr(clock, "sleep", sleep)
     assert not task.comes(jobs_dir / "8_submitted.pkl", "rm")
     assert len(naps) == 3
 
 
-def test_job_that_nobody_gives_a_task_says_so_after_a_minute(job, monkeypatch):
+def test_job_that_nobody_gives_a_task_waits_for_as_long_as_an_sbatch_may_hang(job, monkeypatch):
     jobs_dir, _ = job
     now = [0.0]
     monkeypatch.setattr(clock, "monotonic", lambda: now[0])
     monkeypatch.setattr(clock, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    with pytest.raises(TimeoutError, match="no task came within 60 s"):
+    with pytest.raises(TimeoutError, match="no task came within 360 s"):
         task.comes(jobs_dir / "8_submitted.pkl", "rm")
-    assert now[0] == 60.0
+    assert now[0] == 360.0 > commands.SBATCH_TIMEOUT_S
+
+
+def test_job_without_a_task_has_not_failed_and_calls_a_controller(job, monkeypatch):
+    jobs_dir, _ = job
+    monkeypatch.setattr(task, "WAIT_S", 0.0)
+    monkeypatch.setattr("sys.argv", ["task", str(jobs_dir)])
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "8", NAME_VARIABLE: "rm"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        task.main()
+    assert ended.value.code == signals.FOLLOW

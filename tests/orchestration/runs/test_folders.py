@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestration.machine.provenance import ROOT
-from orchestration.runs import folders
+from orchestration.runs import folder_above, folders
 from orchestration.runs.folders import CellFolder, GridFolder, LaunchFolder
 
 OWNER = "orchestration/runs/folders.py"
@@ -173,9 +173,9 @@ def test_launches_are_named_in_the_order_in_which_they_begin_whatever_the_clock_
 
 def test_file_of_a_launch_and_one_of_a_grid_are_of_the_same_grid(tmp_path):
     launch = GridFolder(tmp_path / "runs" / "small").launch("20261128T113231.397714-1")
-    assert folders.launch_of(launch.grid_file) == launch
-    assert folders.grid_of(launch.grid_file) == folders.grid_of(launch.grid.grid_file) == launch.grid
-    assert folders.launch_of(launch.grid.grid_file) is None and launch.grid.runs.path == tmp_path / "runs"
+    assert folder_above.launch_of(launch.grid_file) == launch
+    assert folder_above.grid_of(launch.grid_file) == folder_above.grid_of(launch.grid.grid_file) == launch.grid
+    assert folder_above.launch_of(launch.grid.grid_file) is None and launch.grid.runs.path == tmp_path / "runs"
 
 
 def test_cell_is_found_above_what_lies_in_it(tmp_path):
@@ -183,9 +183,9 @@ def test_cell_is_found_above_what_lies_in_it(tmp_path):
     cell.attempts_dir.mkdir(parents=True)
     cell.config_file.touch()
     attempt = cell.attempt(3)
-    assert folders.cell_above(attempt.best_file) == cell and attempt.cell_dir == cell.path
+    assert folder_above.cell_above(attempt.best_file) == cell and attempt.cell_dir == cell.path
     assert (cell.signature, cell.slug, cell.is_in_grid) == ("65ac34b2e77c", "rankmatch-4-s0", True)
-    assert folders.cell_above(tmp_path / "weights.pt") is None
+    assert folder_above.cell_above(tmp_path / "weights.pt") is None
 
 
 def test_stop_of_a_launch_and_the_cells_that_were_cancelled_are_two_files():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.machine import clock
-from orchestration.runs import folders
+from orchestration.runs import folder_above, folders
 from orchestration.runs.folders import CellFolder, LaunchFolder, RunsFolder
 
 LAUNCH = "20261129T040000.000000-7"
@@ -106,9 +106,9 @@ def test_submissions_verdicts_and_logs_of_controllers_have_their_places(launch: 
 
 def test_launch_and_grid_of_a_file_are_told_from_its_place(launch: LaunchFolder, runs: RunsFolder) -> None:
     of_launch, of_grid = launch.grid_file, runs.grid("a").grid_file
-    assert folders.launch_of(of_launch) == launch and folders.launch_of(of_grid) is None
-    assert folders.launch_of(launch.path / "other.yaml") is None
-    assert folders.grid_of(of_launch) == folders.grid_of(of_grid) == runs.grid("a")
+    assert folder_above.launch_of(of_launch) == launch and folder_above.launch_of(of_grid) is None
+    assert folder_above.launch_of(launch.path / "other.yaml") is None
+    assert folder_above.grid_of(of_launch) == folder_above.grid_of(of_grid) == runs.grid("a")
     assert folders.launch_with_jobs(launch.jobs_dir) == launch
     assert runs.grid("a").figure_file("states") == runs.path / "a" / "figures" / "states.svg"
 
@@ -130,8 +130,10 @@ def test_cell_above_a_file_is_the_grids_where_the_path_leads_through_it(runs: Ru
     of_grid.path.parent.mkdir()
     of_grid.path.symlink_to(of_store.path)
     for cell in (of_store, of_grid):
-        assert folders.cell_above(cell.path / "attempts" / "1" / "log") == cell
-    assert folders.cell_above(runs.grid("a").cell("0123456789ab-x").path / "config.yaml") is None  # has no attempts
+        assert folder_above.cell_above(cell.path / "attempts" / "1" / "log") == cell
+    assert (
+        folder_above.cell_above(runs.grid("a").cell("0123456789ab-x").path / "config.yaml") is None
+    )  # has no attempts
     assert of_grid.whole_path == of_grid.path and of_grid.change_file("5").name == "5.diff"
     assert folders.cell_name("s", "x") == "s-x"
     reached = of_grid.attempt(1).above
