@@ -35,6 +35,7 @@ from orchestration.on_slurm import policy, submissions
 from orchestration.on_slurm.campaign_file import Campaign
 from orchestration.planning import costs
 from orchestration.running.run_cell import run_cell, train_inline
+from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.outages import outages
 from orchestration.runs.run_folder import RunFolder, folders
@@ -405,11 +406,11 @@ def test_launch_without_an_answer_is_launched_again_and_a_job_that_comes_late_co
     (slurm.folder / "silent").touch()
     with pytest.raises(SchedulerError, match="timed out .*; Slurm has no job of it, and one that comes after all ends"):
         launch_on_slurm(options, console)
-    ((_, late),) = submissions.read(options.runs / "small")
+    (late,) = LaunchFolder(newest_launch(options)).withdrawn_names()
     assert not slurm.controllers  # the launch is closed, and the message says what to do
     (slurm.folder / "silent").unlink()
     launch_on_slurm(options, console)
-    (slurm.folder / "script.2").write_text(f"#SBATCH --job-name={late.name}\n")
+    (slurm.folder / "script.2").write_text(f"#SBATCH --job-name={late}\n")
     slurm.queued = {f"{job}_{number}": ("PENDING", "") for job in (1, 2) for number in range(4)}
     launch_on_slurm(options, console)
     assert (
