@@ -200,7 +200,8 @@ def _end_jobs(grid_dir: Path, chosen: Collection[str], closed: Sequence[Campaign
     _note_cancelled(grid_dir, chosen)  # also in launches that a controller has made meanwhile
     told = [name for name in queued if name in chosen]
     kept = {job.job for name, job in queued.items() if name not in chosen}  # heads of pilots continue with these
-    jobs = sorted(({queued[name].job for name in told} | submissions.jobs_of(grid_dir, chosen)) - kept)
+    earlier = submissions.jobs_of(grid_dir, chosen) & submissions.queue(grid_dir).keys()
+    jobs = sorted(({queued[name].job for name in told} | earlier) - kept)
     commands.cancel(jobs)
     for nodes in submissions.nodes_of(grid_dir, jobs):
         commands.cancel_waiting(nodes)
@@ -292,8 +293,9 @@ def drop(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     if not cells:
         raise ValueError("CELL must be a signature or a part of a cell's name; got none")
     with only_launch_of(grid_dir):
-        with commands.answers():
-            settle(grid_dir)
+        if any(one.is_unanswered for _, one in submissions.read(grid_dir)):
+            with commands.answers():
+                settle(grid_dir)
         active, chosen = _queued(grid_dir), dropping.to_drop(_chosen(grid_dir, cells, with_dropped=True))
         busy = [one.path.name for one in chosen if one.path.name in active or dropping.trains(one)]
         if busy:

@@ -262,6 +262,8 @@ def _submit(campaign: Campaign, target: Target, planned: Plan, console: Console)
     try:
         submitted = submit(campaign, ready.planned, jobs, launch_dir)
     except SchedulerError:
+        with suppress(SlurmError):  # jobs that have begun wait for their tasks
+            settle(grid_dir)
         submissions.remove_unused(launch_dir)  # the next controller makes another one, for days if sbatch refuses
         raise
     say_what(submitted, campaign, console)

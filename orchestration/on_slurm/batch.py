@@ -6,6 +6,7 @@ The script is ours, since submitit writes one only when it calls sbatch, with fl
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +73,11 @@ class Batch:
         path = launch.batch_script(self.name)
         files.replace(path, self.script(launch_dir, len(tasks)))
         job = commands.submit(path, self.name)
-        if _give(launch, job.elements(len(tasks))):
+        _give(launch, job.elements(len(tasks)))
+        if launch.withdrawn_file(self.name).exists():
             commands.cancel([job])
             raise SlurmError(
-                f"job {job} came, but its tasks are gone: another step saw no launch at work here, and submitted anew; "
+                f"job {job} came, but is withdrawn: another step saw no launch at work here, and submitted anew; "
                 "locks of this file system may hold on one machine alone"
             )
         return job
@@ -84,12 +86,13 @@ class Batch:
 def give_tasks(launch_dir: Path, submission: Submission) -> None:
     """Give the jobs of which sbatch told no number their tasks, which wait in files without job ids.
 
-    submitit's jobs look for a file named after them; a job that finds none within a minute fails.
+    submitit's jobs look for a file named after them; see `task.comes` for one that finds none.
     """
     launch = LaunchFolder(launch_dir)
     _give(launch, [*dict.fromkeys(submission.jobs().values())])  # the head of a pilot has all cells
     if submission.nodes:  # an earlier version did not say how many they are
-        num = submission.num_nodes or len(launch.waiting_tasks(submission.nodes_name))
+        places = [int(path.suffixes[-2][1:]) for path in launch.waiting_tasks(submission.nodes_name)]
+        num = submission.num_nodes or max(places, default=0) + 1
         _give(launch, submission.nodes.elements(num))
     _give_earlier(launch, submission)
 
@@ -116,14 +119,8 @@ def _store(task: Callable[[], None], path: Path) -> None:
     sync_file(path)
 
 
-def _give(launch: LaunchFolder, jobs: Sequence[Job]) -> list[Job]:
-    """Give jobs the tasks that wait; return those that have none."""
-    without = []
+def _give(launch: LaunchFolder, jobs: Sequence[Job]) -> None:
     for place, job in enumerate(jobs):
-        task = JobPaths(launch.jobs_dir, job.number).submitted_pickle
-        try:
-            launch.waiting_task(job.name, place).replace(task)
-        except FileNotFoundError:  # it was given before, or its submission is withdrawn
-            without += [] if task.exists() else [job]
+        with suppress(FileNotFoundError):  # it was given before, or its submission is withdrawn
+            launch.waiting_task(job.name, place).replace(JobPaths(launch.jobs_dir, job.number).submitted_pickle)
     sync_folder(launch.jobs_dir)  # nobody else knows what queued jobs are to do
-    return without

@@ -22,6 +22,7 @@ from orchestration.on_ray.orders import JobOrder
 from orchestration.on_ray.protocol import EXIT_CODES, end_session, stop_kind
 from orchestration.on_slurm import evidence, signals, submissions
 from orchestration.on_slurm.campaign_file import cancelled_in
+from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE, Listener, job_id
 from orchestration.running.run_cell import launcher, record_loss
@@ -117,11 +118,16 @@ class _Head(Listener):
 
     def _is_replaced(self) -> bool:
         """Return whether the cell has a newer job: Slurm may carry out a requeue long after it gave no answer to it."""
-        grid = launch_with_jobs(Path(self.task.jobs_dir)).grid
-        newer = submissions.newer_job(grid.path, self.cell.path.name, signals.own_job().name)
-        if newer:
+        grid_dir = launch_with_jobs(Path(self.task.jobs_dir)).grid.path
+        try:
+            newer = submissions.newer_job(grid_dir, self.cell.path.name, signals.own_job().name)
+            is_there = newer is not None and newer in submissions.queue(grid_dir)
+        except (OSError, SlurmError) as error:  # else the newer attempt ends the older one
+            sys.stderr.write(f"whether {self.cell.path.name} has a newer job is not known: {error}\n")
+            return False
+        if is_there:
             sys.stderr.write(f"job {newer} was submitted for {self.cell.path.name} since\n")
-        return newer is not None
+        return is_there
 
     def _is_given_up(self) -> bool:
         """Return whether the cell is given up, and report it if the policy does so and not the user.

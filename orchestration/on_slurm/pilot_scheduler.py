@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from orchestration.on_ray.orders import Lent, Sharing
 from orchestration.on_ray.shares import Machine, Node, max_at_once, share
 from orchestration.on_slurm import commands, sbatch_flags
 from orchestration.on_slurm.batch import Batch
+from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.pilot import PilotHead, PilotNode
 from orchestration.on_slurm.resources import Resources, pilot_node, resources, time_min
 from orchestration.on_slurm.site import Site, SiteLimits, new_name
@@ -69,10 +71,10 @@ class PilotScheduler:
         batch = self._node_batch(asked, submission.nodes_name, submission.job_id)
         try:
             submission.nodes_id = self._site.sbatch(node_tasks, launch_dir, batch).number
-        except SchedulerRefusal:
-            submission.withdraw(launch_dir)  # its head would wait for nodes that never come
-            with commands.answers():
+        except SchedulerRefusal:  # its head would wait for nodes that never come
+            with suppress(SlurmError):  # the next step withdraws it
                 commands.cancel_all(submission.name)
+                submission.remove(launch_dir)
             raise
         submission.write(launch_dir)
         return SlurmJobs(jobs, [submission])

@@ -98,11 +98,11 @@ class Site:
     def submit(
         self, submission: Submission, tasks: Sequence[Callable[[], None]], launch_dir: Path, batch: Batch
     ) -> None:
-        """Submit the jobs of a submission and record their number; one that sbatch refuses is withdrawn."""
+        """Submit the jobs of a submission and record their number; one that sbatch refuses leaves nothing."""
         try:
             submission.job_id = self.sbatch(tasks, launch_dir, batch).number
         except SchedulerRefusal:
-            submission.withdraw(launch_dir)
+            submission.remove(launch_dir)
             raise
         submission.write(launch_dir)
 

@@ -1,9 +1,11 @@
 """Which Slurm job has which cell: recorded before sbatch is called, completed after it."""
 
+import itertools
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +16,7 @@ from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.fields import COUNT, Kind
 from orchestration.machine.messages import KIND, Message
 from orchestration.on_slurm import commands
-from orchestration.on_slurm.commands import Job, QueuedJob
+from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.jobs import cancel_cells
 from rankmatch.durable import make_folder, sync_folder
@@ -89,18 +91,23 @@ class Submission(Message):
             path.chmod(before)
 
     def withdraw(self, launch_dir: Path) -> None:
-        """Have its cells submitted anew: a job of it that comes after all finds no task, and ends at once.
-
-        The tasks go first, so that whoever still waits for sbatch cannot give them any more.
-        """
+        """Have its cells submitted anew: a job of it that comes after all ends at once."""
         launch = LaunchFolder(launch_dir)
-        for name in self.names:
-            for task in launch.waiting_tasks(name):
-                task.unlink(missing_ok=True)
         for name in self.names[1:]:
             launch.withdrawn_file(name).touch()
         launch.submission_file(self.name).replace(launch.withdrawn_file(self.name))
         sync_folder(launch.submissions_dir)
+        self._remove_tasks(launch)
+
+    def remove(self, launch_dir: Path) -> None:
+        """Remove the submission after sbatch has refused it: no job can come."""
+        launch = LaunchFolder(launch_dir)
+        launch.submission_file(self.name).unlink(missing_ok=True)
+        self._remove_tasks(launch)
+
+    def _remove_tasks(self, launch: LaunchFolder) -> None:
+        for task in itertools.chain.from_iterable(map(launch.waiting_tasks, self.names)):
+            task.unlink(missing_ok=True)
 
 
 def read(grid_dir: Path) -> list[tuple[Path, Submission]]:
@@ -122,6 +129,8 @@ def _read(path: Path) -> Submission | None:
     except DamagedFileError as error:
         tell(error)
         return None
+    except FileNotFoundError:  # it was withdrawn meanwhile
+        return None
     submission = replace(known, cells=[*known.cells], larger={**known.larger})
     if submission.user < 0:  # written by an earlier version
         submission.user = path.stat().st_uid
@@ -135,8 +144,9 @@ def _checked(path: Path, content: bytes) -> Submission:
 
 
 def remove_unused(launch_dir: Path) -> None:
-    """Remove the folder of a launch that has submitted nothing, unless sbatch may have accepted something."""
-    if not LaunchFolder(launch_dir).submission_files():
+    """Remove the folder of a launch that has submitted nothing, unless a job of it may be there, or come."""
+    launch = LaunchFolder(launch_dir)
+    if not launch.submission_files() and not launch.withdrawn_names():
         shutil.rmtree(launch_dir, ignore_errors=True)
 
 
@@ -180,24 +190,30 @@ def settle(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> li
     """
     found = find(grid_dir)
     for launch_dir, submission in found:
-        give_tasks(launch_dir, submission)
-        submission.write(launch_dir)
+        with _of_others(launch_dir, submission):
+            give_tasks(launch_dir, submission)
+            submission.write(launch_dir)
     for launch_dir, submission in read(grid_dir):
         if submission.is_unanswered:
-            _withdraw(submission, launch_dir)
+            if submission.job:  # the head of a pilot that gets no nodes
+                commands.cancel([submission.job])
+            with _of_others(launch_dir, submission):
+                submission.withdraw(launch_dir)
     withdrawn = {name for launch in GridFolder(grid_dir).launches() for name in launch.withdrawn_names()}
     if withdrawn:
-        late = [one.job for one in commands.queue().values() if one.is_waiting and one.job.name in withdrawn]
-        commands.cancel(late)
+        with suppress(SlurmError):  # what comes late ends by itself
+            commands.cancel([job for job, one in commands.queue().items() if one.is_waiting and job.name in withdrawn])
     return found
 
 
-def _withdraw(submission: Submission, launch_dir: Path) -> None:
+@contextmanager
+def _of_others(launch_dir: Path, submission: Submission) -> Iterator[None]:
+    """Leave to another user what this one may not write: an attempt of a job that comes late ends a newer one's."""
     try:
-        submission.withdraw(launch_dir)
+        yield
     except PermissionError:
         who = f"user {submission.user}"
-        sys.stderr.write(f"a job of launch {launch_dir.name} may still come; only {who} can say by `resume`\n")
+        sys.stderr.write(f"a job of launch {launch_dir.name} may be there, or come; {who} settles it by `resume`\n")
 
 
 def _numbers(submission: Submission) -> list[str]:

@@ -19,15 +19,19 @@ WAIT_S = commands.SBATCH_TIMEOUT_S + 60.0
 """So long after its start a job may get its task: an sbatch that hangs may still answer."""
 
 
+class NoTask(Exception):  # noqa: N818 (nothing is wrong with the job)
+    """Nobody gives a job its task."""
+
+
 def main() -> None:
     """Run the task of this job."""
     os.environ["SUBMITIT_FOLDER"] = sys.argv[1]  # as submitit's own program has it
     try:
         if not comes(JobEnvironment().paths.submitted_pickle, os.environ.get(NAME_VARIABLE, "")):
             return
-    except TimeoutError as error:
+    except NoTask as error:
         print(error)  # noqa: T201
-        sys.exit(FOLLOW)  # nothing has failed: a controller submits its cells anew
+        sys.exit(FOLLOW)  # nothing has failed: the next step submits its cells anew
     DelayedSubmission.load = staticmethod(load)  # type: ignore[method-assign,assignment]  # it unpickles what lies there
     submitit_main()
 
@@ -40,17 +44,18 @@ def comes(task: Path, name: str) -> bool:
         name: The name of the job.
 
     Raises:
-        TimeoutError: Nobody gives the job a task.
+        NoTask: Nobody gives the job a task.
     """
     until = clock.monotonic() + WAIT_S
+    launch_dir = launch_with_jobs(task.parent).path
     while True:
-        if submissions.is_withdrawn(launch_with_jobs(task.parent).path, name):  # also a head whose nodes never came
+        if submissions.is_withdrawn(launch_dir, name):  # also a head whose nodes never came, which has its task
             print("nothing to do: sbatch told no number of this job, and what it was for was submitted again")  # noqa: T201 (a log)
             return False
         if task.exists():
             return True
         if clock.monotonic() >= until:
-            raise TimeoutError(f"no task came within {WAIT_S:.0f} s: what submitted this job was ended, or hangs")
+            raise NoTask(f"no task came within {WAIT_S:.0f} s: what submitted this job was ended, or hangs")
         clock.sleep(1.0)
 
 

@@ -149,7 +149,10 @@ class Invariants:
     def _submission(self, job: "Job") -> Submission:
         if job.script not in self._submissions:
             launch = LaunchFolder(job.script.parent.parent)
-            self._submissions[job.script] = Submission.from_file(launch.submission_file(job.name))
+            places = (launch.submission_file(job.name), launch.withdrawn_file(job.name))
+            stored = next(filter(Path.exists, places), None)  # none: a head whose nodes were refused
+            refused = Submission(job.name, [], nodes_name=f"{job.name}-nodes")
+            self._submissions[job.script] = Submission.from_file(stored) if stored else refused
         return self._submissions[job.script]
 
     def _check_somebody_is_due(self, alive: list["Job"], *, stands: bool) -> None:

@@ -62,7 +62,7 @@ def test_steps_that_do_not_count_what_was_used_are_seen_to_exceed_the_budget(
     assert "0.82 of 0.7 GPU-hours are used" in play(folder / "4", 4).broken
 
 
-@pytest.mark.parametrize("seed", [38, 5005, 5009])
+@pytest.mark.parametrize("seed", [186, 5005, 5009])
 def test_job_that_comes_after_sbatch_gave_up_never_trains_beside_its_successor(folder: Path, seed: int) -> None:
     outcome = play_and_remove(folder, seed)
     assert outcome.faults["sbatch fails and submits"]

@@ -22,8 +22,8 @@ from orchestration.launching.controller import Controller
 from orchestration.on_slurm import pilot, submissions
 from orchestration.on_slurm.job import CellTask, _Head
 from orchestration.on_slurm.programs import SlurmError
-from orchestration.on_slurm.signals import make_folder
-from orchestration.on_slurm.task import comes
+from orchestration.on_slurm.signals import FOLLOW, make_folder
+from orchestration.on_slurm.task import NoTask, comes
 from orchestration.runs.folders import launch_with_jobs
 
 DAY_S = 86_400.0
@@ -227,8 +227,8 @@ class World:
         try:
             if not comes(path, job.name):
                 return 0
-        except TimeoutError:
-            return 1  # whoever submitted it was killed before it could say what it is
+        except NoTask:
+            return FOLLOW
         task = DelayedSubmission.load(path).function
         if submissions.is_withdrawn(folder.parent, job.name):
             self.broken.append(f"job {job.number} trains, and is withdrawn")

@@ -94,7 +94,7 @@ def test_pilot_whose_nodes_got_no_answer_is_withdrawn_as_a_whole_and_its_head_ca
     slurm.queued = {"1": ("PENDING", "")}
     ((_, one),) = submissions.read(tmp_path / "grid")
     assert submissions.settle(tmp_path / "grid", give_tasks) == []
-    assert slurm.cancelled == ["1"] and submissions.newest_jobs(tmp_path / "grid") == {}
+    assert {*slurm.cancelled} == {"1"} and submissions.newest_jobs(tmp_path / "grid") == {}
     assert submissions.is_withdrawn(launch_dir, one.name) and submissions.is_withdrawn(launch_dir, one.nodes_name)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from orchestration.machine import scratch
 from orchestration.on_ray.stop import RESERVE_S, StopAsked
-from orchestration.on_slurm import commands, evidence, job, notices, signals
+from orchestration.on_slurm import commands, evidence, job, notices, signals, submissions
+from orchestration.on_slurm.commands import Job
 from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE
@@ -321,8 +322,12 @@ def test_job_that_was_requeued_late_leaves_the_cell_to_the_one_submitted_since(h
     trained = []
     monkeypatch.setattr(_Head, "_train", lambda *_: trained.append(1) or 0)
     monkeypatch.setenv(signals.NAME_VARIABLE, "rm-7")
+    monkeypatch.setattr(submissions, "queue", lambda _: {Job("8", "rm-8"): None})
     assert task.run() == 0 and not trained
     assert f"job 8 was submitted for {cell} since" in capsys.readouterr().err
+    monkeypatch.setattr(submissions, "queue", lambda _: {})  # the newer one has ended: this is the only one
+    assert task.run() == 0 and trained
+    trained.clear()
     monkeypatch.setenv(signals.NAME_VARIABLE, "rm-8")
     assert task.run() == 0 and trained
 

@@ -165,7 +165,7 @@ def test_launch_that_was_taken_for_dead_while_sbatch_hung_gives_its_jobs_no_task
         return submit(script, name)
 
     monkeypatch.setattr(commands, "submit", submit_late)
-    with pytest.raises(SchedulerError, match="job 1 came, but its tasks are gone: another step saw no launch at work"):
+    with pytest.raises(SchedulerError, match="job 1 came, but is withdrawn: another step saw no launch at work"):
         scheduler(tmp_path).submit(jobs_of(tmp_path, 2), launch_dir, OWNER)
     assert slurm.cancelled == ["1"] and submissions.read(tmp_path / "grid") == []
     assert not [*(launch_dir / "jobs").glob("*_submitted.pkl")]

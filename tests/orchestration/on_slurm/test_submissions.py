@@ -159,7 +159,7 @@ def test_open_submission_of_another_user_keeps_nobody_from_a_step(grid_dir: Path
     monkeypatch.setattr(commands, "jobs_by_name", lambda name: [])
     monkeypatch.setattr(Submission, "withdraw", _closed)
     assert submissions.settle(grid_dir, lambda *_: None) == []
-    assert f"a job of launch {NEW} may still come; only user 0 can say by `resume`" in capfd.readouterr().err
+    assert f"a job of launch {NEW} may be there, or come; user 0 settles it by `resume`" in capfd.readouterr().err
 
 
 def _closed(*_: object) -> None:
@@ -209,6 +209,6 @@ def test_launch_that_submitted_nothing_leaves_no_folder_and_one_that_may_have_st
     one.write(folder)
     submissions.remove_unused(folder)
     assert folder.is_dir()
-    one.withdraw(folder)
+    one.remove(folder)
     submissions.remove_unused(folder)
     assert not folder.exists()
