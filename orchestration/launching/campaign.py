@@ -241,6 +241,8 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
     target, planned = steps.plan_within(target, order.budget_gpu_hours, leaves_out=order.within_budget)
     steps.show(target, planned, console)
     steps.refuse_limits(target, planned, order.budget_gpu_hours, console)
+    if planned.jobs:
+        _refuse_two_limits(order.workers, queued, grid_dir)
     ready = steps.prepare(target, planned, console)
     taken = snapshot.take(GridFolder(grid_dir).snapshots_dir, allow_dirty=order.allow_dirty)
     jobs, scheduler = steps.jobs_of(target, ready), scheduler_of(site_at(order.site, taken.path), order.workers)
@@ -254,6 +256,16 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
     if not jobs and not _left_to_others(ready.planned):
         _end_at_once(campaign, target, ready.planned, console)
     return submitted
+
+
+def _refuse_two_limits(workers: Workers, queued: Mapping[str, str], grid_dir: Path) -> None:
+    """Refuse a pilot that would keep a limit beside jobs of the same grid: nobody could hold it over both."""
+    if workers.num_nodes and workers.max_concurrent is not None and queued:
+        raise ValueError(
+            f"--pilot with --max-concurrent={workers.max_concurrent} must be alone, as nothing holds one limit over it "
+            f"and other jobs; {counted(len(queued), 'cell', 'has')} a job on Slurm. Launch once these have ended, or "
+            f"after {hints.command('cancel', grid_dir)}"
+        )
 
 
 def _campaign(order: _Order, target: Target, begun: Begun, taken: snapshot.Snapshot) -> Campaign:

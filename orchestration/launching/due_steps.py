@@ -35,6 +35,8 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
     active = {row.cell.signature for row in rows if row.standing.is_open}
     if _pilot_is_at_work(campaign, grid_dir):
         return f"{nobody}: once its pilot has ended, {command} takes the next step"
+    if campaign.is_alone and queue_state.queued_cells(grid_dir):
+        return f"{nobody}: once the jobs of the grid have ended, {command} takes the next step"
     left, budget = _left(campaign, grid_dir, active)
     later = policy.not_due(left, campaign.name)
     if left.keys() - later.keys() and not budget:

@@ -1,6 +1,6 @@
 """Write counts as a reader expects them: `1 cell is`, `1,280 steps`."""
 
-_PLURALS = {"is": "are", "was": "were"}
+_PLURALS = {"is": "are", "was": "were", "has": "have"}
 
 
 def counted(number: int, noun: str, verb: str = "") -> str:

@@ -81,6 +81,12 @@ def test_head_of_a_pilot_whose_nodes_were_refused_ends_at_once(folder: Path) -> 
     assert not outcome.broken, outcome.in_words()
 
 
+def test_pilot_that_keeps_a_limit_is_alone(folder: Path) -> None:
+    outcome = play_and_remove(folder, 437)
+    assert "pilot=2" in outcome.diary[0]
+    assert not outcome.broken, outcome.in_words()
+
+
 def test_cell_that_a_pilot_gave_up_is_retried_in_another_while_the_first_is_at_work(folder: Path) -> None:
     outcome = play_and_remove(folder, 654)
     assert outcome.faults["retry"]

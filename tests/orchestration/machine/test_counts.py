@@ -14,6 +14,7 @@ from orchestration.machine.counts import counted
         ((1, "cell", "is"), "1 cell is"),
         ((2, "cell", "is"), "2 cells are"),
         ((2, "cell", "was"), "2 cells were"),
+        ((2, "cell", "has"), "2 cells have"),
         ((1, "cell", "stands"), "1 cell stands"),
         ((3, "cell", "stands"), "3 cells stand"),
     ],

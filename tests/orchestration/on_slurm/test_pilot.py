@@ -486,6 +486,28 @@ def test_launch_submits_a_pilot_and_a_controller_that_submits_what_is_left_as_an
     assert again[1]["array"] == "0-1%2"
 
 
+def test_pilot_that_keeps_a_limit_is_alone(options, slurm, console):
+    limited = replace(options, max_concurrent=1)
+    launch(limited, console)
+    (launch_dir,) = (options.runs / "small" / "launches").iterdir()
+    slurm.queued = {"1": ("RUNNING", "n1"), "2_0": ("RUNNING", "n2")}
+    StateLog(launch_dir).write(next(iter(submissions.newest_jobs(launch_dir.parents[1]))), JobState.FAILED)
+    with pytest.raises(
+        ValueError, match=r"--max-concurrent=1 must be alone, .*; 3 cells have a job on Slurm. Launch once"
+    ):
+        launch(limited, console)
+    assert len(slurm.scripts) == 2
+    launch(options, console)  # who asks for no limit may have two
+    assert len(slurm.scripts) == 4
+    (newer,) = {*launch_dir.parent.iterdir()} - {launch_dir}
+    del slurm.queued["1"], slurm.queued["2_0"]
+    slurm.queued["3"] = ("RUNNING", "n1")
+    for cell in submissions.newest_jobs(launch_dir.parents[1]):
+        StateLog(launch_dir).write(cell, JobState.FAILED)
+    assert take_step(launch_dir, console).submitted is None and len(slurm.scripts) == 4
+    assert newer.is_dir()
+
+
 def test_pilot_whose_head_never_began_has_begun_none_of_its_cells(options, slurm, console):
     launch(options, console)
     (launch_dir,) = (options.runs / "small" / "launches").iterdir()
