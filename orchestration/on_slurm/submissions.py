@@ -208,7 +208,7 @@ def settle(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> li
 
 @contextmanager
 def _of_others(launch_dir: Path, submission: Submission) -> Iterator[None]:
-    """Leave to another user what this one may not write: an attempt of a job that comes late ends a newer one's."""
+    """Leave to another user what this one may not write; should two jobs of a cell begin, the newer attempt goes on."""
     try:
         yield
     except PermissionError:
