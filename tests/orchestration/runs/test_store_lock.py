@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,23 +19,19 @@ SIGNATURES = ("0123456789ab", "0123456789ac")
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A runs folder of a group, as its members with the usual umask make grids in it."""
+def runs() -> Iterator[Path]:
+    """A runs folder of a group, as its members with the usual umask make grids in it; pytest's are closed to them."""
     if os.getuid():
         pytest.skip("needs root, to be two users")
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    os.chown(folder, FIRST, GROUP)
-    folder.chmod(0o2775)
-    closed = [path for path in (tmp_path, *tmp_path.parents) if not path.stat().st_mode & stat.S_IXOTH]
-    modes = {path: path.stat().st_mode for path in closed}
-    for path, mode in modes.items():
-        path.chmod(mode | stat.S_IXOTH)
-    umask = os.umask(0o022)
-    yield folder
-    os.umask(umask)
-    for path, mode in modes.items():
-        path.chmod(mode)
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o711)
+        folder = Path(place) / "runs"
+        folder.mkdir()
+        os.chown(folder, FIRST, GROUP)
+        folder.chmod(0o2775)
+        umask = os.umask(0o022)
+        yield folder
+        os.umask(umask)
 
 
 @contextmanager
