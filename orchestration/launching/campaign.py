@@ -260,7 +260,7 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
 
 def _refuse_two_limits(workers: Workers, queued: Mapping[str, str], grid_dir: Path) -> None:
     """Refuse a pilot that would keep a limit beside jobs of the same grid: nobody could hold it over both."""
-    if workers.num_nodes and workers.max_concurrent is not None and queued:
+    if workers.are_alone and queued:
         raise ValueError(
             f"--pilot with --max-concurrent={workers.max_concurrent} must be alone, as nothing holds one limit over it "
             f"and other jobs; {counted(len(queued), 'cell', 'has')} a job on Slurm. Launch once these have ended, or "

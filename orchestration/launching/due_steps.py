@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestration.grids import grid, launched
 from orchestration.launching import earlier_code, step, waiting
+from orchestration.launching.hand_in import workers_of
 from orchestration.launching.status import CellStatus
 from orchestration.machine.counts import counted
 from orchestration.on_slurm import policy, queue_state, submissions
@@ -35,7 +36,7 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
     active = {row.cell.signature for row in rows if row.standing.is_open}
     if _pilot_is_at_work(campaign, grid_dir):
         return f"{nobody}: once its pilot has ended, {command} takes the next step"
-    if campaign.is_alone and queue_state.queued_cells(grid_dir):
+    if workers_of(campaign).are_alone and queue_state.queued_cells(grid_dir):
         return f"{nobody}: once the jobs of the grid have ended, {command} takes the next step"
     left, budget = _left(campaign, grid_dir, active)
     later = policy.not_due(left, campaign.name)

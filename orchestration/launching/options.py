@@ -73,6 +73,11 @@ class Workers:
         """Whether cells are trained on this machine."""
         return self.cluster in LOCAL_CLUSTERS
 
+    @property
+    def are_alone(self) -> bool:
+        """Whether a pilot keeps a limit, which nothing holds over it and other jobs of its grid."""
+        return self.num_nodes is not None and self.max_concurrent is not None
+
 
 @dataclass(frozen=True, slots=True)
 class OnSlurm:

@@ -291,7 +291,7 @@ def _has_room(campaign: Campaign, planned: Plan, queued: Mapping[str, QueuedJob]
     """
     if not queued:
         return True  # if the site is full, others fill it, and sbatch says so
-    if campaign.is_alone:
+    if workers_of(campaign).are_alone:
         return False
     busy = [*queued.values()]
     room = scheduler_of(site_of(campaign), workers_of(campaign), busy).room()

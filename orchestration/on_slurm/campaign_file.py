@@ -96,11 +96,6 @@ class Campaign(Message):
         """Return the site."""
         return ClusterConfig(**self.cluster)
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether its pilot waits until no other job of the grid is there, since nothing holds one limit over both."""
-        return bool(self.num_nodes) and self.max_concurrent is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Ended(Message):
