@@ -240,7 +240,8 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
     target = steps.sized_by_history(target) if order.size_from_history else target
     target, planned = steps.plan_within(target, order.budget_gpu_hours, leaves_out=order.within_budget)
     steps.show(target, planned, console)
-    steps.refuse_limits(target, planned, order.budget_gpu_hours, console)
+    steps.refuse_limits(target, planned, order.budget_gpu_hours)
+    steps.refuse_full_disk(target, planned, console)
     if planned.jobs:
         _refuse_two_limits(order.workers, queued, grid_dir)
     ready = steps.prepare(target, planned, console)

@@ -98,7 +98,8 @@ def _launch_once(wanted: Wanted, target: Target, planned: Plan, console: Console
     """Train what a plan says, and write the table."""
     workers = target.workers
     steps.show(target, planned, console)
-    steps.refuse_limits(target, planned, wanted.budget_gpu_hours, console)
+    steps.refuse_limits(target, planned, wanted.budget_gpu_hours)
+    steps.refuse_full_disk(target, planned, console)
     ready = steps.prepare(target, planned, console)
     jobs, scheduler = steps.jobs_of(target, ready), _scheduler(workers, address)
     until = _until_later(wanted, target, ready.planned)

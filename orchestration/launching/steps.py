@@ -1,8 +1,9 @@
 """The steps of every launch, from the plan to the submission: of a grid, of a campaign's step, of a search.
 
 Look at the run folders (`plan_of`), say what would be done (`show`), refuse what does not fit (`refuse_limits`); so far
-nothing is touched, and a dry run ends. Then look at the data and refuse what they contradict (`prepare`), make the jobs
-(`jobs_of`), have the scheduler check them, make folders and open the mirror (`commit`). What submits differs.
+nothing is touched, and a dry run ends. Then look at the disk (`refuse_full_disk`) and the data and refuse what they
+contradict (`prepare`), make the jobs (`jobs_of`), have the scheduler check them, make folders and open the mirror
+(`commit`). What submits differs.
 """
 
 import os
@@ -143,15 +144,17 @@ def rehearse(
     else:
         show(target, planned, console)
         say_missing_inputs(target, console)
-    refuse_limits(target, planned, budget_gpu_hours, console)
+        _print([f"needed before launching: {line}" for line in disk_space.lacking(planned, target.runs)], console)
+    refuse_limits(target, planned, budget_gpu_hours)
+    _print(disk_space.warnings(planned, target.runs), console)
     return planned
 
 
 def _answer(target: Target, planned: Plan) -> plan_answer.PlanAnswer:
-    chosen = target.loaded.cells
-    notes = [*plan_notes.of_plan(target, planned), *(f"data: {line}" for line in preflight.notes_of_lists(chosen))]
+    of_lists = (f"data: {line}" for line in preflight.notes_of_lists(target.loaded.cells))
+    notes = [*plan_notes.of_plan(target, planned), *of_lists]
     end = None if target.until is None else plan_answer.Until(target.until, plan_notes.entries(target, planned))
-    missing = inputs.missing_inputs_of(target.cells, target.loaded.cells)
+    missing = inputs.missing_inputs_of(target.cells, target.loaded.cells) + disk_space.lacking(planned, target.runs)
     of_tables = shares.of_tables(target.loaded.tables, planned)
     return plan_answer.answer(planned, target.loaded.name, target.runs, of_tables, missing, notes, end)
 
@@ -166,14 +169,8 @@ def say_missing_inputs(target: Target, console: Console) -> None:
     _print([f"data: {line}" for line in preflight.notes_of_lists(target.loaded.cells)], console)
 
 
-def refuse_limits(target: Target, planned: Plan, budget_gpu_hours: float | None, console: Console) -> None:
-    """Refuse a plan that exceeds the GPU-hour budget or the disk, or whose folders no group could share.
-
-    Warn if checkpoints may not fit.
-
-    Raises:
-        ValueError: With what is needed and what there is.
-    """
+def refuse_limits(target: Target, planned: Plan, budget_gpu_hours: float | None) -> None:
+    """Refuse a plan that exceeds the GPU-hour budget, or whose folders no group could share, by a ValueError."""
     own_files.check_group()
     _refuse_budget(planned, budget_gpu_hours)
     absent = [one for one in planned.items if target.left_out.get(one.cell.signature, "").startswith(inputs.ABSENT)]
@@ -185,10 +182,17 @@ def refuse_limits(target: Target, planned: Plan, budget_gpu_hours: float | None,
             f"--until {until.in_words(target.until)} cannot be held: {counted(planned.num_unknown, 'cell')} cannot be "
             "estimated, as split lists are not here"
         )
-    if refusal := disk_space.refusal(planned, target.runs):
-        raise ValueError(refusal)
-    if warning := disk_space.warning(planned, target.runs):
-        announce.say(console, warning)
+
+
+def refuse_full_disk(target: Target, planned: Plan, console: Console) -> None:
+    """Refuse cells that the disk cannot hold once they are done; warn if their checkpoints may not fit.
+
+    Raises:
+        ValueError: With what is needed and what there is.
+    """
+    if lacking := disk_space.lacking(planned, target.runs):
+        raise ValueError(*lacking)
+    _print(disk_space.warnings(planned, target.runs), console)
 
 
 def refuse_more_than(planned: Plan, budget_gpu_hours: float | None) -> None:

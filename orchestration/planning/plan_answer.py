@@ -78,7 +78,7 @@ class PlanAnswer:
     """How many cells cannot be estimated."""
     disk_bytes: Disk
     missing: list[str]
-    """Files that are needed before launching."""
+    """What is needed before launching: files, and room on the disk."""
     conflicts: list[str]
     """Why a launch would be refused: the data differ from those that cells were trained with."""
     notes: list[str]

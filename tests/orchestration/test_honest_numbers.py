@@ -111,12 +111,16 @@ def test_launch_that_the_disk_cannot_hold_is_refused_before_anything_is_made(
     fresh: Launcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, 1000))
-    for options in ({"dry_run": True}, {}):
-        with pytest.raises(
-            ValueError, match=r"--runs must be on a disk with 0.00\d+ GB of room, .* has 0.000001 GB left"
-        ):
-            fresh(**options)
+    lacking = r"--runs must be on a disk with 0.00\d+ GB of room, .* has 0.000001 GB left"
+    with pytest.raises(ValueError, match=lacking):
+        fresh()
     assert not (fresh.runs / "small" / "cells").exists()
+
+
+def test_plan_says_what_the_disk_lacks_and_is_no_failure(fresh: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, 1000))
+    assert fresh(dry_run=True) == 0
+    assert "needed before launching: --runs must be on a disk with 0.00" in fresh.printed
 
 
 def test_disk_that_checkpoints_may_fill_is_warned_of(fresh: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:

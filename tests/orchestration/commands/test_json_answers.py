@@ -11,7 +11,7 @@ from orchestration.commands import main as cli
 from orchestration.commands.schema import FOLDER
 from orchestration.grids import index
 from orchestration.launching import launch_order
-from orchestration.planning import costs
+from orchestration.planning import costs, disk_space
 from orchestration.running import inline
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.run_folder import RunFolder
@@ -69,6 +69,12 @@ def test_status_of_a_failed_cell_has_its_class(again, answer):
     fits(found, "status")
     [failed] = [cell for cell in found["cells"] if cell["state"] == "failed"]
     assert (failed["failure_class"], failed["note"]) == ("loss is not finite", "loss is not finite: it is nan")
+
+
+def test_plan_names_the_room_that_the_disk_lacks(tmp_path, answer, monkeypatch):
+    monkeypatch.setattr(disk_space, "free_bytes", lambda runs: 1000)
+    code, out, _ = answer("plan", "--grid", SMALL, "--runs", tmp_path, "--json")
+    assert (code, [line for line in json.loads(out)["missing"] if "has 0.000001 GB left" in line] != []) == (0, True)
 
 
 @pytest.mark.parametrize("command", [("plan",), ("launch", "--dry-run")])

@@ -16,12 +16,16 @@ CPU = torch.device("cpu")
 def test_training_process_is_looked_at_now_and_then_and_at_its_end(tmp_path):
     path = AttemptFolder(tmp_path).system_file(0)
     with SystemSampler(path, 0.2, CPU):
-        wait_until(lambda: sum(range(100_000)) and path.exists() and files.read_lines(path), 30)
+        wait_until(lambda: sum(range(100_000)) and path.exists() and _are_busy(files.read_lines(path)), 30)
     rows = files.read_lines(path)
     assert len(rows) >= 2
     assert list(rows[0]) == ["time", "cpu_percent", "memory_gb"]
-    assert max(row["cpu_percent"] for row in rows) > 0
+    assert _are_busy(rows)
     assert 0.01 < rows[-1]["memory_gb"] < 100
+
+
+def _are_busy(rows: list[dict[str, float]]) -> bool:
+    return any(row["cpu_percent"] > 0 for row in rows)  # one alone may see less than a tick of the clock
 
 
 def test_short_training_has_one_row_and_none_if_none_is_wanted(tmp_path):
