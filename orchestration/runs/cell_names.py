@@ -2,20 +2,32 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_CELL_NAME = re.compile(r"[0-9a-f]{12}-")
+from orchestration.runs.patience import say_once
+
+_SIGNATURE = 12
+_CELL_NAME = re.compile(rf"[0-9a-f]{{{_SIGNATURE}}}-")
 
 
-def cell_names(folder: str) -> list[str]:
-    """Return the names of the run folders in a folder `cells`, unordered; a link that leads nowhere is none.
+def one_for_each_cell(folder: str, result: str) -> list[str]:
+    """Return the names of the run folders in a folder `cells`, unordered; a file or a link that leads nowhere is none.
 
-    One whose end cannot be looked at is a cell: only that one is unreadable.
+    One whose end cannot be looked at is a cell: only that one is unreadable. Of several folders of one cell, as of a
+    copy beside it, the one with a result is used, else the one with the shortest name, and this is said.
+
+    Args:
+        folder: A folder `cells`.
+        result: Name of the file that makes a cell a finished one.
     """
     with os.scandir(folder) as entries:
-        return [one.name for one in entries if is_cell_name(one.name) and (not one.is_symlink() or _may_lead(one))]
+        names = [one.name for one in entries if is_cell_name(one.name) and _may_be_folder(one)]
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name[:_SIGNATURE], []).append(name)
+    return names if len(alike) == len(names) else [_used(folder, some, result) for some in alike.values()]
 
 
 def entries_in(
@@ -38,8 +50,20 @@ def is_cell_name(name: str) -> bool:
     return bool(_CELL_NAME.match(name))
 
 
-def _may_lead(link: os.DirEntry[str]) -> bool:
+def _used(folder: str, names: Sequence[str], result: str) -> str:
+    used, *others = sorted(names, key=lambda name: (not _is_there(f"{folder}/{name}/{result}"), len(name), name))
+    for other in others:
+        what = f"{folder}/{used} is used, as it has the cell of {folder}/{other} too"
+        say_once(what, "one of them should be moved away")
+    return used
+
+
+def _is_there(file: str) -> bool:
+    return os.path.exists(file)  # noqa: PTH110 (no error, whatever the file system answers)
+
+
+def _may_be_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return link.is_dir()
+        return entry.is_dir()
     except OSError:  # a link to itself, a file server that is away, a folder that is closed to this user
         return True

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from orchestration.machine import clock
 from orchestration.machine.provenance import DIFFERENCE
-from orchestration.runs.cell_names import cell_names as cell_names
-from orchestration.runs.cell_names import entries_in
+from orchestration.runs.cell_names import entries_in, one_for_each_cell
 from orchestration.runs.members import Folder
 from orchestration.runs.members import Inner as Inner
 from rankmatch import run_files
@@ -363,7 +362,8 @@ class AttemptFolder(Folder):
 
     def system_files(self) -> dict[int, Path]:
         """Return these files by worker."""
-        return dict(sorted((int(path.stem.partition("-")[2]), path) for path in self.path.glob("system-*.jsonl")))
+        named = {path.stem.partition("-")[2]: path for path in self.path.glob("system-*.jsonl")}
+        return dict(sorted((int(name), path) for name, path in named.items() if name.isdecimal()))
 
     def checkpoints(self) -> Iterator[Path]:
         """Return the complete checkpoints by name, unordered."""
@@ -374,6 +374,11 @@ class AttemptFolder(Folder):
 def cell_name(signature: str, slug: str) -> str:
     """Return the name of a cell's folder."""
     return f"{signature}-{slug}"
+
+
+def cell_names(folder: str) -> list[str]:
+    """Return the names of the run folders in a folder `cells`, one for each cell, unordered."""
+    return one_for_each_cell(folder, CellFolder.result_file.name)
 
 
 def _cells_in(folder: Path) -> list[CellFolder]:

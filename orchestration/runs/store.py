@@ -28,17 +28,8 @@ _NO_SYMLINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 
 
 def stored(runs: Path) -> dict[str, RunFolder]:
-    """Return the cells of a store by signature; of two folders of one, the finished one, and say so."""
-    known: dict[str, RunFolder] = {}
-    for cell in (RunFolder(one.path) for one in RunsFolder(runs).cells()):
-        other = known.setdefault(cell.signature, cell)
-        if other is cell:
-            continue
-        if cell.has_result() and not other.has_result():
-            known[cell.signature] = cell
-        used, unused = known[cell.signature], cell if known[cell.signature] is other else other
-        say_once(f"{used.path} is used, as it has the cell of {unused.path} too", "one of them should be moved away")
-    return known
+    """Return the cells of a store by signature."""
+    return {one.signature: RunFolder(one.path) for one in RunsFolder(runs).cells()}
 
 
 def found(grid_dir: Path, signatures: Collection[str]) -> dict[str, RunFolder]:
@@ -328,5 +319,5 @@ def make_shared(path: Path, runs: RunsFolder) -> None:
 def _remove_dead_links(grid: GridFolder, signature: str) -> None:
     """Remove links to folders that somebody has removed by hand."""
     for path in grid.cells_dir.glob(cell_name(signature, "*")):
-        if path.is_symlink():
+        if path.is_symlink() and not path.exists():
             path.unlink()
