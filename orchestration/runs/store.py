@@ -319,5 +319,5 @@ def make_shared(path: Path, runs: RunsFolder) -> None:
 def _remove_dead_links(grid: GridFolder, signature: str) -> None:
     """Remove links to folders that somebody has removed by hand."""
     for path in grid.cells_dir.glob(cell_name(signature, "*")):
-        if path.is_symlink() and not path.exists():
+        if path.is_symlink() and not path.is_file():
             path.unlink()
