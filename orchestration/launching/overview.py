@@ -107,7 +107,8 @@ def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
         for name, job in submitted.items()
         if name not in queued and not GridFolder(grid_dir).cell(name).result_file.exists()
     ]
-    return Slurm(submitted, queued, commands.ended(unclear), submissions.larger_cells(grid_dir)), []
+    larger, heads = submissions.larger_cells(grid_dir), submissions.heads(grid_dir)
+    return Slurm(submitted, queued, commands.ended(unclear), larger, heads), []
 
 
 @dataclass(slots=True)

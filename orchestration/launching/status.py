@@ -1,7 +1,7 @@
 """The state of a cell: by its run folder first, squeue second and sacct third; a note says where they disagree."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -40,6 +40,8 @@ class Slurm:
     """By job; None where there is no accounting."""
     larger: "Mapping[str, str]" = field(default_factory=dict)
     """What the newest jobs of cells asked for beyond what their site says, by the names of the cells' folders."""
+    heads: "Collection[Job]" = ()
+    """The jobs that are heads of pilots, which have many cells."""
 
     def word_of(self, job: "Job | None") -> str:
         """Return what accounting says of a job that is gone."""
@@ -139,7 +141,9 @@ def _note_of_lost(state: "FolderState", slurm: Slurm, submitted: "Job | None") -
     if state.status is CellState.RUNNING:
         own = submitted if submitted and submitted.number == state.job else None
         return f"job {state.job} is gone; {slurm.word_of(own)}"
-    return f"job {submitted} is gone and never began; {slurm.word_of(submitted)}"
+    is_head = submitted in slurm.heads
+    what = "of the pilot's head is gone and did not come to it" if is_head else "is gone and never began"
+    return f"job {submitted} {what}; {slurm.word_of(submitted)}"
 
 
 def _after(state: "FolderState") -> str:

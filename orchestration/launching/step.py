@@ -34,6 +34,7 @@ from orchestration.planning import adaptive
 from orchestration.planning.plan import Action, Plan, format_amount
 from orchestration.planning.until import in_words as in_words_of
 from orchestration.runs import hints
+from orchestration.runs.failure_class import FailureClass
 from orchestration.runs.folders import LaunchFolder, signature_in
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.requests import Larger
@@ -174,7 +175,8 @@ def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:
     for item in lost:
         decision = decision_of(made[signature_in(item.cell)], campaign.name)
         if not decision.again:
-            text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.told}"
+            last = f"; {item.failure.message}" if item.failure.kind is FailureClass.NEVER_BEGAN else ""
+            text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.told}{last}"
             _print(text, console)
             notifier.tell(f"failed: {decision.why}", text, is_last_word=True)
     for launch_dir, words in never_began.whole_launches(grid_dir, lost):

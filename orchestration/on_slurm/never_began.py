@@ -1,11 +1,13 @@
 """Jobs that ended before they claimed an attempt: no Python, no sources, a missing module.
 
 Only a look at the queue finds them, and records them as attempts of the cell: so they are shown, counted and retried
-like every other failure.
+like every other failure. The head of a pilot that ended before any cell began counts for all of its cells: its nodes
+may have queued for as long as it could run. One that began some has not tried the others, and is no attempt of theirs.
 """
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration.machine import files
@@ -15,6 +17,7 @@ from orchestration.on_slurm.campaign_file import Campaign
 from orchestration.on_slurm.commands import EndedJob, Job, SlurmError
 from orchestration.on_slurm.evidence import BY_STATE, all_ended_lately
 from orchestration.on_slurm.queue_state import Lost
+from orchestration.on_slurm.submissions import Submission
 from orchestration.running.run_cell import record_loss
 from orchestration.runs.attempt import Attempt, last_write
 from orchestration.runs.failures import Failure, FailureClass
@@ -35,7 +38,7 @@ def record(grid_dir: Path) -> list[Lost]:
         SlurmError: squeue does not answer, and nothing was written.
     """
     launches = submissions.newest_launches(grid_dir)
-    left_out = _cancelled_or_begun(grid_dir)
+    left_out = _cancelled(grid_dir)
     jobs = submissions.newest_jobs(grid_dir)
     silent = {
         folder: job
@@ -48,13 +51,52 @@ def record(grid_dir: Path) -> list[Lost]:
         return []
     queued = submissions.queue(grid_dir)
     gone = {folder: job for folder, job in silent.items() if job not in queued}
-    ends = _ends(gone.values())
+    ends, heads = _ends(gone.values()), _heads(grid_dir, gone.values())
     found = []
     for folder, job in gone.items():
+        if (head := heads.get(job)) and head.has_begun:
+            continue
         known = ends.get(job)
-        if known is None or known.state != "COMPLETED":  # it found the cell done, given up or another job's
-            found += _record(folder, job, known, launches[folder.path.name])
+        if head or known is None or known.state != "COMPLETED":  # it found the cell done, given up or another job's
+            found += _record(folder, job, known, launches[folder.path.name], head)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The head of a pilot that is gone."""
+
+    has_begun: bool
+    """A cell of it has begun."""
+    has_started: bool
+    """Its node and its sources do: it waited for nodes."""
+    told: str
+    """Why it was told to end, in two lines, the class of failure first; empty if it was not."""
+
+
+def _heads(grid_dir: Path, jobs: Collection[Job]) -> dict[Job, _Head]:
+    """Return those of some jobs that are heads of pilots."""
+    found: dict[Job, _Head] = {}
+    for launch_dir, one in submissions.read(grid_dir):
+        if one.is_pilot and one.job and one.job in jobs:
+            launch = LaunchFolder(launch_dir)
+            has_started = any(job.node_file.exists() for job in launch.jobs(one.job_id))
+            has_begun = any(_has_tried(run_folder(grid_dir, cell), one, launch_dir) for cell in one.cells)
+            told = launch.stop_file.read_text() if launch.stop_file.exists() else ""
+            found[one.job] = _Head(has_begun, has_started, told)
+    return found
+
+
+def _has_tried(folder: RunFolder, pilot: Submission, launch_dir: Path) -> bool:
+    """Return whether a node of a pilot has begun a cell: its attempts are of that node's job."""
+    for attempt in folder.attempts():
+        owner = attempt.known_owner()
+        number = str(owner.get("slurm", {}).get("job", ""))
+        if number != pilot.job_id and (
+            owner.get("launch") == launch_dir.name or number.partition("_")[0] == pilot.nodes_id
+        ):
+            return True
+    return False
 
 
 def _ends(jobs: Collection[Job]) -> dict[Job, EndedJob]:
@@ -75,14 +117,12 @@ def whole_launches(grid_dir: Path, lost: Iterable[Lost]) -> Iterator[tuple[Path,
             yield launch_dir, next(words[cell] for cell in cells if cell in words)
 
 
-def _cancelled_or_begun(grid_dir: Path) -> set[str]:
-    """Return the cells that somebody cancelled by name, and those of pilots whose heads have started."""
+def _cancelled(grid_dir: Path) -> set[str]:
+    """Return the cells that somebody cancelled by name."""
     found: set[str] = set()
     for launch_dir, one in submissions.read(grid_dir):
         found -= {*one.cells}
         found |= {*one.cells} & {*cancelled_cells(launch_dir)}
-        if one.is_pilot and any(job.node_file.exists() for job in LaunchFolder(launch_dir).jobs(one.job_id)):
-            found |= {*one.cells}
     return found
 
 
@@ -100,7 +140,7 @@ def _is_of(attempt: Attempt, job: Job, launch_dir: Path) -> bool:
     return str(owner.get("slurm", {}).get("job", "")) == job.number or owner.get("launch") == launch_dir.name
 
 
-def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Path) -> list[Lost]:
+def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Path, head: _Head | None) -> list[Lost]:
     try:
         campaign = Campaign.read(launch_dir)
     except DamagedFileError as error:  # a newer launch retries the cell
@@ -109,9 +149,10 @@ def _record(folder: RunFolder, job: Job, known: EndedJob | None, launch_dir: Pat
     if not decision_of(folder, campaign.name).again:
         return []
     text = _tail(LaunchFolder(launch_dir).job_log(job.number))
-    failure = _failure(job, known, text)
+    waited = head is not None and head.has_started  # then its own node is not to blame
+    failure = _of_head(head, job, known, text) if head and waited else _failure(job, known, text)
     owner = {"launch": launch_dir.name, "campaign": campaign.name, "grid": campaign.grid_name, "pid": 0,
-             "commit": campaign.commit, "host": _first_node(known),
+             "commit": campaign.commit, "host": "" if waited else _first_node(known),
              "slurm": {"job": job.number, "name": job.name, "restart": 0, **_all_nodes(known)}}  # fmt: skip
     with suppress(AttemptTaken):  # by a job that has started after all
         attempt = folder.claim(owner)
@@ -136,14 +177,30 @@ def _first_node(known: EndedJob | None) -> str:
 
 
 def _failure(job: Job, known: EndedJob | None, text: str) -> Failure:
-    said = f"Slurm says {known.state}, exit code {known.exit_code}" if known else "Slurm knows nothing of its end"
     where = f" on {known.node}" if known and known.node else ""
-    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
     kind = BY_STATE.get(known.state, FailureClass.NEVER_BEGAN) if known else FailureClass.NEVER_BEGAN
+    return _never_began(kind, f"job {job}{where} ended before it began the cell", known, _last_line(text))
+
+
+def _of_head(head: _Head, job: Job, known: EndedJob | None, text: str) -> Failure:
+    """Return the failure of a head that waited for nodes: whatever ended it, its cells were not at fault."""
+    told, _, why = head.told.partition("\n")
+    kind = BY_STATE.get(known.state) if known else None
+    is_cancelled = FailureClass.CANCELLED in (told, None if told else kind)
+    message = f"job {job}, the head of a pilot, ended before any of its cells began"
+    why = f"{told}, {why}" if told else _last_line(text)
+    return _never_began(FailureClass.CANCELLED if is_cancelled else FailureClass.NEVER_BEGAN, message, known, why)
+
+
+def _never_began(kind: FailureClass, what: str, known: EndedJob | None, why: str) -> Failure:
+    said = f"Slurm says {known.state}, exit code {known.exit_code}" if known else "Slurm knows nothing of its end"
     code, state = (known.exit_code, known.state) if known else ("", "")
-    message = f"job {job}{where} ended before it began the cell, {said}: {last}"
     ended = known.time if known else None
-    return Failure(kind, "LostError", message, "", exit_code=code, slurm_state=state, ended=ended)
+    return Failure(kind, "LostError", f"{what}, {said}: {why}", "", exit_code=code, slurm_state=state, ended=ended)
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
 
 
 def _tail(path: Path) -> str:

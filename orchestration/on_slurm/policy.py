@@ -50,7 +50,8 @@ def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[s
     """Return why cells are not tried again, by signature."""
     launches = launches_of(grid_dir, campaign)
     mine = [submission for folder, submission in submissions.read(grid_dir) if folder in launches]
-    num_submitted = Counter(name for submission in mine for name in submission.jobs())
+    # That a pilot has a cell on its list is no try; one that began none is an attempt of each (`never_began.py`).
+    num_submitted = Counter(name for submission in mine if not submission.is_pilot for name in submission.jobs())
     cancelled = cancelled_in(grid_dir, campaign)
     refused: dict[str, str] = {}
     for signature, one in cells.items():

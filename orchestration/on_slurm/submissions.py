@@ -253,6 +253,11 @@ def nodes_of(grid_dir: Path, heads: Collection[Job]) -> list[str]:
     return [one.nodes_name for _, one in read(grid_dir) if one.is_pilot and one.job in heads]
 
 
+def heads(grid_dir: Path) -> set[Job]:
+    """Return the jobs that are heads of pilots."""
+    return {one.job for _, one in read(grid_dir) if one.is_pilot and one.job}
+
+
 def newest_jobs(grid_dir: Path) -> Mapping[str, Job]:
     """Return the newest job that was submitted for each cell's folder."""
     jobs: dict[str, Job] = {}

@@ -12,6 +12,7 @@ from orchestration.on_slurm.campaign_file import launches_of, name_of, open_camp
 from orchestration.on_slurm.submissions import Submission
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.jobs import JobState, StateLog
+from orchestration.runs.retries import decision_of
 from orchestration.runs.run_folder import RunFolder, folders
 
 if TYPE_CHECKING:
@@ -214,11 +215,23 @@ class Invariants:
         if cell.has_result() or name in self.cancelled:
             return
         kinds = [attempt.end().kind for attempt in cell.attempts()]
-        said = [text for text in self.world.told if name in text or "given up" in text or "not tried again" in text]
+        said = [text for text in self.world.told if name in text or self._is_reason(text, cell)]
         rows = {row.cell.signature: row for row in overview.of_grid(GridFolder(self.world.grid_dir).path).rows}
         if not said:
             shown = rows[cell.signature].standing
             self._broken(f"{name} was forgotten after {kinds}; status says {shown}", is_lost=True)
+
+    def _is_reason(self, text: str, cell: RunFolder) -> bool:
+        """Return whether a notice is of what ended a cell: each cause is told once an hour, with the name of one cell.
+
+        Cells that the budget stops need no attempt; of others that were given up, somebody tried to train them.
+        """
+        if "--budget-gpu-hours" in text:
+            return "not tried again" in text
+        if not (attempts := cell.attempts()):
+            return False
+        why = decision_of(cell, str(attempts[-1].known_owner().get("campaign", ""))).why
+        return bool(why) and f"is not tried again: {why}" in text
 
     def _broken(self, text: str, *, is_lost: bool = False) -> None:
         raise Broken(text, is_lost=is_lost)

@@ -472,9 +472,9 @@ def test_launch_submits_a_pilot_and_a_controller_that_submits_what_is_left_as_an
     (launch_dir / "jobs" / "1.0").mkdir()
     (launch_dir / "jobs" / "1.0" / "node.json").write_text("{}")
     StateLog(launch_dir).write(cell := next(iter(submissions.newest_jobs(launch_dir.parents[1]))), JobState.FAILED)
-    RunFolder(launch_dir.parents[1] / "cells" / cell).claim(OWNER | {"campaign": launch_dir.name}).event(
-        "failed", kind="lost", message="gone"
-    )
+    RunFolder(launch_dir.parents[1] / "cells" / cell).claim(
+        OWNER | {"campaign": launch_dir.name, "launch": launch_dir.name}
+    ).event("failed", kind="lost", message="gone")
     assert take_step(launch_dir, console) == Step(is_quiet=True)  # the head has what is left, and gives it to its nodes
     del slurm.queued["1"]
     assert take_step(launch_dir, console).submitted is None  # cells of its nodes write checkpoints
@@ -508,7 +508,7 @@ def test_pilot_that_keeps_a_limit_is_alone(options, slurm, console):
     assert newer.is_dir()
 
 
-def test_pilot_whose_head_never_began_has_begun_none_of_its_cells(options, slurm, console):
+def test_pilot_whose_head_never_began_or_got_no_node_has_begun_none_of_its_cells(options, slurm, console):
     launch(options, console)
     (launch_dir,) = (options.runs / "small" / "launches").iterdir()
     slurm.accounted = {"1": ("FAILED", "n1")}
@@ -525,7 +525,10 @@ def test_pilot_whose_head_never_began_has_begun_none_of_its_cells(options, slurm
     (again / "jobs" / "3.0").mkdir()
     (again / "jobs" / "3.0" / "node.json").write_text("{}")
     take_step(launch_dir, console)
-    assert [len(folder.attempts()) for folder in folders(launch_dir.parents[1]).values()] == [1] * 4
+    hosts = [
+        [one.known_owner()["host"] for one in folder.attempts()] for folder in folders(launch_dir.parents[1]).values()
+    ]
+    assert hosts == [["n1", ""]] * 4
 
 
 def test_dry_run_of_a_pilot_prints_its_scripts_and_makes_nothing(options, slurm, console):
