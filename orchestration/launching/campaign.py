@@ -13,7 +13,16 @@ from orchestration.grids import inputs, launched
 from orchestration.grids.grid import Grid
 from orchestration.grids.places import Places
 from orchestration.launching import controller, earlier_code, launch, step, steps
-from orchestration.launching.hand_in import Submitted, queued_jobs, say_what, scheduler_of, site_at, submit, workers_of
+from orchestration.launching.hand_in import (
+    Submitted,
+    in_words,
+    queued_jobs,
+    say_what,
+    scheduler_of,
+    site_at,
+    submit,
+    workers_of,
+)
 from orchestration.launching.launch_folder import keep_difference, only_launch_of, was_available
 from orchestration.launching.options import OnSlurm, Wanted, Workers
 from orchestration.launching.steps import Begun
@@ -234,7 +243,7 @@ def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
 
 def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -> Submitted:
     step.tidy(grid_dir, console)
-    queued = step.in_words(queued_jobs(grid_dir))
+    queued = in_words(queued_jobs(grid_dir))
     target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, until=order.until,
                        left_out=order.left_out)  # fmt: skip
     target = steps.sized_by_history(target) if order.size_from_history else target

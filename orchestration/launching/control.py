@@ -155,15 +155,20 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
         SchedulerError: Slurm does not answer.
     """
     chosen = {folder.path.name for folder in _chosen(grid_dir, cells)}
-    if not is_on_slurm(grid_dir):
+    on_slurm = is_on_slurm(grid_dir)
+    if on_slurm:
+        _cancel_on_slurm(grid_dir, chosen, console, is_whole=not cells)
+    if not on_slurm or (waiting.is_at_work(grid_dir) and not cells):
         announce.say(console, launch_order.stop(grid_dir, cells))
-        return
+
+
+def _cancel_on_slurm(grid_dir: Path, chosen: Collection[str], console: Console, *, is_whole: bool) -> None:
     try:
         commands.queue()  # before anything is recorded: what cannot be cancelled continues as if nobody had asked
     except SlurmError as error:
         raise SchedulerError(f"nothing was cancelled, and jobs continue: {error}; {_SAME_COMMAND}") from None
     _note_cancelled(grid_dir, chosen)
-    closed = [] if cells else _close_campaigns(grid_dir)
+    closed = _close_campaigns(grid_dir) if is_whole else []
     try:
         num_told = _end_jobs(grid_dir, chosen, closed)
     except SlurmError as error:
@@ -172,7 +177,7 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
         text = f"{error}; no controller submits these cells again, but jobs of theirs may still run: {_SAME_COMMAND}"
         raise SchedulerError(text) from None
     console.print(f"{counted(num_told, 'cell', 'was')} told to end; those that train write a checkpoint first")
-    if not cells and GridFolder(grid_dir).launches_dir.is_dir():
+    if is_whole and GridFolder(grid_dir).launches_dir.is_dir():
         with harmless("the report"):
             launch.finish(_load(grid_dir), grid_dir, console)
 

@@ -144,6 +144,13 @@ def _is_left(row: CellStatus) -> bool:
 
 
 def is_on_slurm(grid_dir: Path) -> bool:
-    """Return whether the newest launch of a grid was on Slurm."""
-    newest = GridFolder(grid_dir).launches()[-1:]
-    return any(launch.campaign_file.exists() or launch.submissions_dir.exists() for launch in newest)
+    """Return whether a launch of a grid is open on Slurm, or else the newest one that says what it is was on Slurm.
+
+    One that was cut short as it began says nothing.
+    """
+    for launch in reversed(GridFolder(grid_dir).launches()):
+        if launch.campaign_file.exists() or launch.submissions_dir.exists():
+            return True
+        if launch.command_file.exists():
+            break
+    return bool(open_campaigns(grid_dir))

@@ -1,6 +1,6 @@
 """Submission of cells to Slurm by a launch or by a controller."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +10,13 @@ from rich.console import Console
 from orchestration.launching.options import Workers
 from orchestration.machine import announce, image, provenance
 from orchestration.machine.counts import counted
-from orchestration.on_slurm import controller_script, queue_state
-from orchestration.on_slurm.campaign_file import Campaign
+from orchestration.on_slurm import commands, controller_script, queue_state
+from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.planning.plan import Plan
 from orchestration.runs import hints
-from orchestration.runs.folders import LaunchFolder, RunsFolder
+from orchestration.runs.folders import LaunchFolder, RunsFolder, signature_in
 from orchestration.runs.jobs import CellJob, SchedulerError
 
 if TYPE_CHECKING:
@@ -110,6 +110,23 @@ def queued_jobs(grid_dir: Path) -> dict[str, QueuedJob]:
         return queue_state.queued_cells(grid_dir)
     except SlurmError as error:
         raise SchedulerError(f"nothing was submitted, as jobs may be there: {error}") from None
+
+
+def in_words(jobs: Mapping[str, QueuedJob]) -> dict[str, str]:
+    """Return what Slurm says of the cells that have a job, by signature."""
+    return {
+        signature_in(name): f"job {job.job} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
+        for name, job in jobs.items()
+    }
+
+
+def cells_on_slurm(grid_dir: Path) -> dict[str, str]:
+    """Return what Slurm says of cells for which an open launch has jobs, by signature: a launch here leaves them to it.
+
+    Raises:
+        SchedulerError: squeue says nothing.
+    """
+    return in_words(queued_jobs(grid_dir)) if commands.is_here() and open_campaigns(grid_dir) else {}
 
 
 def say_what(submitted: Submitted, campaign: Campaign, console: Console) -> None:

@@ -15,6 +15,7 @@ from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.launching import added_seeds, elsewhere, launch_order, outcome, page, steps, waiting
 from orchestration.launching.cell_states import CellStates
+from orchestration.launching.hand_in import cells_on_slurm
 from orchestration.launching.launch_folder import keep_difference, only_launch_of, was_available
 from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.progress import Progress, Snapshot
@@ -77,9 +78,7 @@ def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str =
     grid_dir = wanted.runs.resolve() / loaded.name
     make_folder(grid_dir)
     with only_launch_of(grid_dir), waiting.at_work(grid_dir):
-        target = Target.of(
-            loaded, grid_dir, workers, retried=wanted.retried, until=wanted.until, left_out=left_out_of(wanted, loaded)
-        )
+        target = _target(wanted, loaded, workers)
         target = target if wanted.named else added_seeds.with_later_seeds(target)
         target, planned = steps.plan_within(target, wanted.budget_gpu_hours, leaves_out=wanted.within_budget)
         steps.refuse_more_than(planned, wanted.budget_gpu_hours)
@@ -92,6 +91,12 @@ def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str =
             for line in outcome.of_nobody(_at_rest(target), grid_dir):
                 announce.say(console, line)
     return code
+
+
+def _target(wanted: Wanted, loaded: Grid, workers: Workers) -> Target:
+    grid_dir = wanted.runs.resolve() / loaded.name
+    return Target.of(loaded, grid_dir, workers, retried=wanted.retried, queued=cells_on_slurm(grid_dir),
+                     until=wanted.until, left_out=left_out_of(wanted, loaded))  # fmt: skip
 
 
 def _launch_once(wanted: Wanted, target: Target, planned: Plan, console: Console, address: str, uri: str) -> int:
@@ -121,6 +126,7 @@ def _with_added_seeds(target: Target, planned: Plan) -> tuple[Target, Plan] | No
         target.loaded,
         target.grid_dir,
         target.workers,
+        queued=target.queued,
         refused=dict.fromkeys(others, "tried already by this launch"),
         until=target.until,
         left_out=target.left_out,
@@ -151,16 +157,12 @@ def dry_run(wanted: Wanted, workers: Workers, console: Console, *, as_json: bool
     """
     loaded = composed(wanted)
     added_seeds.refuse_within_budget(loaded, within_budget=wanted.within_budget)
-    target = Target.of(
-        loaded,
-        wanted.runs.resolve() / loaded.name,
-        workers,
-        retried=wanted.retried,
-        until=wanted.until,
-        left_out=left_out_of(wanted, loaded),
-    )
     planned = steps.rehearse(
-        target, wanted.budget_gpu_hours, console, as_json=as_json, within_budget=wanted.within_budget
+        _target(wanted, loaded, workers),
+        wanted.budget_gpu_hours,
+        console,
+        as_json=as_json,
+        within_budget=wanted.within_budget,
     )
     steps.refuse_more_than(planned, wanted.budget_gpu_hours)
     return 0

@@ -55,12 +55,12 @@ def make_folders(target: Target, planned: Plan) -> Path:
     files.replace(GridFolder(grid_dir).grid_file, launched.text_of(every))
     index.write(grid_dir, _indexed(target, planned))
     kept_lists.keep(loaded.cells, grid_dir)
+    _make_cells(target, planned)
     launch = GridFolder(grid_dir).next_launch()
     make_folder(launch.path)
     own_files.close(launch.path)
     files.replace(launch.grid_file, launched.text_of(loaded, of_launch=True))
     files.replace(launch.plan_file, "\n".join(plan.summary(planned)) + "\n")
-    _make_cells(target, planned)
     return launch.path
 
 

@@ -12,6 +12,7 @@ from orchestration.grids.grid import Grid
 from orchestration.launching import earlier_code, launch, steps
 from orchestration.launching.hand_in import (
     Submitted,
+    in_words,
     queued_jobs,
     say_what,
     scheduler_of,
@@ -142,14 +143,6 @@ def settle(grid_dir: Path) -> list[submissions.Submission]:
     return [submission for _, submission in submissions.settle(grid_dir, give)]
 
 
-def in_words(jobs: Mapping[str, QueuedJob]) -> dict[str, str]:
-    """Return what Slurm says of the cells that have a job, by signature."""
-    return {
-        signature_in(name): f"job {job.job} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
-        for name, job in jobs.items()
-    }
-
-
 def end(campaign: Campaign, target: Target, planned: Plan, console: Console) -> None:
     """Write table and report, then MLflow: that ends a campaign, even if MLflow fails."""
     loaded, grid_dir = target.loaded, target.grid_dir
@@ -260,10 +253,10 @@ def _submit(campaign: Campaign, target: Target, planned: Plan, console: Console)
     if harmed := snapshot.make_whole(Path(campaign.snapshot)):
         console.print(f"brought back into {campaign.snapshot}: {', '.join(harmed)}", soft_wrap=True)
     launch_dir = make_folders(target, ready.planned)
-    campaign.write(launch_dir)
     try:
+        campaign.write(launch_dir)
         submitted = submit(campaign, ready.planned, jobs, launch_dir)
-    except SchedulerError:
+    except (SchedulerError, OSError):
         with suppress(SlurmError):  # jobs that have begun wait for their tasks
             settle(grid_dir)
         submissions.remove_unused(launch_dir)  # the next controller makes another one, for days if sbatch refuses

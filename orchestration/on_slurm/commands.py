@@ -23,6 +23,9 @@ from orchestration.runs.jobs import SchedulerError
 TIMEOUT_S = 30.0
 SBATCH_TIMEOUT_S = 300.0
 """sbatch itself tries again while slurmctld is busy."""
+SQUEUE = ("squeue", "--noheader", "--all")
+"""Without `--all`, squeue says nothing of jobs in partitions that are hidden or closed to the user's groups: that would
+count as their end."""
 _QUEUE_FORMAT = "--format=%i|%T|%N|%r|%Q|%x|%j"
 _NOT_ENDED = ("", "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
 _KEPT_STATES = re.compile(r"[A-Z_]+")
@@ -121,7 +124,7 @@ def queue(users: Collection[int] = ()) -> dict[Job, QueuedJob]:
         SlurmError: squeue does not answer; the jobs may exist or not.
     """
     asked = ",".join(map(str, sorted({os.getuid(), *users})))
-    return _queued(output(["squeue", "--noheader", "--array", f"--user={asked}", _QUEUE_FORMAT]))
+    return _queued(output([*SQUEUE, "--array", f"--user={asked}", _QUEUE_FORMAT]))
 
 
 def _queued(text: str) -> dict[Job, QueuedJob]:
@@ -141,7 +144,7 @@ def jobs_by_name(name: str) -> list[Job]:
     Raises:
         SlurmError: squeue does not answer.
     """
-    found = output(["squeue", "--noheader", f"--name={name}", "--states=all", "--format=%F"]).split()
+    found = output([*SQUEUE, f"--name={name}", "--states=all", "--format=%F"]).split()
     if not found and (text := _accounting([f"--name={name}", "--format=JobID"])) is not None:
         found = [line.partition("_")[0].partition(".")[0] for line in text.split()]
     return [Job(number, name) for number in dict.fromkeys(found)]
@@ -153,7 +156,7 @@ def is_queued(name: str) -> bool:
     Raises:
         SlurmError: squeue does not answer.
     """
-    return bool(output(["squeue", "--noheader", f"--name={name}", "--format=%i"]).strip())
+    return bool(output([*SQUEUE, f"--name={name}", "--format=%i"]).strip())
 
 
 def submit(script: Path, name: str) -> Job:
@@ -169,7 +172,7 @@ def submit(script: Path, name: str) -> Job:
         raise error if passes(str(error)) else SlurmRefusal(str(error)) from None
     told = re.findall(r"^(\d+)(?:;\S*)?$", text, re.MULTILINE)
     try:
-        found = output(["squeue", "--noheader", f"--user={os.getuid()}", f"--name={name}", "--states=all",
+        found = output([*SQUEUE, f"--user={os.getuid()}", f"--name={name}", "--states=all",
                         "--format=%F"]).split()  # fmt: skip
     except SlurmError:
         if len(told) != 1:
@@ -218,7 +221,7 @@ def _up_to_the_last_end(starts: tuple[EndedJob, ...]) -> tuple[EndedJob, ...]:
 def ended_lately(array: Job) -> dict[Job, EndedJob]:
     """Return how the elements of an array, or one job, ended; slurmctld knows for minutes, even without accounting."""
     try:
-        text = output(["scontrol", "--oneliner", "show", "job", array.number])
+        text = output(["scontrol", "--all", "--oneliner", "show", "job", array.number])
     except SlurmError:
         return {}
     found: dict[Job, EndedJob] = {}
@@ -242,7 +245,7 @@ def job_fields(job: Job) -> dict[str, str]:
     The text is parsed, as the JSON of scontrol changes between versions.
     """
     try:
-        text = output(["scontrol", "--oneliner", "show", "job", job.number])
+        text = output(["scontrol", "--all", "--oneliner", "show", "job", job.number])
     except SlurmError:
         return {}
     fields = _fields_of(text)
@@ -271,7 +274,7 @@ def cancel(jobs: Collection[Job]) -> None:
     if not jobs:
         return
     names = ",".join(sorted({job.name for job in jobs}))
-    found = _queued(output(["squeue", "--noheader", "--array", f"--name={names}", _QUEUE_FORMAT]))
+    found = _queued(output([*SQUEUE, "--array", f"--name={names}", _QUEUE_FORMAT]))
     alive = {*found, *(job.array for job in found)}
     numbers = [job.number for job in sorted({*jobs}) if job in alive]
     for first in range(0, len(numbers), 500):
@@ -318,7 +321,7 @@ def waiting_numbers(name: str) -> list[str]:
     Raises:
         SlurmError: squeue does not answer.
     """
-    said = output(["squeue", "--noheader", "--me", f"--name={name}", "--states=PENDING", "--format=%A"])
+    said = output([*SQUEUE, "--me", f"--name={name}", "--states=PENDING", "--format=%A"])
     return sorted(said.split(), key=int)
 
 

@@ -101,7 +101,7 @@ def wake(name: str, folder: ControllersFolder, over: Path) -> list[str]:
         "  local waiting; waiting=$(rm_waiting) || return",
         '  if [ -n "$waiting" ]; then rm_slurm scontrol update JobId="${waiting%%$\'\\n\'*}" StartTime=now',
         '  elif waiting=$(rm_queue) && [ -z "$waiting" ]; then rm_submit now; fi; }',
-        'if [ $code -ne 0 ] || { left=$(rm_slurm squeue --noheader --array --me --name="$SLURM_JOB_NAME" --format=%i)',
+        'if [ $code -ne 0 ] || { left=$(rm_squeue --array --name="$SLURM_JOB_NAME" --format=%i)',
         '  [ "$(echo "$left" | wc -l)" -le 2 ]; }; then rm_wake; fi 2> /dev/null',
     ]
 
@@ -126,7 +126,8 @@ def _functions(name: str, folder: ControllersFolder) -> list[str]:
         # as tool_environment has it: neither a user's filters nor this job's variables
         "rm_slurm() { (for one in ${!SLURM_@} ${!SBATCH_@} ${!SQUEUE_@} ${!SCANCEL_@} ${!SCONTROL_@}; do",
         '  case $one in SLURM_CONF | SLURM_JWT) ;; *) unset "$one" ;; esac; done; "$@"); }',
-        f'rm_queue() {{ rm_slurm squeue --noheader --me --name={name} --format=%A "$@"; }}',
+        'rm_squeue() { rm_slurm squeue --noheader --all --me "$@"; }',
+        f'rm_queue() {{ rm_squeue --name={name} --format=%A "$@"; }}',
         'rm_waiting() { local found; found=$(rm_queue --states=PENDING) && echo -n "$found" | sort -n; }',
         'rm_submit() { local told; told=$(rm_slurm sbatch --parsable --begin="$1" ${2:+"--dependency=afterany:$2"} \\',
         f'  {script}) && told=$(grep -E \'^[0-9]+(;|$)\' <<< "$told" | tail -n 1) && echo "${{told%%;*}}"; }}',

@@ -178,7 +178,7 @@ def _limit_of_qos(name: str) -> int | None:
 
 
 def _num_queued(which: str) -> int:
-    text = commands.output(["squeue", "--noheader", "--array", f"--user={os.getuid()}", which, "--format=%i"])
+    text = commands.output([*commands.SQUEUE, "--array", f"--user={os.getuid()}", which, "--format=%i"])
     return len(text.split())
 
 

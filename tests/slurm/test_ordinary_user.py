@@ -130,3 +130,14 @@ def test_arrays_are_throttled_requeued_and_cancelled_by_an_ordinary_user(user):
     wait_until(lambda: not commands.queue(), 60)
     (end,) = commands.ended_lately(Job(number, "cells")).values()  # without accounting
     assert (end.state, end.exit_code) == ("COMPLETED", "0:0") and end.node
+
+
+def test_jobs_in_a_partition_that_slurm_hides_are_seen_and_ended_by_their_user(user):
+    [number] = user.controllers(1)
+    user.cluster.slurm("scontrol", "update", "PartitionName=main", "Hidden=YES")
+    assert user("squeue", "--noheader") == "", "without --all it is as if there were none"
+    assert [job.job.number for job in commands.queue().values()] == [number]
+    assert commands.jobs_by_name(NAME) == [Job(number, NAME)] and commands.waiting_numbers(NAME) == [number]
+    commands.cancel([Job(number, NAME)])
+    wait_until(lambda: not commands.queue(), 60)
+    assert commands.ended_lately(Job(number, NAME))[Job(number, NAME)].state == "CANCELLED"

@@ -1,0 +1,68 @@
+"""What `cancel`, `retry` and a launch here do while a launch on Slurm is open, whatever the newest launch folder is."""
+
+import errno
+
+import pytest
+
+from orchestration.launching import control, launch, launch_order, steps
+from orchestration.launching.options import Wanted, Workers
+from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
+from orchestration.runs.folders import GridFolder
+
+
+def begins_here(life):
+    newest = GridFolder(life.grid_dir).next_launch()
+    newest.path.mkdir()
+    launch_order.keep(newest.path, Workers(), "")
+
+
+def is_cancelled(life, slurm):
+    life.console.export_text()
+    control.cancel(life.grid_dir, [], life.console)
+    return "told to end" in life.console.export_text() and bool(slurm.cancelled) and not open_campaigns(life.grid_dir)
+
+
+def test_cancel_ends_the_jobs_of_an_open_launch_though_a_launch_here_came_after_it(life, slurm):
+    life.launch()
+    begins_here(life)
+    assert is_cancelled(life, slurm)
+
+
+def test_launch_that_was_cut_short_as_it_began_hides_no_jobs_and_turns_no_retry_into_a_training_here(
+    life, slurm, monkeypatch
+):
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "code error")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "begin_mirror", interrupted)
+    monkeypatch.setattr(launch, "launch_again", lambda *_, **__: pytest.fail("a retry of Slurm's cells trains here"))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            control.retry(life.grid_dir, ["rankmatch-4-s0"], [], [], life.console)
+    assert is_cancelled(life, slurm)
+
+
+def test_step_that_cannot_record_its_campaign_leaves_no_folder_of_a_launch(life, slurm, monkeypatch):
+    life.launch()
+    life.ends(life.cell("rankmatch-4-s0"), "lost")
+    before = GridFolder(life.grid_dir).launches()
+
+    def full(self, launch_dir):
+        raise OSError(errno.ENOSPC, "No space left on device", str(launch_dir))
+
+    monkeypatch.setattr(Campaign, "write", full)
+    assert life.controller() != 0
+    assert [one.path for one in GridFolder(life.grid_dir).launches()] == [one.path for one in before]
+
+
+def test_launch_here_leaves_cells_to_the_jobs_that_slurm_has_for_them(life, slurm):
+    life.launch()
+    slurm.queued = life.jobs("PENDING")
+    life.console.export_text()
+    wanted = Wanted(grid=str(life.grid_dir / "grid.yaml"), runs=life.grid_dir.parent)
+    assert launch.dry_run(wanted, Workers(), life.console) == 0
+    said = life.console.export_text()
+    assert "4 cells: 4 running" in said and "is pending" in said
