@@ -40,7 +40,7 @@ def begin(
         ValueError: Something that the user can fix.
         SchedulerError: The scheduler itself broke down.
     """
-    from orchestration.launching import campaign, launch, where
+    from orchestration.launching import campaign, control, launch, where
     from orchestration.launching.options import FOLLOWED_CLUSTERS, OnSlurm, Workers, refuse_address
     from orchestration.machine import announce
 
@@ -65,7 +65,8 @@ def begin(
     asked = OnSlurm(cluster, of_site, allow_dirty, size_from_history)
     if dry_run:
         return campaign.dry_run(wanted, workers, asked, console, with_scripts=with_scripts, as_json=as_json)
-    return campaign.launch_on_slurm(wanted, workers, asked, console, uri=there.uri, watch=watch)
+    grid_dir = campaign.launch_on_slurm(wanted, workers, asked, console, uri=there.uri)
+    return control.stay(grid_dir, console) if watch else 0
 
 
 def _wanted(selection: Selection, runs: Path) -> "Wanted":

@@ -37,17 +37,15 @@ from orchestration.on_slurm.commands import SlurmError
 from orchestration.planning.plan import Action, Plan
 from orchestration.runs import hints
 from orchestration.runs.folders import GridFolder, LaunchFolder
-from orchestration.runs.jobs import CellJob, JobState, SchedulerError, SchedulerRefusal
+from orchestration.runs.jobs import CellJob, SchedulerError, SchedulerRefusal
 from rankmatch.durable import make_folder
 
 if TYPE_CHECKING:
     from orchestration.on_slurm.site import Site, SiteLimits
 
 
-def launch_on_slurm(
-    wanted: Wanted, workers: Workers, asked: OnSlurm, console: Console, *, uri: str = "", watch: bool = False
-) -> int:
-    """Submit a grid and return, or watch it until its table is written. The exit code is that of `launch`.
+def launch_on_slurm(wanted: Wanted, workers: Workers, asked: OnSlurm, console: Console, *, uri: str = "") -> Path:
+    """Submit a grid; return its folder.
 
     Raises:
         ValueError: Something that the user can fix, before any job is submitted.
@@ -61,14 +59,8 @@ def launch_on_slurm(
                    asked.size_from_history, launch.left_out_of(wanted, loaded), wanted.within_budget)  # fmt: skip
     make_folder(grid_dir)
     with only_launch_of(grid_dir):
-        submitted = _submit_new(loaded, grid_dir, order, console)
-    if not watch or submitted.jobs is None:
-        return 0
-    planned = submitted.planned
-    launch.follow(submitted.jobs, lambda: planned.jobs, planned.max_concurrent, grid_dir, console)
-    if not site.controller:
-        step.take_step(submitted.launch_dir, console)
-    return 0 if all(state is JobState.DONE for state in submitted.jobs.poll().values()) else 1
+        _submit_new(loaded, grid_dir, order, console)
+    return grid_dir
 
 
 def dry_run(

@@ -103,10 +103,9 @@ def resume(grid_dir: Path, console: Console, *, watch: bool = False) -> int:
         return 0
     _resume_open(grid_dir, console)
     if watch:
-        _stay(grid_dir, console)
-    else:
-        for line in overview.of_grid(grid_dir).due:
-            announce.say(console, line)
+        return stay(grid_dir, console)
+    for line in overview.of_grid(grid_dir).due:
+        announce.say(console, line)
     return 0
 
 
@@ -118,13 +117,16 @@ def _resume_open(grid_dir: Path, console: Console) -> None:
     campaign.go_on(grid_dir, console)
 
 
-def _stay(grid_dir: Path, console: Console) -> None:
-    """Show the grid, and take the steps that nobody else takes, until no cell changes by itself and no step is due."""
+def stay(grid_dir: Path, console: Console) -> int:
+    """Show the grid, and take the steps that nobody else takes, until no cell changes by itself and no step is due.
+
+    The exit code is that of a launch: 0 all cells done, 1 some are not.
+    """
     with Watched(console) as watched:
         while True:
             watched.show(seen := overview.of_grid(grid_dir))
             if not seen.is_open and not seen.due and not seen.is_unclear:
-                return
+                return int(any(row.standing is not CellState.DONE and not row.is_left_out for row in seen.rows))
             try:
                 _sync(_load(grid_dir), grid_dir, wait_s=0.0)
             except (SchedulerError, ValueError) as error:  # the next step, or `sync`, writes it

@@ -3,17 +3,17 @@
 While cells are open, either something acts by itself or the user has to: these are the words for the latter.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from orchestration.grids import grid, launched
 from orchestration.launching import earlier_code, step, waiting
-from orchestration.launching.hand_in import workers_of
 from orchestration.launching.status import CellStatus
 from orchestration.machine.counts import counted
 from orchestration.on_slurm import policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
+from orchestration.on_slurm.commands import QueuedJob
 from orchestration.planning import left_out
 from orchestration.runs import hints
 from orchestration.runs.failures import is_tried_again
@@ -36,12 +36,14 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
     active = {row.cell.signature for row in rows if row.standing.is_open}
     if _pilot_is_at_work(campaign, grid_dir):
         return f"{nobody}: once its pilot has ended, {command} takes the next step"
-    if workers_of(campaign).are_alone and queue_state.queued_cells(grid_dir):
-        return f"{nobody}: once the jobs of the grid have ended, {command} takes the next step"
-    left, budget = _left(campaign, grid_dir, active)
+    jobs = queue_state.queued_cells(grid_dir)
+    left, budget = _left(campaign, grid_dir, active, jobs)
     later = policy.not_due(left, campaign.name)
-    if left.keys() - later.keys() and not budget:
-        return f"{nobody}, and {counted(len(left) - len(later), 'cell', 'is')} to be submitted: {command} does that"
+    due = [one for key, one in left.items() if key not in later]
+    if due and not step.has_room(campaign, len(due), jobs, is_tried=any(one.folder.attempts() for one in due)):
+        return f"{nobody}: once jobs of the grid have ended, {command} takes the next step"
+    if due and not budget:
+        return f"{nobody}, and {counted(len(due), 'cell', 'is')} to be submitted: {command} does that"
     if later:
         cells, first_s = counted(len(later), "cell", "waits"), min(later.values())
         return (
@@ -55,10 +57,11 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
     return f"{nobody}, and nothing is left to be submitted: {command} writes the table and the report"
 
 
-def _left(campaign: Campaign, grid_dir: Path, active: Collection[str]) -> tuple[dict[str, policy.Left], str]:
+def _left(
+    campaign: Campaign, grid_dir: Path, active: Collection[str], jobs: Mapping[str, QueuedJob]
+) -> tuple[dict[str, policy.Left], str]:
     """Return the cells that a campaign submits again, now or later, and why its budget does not allow that."""
     loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
-    jobs = queue_state.queued_cells(grid_dir)
     elsewhere = {*policy.passed_on(loaded, grid_dir, campaign.name), *active}
     left = {
         key: one
@@ -80,8 +83,9 @@ def _asked_for(campaign: Campaign, rows: Sequence[CellStatus]) -> set[str]:
 def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
     if not campaign.num_nodes:
         return False
-    mine, queue = launches_of(grid_dir, campaign.name), submissions.queue(grid_dir)
-    return any(one.is_pilot and one.job in queue for folder, one in submissions.read(grid_dir) if folder in mine)
+    mine, alive = launches_of(grid_dir, campaign.name), {job.array for job in submissions.queue(grid_dir)}
+    pilots = [one for folder, one in submissions.read(grid_dir) if folder in mine and one.is_pilot]
+    return any(not alive.isdisjoint((one.job, one.nodes)) for one in pilots)
 
 
 def of_ended_launch(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:

@@ -98,7 +98,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
                            left_out=campaign.left_out)  # fmt: skip
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
-        if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _has_room(campaign, planned, jobs):
+        if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _is_room_for(campaign, planned, jobs):
             return Step(submitted=_submit(campaign, target, planned, console))
         due = {*later} - others - _not_asked_for(campaign, loaded)
         _share_lanes(campaign, jobs)
@@ -279,7 +279,7 @@ def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
     return bool(left) or any(one.job in alive for one in pilots)
 
 
-def _has_room(campaign: Campaign, planned: Plan, queued: Mapping[str, QueuedJob]) -> bool:
+def has_room(campaign: Campaign, num_due: int, queued: Mapping[str, QueuedJob], *, is_tried: bool) -> bool:
     """Return whether submitting is worthwhile: where this grid's own jobs fill the site, some have to end first.
 
     Untried cells wait until a quarter of the room is free, so that launches stay few.
@@ -292,8 +292,12 @@ def _has_room(campaign: Campaign, planned: Plan, queued: Mapping[str, QueuedJob]
     room = scheduler_of(site_of(campaign), workers_of(campaign), busy).room()
     if room is None:
         return True
-    tried = any(item.reason != "new" for item in planned.jobs)
-    return room >= (1 if tried else max(1, min(len(planned.jobs), (len(busy) + room) // 4)))
+    return room >= (1 if is_tried else max(1, min(num_due, (len(busy) + room) // 4)))
+
+
+def _is_room_for(campaign: Campaign, planned: Plan, queued: Mapping[str, QueuedJob]) -> bool:
+    is_tried = any(item.reason != "new" for item in planned.jobs)
+    return has_room(campaign, len(planned.jobs), queued, is_tried=is_tried)
 
 
 def _share_lanes(campaign: Campaign, queued: Mapping[str, QueuedJob]) -> None:

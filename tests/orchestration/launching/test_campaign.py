@@ -682,6 +682,27 @@ def test_watched_resume_outlives_a_launch_at_work_and_a_queue_that_is_not_told(o
     assert "4 cells: 4 done" in said and (options.runs / "small" / "report.md").exists()
 
 
+def test_watched_launch_outlives_a_queue_that_is_not_told_and_stays_until_its_table_is_written(
+    options, slurm, console, monkeypatch
+):
+    waited: list[int] = []
+    monkeypatch.setattr(control, "WATCH_S", 0.0)
+
+    def note(*_: object, **__: object) -> None:
+        waited.append(1)
+        slurm.is_down = len(waited) == 2
+        slurm.queued = {f"1_{number}": ("RUNNING", "n1") for number in range(4)} if len(waited) < 4 else {}
+        if len(waited) == 4:
+            for folder in folders(options.runs / "small").values():
+                owner = {"commit": "abc", "host": "x", "pid": 1, "process_started": 1}
+                run_cell(folder.path, train=train_inline, owner=owner)
+
+    monkeypatch.setattr(control, "_sync", note)
+    asked = {"cluster_settings": ("cluster.controller=false",), "watch": True}
+    assert launch_on_slurm(Options(**as_dict(options) | asked), console) == 0
+    assert "4 cells: 4 done" in console.export_text() and (options.runs / "small" / "report.md").exists()
+
+
 def test_launch_of_a_finished_grid_writes_its_table(options, slurm, console):
     launch_on_slurm(options, console)
     for folder in folders(options.runs / "small").values():

@@ -1,11 +1,12 @@
-"""What `cancel`, `retry` and a launch here do while a launch on Slurm is open, whatever the newest launch folder is."""
+"""What commands do while a launch on Slurm is open, whatever folder of a launch is the newest."""
 
 import errno
 
 import pytest
 
-from orchestration.launching import control, launch, launch_order, steps
+from orchestration.launching import control, launch, launch_order, overview, steps
 from orchestration.launching.options import Wanted, Workers
+from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
 from orchestration.runs.folders import GridFolder
 
@@ -66,3 +67,30 @@ def test_launch_here_leaves_cells_to_the_jobs_that_slurm_has_for_them(life, slur
     assert launch.dry_run(wanted, Workers(), life.console) == 0
     said = life.console.export_text()
     assert "4 cells: 4 running" in said and "is pending" in said
+
+
+def is_resumed_in_vain(life, slurm):
+    """Take the step that `resume` takes; tell whether it submitted nothing."""
+    before = len(slurm.scripts)
+    control.resume(life.grid_dir, life.console)
+    return len(slurm.scripts) == before
+
+
+WITHOUT_CONTROLLERS = ("cluster.controller=false",)
+
+
+def test_step_that_a_running_node_of_a_pilot_puts_off_is_not_named(life, slurm):
+    life.launch(num_nodes=2, cluster_settings=WITHOUT_CONTROLLERS)
+    _, pilot = submissions.read(life.grid_dir)[-1]
+    slurm.queued = {f"{pilot.nodes.number}_0": ("RUNNING", "n1")}  # its head died with its machine
+    assert is_resumed_in_vain(life, slurm)
+    [due] = overview.of_grid(life.grid_dir).due
+    assert "once its pilot has ended" in due
+
+
+def test_step_for_which_the_site_has_no_room_is_not_named(life, slurm):
+    life.launch(cluster_settings=(*WITHOUT_CONTROLLERS, "cluster.max_submit=2"))
+    slurm.queued = life.jobs("RUNNING")
+    assert is_resumed_in_vain(life, slurm)
+    [due] = overview.of_grid(life.grid_dir).due
+    assert "once jobs of the grid have ended" in due
