@@ -313,6 +313,8 @@ def stands_still(campaign: Campaign, queue: Mapping[Job, QueuedJob]) -> str:
 def _overdue(campaign: Campaign, state: State, folder: ControllersFolder, mine: Sequence[QueuedJob]) -> str:
     """Report controllers that have been waiting for long, mostly for want of room; nothing if one is at work."""
     last = state.time or _written(folder.script_file)
+    if state.time > clock.now():  # by a wrong clock
+        last = _written(folder.state_file)
     if last is None or not all(job.is_waiting for job in mine) or clock.now() - last < OVERDUE_S:
         return ""
     waiting = ", ".join(f"job {job.job} waits: {job.reason}" for job in mine)

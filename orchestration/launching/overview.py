@@ -1,6 +1,7 @@
 """The state of a grid and who resumes it, for a reader: nothing here submits, resumes or writes."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,11 +9,12 @@ from orchestration.grids import index
 from orchestration.grids.index import IndexedCell
 from orchestration.launching import added_seeds, closed_launches, controller, due_steps, elsewhere, waiting
 from orchestration.launching.status import CellStatus, Slurm, judge, to_lines, totals
-from orchestration.on_slurm import commands, placement, standing_still, submissions
+from orchestration.on_slurm import commands, placement, policy, standing_still, submissions
 from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.queue_state import queued_cells
 from orchestration.planning import adaptive
+from orchestration.planning.plan import format_duration
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder, folders, run_folder
 from orchestration.runs.states import CellState
@@ -86,11 +88,23 @@ def _needed_now(grid_dir: Path) -> tuple[list[IndexedCell], list[str]]:
 
 
 def _waits(grid_dir: Path, found: Mapping[str, RunFolder], slurm: Slurm) -> dict[str, str]:
-    """Return what cells wait for, by signature: their turn in a launch of this grid, or in one of another."""
+    """Return what cells wait for, by signature: a turn in a launch of this grid or of another, or their next try."""
     own = waiting.cells(grid_dir)
     left = [key for key, cell in found.items() if key not in own and not cell.has_result()]
-    others = elsewhere.awaited(grid_dir, [key for key in left if found[key].name not in (slurm.queued or {})])
-    return {key: f"for grid {name}: {why}" for key, (name, why) in others.items()} | own
+    idle = [key for key in left if found[key].name not in (slurm.queued or {})]
+    others = elsewhere.awaited(grid_dir, idle)
+    again = _before_next_try(grid_dir, {key: found[key] for key in idle if key not in others})
+    return again | {key: f"for grid {name}: {why}" for key, (name, why) in others.items()} | own
+
+
+def _before_next_try(grid_dir: Path, found: Mapping[str, RunFolder]) -> dict[str, str]:
+    """Return how long cells wait before a controller tries them again; of the others, the next step is shown."""
+    with suppress(ValueError):  # of a campaign that cannot be read: a note says it
+        return {
+            key: f"waits {format_duration(seconds)} before its next try"
+            for key, seconds in policy.waiting_cells(grid_dir, found).items()
+        }
+    return {}
 
 
 def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:

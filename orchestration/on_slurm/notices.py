@@ -96,7 +96,7 @@ class Notifier:
         with self._lock():
             earlier = self._read().get(cause)
             is_silent = earlier is not None and (
-                (once and earlier["sent"]) or clock.now() - earlier["time"] < SILENCE_S
+                (once and earlier["sent"]) or abs(clock.now() - earlier["time"]) < SILENCE_S  # clocks may differ
             )
             if not is_silent:
                 self._write(cause, is_sent=False)

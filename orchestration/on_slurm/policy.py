@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,19 @@ from rich.console import Console
 from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.machine import announce, clock
+from orchestration.machine.damage import DamagedFileError
 from orchestration.on_slurm import submissions
-from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name_of
+from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name_of, open_campaigns
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
 from orchestration.runs import gpu_idle
 from orchestration.runs.failures import MAX_WITHOUT_PROGRESS, Decision
 from orchestration.runs.folders import signature_in
-from orchestration.runs.retries import decisions, lately
+from orchestration.runs.retries import decision_of, decisions, lately
 from orchestration.runs.run_folder import RunFolder, run_folder
+
+SKEW_S = 600.0
+"""So far the clocks of a site may differ from each other, and still be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +71,27 @@ def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[s
 
 
 def not_due(cells: Mapping[str, Left], campaign: str) -> dict[str, float]:
-    """Return the seconds until cells are retried whose last failure requires a wait, by signature."""
-    waits = {key: one for key, one in cells.items() if one.decision.wait_min}
+    """Return the seconds until cells are retried whose last failure requires a wait, by signature.
+
+    None waits for longer than that: an end that is far ahead is one by a wrong clock.
+    """
+    waits = {key: 60 * one.decision.wait_min for key, one in cells.items() if one.decision.wait_min}
     now = clock.now()
-    rest = {key: one.folder.ends(campaign)[-1].time + 60 * one.decision.wait_min - now for key, one in waits.items()}
-    return {key: seconds for key, seconds in rest.items() if seconds > 0}
+    rest = {key: cells[key].folder.ends(campaign)[-1].time + wait_s - now for key, wait_s in waits.items()}
+    return {key: min(left_s, waits[key]) for key, left_s in rest.items() if 0 < left_s <= waits[key] + SKEW_S}
+
+
+def waiting_cells(grid_dir: Path, cells: Mapping[str, RunFolder]) -> dict[str, float]:
+    """Return the seconds until controllers retry cells whose last failure requires a wait, by the caller's keys."""
+    campaigns = [one.name for one in open_campaigns(grid_dir).values() if one.config().controller]
+    cancelled = {name: cancelled_in(grid_dir, name) for name in campaigns}
+    found: dict[str, float] = {}
+    for key, folder in cells.items() if campaigns else ():
+        with suppress(OSError, DamagedFileError):  # it is shown as what it is
+            campaign = folder.attempts()[-1].known_owner().get("campaign") if folder.attempts() else None
+            if campaign in cancelled and folder.name not in cancelled[campaign]:
+                found |= not_due({key: Left(folder, decision_of(folder, campaign))}, campaign)
+    return found
 
 
 def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:

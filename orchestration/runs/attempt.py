@@ -213,8 +213,14 @@ class Attempt(AttemptFolder):
         return self._ended(files.read_last_line(self.events_file, _OF_EVENT) or {})
 
     def _ended(self, last: Row) -> float:
-        """Return when it ended by its last event; an end that was found later is recorded with its own time."""
-        return float(last.get("ended") or last["time"]) if "kind" in last else last_write(self.path)
+        """Return when it ended by its last event; an end that was found later is recorded with its own time.
+
+        Where that is still to come, the clock of its node is wrong, and the file server's word counts.
+        """
+        if "kind" not in last:
+            return last_write(self.path)
+        time = float(last.get("ended") or last["time"])
+        return time if time <= clock.now() else min(time, last_write(self.path))
 
     def begun(self) -> float | None:
         """Return when it was claimed, in seconds since 1970; None if that cannot be read."""

@@ -3,6 +3,7 @@ import json
 import os
 import socketserver
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import ClassVar
 
@@ -49,6 +50,18 @@ def test_cause_is_told_once_an_hour_by_both_ways(webhook, tmp_path, monkeypatch)
     assert webhook == [{"text": "it's done"}, {"text": "another"}]
     monkeypatch.setattr("time.time", lambda: 4e9)
     assert notifier.tell("done", "it's done")
+
+
+@pytest.mark.parametrize("ahead_s", [3 * 86_400, -3 * 86_400])
+def test_notice_of_a_node_whose_clock_is_days_off_does_not_silence_its_cause(ahead_s, tmp_path, monkeypatch):
+    notifier, now = told_by(tmp_path, notify_command=["true"]), time.time()
+    with monkeypatch.context() as wrong:
+        wrong.setattr("time.time", lambda: now + ahead_s)
+        assert notifier.tell("failed", "it failed")
+    assert notifier.tell("failed", "it failed")
+    with monkeypatch.context() as wrong:
+        wrong.setattr("time.time", lambda: now - 60)  # some seconds and minutes are no reason to say it twice
+        assert not notifier.tell("failed", "it failed")
 
 
 def test_begin_is_told_once_for_ever_unless_that_failed(webhook, tmp_path, monkeypatch):
