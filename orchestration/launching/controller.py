@@ -34,7 +34,7 @@ from orchestration.on_slurm.controller_script import (
     SILENT,
 )
 from orchestration.on_slurm.notices import Notifier, harmless
-from orchestration.on_slurm.standing_still import is_standing_still, remedy
+from orchestration.on_slurm.standing_still import all_still, remedy
 from orchestration.runs.folders import ControllersFolder, GridFolder, LaunchFolder
 from orchestration.runs.jobs import SchedulerError
 from rankmatch.durable import make_folder
@@ -63,6 +63,8 @@ class State(Message):
     """Whether it was reported."""
     num_quiet: int = 0
     """How many in a row found no job running and nothing to do."""
+    held: str = ""
+    """The reason for which all jobs stand still, if it was told; empty once one does not."""
 
     @classmethod
     def read(cls, folder: ControllersFolder) -> "State":
@@ -200,8 +202,7 @@ class Controller:
             end(self.campaign)
             self._say("nothing is left to be done")
             return
-        if step.held:
-            self._tell_of_held(step.held)
+        self._tell_of_held(step.held)
         numbers = begin(self.campaign, self.grid_dir)
         self._succeeded()  # not before: a controller without a follower counts as failed
         for number in numbers[NUM_WAITING:]:
@@ -242,8 +243,13 @@ class Controller:
         return REPORTED
 
     def _tell_of_held(self, why: str) -> None:
-        text = f"{self.campaign.grid_name}: all that is left stands still, {why}"
-        self._notifier.tell(f"held {self.campaign.name}", text, once=True)
+        """Tell once for each reason, and again if jobs have moved meanwhile."""
+        reason = why.partition(": ")[0]
+        if why and reason != self.state.held:
+            text = f"{self.campaign.grid_name}: all that is left stands still, {why}"
+            is_told = self._notifier.tell(f"held {self.campaign.name} {reason}", text)
+            reason = reason if is_told else self.state.held
+        self.state.held = reason
 
     @property
     def _notifier(self) -> Notifier:
@@ -299,15 +305,9 @@ def _num_failed(folder: ControllersFolder) -> int:
 
 
 def stands_still(campaign: Campaign, queue: Mapping[Job, QueuedJob]) -> str:
-    """Return why none of a campaign's controllers will start, and what helps; nothing if one of them will.
-
-    Those that wait for another controller start after it, so they do not count unless they are held themselves.
-    """
-    mine = [job for job in queue.values() if job.job.name == campaign.controllers_name]
-    first = [job for job in mine if job.is_held or not (job.is_waiting and job.reason == "Dependency")]
-    if not first or not all(map(is_standing_still, first)):
-        return ""
-    return f"the controllers of launch {campaign.name} stand still, {remedy(first)}"
+    """Return why none of a campaign's controllers will start, and what helps; nothing if one of them will."""
+    first = all_still(job for job in queue.values() if job.job.name == campaign.controllers_name)
+    return f"the controllers of launch {campaign.name} stand still, {remedy(first)}" if first else ""
 
 
 def _overdue(campaign: Campaign, state: State, folder: ControllersFolder, mine: Sequence[QueuedJob]) -> str:

@@ -12,7 +12,7 @@ from orchestration.launching.status import CellStatus, Slurm, judge, to_lines, t
 from orchestration.on_slurm import commands, placement, policy, standing_still, submissions
 from orchestration.on_slurm.campaign_file import open_campaigns
 from orchestration.on_slurm.commands import SlurmError
-from orchestration.on_slurm.queue_state import queued_cells
+from orchestration.on_slurm.queue_state import queued_cells, waiting_nodes
 from orchestration.planning import adaptive
 from orchestration.planning.plan import format_duration
 from orchestration.runs.folders import GridFolder
@@ -62,9 +62,18 @@ def of_grid(grid_dir: Path) -> Overview:
         for cell in cells
     ]
     steps = _Steps(is_unclear=True) if closed else _who_goes_on(grid_dir, rows)
-    still = standing_still.of_cells((slurm.queued or {}).values())
+    still = standing_still.of_cells((slurm.queued or {}).values()) + _nodes_standing_still(grid_dir, slurm)
     said = [*still, *of_seeds, *steps.notes, *silence]
     return Overview(rows, [*to_lines(rows), *totals(rows), *said], steps.due, steps.is_unclear, steps.is_resumed, said)
+
+
+def _nodes_standing_still(grid_dir: Path, slurm: Slurm) -> list[str]:
+    """Return why pilots whose heads run get no nodes."""
+    if all(job.reason != standing_still.WAITS_FOR_NODE for job in (slurm.queued or {}).values()):
+        return []
+    with suppress(SlurmError):  # the states already say so
+        return standing_still.of_cells(waiting_nodes(grid_dir), "pilot node")
+    return []
 
 
 def _needed_now(grid_dir: Path) -> tuple[list[IndexedCell], list[str]]:

@@ -30,7 +30,7 @@ from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.lanes import lanes
 from orchestration.on_slurm.notices import Notifier, harmless
 from orchestration.on_slurm.queue_state import Lost
-from orchestration.on_slurm.standing_still import is_standing_still, remedy
+from orchestration.on_slurm.standing_still import WAITS_FOR_NODE, all_still, remedy
 from orchestration.planning import adaptive
 from orchestration.planning.plan import Action, Plan, format_amount
 from orchestration.planning.until import in_words as in_words_of
@@ -313,11 +313,15 @@ def _share_lanes(campaign: Campaign, queued: Mapping[str, QueuedJob]) -> None:
 def _waits(jobs: Mapping[str, QueuedJob], grid_dir: Path) -> Step:
     made = {folder.path.name: folder for folder in folders(grid_dir).values()}
     busy = {name: job for name, job in jobs.items() if not job.is_waiting}
-    still = [job for job in jobs.values() if is_standing_still(job)]
+    left = [job for job in jobs.values() if job.reason != WAITS_FOR_NODE]
+    if len(left) < len(jobs):
+        with commands.answers():
+            left += queue_state.waiting_nodes(grid_dir) or jobs.values()
+    still = all_still(left)
     return Step(
         presses=any(name in made and _is_ending(made[name], job) for name, job in busy.items()),
         is_quiet=not busy,
-        held=remedy(still) if still and len(still) == len(jobs) else "",
+        held=remedy(still) if still else "",
     )
 
 

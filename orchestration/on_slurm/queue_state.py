@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.on_slurm.evidence import all_ended_lately, failure_of, is_unclear, last_event, says_more
+from orchestration.on_slurm.standing_still import WAITS_FOR_NODE
 from orchestration.running.run_cell import record_loss
 from orchestration.runs.failures import Failure
 from orchestration.runs.jobs import JobState, StateLog
@@ -40,6 +41,21 @@ def queued_cells(grid_dir: Path) -> dict[str, QueuedJob]:
     return found
 
 
+def waiting_nodes(grid_dir: Path) -> list[QueuedJob]:
+    """Return the jobs that are to lend nodes to pilots whose heads run, where none of a pilot's has begun.
+
+    Raises:
+        SlurmError: squeue does not answer.
+    """
+    queued = submissions.queue(grid_dir)
+    found: list[QueuedJob] = []
+    for _, one in submissions.read(grid_dir):
+        if one.is_pilot and one.job in queued and not queued[one.job].is_waiting:
+            nodes = [job for job in queued.values() if job.job.array == one.nodes]
+            found += nodes if all(job.is_waiting for job in nodes) else []
+    return found
+
+
 def state_of(job: QueuedJob) -> JobState:
     """Return what Slurm says of a job that it has."""
     return JobState.PENDING if job.is_waiting else JobState.RUNNING
@@ -53,7 +69,7 @@ def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) 
     if state.has_ended:
         return None
     alone = replace(job, node="")
-    return alone if state is JobState.RUNNING else replace(alone, state="PENDING", reason="waits for a node")
+    return alone if state is JobState.RUNNING else replace(alone, state="PENDING", reason=WAITS_FOR_NODE)
 
 
 def record_lost(grid_dir: Path) -> list[Lost]:

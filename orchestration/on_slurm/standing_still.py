@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from orchestration.machine.counts import counted
 from orchestration.on_slurm.commands import QueuedJob
 
+WAITS_FOR_NODE = "waits for a node"
+"""Of a cell in a pilot whose head runs."""
 PASSING = ("", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "Prolog", "JobArrayTaskLimit",
-           "Licenses", "waits for a node")  # fmt: skip
+           "Licenses", WAITS_FOR_NODE)  # fmt: skip
 """What comes by itself, as far as anybody can tell."""
 NUM_SHOWN = 5
 
@@ -53,17 +55,26 @@ def is_standing_still(job: QueuedJob) -> bool:
 def remedy(jobs: Iterable[QueuedJob]) -> str:
     """Return the reason of jobs that have one, and what helps; the first one's if they differ."""
     known = list(jobs)
-    reason, numbers = known[0].reason, [str(job.job) for job in known]
+    reason, numbers = known[0].reason, [*dict.fromkeys(str(job.job) for job in known)]  # a pilot's cells share one
     otherwise = HELD if known[0].is_held else UNKNOWN
     found = next((one for one in REMEDIES if re.fullmatch(one.reasons, reason)), otherwise)
     shown = ",".join(numbers[:NUM_SHOWN]) + (",..." if len(numbers) > NUM_SHOWN else "")
     return f"{reason}: {found.what.format(numbers=shown, number=numbers[0])}"
 
 
-def of_cells(jobs: Iterable[QueuedJob]) -> list[str]:
-    """Return a line for each lasting reason for which cells wait."""
+def all_still(jobs: Iterable[QueuedJob]) -> list[QueuedJob]:
+    """Return the jobs that stand still, if no other can begin or runs.
+
+    Those that wait for another job start after it, so they do not count unless they are held themselves.
+    """
+    first = [job for job in jobs if job.is_held or not (job.is_waiting and job.reason == "Dependency")]
+    return first if all(map(is_standing_still, first)) else []
+
+
+def of_cells(jobs: Iterable[QueuedJob], noun: str = "cell") -> list[str]:
+    """Return a line for each lasting reason for which cells, or what else jobs are for, wait."""
     by_reason: dict[str, list[QueuedJob]] = defaultdict(list)
     for job in jobs:
         if is_standing_still(job):
             by_reason[job.reason].append(job)
-    return [f"{counted(len(some), 'cell', 'stands')} still, {remedy(some)}" for some in by_reason.values()]
+    return [f"{counted(len(some), noun, 'stands')} still, {remedy(some)}" for some in by_reason.values()]

@@ -1,0 +1,79 @@
+"""Who is told of jobs that wait for what does not come by itself: each time, behind others, and in pilots."""
+
+import json
+
+from campaign_life import Life
+
+from orchestration.launching import overview
+from orchestration.on_slurm import submissions
+
+
+def wait_for(life: Life, reason: str) -> None:
+    life.slurm.queued = life.jobs("PENDING")
+    life.slurm.reasons = dict.fromkeys(life.slurm.queued, reason)
+    assert life.controller() == 0
+
+
+def run(life: Life) -> None:
+    life.slurm.queued, life.slurm.reasons = life.jobs("RUNNING"), {}
+    assert life.controller() == 0
+
+
+def two_weeks_pass(life: Life) -> None:
+    file = life.grid_dir / "notices.json"
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps({cause: {**one, "time": one["time"] - 14 * 86_400} for cause, one in known.items()}))
+
+
+def test_each_reason_for_which_all_stands_still_is_told_once_and_again_after_jobs_have_moved(life):
+    life.launch()
+    for _ in range(2):
+        wait_for(life, "QOSMaxJobsPerUserLimit")
+    run(life)
+    two_weeks_pass(life)
+    for _ in range(2):
+        wait_for(life, "JobHeldAdmin")
+        two_weeks_pass(life)
+    run(life)
+    wait_for(life, "JobHeldAdmin")
+    told = [line.partition("still, ")[2].partition(":")[0] for line in life.said()]
+    assert told == ["QOSMaxJobsPerUserLimit", "JobHeldAdmin", "JobHeldAdmin"]
+
+
+def test_jobs_that_wait_for_others_that_stand_still_hide_nothing(life):
+    life.launch()
+    life.slurm.queued = life.jobs("PENDING")
+    *first, last = life.slurm.queued
+    life.slurm.reasons = {**dict.fromkeys(first, "PartitionDown"), last: "Dependency"}
+    assert life.controller() == 0
+    (said,) = life.said()
+    assert said.startswith("small: all that is left stands still, PartitionDown: they wait until the site has it up")
+
+
+def test_jobs_that_all_wait_for_another_one_are_no_news(life):
+    life.launch()
+    wait_for(life, "Dependency")
+    assert not life.said()
+
+
+def test_nodes_of_a_pilot_that_stand_still_are_named_by_a_notice_and_by_status_until_one_runs(life):
+    life.launch(num_nodes=2)
+    _, pilot = submissions.read(life.grid_dir)[-1]
+    nodes = [f"{pilot.nodes_id}_{place}" for place in range(2)]
+    life.slurm.queued = {pilot.job_id: ("RUNNING", "n2"), **dict.fromkeys(nodes, ("PENDING", ""))}
+    life.slurm.reasons = dict.fromkeys(nodes, "JobHeldAdmin")
+    assert life.controller() == 0
+    (said,) = life.said()
+    words = f"held by an administrator, who alone can release them; or end them: scancel {','.join(nodes)}"
+    assert said == f"small: all that is left stands still, JobHeldAdmin: {words}"
+    assert f"2 pilot nodes stand still, JobHeldAdmin: {words}" in overview.of_grid(life.grid_dir).notes
+    life.slurm.queued[nodes[0]] = ("RUNNING", "n3")
+    assert life.controller() == 0
+    assert not any("still" in note for note in overview.of_grid(life.grid_dir).notes) and len(life.said()) == 1
+
+
+def test_head_of_a_pilot_that_is_held_is_named_once_for_all_its_cells(life):
+    life.launch(num_nodes=2)
+    _, pilot = submissions.read(life.grid_dir)[-1]
+    wait_for(life, "JobHeldUser")
+    assert life.said() == [f"small: all that is left stands still, JobHeldUser: held: scontrol release {pilot.job_id}"]
