@@ -14,7 +14,7 @@ from orchestration.grids import own_dataset
 from orchestration.grids.identity import identity, signature
 from orchestration.grids.own_dataset import OwnDataset, is_own
 from orchestration.grids.places import Places
-from orchestration.grids.values import GROUPS, Node, check_key, flatten, near_matches, read_value
+from orchestration.grids.values import GROUPS, Node, as_shown, check_key, flatten, near_matches, read_value
 from orchestration.machine import yaml_text
 from orchestration.runs.folders import cell_name
 from rankmatch.config import NumericsConfig, TrainConfig, scaled_rate, short_names
@@ -269,7 +269,7 @@ def _slug(numerics: NumericsConfig, axes: Mapping[str, str]) -> str:
 def _slug_part(key: str, text: str) -> str:
     if key == "seed":
         return f"s{text}"
-    field_name = key.rpartition(".")[2]
+    field_name, text = key.rpartition(".")[2], as_shown(key, text)
     return text if key in GROUPS or key == "split" or field_name == "name" else f"{field_name}_{text}"
 
 

@@ -11,7 +11,7 @@ from orchestration.grids.grid import Grid
 from orchestration.grids.grid_spec import SEARCH, typed
 from orchestration.grids.parts import value_of
 from orchestration.grids.places import Places
-from orchestration.grids.values import flatten, format_value, is_axis, parse, read_axis, read_value
+from orchestration.grids.values import FILLED_IN, as_shown, flatten, format_value, is_axis, parse, read_axis, read_value
 from orchestration.machine.damage import tell
 from orchestration.runs import store
 from orchestration.runs.folder_above import grid_of, launch_of
@@ -274,6 +274,7 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
     keys += _telling(cells, keys)
     texts = [{key: value_of(cell, key) for key in keys} for cell in cells]
     keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
+    keys = _without_needless_hash(keys, texts)
     made = [_with_axes(cell, {key: text[key] for key in keys}) for cell, text in zip(cells, texts, strict=True)]
     place = {signature: number for number, signature in enumerate(order)}
     made.sort(key=lambda cell: place.get(cell.signature, len(place)))
@@ -287,9 +288,20 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
         cells=made,
         axes=axes,
         baseline=baseline if is_there else {},
-        table=replace(loaded.table, rows=rows),
+        table=replace(loaded.table, rows=rows, names=loaded.table.names | _shown_hashes(axes)),
         earlier=tuple(cell.signature for cell in earlier),
     )
+
+
+def _without_needless_hash(keys: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Leave out the hash of the weights where the other keys tell the cells apart: nobody reads it."""
+    others = [key for key in keys if key != FILLED_IN]
+    needed, without = ({tuple(text[key] for key in some) for text in texts} for some in (keys, others))
+    return others if len(needed) == len(without) else list(keys)
+
+
+def _shown_hashes(axes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    return {FILLED_IN: {text: as_shown(FILLED_IN, text) for text in axes[FILLED_IN]}} if FILLED_IN in axes else {}
 
 
 def _with_axes(cell: Cell, axes: dict[str, str]) -> Cell:

@@ -286,6 +286,11 @@ def format_value(value: Value) -> str:
     return str(value)
 
 
+def as_shown(key: str, text: str) -> str:
+    """Shorten the hash of the weights for names and tables; any other value stays as it is."""
+    return (text[:8] or "none") if key == FILLED_IN else text
+
+
 def flatten(tree: Mapping[str, Any], section: Any = TrainConfig, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
     """Return the leaves of a nested mapping by their full dotted names; a mapping that is a leaf stays whole."""
     sections = {part.name: part.default_factory for part in fields(section) if is_dataclass(part.default_factory)}

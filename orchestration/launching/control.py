@@ -8,9 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestration.grids import grid, index, launched
+from orchestration.grids import grid, launched
 from orchestration.grids.grid import Grid
-from orchestration.grids.index import IndexedCell
 from orchestration.launching import (
     added_seeds,
     campaign,
@@ -20,6 +19,7 @@ from orchestration.launching import (
     earlier_code,
     launch,
     launch_order,
+    named_cells,
     overview,
     status_answer,
     waiting,
@@ -42,7 +42,7 @@ from orchestration.runs import hints
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import GridFolder, RunsFolder, signature_in
 from orchestration.runs.jobs import SchedulerError
-from orchestration.runs.run_folder import RunFolder, folders, run_folder
+from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState
 from orchestration.search import spaces
 
@@ -144,7 +144,7 @@ def logs(grid_dir: Path, cell: str, *, follow: bool = False) -> None:
     Raises:
         ValueError: The name matches no cell, or several.
     """
-    (folder,) = _chosen(grid_dir, [cell], only_one=True)
+    (folder,) = named_cells.chosen(grid_dir, [cell], only_one=True)
     waits = {} if closed_launches.said(grid_dir) else waiting.cells(grid_dir)
     cell_log.print_log(grid_dir, folder, follow=follow, waits=waits.get(folder.signature, ""))
 
@@ -156,7 +156,7 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
         ValueError: A cell is unknown.
         SchedulerError: Slurm does not answer.
     """
-    chosen = {folder.path.name for folder in _chosen(grid_dir, cells)}
+    chosen = {folder.path.name for folder in named_cells.chosen(grid_dir, cells)}
     on_slurm = is_on_slurm(grid_dir)
     if on_slurm:
         _cancel_on_slurm(grid_dir, chosen, console, is_whole=not cells)
@@ -244,7 +244,7 @@ def retry(
     spared = set[str]() if cells else added_seeds.not_needed(grid_dir)
     left = {
         folder.path.name: _end_of(folder, folder.path.name in submitted)
-        for folder in _chosen(grid_dir, cells, with_dropped=True)
+        for folder in named_cells.chosen(grid_dir, cells, with_dropped=True)
         if folder.path.name not in active
         and folder.state().status not in _LEFT_ALONE
         and folder.signature not in spared
@@ -303,7 +303,7 @@ def drop(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
         if any(one.is_unanswered for _, one in submissions.read(grid_dir)):
             with commands.answers():
                 settle(grid_dir)
-        active, chosen = _queued(grid_dir), dropping.to_drop(_chosen(grid_dir, cells, with_dropped=True))
+        active, chosen = _queued(grid_dir), dropping.to_drop(named_cells.chosen(grid_dir, cells, with_dropped=True))
         busy = [one.path.name for one in chosen if one.path.name in active or dropping.trains(one)]
         if busy:
             words = hints.command("cancel", grid_dir, *busy)
@@ -369,29 +369,3 @@ def _load(grid_dir: Path) -> Grid:
         if grid.is_search(path)
         else launched.load_folder(grid_dir)
     )
-
-
-def _folder(cell: IndexedCell, found: Mapping[str, RunFolder], grid_dir: Path) -> RunFolder:
-    return found.get(cell.signature) or run_folder(grid_dir, cell.folder_name)
-
-
-def _chosen(
-    grid_dir: Path, cells: Sequence[str], *, only_one: bool = False, with_dropped: bool = False
-) -> list[RunFolder]:
-    """Return the folders whose names contain one of the given words; all if none is given.
-
-    `with_dropped` adds cells of the grid whose folders are gone, as `status` shows them.
-    """
-    found = folders(grid_dir)
-    indexed = index.read_if_there(grid_dir) if with_dropped else []
-    every = [*found.values(), *(_folder(cell, {}, grid_dir) for cell in indexed if cell.signature not in found)]
-    chosen = [folder for folder in every if not cells or any(cell in folder.path.name for cell in cells)]
-    for cell in cells:
-        if not any(cell in folder.path.name for folder in every):
-            raise ValueError(
-                f"CELL must be a signature or a part of a cell's name in {GridFolder(grid_dir).cells_dir}; got {cell!r}"
-            )
-    if only_one and len(chosen) != 1:
-        names = ", ".join(folder.path.name for folder in chosen[:5])
-        raise ValueError(f"CELL must mean one cell; {cells[0]!r} means {len(chosen)}: {names}")
-    return chosen

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -364,3 +365,27 @@ def test_splits_that_read_other_label_files_are_made_alike_to_table_report_and_v
     assert odd not in Path(own("report", "splits")).read_text()
     checked = own("verify", "grid=splits", "--device", "cpu")
     assert "ODD" not in checked and "0 of 2 differ; 0 findings" in checked
+
+
+def test_hash_of_the_weights_is_named_only_where_nothing_else_tells_the_cells_apart_and_then_shortly(
+    own: OwnGrid,
+) -> None:
+    for name in "ab":
+        (own.folder / f"{name}.pth").write_bytes(name.encode())
+
+    def with_weights(*names: str) -> grid.Grid:
+        weights = [[f"backbone.weights={own.folder / name}.pth", "backbone.pretrained=true"] for name in names]
+        plain, *others = [
+            grid.load_file(own.folder / "membranes.yaml", ["seed=0", "method=supervised", *words])
+            for words in ([], *weights)
+        ]
+        earlier = [cell for one in others for cell in one.cells]
+        return launched._joined(plain, earlier, ())
+
+    apart = with_weights("a")
+    assert "backbone.pretrained" in apart.axes and "backbone.weights_sha256" not in apart.axes
+    alike = with_weights("a", "b")
+    slugs = [cell.slug for cell in alike.cells]
+    hashes = [sha256(name).hexdigest()[:8] for name in (b"a", b"b")]
+    assert [slug.rpartition("_")[2] for slug in slugs] == ["none", *hashes]
+    assert {*alike.table.names["backbone.weights_sha256"].values()} == {"none", *hashes}
