@@ -24,7 +24,7 @@ from orchestration.launching.launch_folder import make_folders, only_launch_of
 from orchestration.launching.target import Target
 from orchestration.machine import announce, clock, snapshot
 from orchestration.machine.counts import counted
-from orchestration.on_slurm import commands, never_began, placement, policy, queue_state, submissions
+from orchestration.on_slurm import commands, ending, never_began, placement, policy, queue_state, submissions
 from orchestration.on_slurm.campaign_file import Campaign, Ended, campaign_named, launches_of, name_of, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.lanes import lanes
@@ -40,7 +40,7 @@ from orchestration.runs.folders import LaunchFolder, signature_in
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.requests import Larger
 from orchestration.runs.retries import decision_of
-from orchestration.runs.run_folder import RunFolder, folders
+from orchestration.runs.run_folder import folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
         others = {*owners}
         policy.tell_of_idle_gpus(campaign.config(), grid_dir, [key for key, job in jobs.items() if not job.is_waiting])
+        ending.tell_of_stuck(campaign.config(), grid_dir, ending.of_jobs(grid_dir, jobs))
         with suppress(SlurmError):  # the next step does it
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
         left = policy.left(loaded, grid_dir, campaign.name, jobs)
@@ -311,28 +312,16 @@ def _share_lanes(campaign: Campaign, queued: Mapping[str, QueuedJob]) -> None:
 
 
 def _waits(jobs: Mapping[str, QueuedJob], grid_dir: Path) -> Step:
-    made = {folder.path.name: folder for folder in folders(grid_dir).values()}
-    busy = {name: job for name, job in jobs.items() if not job.is_waiting}
     left = [job for job in jobs.values() if job.reason != WAITS_FOR_NODE]
     if len(left) < len(jobs):
         with commands.answers():
             left += queue_state.waiting_nodes(grid_dir) or jobs.values()
     still = all_still(left)
     return Step(
-        presses=any(name in made and _is_ending(made[name], job) for name, job in busy.items()),
-        is_quiet=not busy,
+        presses=any(one.is_near for one in ending.of_jobs(grid_dir, jobs)),
+        is_quiet=all(job.is_waiting for job in jobs.values()),
         held=remedy(still) if still else "",
     )
-
-
-def _is_ending(folder: RunFolder, job: QueuedJob) -> bool:
-    """Return whether a job has nothing more to do: Slurm says so, or its attempt has recorded its end."""
-    if job.state == "COMPLETING":
-        return True
-    attempts = folder.attempts()
-    if not attempts or attempts[-1].known_owner().get("slurm", {}).get("job") != job.job.number:
-        return False
-    return any(event["event"] in ("stopped", "failed") for event in attempts[-1].events()[-1:])
 
 
 def _runs(planned: Plan, others: set[str]) -> bool:

@@ -69,7 +69,8 @@ def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) 
     if state.has_ended:
         return None
     alone = replace(job, node="")
-    return alone if state is JobState.RUNNING else replace(alone, state="PENDING", reason=WAITS_FOR_NODE)
+    is_ending = job.state == "COMPLETING"  # nobody gives it a node any more
+    return alone if state is JobState.RUNNING or is_ending else replace(alone, state="PENDING", reason=WAITS_FOR_NODE)
 
 
 def record_lost(grid_dir: Path) -> list[Lost]:

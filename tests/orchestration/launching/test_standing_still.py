@@ -1,11 +1,14 @@
 """Who is told of jobs that wait for what does not come by itself: each time, behind others, and in pilots."""
 
 import json
+import os
+import time
 
 from campaign_life import Life
 
 from orchestration.launching import overview
 from orchestration.on_slurm import submissions
+from orchestration.runs.run_folder import folders
 
 
 def wait_for(life: Life, reason: str) -> None:
@@ -77,3 +80,54 @@ def test_head_of_a_pilot_that_is_held_is_named_once_for_all_its_cells(life):
     _, pilot = submissions.read(life.grid_dir)[-1]
     wait_for(life, "JobHeldUser")
     assert life.said() == [f"small: all that is left stands still, JobHeldUser: held: scontrol release {pilot.job_id}"]
+
+
+def test_job_that_does_not_end_hurries_controllers_for_some_minutes_and_is_then_named_once_and_by_status(life):
+    life.launch()
+    cell, *others = folders(life.grid_dir).values()
+    life.done(*others)
+    job = submissions.newest_jobs(life.grid_dir)[cell.name].number
+    life.ends(cell, "lost")
+    life.slurm.queued[job] = ("COMPLETING", "n1")
+    assert life.controller() == 0 and life.slurm.controllers[min(life.slurm.controllers)]["begin"] == "now+60"
+    now, num = time.time(), len(life.slurm.scripts)
+    for minutes in (20, 30, 60 * 24 * 4):
+        with life.monkeypatch.context() as later:
+            later.setattr(time, "time", lambda: now + 60 * minutes)  # noqa: B023
+            assert life.controller() == 0
+            assert all(one["begin"] != "now+60" for one in life.slurm.controllers.values())
+            notes = overview.of_grid(life.grid_dir).notes
+        words = [f"job {job} on n1 has nothing to do since", "(COMPLETING): nobody can train", "tell your site"]
+        assert any(all(word in note for word in words) for note in notes)
+    assert [line.partition(" since")[0] for line in life.said()] == [f"small: job {job} on n1 has nothing to do"]
+    assert len(life.slurm.scripts) == num
+
+
+def test_requeued_job_that_runs_again_and_has_not_begun_its_cell_yet_is_no_job_that_does_not_end(life):
+    life.launch()
+    cell, *_ = folders(life.grid_dir).values()
+    job = submissions.newest_jobs(life.grid_dir)[cell.name].number
+    life.ends(cell, "preempted")
+    now = time.time()
+    for state in ("RUNNING", "COMPLETING"):
+        life.slurm.queued[job] = (state, "n1")
+        with life.monkeypatch.context() as later:
+            later.setattr(time, "time", lambda: now + 4 * 3600)
+            log = submissions.newest_launches(life.grid_dir)[cell.name] / "jobs" / f"{job}_0_log.out"
+            log.write_text("begins again\n")
+            os.utime(log, (now + 4 * 3600 - 60,) * 2)
+            assert life.controller() == 0
+            assert not any("does not end" in note for note in overview.of_grid(life.grid_dir).notes)
+    assert not life.said()
+
+
+def test_head_of_a_pilot_that_does_not_end_is_named_once_for_all_its_cells(life):
+    life.launch(num_nodes=2)
+    launch_dir, pilot = submissions.read(life.grid_dir)[-1]
+    (launch_dir / "jobs" / f"{pilot.job_id}_0_log.out").write_text("the driver began\n")
+    life.slurm.queued = {pilot.job_id: ("COMPLETING", "n2")}
+    now = time.time()
+    life.monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert life.controller() == 0
+    (said,) = life.said()
+    assert said.startswith(f"small: job {pilot.job_id} has nothing to do since")
