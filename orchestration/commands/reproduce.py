@@ -1,13 +1,11 @@
 """The command `rankmatch reproduce`."""
 
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
-from orchestration.machine import announce, terminal
+from orchestration.machine import announce, stops, terminal
 
 
 def reproduce(
@@ -38,12 +36,9 @@ def reproduce(
     if dry_run:
         return
     wanted = reproducing.Wanted(steps, result, tolerance, settings or (), (code or provenance.ROOT).resolve())
-    signal.signal(signal.SIGTERM, _end)  # so that the worktree is removed
-    raise typer.Exit(reproducing.reproduce(found, wanted, console))
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    with stops.like_ctrl_c():  # so that the worktree is removed
+        code_of_exit = reproducing.reproduce(found, wanted, console)
+    raise typer.Exit(code_of_exit)
 
 
 def add_to(app: typer.Typer) -> None:

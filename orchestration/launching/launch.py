@@ -1,11 +1,8 @@
 """A launch that stays until its table is written: it takes the common steps, trains, and collects results."""
 
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +18,7 @@ from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.progress import Progress, Snapshot
 from orchestration.launching.steps import Begun
 from orchestration.launching.target import Target
-from orchestration.machine import announce, clock, provenance
+from orchestration.machine import announce, clock, provenance, stops
 from orchestration.machine.checkout import NO_REPOSITORY
 from orchestration.machine.counts import counted
 from orchestration.mirror.grid_mirror import GridMirror, last_tracking_uri, mirrored_cells
@@ -304,7 +301,7 @@ def work(
     begun_by = {"launch": launch_dir.name, "grid": grid_dir.name, "commit": software["commit"]}
     owner = {**launcher(), **begun_by, "provenance": software, **mark}
     signatures = [item.cell.signature for item in items()]
-    with _stoppable(), waiting.noted(launch_dir, signatures):
+    with stops.like_ctrl_c(), waiting.noted(launch_dir, signatures):
         announce.begin(console, _begins(len(signatures), num_concurrent, launch_dir))
         handle = begin(owner)
         try:
@@ -368,20 +365,6 @@ def _scheduler(workers: Workers, address: str) -> Scheduler[FollowedJobs]:
     return RayTuneScheduler(
         max_concurrent=workers.max_concurrent, num_gpus_per_worker=workers.num_gpus_per_worker, address=address
     )
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say_where(grid_dir: Path, written: Sequence[Path], place: str, console: Console) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
 
+from orchestration.machine import stops
 from orchestration.mirror.grid_mirror import last_tracking_uri
 from orchestration.mirror.mlflow_store import Store, StoreError
 from orchestration.mirror.ownership import GRID, RUNS, owner_of
@@ -115,19 +116,14 @@ def _served(uri: str, port: int) -> "Iterator[subprocess.Popen[bytes]]":
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=environment, stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, start_new_session=True)  # fmt: skip
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            _wait_for(process, port, log)
-            yield process
-        except KeyboardInterrupt:
-            pass
-        finally:
-            _end(process)
-            signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+        with stops.like_ctrl_c():
+            try:
+                _wait_for(process, port, log)
+                yield process
+            except KeyboardInterrupt:
+                pass
+            finally:
+                _end(process)
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", port: int, log: IO[bytes]) -> None:

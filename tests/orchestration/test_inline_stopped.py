@@ -1,8 +1,13 @@
 """An inline launch that is stopped by Ctrl-C, once and as often as somebody can press it."""
 
+import fcntl
+import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +52,35 @@ def test_launch_that_is_stopped_ends_without_an_abort(presses: int, tmp_path: Pa
         assert cell.attempts()[-1].events()[-1]["event"] == "stopped"
         assert cell.newest_checkpoint() is not None
     assert cell.state().status is CellState.INTERRUPTED
+
+
+@pytest.mark.long
+def test_launch_whose_terminal_is_closed_ends_with_checkpoints_and_its_table(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "orchestration" / "launch_grid.py"), "--grid", str(SMALL)]
+    command += ["--cluster", "inline", "--runs", str(tmp_path), "trainer.epochs=2000", "method=rankmatch", "seed=0"]
+    own_end, terminal = pty.openpty()
+    launch = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(terminal)
+    reader = threading.Thread(target=_read_until, args=(own_end, has_begun := threading.Event()))
+    reader.start()
+    wait_until(lambda: any(folder.epochs() for folder in folders(tmp_path / "small").values()))
+    has_begun.set()
+    reader.join()
+    os.close(own_end)  # the kernel sends SIGHUP
+    assert launch.wait(120) == 130
+    [cell] = folders(tmp_path / "small").values()
+    assert cell.attempts()[-1].events()[-1]["event"] == "stopped" and cell.newest_checkpoint() is not None
+    assert (tmp_path / "small" / "report.md").exists()
+
+
+def _read_until(terminal: int, over: threading.Event) -> None:
+    """Read what a terminal shows, so that whoever writes to it does not wait."""
+    while not over.is_set():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 4096)
 
 
 @pytest.fixture
