@@ -17,7 +17,9 @@ def choose_device(name: str) -> torch.device:
     """Resolve `auto`. If several workers share a node, their launcher has set the current GPU."""
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
-        raise MissingGpuError("trainer.device must be cpu or auto where torch finds no GPU; got 'cuda'")
+        raise MissingGpuError(
+            "torch finds no GPU here; trainer.device must be cpu where none is meant to be; got 'cuda'"
+        )
     if name == "auto":
         name = "cuda" if has_gpu else "cpu"
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)

@@ -197,7 +197,7 @@ def _glance(runs: Path, name: str) -> dict[str, Any]:
         launches = [] if folder.launches_dir.is_symlink() else folder.launches()
         moments = [moment for launch in launches if (moment := launch.moment)]
         begun = f"{moments[-1]:%Y-%m-%d %H:%M} UTC" if moments else ""
-        files = [one.launcher_file for one in launches if not own_files.is_closed(one.path)]
+        files = [one.launcher_file for one in launches[-1:] if not own_files.is_closed(one.path)]
         is_launched = any(file.exists() for file in (folder.launcher_file, *files))
         said = "a launch is at work, if it was not killed" if is_launched else ""
     except OSError as error:

@@ -123,6 +123,7 @@ def _of_worker(chosen: Place) -> Iterator[str]:
     cpus, memory = min(node.num_cpus for node in nodes), min(node.memory_mb for node in nodes)
     if not gpus:
         yield "# No node of it has a GPU, or Slurm knows of none: with gpu_flag none, a job has all GPUs of its nodes."
+        yield "# If they have none, launch with trainer.device=cpu."
         yield "gpu_flag: none"
         yield f"cpus_per_worker: {min(_BASIC[0], cpus)}  # guessed; the smallest node has {cpus}"
         yield f"mem_gb_per_worker: {min(_BASIC[1], _gb_of(memory))}  # guessed; the smallest node has {memory:,} MB"

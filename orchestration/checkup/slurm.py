@@ -156,6 +156,12 @@ def _nodes(config: ClusterConfig, nodes: list[site_nodes.Node], name: str) -> It
         return
     yield good("nodes", f"{len(fitting)} of {len(up)} that are up hold a worker")
     most = max(node.num_gpus(config.gpu_type) for node in fitting)
+    if not gpus and not most:
+        yield note(
+            "GPUs",
+            f"Slurm knows of none on the nodes of {name}",
+            "where they have none, every cell ends with an error, unless its trainer.device is cpu",
+        )
     if gpus and config.gpus_per_node > most:
         yield note(
             "nodes",

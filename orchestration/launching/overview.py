@@ -132,7 +132,7 @@ def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
         if name not in queued and not GridFolder(grid_dir).cell(name).result_file.exists()
     ]
     larger, heads = submissions.larger_cells(grid_dir), submissions.heads(grid_dir)
-    return Slurm(submitted, queued, commands.ended(unclear), larger, heads), []
+    return Slurm(submitted, queued, commands.ended(unclear), larger, heads, submissions.cancelled(grid_dir)), []
 
 
 @dataclass(slots=True)

@@ -42,6 +42,8 @@ class Slurm:
     """What the newest jobs of cells asked for beyond what their site says, by the names of the cells' folders."""
     heads: "Collection[Job]" = ()
     """The jobs that are heads of pilots, which have many cells."""
+    cancelled: "Collection[str]" = ()
+    """The names of the folders of cells that somebody cancelled by name since they were submitted last."""
 
     def word_of(self, job: "Job | None") -> str:
         """Return what accounting says of a job that is gone."""
@@ -109,7 +111,8 @@ def _job_state(state: "FolderState", job: "QueuedJob | None", slurm: Slurm, name
     """Return what Slurm says of the newest job of a cell; None if it has none, or trains on this machine."""
     if job is not None:
         return state_of(job)
-    is_of_slurm = state.job if state.status is CellState.RUNNING else name in slurm.submitted
+    is_expected = name in slurm.submitted and name not in slurm.cancelled
+    is_of_slurm = state.job if state.status is CellState.RUNNING else is_expected
     if slurm.queued is None:
         return JobState.SILENT if is_of_slurm or state.status is CellState.MISSING else None
     return JobState.GONE if is_of_slurm else None

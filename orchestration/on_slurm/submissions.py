@@ -18,7 +18,7 @@ from orchestration.machine.messages import KIND, Message
 from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.runs.folders import GridFolder, LaunchFolder
-from orchestration.runs.jobs import cancel_cells
+from orchestration.runs.jobs import cancel_cells, cancelled_cells
 from rankmatch.durable import make_folder, sync_folder
 
 _USER = Kind("a user id, or -1", lambda value: value == -1 or COUNT.holds(value))
@@ -246,6 +246,15 @@ def note_cancelled(grid_dir: Path, cells: Iterable[str], going_on: Iterable[Path
     submitted = {launch for launch, submission in read(grid_dir) if {*submission.cells} & {*cells}}
     for launch_dir in submitted | {*going_on, *(launch.path for launch in GridFolder(grid_dir).launches()[-1:])}:
         cancel_cells(launch_dir, cells)
+
+
+def cancelled(grid_dir: Path) -> set[str]:
+    """Return the names of the folders of cells that somebody cancelled by name since they were submitted last."""
+    found: set[str] = set()
+    for launch_dir, one in read(grid_dir):
+        found -= {*one.cells}
+        found |= {*one.cells} & {*cancelled_cells(launch_dir)}
+    return found
 
 
 def nodes_of(grid_dir: Path, heads: Collection[Job]) -> list[str]:

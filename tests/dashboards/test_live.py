@@ -20,6 +20,7 @@ from dashboards.live.server import serve
 from orchestration.commands import main
 from orchestration.launching.launch_folder import only_launch_of
 from orchestration.results import run_table
+from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.xdist_group("live"), pytest.mark.filterwarnings("ignore:.*is damaged")]
@@ -217,6 +218,18 @@ def test_change_is_seen_within_seconds(tmp_path):
         rows = cells_in(site.ask("/g/made/").text)
         assert rows[running.signature][4].startswith("5/7")
         assert rows[loaded.cells[11].signature][0].endswith("running")
+
+
+def test_note_of_a_launch_that_was_killed_counts_until_the_next_one(tmp_path):
+    _, grid_dir = mixed_grid(tmp_path)
+    killed = GridFolder(grid_dir).next_launch()
+    killed.path.mkdir(parents=True)
+    killed.launcher_file.write_text("{}")
+    with served(tmp_path) as site:
+        assert "a launch is at work, if it was not killed" in site.ask("/").text
+    GridFolder(grid_dir).next_launch().path.mkdir()
+    with served(tmp_path) as site:
+        assert "a launch is at work" not in site.ask("/").text
 
 
 def test_folder_that_is_removed_meanwhile_does_no_harm(tmp_path):

@@ -53,6 +53,11 @@ def test_comments_say_where_values_are_from_and_what_else_there_is(detected):
     assert "No container runtime is found here" in text
 
 
+def test_site_without_gpus_says_how_to_launch_there(detected):
+    text, _ = detected("without_gpus")
+    assert "# If they have none, launch with trainer.device=cpu.\n" in text
+
+
 def test_jobs_that_the_shell_sends_elsewhere_are_named(detected, monkeypatch):
     monkeypatch.setenv("SLURM_CLUSTERS", "south")
     text, _ = detected("cancels")

@@ -134,6 +134,13 @@ def test_store_that_does_not_answer_and_data_that_are_not_there_are_named(tmp_pa
         ("cancels", GOOD_SITE, ["partition"], ["preemption"]),
         ("typed", GOOD_SITE.replace("gpu\n", "main\n", 1) + "gpu_type: h100\n", ["nodes"], []),
         ("without_gpus", "partition: short\n", ["partition", "nodes"], ["accounting", "preemption"]),
+        (
+            "without_gpus",
+            "partition: short\ngpu_flag: none\nmax_time_min: 3\ntime_min: 3\nsignal_before_s: 60\n"
+            "cpus_per_worker: 2\nmem_gb_per_worker: 1\n",
+            [],
+            ["accounting", "preemption", "GPUs"],
+        ),
     ],
 )
 def test_site_is_looked_at_as_its_jobs_would_meet_it(name, fields, faults, notes, at_site, tmp_path):

@@ -526,6 +526,17 @@ def test_status_tells_what_accounting_says_of_jobs_that_never_began(options, slu
     assert "job 1_0 is gone and never began; there is no accounting" in console.export_text()
 
 
+def test_cells_whose_jobs_were_cancelled_before_they_began_are_not_lost(options, slurm, console):
+    launch_on_slurm(options, console)
+    slurm.queued = {f"1_{number}": ("PENDING", "") for number in range(4)}
+    control.cancel(options.runs / "small", [], console)
+    slurm.queued = {}
+    console.export_text()
+    control.status(options.runs / "small", console)
+    said = console.export_text()
+    assert "lost" not in said and "4 cells: 4 not submitted" in said
+
+
 def test_status_says_so_when_the_controller_is_gone(options, slurm, console):
     launch_on_slurm(options, console)
     control.status(options.runs / "small", console)

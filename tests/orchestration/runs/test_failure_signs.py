@@ -248,6 +248,6 @@ def test_data_worker_that_is_killed_is_told_as_torch_tells_it():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_node_without_the_gpu_that_it_should_have_is_a_fault_of_the_gpu():
-    with pytest.raises(ValueError, match="where torch finds no GPU") as caught:
+    with pytest.raises(ValueError, match="torch finds no GPU here") as caught:
         choose_device("cuda")
     assert Failure.of(caught.value).kind is GPU
