@@ -43,6 +43,10 @@ def _meant(word: str, shown: dict[str, str], grid_dir: Path) -> set[str]:
     """Return the names of the folders that a word means."""
     found = {name for name, slug in shown.items() if slug == word}
     found = found or {name for name, slug in shown.items() if word in name or word in _as_shown(name, slug)}
+    if not found and "=" in word:
+        raise ValueError(
+            f"CELL must be a signature or a part of a cell's name; got {word!r}, which is for --set of retry"
+        )
     if not found:
         raise ValueError(
             "CELL must be a signature or a part of a cell's name, as "

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from orchestration.grids import index
 from orchestration.grids.index import IndexedCell
-from orchestration.launching import added_seeds, closed_launches, controller, due_steps, elsewhere, waiting
+from orchestration.launching import (
+    added_seeds,
+    closed_launches,
+    controller,
+    due_steps,
+    elsewhere,
+    moved_inputs,
+    waiting,
+)
 from orchestration.launching.status import CellStatus, Slurm, judge, to_lines, totals
 from orchestration.on_slurm import commands, ending, placement, policy, standing_still, submissions
 from orchestration.on_slurm.campaign_file import open_campaigns
@@ -64,7 +72,8 @@ def of_grid(grid_dir: Path) -> Overview:
     steps = _Steps(is_unclear=True) if closed else _who_goes_on(grid_dir, rows)
     still = standing_still.of_cells((slurm.queued or {}).values()) + _nodes_standing_still(grid_dir, slurm)
     stuck = map(str, ending.stuck(ending.of_jobs(grid_dir, slurm.queued or {})))
-    said = [*still, *stuck, *of_seeds, *steps.notes, *silence]
+    moved = moved_inputs.ways((row.state.failure or "" for row in rows), grid_dir)
+    said = [*still, *stuck, *of_seeds, *moved, *steps.notes, *silence]
     return Overview(rows, [*to_lines(rows), *totals(rows), *said], steps.due, steps.is_unclear, steps.is_resumed, said)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from orchestration.grids import inputs, launched, site_places
-from orchestration.launching import added_seeds
+from orchestration.launching import added_seeds, moved_inputs
 from orchestration.launching.target import Target
 from orchestration.machine import clock
 from orchestration.machine.counts import counted
@@ -68,8 +68,7 @@ def entries(target: Target, planned: Plan) -> list[until.Entry]:
 
 
 def way_round(target: Target, missing: Sequence[str]) -> list[str]:
-    """Say how to launch the part whose inputs are here, if some are missing and there is such a part."""
+    """Say how to launch the part whose inputs are here, and what to type where they have moved, if some are missing."""
     num_here = len(target.cells) - len(inputs.absent(target.cells))
-    return (
-        [f"--available launches the {counted(num_here, 'cell')} whose inputs are here"] if missing and num_here else []
-    )
+    part = [f"--available launches the {counted(num_here, 'cell')} whose inputs are here"]
+    return [*(part if missing and num_here else ()), *moved_inputs.ways(missing, target.grid_dir)]

@@ -1,6 +1,8 @@
 """A grid that was launched is known by its name, from its folder of runs alone, with all cells it ever had."""
 
 import json
+import re
+import shlex
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -139,6 +141,8 @@ def test_data_that_moved_are_found_by_every_command_once_a_launch_was_told_where
     shutil.move(gone, moved)
     said = own("plan", "--grid", "membranes")
     assert f"data_root must be the folder of scan; there is no {gone}; if it has moved: data_root=FOLDER" in said
+    retry = f"`rankmatch retry --set data_root=FOLDER --grid membranes --runs {own.runs}`"
+    assert f"if it has moved, what was launched goes on with {retry}" in said
     verify = ("verify", "grid=membranes", "--count", 9, "--device", "cpu")
     said = own(*verify, code=1)
     assert said.count("UNCHECKED") == 1 and "DIFFERS" not in said and "(for verify, --set data_root=FOLDER)" in said
@@ -154,6 +158,21 @@ def test_data_that_moved_are_found_by_every_command_once_a_launch_was_told_where
     assert own(*verify).count("as recorded") == 3
     assert "4 cells: 3 keep, 1 give up" in own("launch", "--grid", "membranes", "--cluster", "inline", code=1)
     assert "1 submit, 3 keep" in own("retry", "--grid", "membranes", code=1)
+
+
+def test_command_that_is_named_where_data_moved_trains_what_is_left(own: OwnGrid) -> None:
+    own("drop", DONE, "--grid", "membranes")
+    moved = own.folder / "Aufnahmen 2027 ö"
+    shutil.move(own.folder / "images", moved)
+    said = own("resume", "--grid", "membranes", code=2)
+    (command,) = re.findall("goes on with `(.+?)`", said)
+    words = shlex.split(command.replace("FOLDER", f"'{moved}'"))
+    assert words[0] == "rankmatch" and words[-2:] == ["--runs", str(own.runs)]
+    assert "got 'data_root=x', which is for --set of retry" in own(
+        "retry", "data_root=x", "--grid", "membranes", code=2
+    )
+    assert "submit" in own(*words[1:-2], code=1)
+    assert own.cell(DONE).has_result()
 
 
 def test_launch_of_a_part_says_so_and_changes_nothing_else(own: OwnGrid) -> None:
