@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from orchestration.grids.cells import experiments_folder
 from orchestration.grids.grid import Grid
 from orchestration.results import epoch_rows, run_table
 from orchestration.results.report import build_table
 from orchestration.runs.folders import GridFolder
+from orchestration.runs.states import CellState
 
 if TYPE_CHECKING:
     from orchestration.tables.table import Table
@@ -72,10 +74,17 @@ def gather_tables(loaded: Grid, grid_dir: Path) -> list[Gathered]:
 
 def gather(loaded: Grid, grid_dir: Path) -> Gathered:
     """Read the cells of a grid with one table; missing and damaged ones are rows, too."""
-    runs = run_table.collect(grid_dir, loaded.cells)
+    runs = _with_unreadable_ones_as_damaged(run_table.collect(grid_dir, loaded.cells))
     damaged: set[str] = set()
     epochs = _epochs(grid_dir, runs, damaged)
     return Gathered(loaded, grid_dir, runs, _at_all_points(loaded, runs), epochs, frozenset(damaged))
+
+
+def _with_unreadable_ones_as_damaged(runs: pa.Table) -> pa.Table:
+    """Show a cell that cannot be read now as those that cannot be read at all: why differs, and stands with it."""
+    is_away = pc.equal(runs["status"], CellState.UNREADABLE.value)
+    status = pc.if_else(is_away, CellState.DAMAGED.value, runs["status"])
+    return runs.set_column(runs.schema.get_field_index("status"), "status", status)
 
 
 def num_labeled(records: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -38,7 +38,7 @@ from orchestration.on_slurm.cluster import PREFIX
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.notices import harmless
 from orchestration.on_slurm.queue_state import queued_cells
-from orchestration.runs import hints
+from orchestration.runs import hints, readable
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import GridFolder, RunsFolder, signature_in
 from orchestration.runs.jobs import SchedulerError
@@ -242,13 +242,14 @@ def retry(
     active = _queued(grid_dir)
     submitted = submissions.newest_jobs(grid_dir)
     spared = set[str]() if cells else added_seeds.not_needed(grid_dir)
-    left = {
-        folder.path.name: _end_of(folder, folder.path.name in submitted)
+    chosen = {
+        folder.path.name: folder
         for folder in named_cells.chosen(grid_dir, cells, with_dropped=True)
         if folder.path.name not in active
         and folder.state().status not in _LEFT_ALONE
         and folder.signature not in spared
     }
+    left = readable.each(chosen, lambda folder: _end_of(folder, folder.name in submitted))
     names = [name for name, kind in left.items() if not kinds or kind in kinds]
     if not names:
         known = ", ".join(f"{count} {kind}" for kind, count in Counter(left.values()).items()) or "none"

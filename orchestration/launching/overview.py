@@ -23,6 +23,7 @@ from orchestration.on_slurm.commands import SlurmError
 from orchestration.on_slurm.queue_state import queued_cells, waiting_nodes
 from orchestration.planning import adaptive
 from orchestration.planning.plan import format_duration
+from orchestration.runs import readable
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder, folders, run_folder
 from orchestration.runs.states import CellState
@@ -109,8 +110,8 @@ def _needed_now(grid_dir: Path) -> tuple[list[IndexedCell], list[str]]:
 def _waits(grid_dir: Path, found: Mapping[str, RunFolder], slurm: Slurm) -> dict[str, str]:
     """Return what cells wait for, by signature: a turn in a launch of this grid or of another, or their next try."""
     own = waiting.cells(grid_dir)
-    left = [key for key, cell in found.items() if key not in own and not cell.has_result()]
-    idle = [key for key in left if found[key].name not in (slurm.queued or {})]
+    is_done = readable.each({key: cell for key, cell in found.items() if key not in own}, RunFolder.has_result)
+    idle = [key for key in is_done if not is_done[key] and found[key].name not in (slurm.queued or {})]
     others = elsewhere.awaited(grid_dir, idle)
     again = _before_next_try(grid_dir, {key: found[key] for key in idle if key not in others})
     return again | {key: f"for grid {name}: {why}" for key, (name, why) in others.items()} | own

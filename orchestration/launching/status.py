@@ -15,7 +15,7 @@ from orchestration.on_slurm.queue_state import state_of
 from orchestration.planning.order import makespan
 from orchestration.planning.paces import of_finished
 from orchestration.planning.plan import format_amount, format_duration
-from orchestration.runs import gpu_idle, steps_left_out, unpredicted
+from orchestration.runs import gpu_idle, readable, steps_left_out, unpredicted
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.states import READ, CellState, FolderStatus, JobState, joined
 
@@ -88,14 +88,15 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm, waits: str = "
         note = f"for grid {state.grid}" if is_of_other else _note(standing, state, job, slurm, folder.path.name)
     if cell.left_out and standing in _AT_REST:
         note = "; ".join(filter(None, (note, f"left out: {cell.left_out}")))
-    idle_s = gpu_idle.of_cell(folder) if standing is CellState.RUNNING and cell.num_gpus else 0.0
+    trains = standing is CellState.RUNNING and cell.num_gpus
+    idle_s = readable.of(folder, gpu_idle.of_cell, 0.0) if trains else 0.0
     idle = gpu_idle.in_words(idle_s) if idle_s else ""
     step = steps_left_out.in_words(state.steps_left_out) if state.steps_left_out else ""
     note = "; ".join(filter(None, (note, idle, slurm.larger.get(folder.path.name, ""), step)))
     if state.unpredicted:
         note = "; ".join(filter(None, (note, unpredicted.in_words(state.unpredicted, _class_names(folder)))))
-    is_known = cell.num_gpus and state.status is not CellState.UNREADABLE
-    busy_s = state.duration_s if state.status is CellState.DONE else folder.busy_s() if is_known else 0.0
+    counts = cell.num_gpus and state.status is not CellState.DONE
+    busy_s = readable.of(folder, RunFolder.busy_s, 0.0) if counts else state.duration_s
     node = (job.node if job else "") or state.host
     return CellStatus(cell, standing, state, str(job.job) if job else "", node, note, cell.num_gpus * busy_s, idle_s)
 

@@ -99,6 +99,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
                            left_out=campaign.left_out)  # fmt: skip
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
+        _tell_of_unreadable(campaign, grid_dir, planned)
         if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _is_room_for(campaign, planned, jobs):
             return Step(submitted=_submit(campaign, target, planned, console))
         due = {*later} - others - _not_asked_for(campaign, loaded)
@@ -239,6 +240,14 @@ def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None
         what = f"{left_out} cells are left out, as they would not end by {in_words_of(campaign.until)}"
         text = f"{campaign.grid_name}: {what}; {hints.command('retry', grid_dir)} submits them all the same"
         Notifier.of(campaign.config(), grid_dir).tell(f"until {campaign.name}", text, once=True, is_last_word=True)
+
+
+def _tell_of_unreadable(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
+    """Report once for each cell that nothing is done with it, as its files cannot be read."""
+    for item in planned.items:
+        if item.action in (Action.UNREADABLE, Action.DAMAGED):
+            text = f"{campaign.grid_name}: nothing is done with {item.cell.folder_name}: {item.reason}"
+            Notifier.of(campaign.config(), grid_dir).tell(f"unreadable {item.cell.signature}", text, once=True)
 
 
 def _not_asked_for(campaign: Campaign, loaded: Grid) -> set[str]:

@@ -29,7 +29,7 @@ from orchestration.mirror.store_uri import (
     without_password,
 )
 from orchestration.mirror.tracking import MIRROR, STATUSES, Launch, Mirror, MirroredCell
-from orchestration.runs import hints
+from orchestration.runs import hints, readable
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import GridFolder, RunsFolder
 from orchestration.runs.recorder import SCHEMA
@@ -259,13 +259,13 @@ def _summary(loaded: Grid, found: Mapping[str, RunFolder]) -> list[Point]:
 
 def curve_rows(loaded: Grid, found: Mapping[str, RunFolder]) -> list[dict[str, object]]:
     """Return the rows for `figures.curves`: a panel for each column of each table, a label for each row."""
-    rows = []
+    rows, epochs = [], readable.each(found, RunFolder.epochs)
     for table in loaded.tables:
         of_table = [table.name] if loaded.parts else []
         for cell in table.cells:
             panel = " ".join(filter(None, (*of_table, _label(cell, table.table.columns))))
             place = {"panel": panel, "label": _label(cell, table.table.rows)}
-            for row in found[cell.signature].epochs():
+            for row in epochs.get(cell.signature, ()):
                 numbers = {"epoch": row["epoch"], "miou": row.get("miou"), "loss": row.get("loss")}
                 rows.append({**place, "cell": cell.signature, **numbers})
     return rows

@@ -8,6 +8,7 @@ may have queued for as long as it could run. One that began some has not tried t
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestration.machine import files
@@ -19,6 +20,7 @@ from orchestration.on_slurm.evidence import BY_STATE, all_ended_lately
 from orchestration.on_slurm.queue_state import Lost
 from orchestration.on_slurm.submissions import Submission
 from orchestration.running.run_cell import record_loss
+from orchestration.runs import readable
 from orchestration.runs.attempt import Attempt, last_write
 from orchestration.runs.failures import Failure, FailureClass
 from orchestration.runs.folders import LaunchFolder
@@ -40,26 +42,21 @@ def record(grid_dir: Path) -> list[Lost]:
     launches = submissions.newest_launches(grid_dir)
     left_out = _cancelled(grid_dir)
     jobs = submissions.newest_jobs(grid_dir)
-    silent = {
-        folder: job
-        for folder in folders(grid_dir).values()
-        if (job := jobs.get(folder.path.name))
-        and folder.path.name not in left_out
-        and _is_silent(folder, job, launches[folder.path.name])
-    }
+    made = {one.name: one for one in folders(grid_dir).values() if one.name in jobs and one.name not in left_out}
+    is_silent = readable.each(made, lambda one: _is_silent(one, jobs[one.name], launches[one.name]))
+    silent = {made[name]: jobs[name] for name in made if is_silent.get(name)}
     if not silent:
         return []
     queued = submissions.queue(grid_dir)
     gone = {folder: job for folder, job in silent.items() if job not in queued}
     ends, heads = _ends(gone.values()), _heads(grid_dir, gone.values())
-    found = []
-    for folder, job in gone.items():
-        if (head := heads.get(job)) and head.has_begun:
-            continue
-        known = ends.get(job)
-        if head or known is None or known.state != "COMPLETED":  # it found the cell done, given up or another job's
-            found += _record(folder, job, known, launches[folder.path.name], head)
-    return found
+    failed = {folder: folder for folder, job in gone.items() if _is_failure(ends.get(job), heads.get(job))}
+
+    def recorded(folder: RunFolder) -> list[Lost]:
+        job = gone[folder]
+        return _record(folder, job, ends.get(job), launches[folder.name], heads.get(job))
+
+    return [lost for some in readable.each(failed, recorded).values() for lost in some]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +71,13 @@ class _Head:
     """Why it was told to end, in two lines, the class of failure first; empty if it was not."""
 
 
+def _is_failure(known: EndedJob | None, head: _Head | None) -> bool:
+    """Return whether a job should have begun its cell; one that completed found it done, given up or another job's."""
+    if head:
+        return not head.has_begun
+    return known is None or known.state != "COMPLETED"
+
+
 def _heads(grid_dir: Path, jobs: Collection[Job]) -> dict[Job, _Head]:
     """Return those of some jobs that are heads of pilots."""
     found: dict[Job, _Head] = {}
@@ -81,7 +85,8 @@ def _heads(grid_dir: Path, jobs: Collection[Job]) -> dict[Job, _Head]:
         if one.is_pilot and one.job and one.job in jobs:
             launch = LaunchFolder(launch_dir)
             has_started = any(job.node_file.exists() for job in launch.jobs(one.job_id))
-            has_begun = any(_has_tried(run_folder(grid_dir, cell), one, launch_dir) for cell in one.cells)
+            made = {cell: run_folder(grid_dir, cell) for cell in one.cells}
+            has_begun = any(readable.each(made, partial(_has_tried, pilot=one, launch_dir=launch_dir)).values())
             told = launch.stop_file.read_text() if launch.stop_file.exists() else ""
             found[one.job] = _Head(has_begun, has_started, told)
     return found
@@ -112,7 +117,9 @@ def whole_launches(grid_dir: Path, lost: Iterable[Lost]) -> Iterator[tuple[Path,
     launches = submissions.newest_launches(grid_dir)
     for launch_dir in dict.fromkeys(launches[cell] for cell in words):
         cells = [cell for cell, folder in launches.items() if folder == launch_dir]
-        kinds = [kind for cell in cells for kind in _kinds(run_folder(grid_dir, cell), launch_dir)]
+        made = {cell: run_folder(grid_dir, cell) for cell in cells}
+        every = readable.each(made, partial(_kinds, launch_dir=launch_dir))
+        kinds = [kind for some in every.values() for kind in some]
         if len(kinds) >= min(ENOUGH, len(cells)) and {*kinds} == {FailureClass.NEVER_BEGAN}:
             yield launch_dir, next(words[cell] for cell in cells if cell in words)
 

@@ -19,10 +19,11 @@ from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.on_slurm.resources import Resources, resources
 from orchestration.on_slurm.sbatch_flags import SIZES, Flags, training_flags
 from orchestration.on_slurm.site_nodes import Node
+from orchestration.runs import readable
 from orchestration.runs.failures import POLICY, AttemptEnd, Fault
 from orchestration.runs.jobs import CellJob
 from orchestration.runs.outages import excused
-from orchestration.runs.run_folder import folders
+from orchestration.runs.run_folder import RunFolder, folders
 
 _NAMED = ("nodelist", "nodefile")
 _UNSEEN = ("reservation", "licenses", "tmp", "mincpus", "extra-node-info", "sockets-per-node", "cores-per-socket",
@@ -130,9 +131,10 @@ def _cells_of(campaign: Campaign, grid_dir: Path, waiting: Collection[Job]) -> I
 def _cell_jobs(loaded: Grid, grid_dir: Path) -> dict[str, CellJob]:
     """Return what cells without a result ask for, by the names of their folders."""
     found, made = run_folders(loaded, grid_dir), {}
+    is_done = readable.each(found, RunFolder.has_result)
     for cell in loaded.cells:
         trainer, folder = cell.config.execution.trainer, found[cell.signature]
-        if not folder.has_result():
+        if is_done.get(cell.signature) is False:
             made[folder.path.name] = CellJob(folder.path, num_workers=trainer.num_workers, device=trainer.device)
     return made
 
@@ -196,8 +198,8 @@ def _tries(grid_dir: Path, campaign: str, cells: Collection[str] | None = None) 
 
     Failures that hit the site as a whole do not count against their nodes.
     """
-    found = [folder for folder in folders(grid_dir).values() if cells is None or folder.path.name in cells]
-    ends = excused({folder.path.name: folder.ends(campaign) for folder in found})
+    found = {one.name: one for one in folders(grid_dir).values() if cells is None or one.name in cells}
+    ends = excused(readable.each(found, lambda folder: folder.ends(campaign)))
     return [
         Try(
             cell,

@@ -16,7 +16,7 @@ from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name_of, open_campaigns
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
-from orchestration.runs import gpu_idle
+from orchestration.runs import gpu_idle, readable
 from orchestration.runs.failures import MAX_WITHOUT_PROGRESS, Decision
 from orchestration.runs.folders import signature_in
 from orchestration.runs.retries import decision_of, decisions, lately
@@ -43,11 +43,8 @@ def left(loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str] = 
         campaign: Its name.
         queued: Names of the folders of cells that have a job.
     """
-    found = {
-        key: folder
-        for key, folder in run_folders(loaded, grid_dir).items()
-        if folder.path.name not in queued and not folder.has_result()
-    }
+    idle = {key: one for key, one in run_folders(loaded, grid_dir).items() if one.path.name not in queued}
+    found = {key: idle[key] for key, is_done in readable.each(idle, RunFolder.has_result).items() if not is_done}
     return {key: Left(found[key], decision) for key, decision in decisions(found, campaign).items()}
 
 
@@ -106,20 +103,23 @@ def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
         if named.get(folder, "") > campaign
         for name in submission.jobs()
     }
-    left = {key for key, folder in run_folders(loaded, grid_dir).items() if not folder.has_result()}
-    return {key: name for key, name in newer.items() if key in left}
+    of_newer = {key: folder for key, folder in run_folders(loaded, grid_dir).items() if key in newer}
+    is_done = readable.each(of_newer, RunFolder.has_result)
+    return {key: newer[key] for key in of_newer if not is_done.get(key)}
 
 
 def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
     """Return the GPU-hours that the attempts of a campaign have used, a GPU for each worker."""
-    found = run_folders(loaded, grid_dir)
     workers = {cell.signature: cell.config.execution.trainer.num_workers for cell in loaded.cells}
-    return sum(
-        int(owner.get("asked", {}).get("workers", workers[key])) * attempt.busy_s() / 3600
-        for key, folder in found.items()
-        for attempt in folder.attempts()
-        if (owner := attempt.known_owner()).get("campaign") == campaign
-    )
+
+    def used(folder: RunFolder) -> float:
+        return sum(
+            int(owner.get("asked", {}).get("workers", workers[folder.signature])) * attempt.busy_s() / 3600
+            for attempt in folder.attempts()
+            if (owner := attempt.known_owner()).get("campaign") == campaign
+        )
+
+    return sum(readable.each(run_folders(loaded, grid_dir), used).values())
 
 
 def tell_of_outages(site: ClusterConfig, grid_dir: Path, campaign: str, console: Console) -> None:
@@ -138,7 +138,7 @@ def tell_of_idle_gpus(site: ClusterConfig, grid_dir: Path, running: Iterable[str
         grid_dir: Folder of the grid.
         running: Names of the folders of cells whose jobs run.
     """
-    idle = {name: gpu_idle.of_cell(run_folder(grid_dir, name)) for name in running}
+    idle = readable.each({name: run_folder(grid_dir, name) for name in running}, gpu_idle.of_cell)
     found = sorted((name for name in idle if idle[name]), key=lambda name: -idle[name])
     if not found:
         return

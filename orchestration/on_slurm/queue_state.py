@@ -9,6 +9,7 @@ from orchestration.on_slurm.commands import Job, QueuedJob
 from orchestration.on_slurm.evidence import all_ended_lately, failure_of, is_unclear, last_event, says_more
 from orchestration.on_slurm.standing_still import WAITS_FOR_NODE
 from orchestration.running.run_cell import record_loss
+from orchestration.runs import readable
 from orchestration.runs.failures import Failure
 from orchestration.runs.jobs import JobState, StateLog
 from orchestration.runs.run_folder import RunFolder, folders
@@ -82,21 +83,25 @@ def record_lost(grid_dir: Path) -> list[Lost]:
     Raises:
         SlurmError: squeue does not answer, and nothing was written.
     """
-    unclear = {folder: job for folder in folders(grid_dir).values() if (job := _job_of_unclear_end(folder, grid_dir))}
+    made = folders(grid_dir)
+    jobs = readable.each(made, lambda folder: _job_of_unclear_end(folder, grid_dir))
+    unclear = {made[key]: job for key, job in jobs.items() if job}
     if not unclear:
         return []
     queued = submissions.queue(grid_dir)
     gone = {folder: job for folder, job in unclear.items() if job not in queued or queued[job].is_waiting}
     accounted = commands.ended(gone.values()) or {}
     lately = all_ended_lately({*gone.values()} - accounted.keys() - queued.keys())
-    lost = []
-    for folder, job in gone.items():
-        attempt, ends = folder.attempts()[-1], accounted.get(job, ())
-        failure = failure_of(attempt, job, ends, lately=lately.get(job), is_requeued=job in queued)
-        if says_more(last_event(attempt), failure):
-            record_loss(folder.path, failure, known_dead=True)
-            lost.append(Lost(folder.path.name, failure))
-    return lost
+
+    def recorded(folder: RunFolder) -> Lost | None:
+        attempt, job = folder.attempts()[-1], gone[folder]
+        failure = failure_of(attempt, job, accounted.get(job, ()), lately=lately.get(job), is_requeued=job in queued)
+        if not says_more(last_event(attempt), failure):
+            return None
+        record_loss(folder.path, failure, known_dead=True)
+        return Lost(folder.path.name, failure)
+
+    return [lost for lost in readable.each({folder: folder for folder in gone}, recorded).values() if lost]
 
 
 def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:

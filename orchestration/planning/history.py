@@ -85,14 +85,15 @@ def notes(cells: Sequence[Cell], known: Sequence[Size]) -> list[str]:
 def _finished(runs: RunsFolder, wanted: Collection[str], device: str) -> Iterator[tuple[str, float, float]]:
     for grid in runs.grids():
         for folder in folders(grid.path).values():
-            if not folder.has_result() or not (pace := of_finished(folder.state(), device)):
-                continue
             try:
+                if not folder.has_result() or not (pace := of_finished(folder.state(), device)):
+                    continue
                 kind = kind_of(from_yaml(folder.config()))
+                memory_gb = _memory_gb(folder)
             except (DamagedFileError, OSError, ValueError):
                 continue  # of an earlier version, or damaged: who reads it for itself says so
             if kind in wanted:
-                yield kind, _memory_gb(folder), pace
+                yield kind, memory_gb, pace
 
 
 def _memory_gb(folder: RunFolder) -> float:

@@ -1,11 +1,12 @@
 """The pace of training (seconds per step), measured on cells trained before on the same kind of device."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from statistics import mean, median
 
 from orchestration.grids.cells import Cell
-from orchestration.runs import made_with
+from orchestration.runs import made_with, readable
 from orchestration.runs.run_folder import FolderState, RunFolder
 from orchestration.runs.states import CellState
 
@@ -49,14 +50,20 @@ def of_finished(state: FolderState, device: str) -> float | None:
 
 
 def _of_epochs(folders: Sequence[RunFolder], device: str) -> Iterator[float]:
-    for folder in folders:
-        for attempt in reversed(folder.attempts()):
-            rows = [row for row in attempt.epochs() if row.get("num_steps") and row.get("num_epochs")]
-            if rows and made_with.device_kind(attempt.environment()) == device:
-                # The median: an epoch that was interrupted shows only a part of its time.
-                yield median(
-                    ((row.get("duration_s") or 0.0) + (row.get("evaluation_s") or 0.0))
-                    * row["num_epochs"] / row["num_steps"]
-                    for row in rows
-                )  # fmt: skip
-                break
+    paces = (readable.of(folder, partial(_of_begun, device=device), None) for folder in folders)
+    yield from (pace for pace in paces if pace is not None)
+
+
+def _of_begun(folder: RunFolder, device: str) -> float | None:
+    """Return the seconds per step by the newest attempt with epochs on such a device."""
+    for attempt in reversed(folder.attempts()):
+        rows = [row for row in attempt.epochs() if row.get("num_steps") and row.get("num_epochs")]
+        if rows and made_with.device_kind(attempt.environment()) == device:
+            # The median: an epoch that was interrupted shows only a part of its time.
+            pace: float = median(
+                ((row.get("duration_s") or 0.0) + (row.get("evaluation_s") or 0.0))
+                * row["num_epochs"] / row["num_steps"]
+                for row in rows
+            )  # fmt: skip
+            return pace
+    return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestration.machine.damage import tell_of_lines
+from orchestration.machine.damage import tell, tell_of_lines
 from orchestration.machine.files import read_bytes, to_line
 from orchestration.machine.json_values import parse
 from orchestration.runs.folders import AttemptFolder, CellFolder
@@ -42,7 +42,8 @@ def read(root: str, runs: Sequence[tuple[str, bool]], damaged: set[str]) -> "Ite
     Args:
         root: The folder to which the runs' names are relative.
         runs: The name of each run, and whether it is finished.
-        damaged: Receives the names of runs with invalid lines, which are skipped with a warning.
+        damaged: Receives the names of runs with invalid lines, or whose rows cannot be read now, which are skipped with
+            a warning.
 
     Raises:
         ValueError: The rows do not fit together.
@@ -56,7 +57,7 @@ def _read_chunk(root: str, runs: Sequence[tuple[str, bool]], damaged: set[str]) 
     import numpy as np
     import pyarrow as pa
 
-    pieces = [(run, piece) for run, is_done in runs for piece in _pieces(f"{root}/{run}", is_done)]
+    pieces = [(run, piece) for run, is_done in runs for piece in _read_pieces(root, run, is_done, damaged)]
     found = [(run, piece) for run, piece in pieces if piece.lines]
     frame = _frame(found)
     if frame is None:  # rare, so slow is fine: line by line
@@ -100,11 +101,20 @@ def _without_damage(run: str, piece: "Piece", damaged: set[str]) -> "Piece":
     return replace(piece, lines=b"".join(to_line(row) for row in rows if row is not None))
 
 
+def _read_pieces(root: str, run: str, is_done: bool, damaged: set[str]) -> "list[Piece]":
+    try:
+        return _pieces(f"{root}/{run}", is_done)
+    except OSError as error:
+        tell(f"{root}/{run}: its epochs are left out: {error}")
+        damaged.add(run)
+        return []
+
+
 def _pieces(path: str, is_done: bool) -> "list[Piece]":
     """Return the rows of each attempt as in the files."""
     try:
         names = os.listdir(f"{path}/{_ATTEMPTS}") if is_done else []  # noqa: PTH208 (fast)
-    except OSError:  # there are none, or it is raised below
+    except OSError:  # there are none, or it is raised below and told
         names = []
     if len(names) == 1:
         return [_piece(f"{path}/{_ATTEMPTS}/{names[0]}/{_EPOCHS}", math.inf)]

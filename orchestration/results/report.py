@@ -12,7 +12,7 @@ from orchestration.machine import files
 from orchestration.planning import left_out
 from orchestration.results import facts, paragraph, published, settings
 from orchestration.results.run_table import collect
-from orchestration.runs import made_with, origin, steps_left_out, unpredicted
+from orchestration.runs import made_with, origin, readable, steps_left_out, unpredicted
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.tables import formats
@@ -249,9 +249,9 @@ def _provenance(grid_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
     """List all values of each provenance field with their numbers of cells, so that different values stand out."""
     known = folders(grid_dir)
     found: dict[str, dict[str, int]] = {}
-    for record in records:
-        folder = known.get(record["signature"])
-        for name, text in made_with.flat(_provenance_of(folder) if folder else {}):
+    there = {record["signature"]: known[record["signature"]] for record in records if record["signature"] in known}
+    for provenance in readable.each(there, _provenance_of).values():
+        for name, text in made_with.flat(provenance):
             if not text:
                 continue
             values = found.setdefault(name, {})

@@ -31,8 +31,8 @@ _EACH = Fields({}, _PROVENANCE).kind("what an attempt was made with")
 _MADE_WITH = "what it was made with"
 _OF_PROVENANCE = {**_PROVENANCE, "attempts": _EACH.listed()}
 OF_RESULTS_PROVENANCE = Fields({"commit": TEXT}, _OF_PROVENANCE).kind(f"{_MADE_WITH}, with its commit")
-_OF_SLURM = Fields({}, {"job": TEXT, "node": TEXT, "nodes": TEXT, "name": TEXT, "restart": COUNT}).kind(
-    "a job of Slurm"
+_OF_SLURM = Fields({"job": TEXT}, {"node": TEXT, "nodes": TEXT, "name": TEXT, "restart": COUNT}).kind(
+    "a job of Slurm, with its number"
 )
 _OF_OWNER = Fields(
     {"host": TEXT, "pid": COUNT, "process_started": COUNT.or_null(), "started": DATE, "commit": TEXT},

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestration.machine import clock
+from orchestration.runs import readable
 from orchestration.runs.failures import POLICY, AttemptEnd, Decision, decide, failed_lately
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.outages import Outage, excused, outages
@@ -16,17 +17,17 @@ def decision_of(folder: RunFolder, campaign: str) -> Decision:
     decision = decide(ends)
     if decision.again or not POLICY[ends[-1].kind].by_site:
         return decision
-    return decide(excused(_all_ends(folder.grid.path, campaign))[folder.name])
+    return decide(excused(_all_ends(folder.grid.path, campaign)).get(folder.name, ends))
 
 
 def decisions(cells: Mapping[str, RunFolder], campaign: str) -> dict[str, Decision]:
-    """Decide about unfinished cells of one grid; the keys are the caller's."""
-    ends = {key: folder.ends(campaign) for key, folder in cells.items()}
+    """Decide about unfinished cells of one grid that can be read; the keys are the caller's."""
+    ends = readable.each(cells, lambda folder: folder.ends(campaign))
     found = {key: decide(some) for key, some in ends.items()}
     doubtful = [key for key, decision in found.items() if not decision.again and POLICY[ends[key][-1].kind].by_site]
     if doubtful:
         every = excused(_all_ends(cells[doubtful[0]].grid.path, campaign))
-        found |= {key: decide(every[cells[key].name]) for key in doubtful}
+        found |= {key: decide(every.get(cells[key].name, ends[key])) for key in doubtful}
     return found
 
 
@@ -43,4 +44,5 @@ def lately(grid_dir: Path, campaign: str, within_s: float) -> list[Outage]:
 
 
 def _all_ends(grid_dir: Path, campaign: str) -> dict[str, list[AttemptEnd]]:
-    return {cell.name: RunFolder(cell.path).ends(campaign) for cell in GridFolder(grid_dir).cells()}
+    cells = {cell.name: RunFolder(cell.path) for cell in GridFolder(grid_dir).cells()}
+    return readable.each(cells, lambda folder: folder.ends(campaign))

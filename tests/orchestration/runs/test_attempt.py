@@ -150,7 +150,7 @@ def test_end_of_an_attempt_says_all_that_the_policy_asks(folder: RunFolder) -> N
 
 
 def test_end_of_an_attempt_that_says_nothing_is_its_last_write(folder: RunFolder) -> None:
-    attempt = folder.claim({**OWNER, "slurm": {}})
+    attempt = folder.claim({name: value for name, value in OWNER.items() if name != "slurm"})
     happens(attempt, {"event": "started", "time": 100.0, "step": 0})
     assert attempt.end() == AttemptEnd(
         kind=FailureClass.LOST, first_step=0, last_step=0, node="elsewhere", nodes="", host="elsewhere",
