@@ -96,7 +96,7 @@ def judge(cell: "IndexedCell", folder: "RunFolder", slurm: Slurm, waits: str = "
     if state.unpredicted:
         note = "; ".join(filter(None, (note, unpredicted.in_words(state.unpredicted, _class_names(folder)))))
     counts = cell.num_gpus and state.status is not CellState.DONE
-    busy_s = readable.of(folder, RunFolder.busy_s, 0.0) if counts else state.duration_s
+    busy_s = readable.of(folder, lambda one: one.busy_s(), 0.0) if counts else state.duration_s
     node = (job.node if job else "") or state.host
     return CellStatus(cell, standing, state, str(job.job) if job else "", node, note, cell.num_gpus * busy_s, idle_s)
 

@@ -243,11 +243,14 @@ def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None
 
 
 def _tell_of_unreadable(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
-    """Report once for each cell that nothing is done with it, as its files cannot be read."""
-    for item in planned.items:
-        if item.action in (Action.UNREADABLE, Action.DAMAGED):
-            text = f"{campaign.grid_name}: nothing is done with {item.cell.folder_name}: {item.reason}"
-            Notifier.of(campaign.config(), grid_dir).tell(f"unreadable {item.cell.signature}", text, once=True)
+    """Report once that nothing is done with some cells, as their files cannot be read."""
+    found = {item.cell.signature: item for item in planned.items if item.action in (Action.UNREADABLE, Action.DAMAGED)}
+    if found:
+        first = min(found)
+        more = f" and {counted(len(found) - 1, 'other')}" if found.keys() - {first} else ""
+        what = f"nothing is done with {found[first].cell.folder_name}{more}: {found[first].reason}"
+        cause = f"unreadable {' '.join(sorted(found))}"
+        Notifier.of(campaign.config(), grid_dir).tell(cause, f"{campaign.grid_name}: {what}", once=True)
 
 
 def _not_asked_for(campaign: Campaign, loaded: Grid) -> set[str]:

@@ -961,12 +961,14 @@ def test_campaign_does_not_end_without_a_cell_that_cannot_be_read_for_now(life, 
         changed.setattr(files, "read_bytes", lambda name: stale(name) if name == path else read(name))
         for _ in range(2):
             assert life.controller() == 0
-        assert not life.campaign.over(life.grid_dir).exists() and not life.said() and slurm.controllers
+        assert not life.campaign.over(life.grid_dir).exists() and slurm.controllers
+        (told,) = life.said()
+        assert f"{path} cannot be read for now" in told
         control.status(life.grid_dir, life.console)
         said = life.console.export_text()
         assert "4 cells: 3 done, 1 unknown" in said and f"{path} cannot be read for now: Stale file handle" in said
     assert life.controller() == 0
-    assert life.said() == ["small: 4 of 4 cells are done"]
+    assert life.said() == [told, "small: 4 of 4 cells are done"]
 
 
 def stale(name: str) -> bytes:

@@ -76,6 +76,18 @@ def test_cell_that_cannot_be_read_and_has_no_job_is_told_of_once_by_name(
     assert not life.campaign.over(life.grid_dir).exists()
 
 
+def test_several_cells_that_cannot_be_read_are_told_of_together(life: Life) -> None:
+    life.launch()
+    for name in (CELL, "supervised-4-s1"):
+        cell = life.cell(name)
+        cell.attempts_dir.write_text("no folder")
+        life.ends(cell, None)
+    for _ in range(2):
+        assert life.controller() == 0
+    (told,) = life.said()
+    assert f"nothing is done with {life.cell(CELL).name} and 1 other: " in told
+
+
 def test_cell_that_was_unreadable_for_a_while_is_tried_again_when_it_can_be_read(
     life: Life, slurm: FakeSlurm, monkeypatch
 ) -> None:
