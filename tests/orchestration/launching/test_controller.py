@@ -459,7 +459,7 @@ def test_node_of_a_job_that_never_began_is_known_without_accounting_too(life, sl
     other = f"JobId=78 ArrayJobId={array} ArrayTaskId=3 JobName={job.name} JobState=RUNNING ExitCode=0:0 NodeList=n5\n"
 
     def asked(words):
-        if words[2:] == ["show", "job", array]:
+        if words[-3:] == ["show", "job", array]:
             return said + other
         return "n3\nn4\n" if "hostnames" in words else output(words)
 
