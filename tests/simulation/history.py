@@ -292,11 +292,11 @@ class History:
         process = self._typed("launch", lambda console: self.conditions.launch(self.world, console))
         pause_s = self.chance.uniform(60, 3600) * 2 ** min(4, self.num_launches)
         self.num_launches += 1
-        self.is_to_launch = False
+        self.is_to_launch = True
 
         def type_again() -> None:
+            self.is_to_launch = bool(process.code)
             if process.code:
-                self.is_to_launch = True
                 self.world.hub.after(pause_s, self._launch)
 
         process.when_over(type_again)
