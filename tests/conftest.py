@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         fault_counts.Ran(
             _without_parameters(report.nodeid),
             report.outcome == "passed",
-            [row for name, row in report.user_properties if name == fault_counts.POINTS],
+            [row for name, row in getattr(report, "user_properties", ()) if name == fault_counts.POINTS],  # of tests
         )
         for kind in ("passed", "failed", "error")
         for report in terminalreporter.getreports(kind)

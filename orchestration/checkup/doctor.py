@@ -47,7 +47,7 @@ def looks(
         found.append(("data and weights of the site", partial(inputs.of_site, places)))
     if grid:
         of_grid = [word for word in settings if word not in of_site]
-        found.append((f"grid {grid}", partial(inputs.of_grid, grid, of_grid, places)))
+        found.append((f"grid {grid}", partial(inputs.of_grid, grid, of_grid, runs, places)))
     return found
 
 

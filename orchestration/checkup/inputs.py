@@ -84,10 +84,10 @@ def _of_weights(backbone: str, path: Path) -> Finding:
     return good(subject, f"{path} fits")
 
 
-def of_grid(name: str, settings: Sequence[str], places: Places | None = None) -> Iterator[Finding]:
-    """Check the folders and files that the cells of a grid name."""
+def of_grid(name: str, settings: Sequence[str], runs: Path, places: Places | None = None) -> Iterator[Finding]:
+    """Check the folders and files that the cells of a grid name; a launched grid is known by its name."""
     try:
-        loaded = launched.load(name, settings, site=places)
+        loaded = launched.load(name, settings, runs, site=places)
     except (OSError, ValueError) as error:
         yield fault(f"grid {name}", str(error), "its launch", "see the reason")
         return

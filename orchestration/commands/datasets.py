@@ -271,7 +271,7 @@ def draw(
     free = [sample for sample in train if sample.image not in left_out | rows]
     labeled = [sample for sample in free if sample.label is not None]
     num_drawn = wanted.num if not wanted.in_a_row else 0
-    _check_counts(counts, min(len(labeled), len(free) - 1) - num_drawn, len(free) + len(rows))
+    _check_counts(counts, (len(labeled), len(free)), num_drawn, len(free) + len(rows))
     classes = _classes(config, labeled, console) if balanced else None
     order = _order(every, labeled, seed, classes)
     val = rows | {labeled[index].image for index in order[len(order) - num_drawn :]}
@@ -356,14 +356,26 @@ def _beside_val(config: TrainConfig, train: Sequence["Sample"], rows: set[str], 
     return beside([*train, *known], val, wanted.gap)
 
 
-def _check_counts(counts: Sequence[int], most: int, num_images: int) -> None:
+def _check_counts(counts: Sequence[int], num_free: tuple[int, int], num_val: int, num_images: int) -> None:
+    """Refuse counts of more labels than there are, or that leave no unlabeled image.
+
+    Args:
+        counts: How many images each list is to have.
+        num_free: How many images to draw from have a label, and how many there are.
+        num_val: How many of the labeled ones the validation list takes.
+        num_images: How many there are with those that were taken as consecutive slices.
+    """
+    num_labeled, num_all = num_free
+    most = min(num_labeled, num_all - 1) - num_val
     if most < 1:
         raise ValueError(f"--val must leave two of the {num_images} images, one of them to label; it does not")
+    why = f"so that one of the {num_images} images is left"
+    if num_labeled < num_all - 1:
+        of_val = f", and --val takes {num_val} of these" if num_val else ""
+        why = f"as {num_labeled} of the {num_all} images to draw from have a label{of_val}"
     for count in counts:
         if not 1 <= count <= most:
-            raise ValueError(
-                f"--count must be 1 to {most}, so that one of the {num_images} images is left; got {count}"
-            )
+            raise ValueError(f"--count must be 1 to {most}, {why}; got {count}")
 
 
 def _classes(config: TrainConfig, labeled: Sequence["Sample"], console: Console) -> list[frozenset[int]]:

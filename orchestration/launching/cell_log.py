@@ -6,6 +6,7 @@ from pathlib import Path
 from orchestration.launching import closed_launches
 from orchestration.machine import clock
 from orchestration.on_slurm import submissions
+from orchestration.runs.attempt import Attempt
 from orchestration.runs.epoch_lines import epoch_line
 from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.run_folder import RunFolder
@@ -15,17 +16,18 @@ LOOK_S = 1.0
 
 
 def print_log(grid_dir: Path, folder: RunFolder, *, follow: bool = False, waits: str = "") -> None:
-    """Print the log of a cell's newest attempt, or of its newest job; with `follow`, until the cell is done.
+    """Print the log of a cell's newest attempt and the error that ended it, or of its newest job.
 
     Args:
         grid_dir: The folder of the grid.
         folder: The cell's folder.
-        follow: Also print what is added, and the logs of later attempts.
+        follow: Also print what is added, and the logs of later attempts, until the cell is done.
         waits: What the cell waits for, if that is known.
     """
     path = _log(grid_dir, folder)
     if path is None:
         print(_epochs(folder) or _what_is_the_case(grid_dir, folder, waits))  # noqa: T201 (what the command is for)
+        sys.stdout.write(_error_of(next(reversed(folder.attempts()), None), ""))
     while follow and path is None and not folder.has_result():
         sys.stdout.flush()
         clock.sleep(LOOK_S)
@@ -52,17 +54,29 @@ def _log(grid_dir: Path, folder: RunFolder) -> Path | None:
 def _print_file(path: Path, grid_dir: Path, folder: RunFolder, *, follow: bool, waits: str) -> Path | None:
     """Print a log and what is added to it; return the log of the next attempt once there is one."""
     sys.stdout.write(f"{path}\n")
+    attempt = next((one for one in folder.attempts() if one.log_file == path), None)
     with path.open(encoding="utf-8", errors="replace") as file:
         text = file.read()
         sys.stdout.write(text or f"(empty: {_epochs(folder) or _what_is_the_case(grid_dir, folder, waits)})\n")
+        sys.stdout.write(error := _error_of(attempt, text))
         while follow and not folder.has_result():
             sys.stdout.flush()
             clock.sleep(LOOK_S)
             following = _log(grid_dir, folder)
-            sys.stdout.write(file.read())
+            sys.stdout.write(more := file.read())
+            text += more
+            if not error:
+                sys.stdout.write(error := _error_of(attempt, text))
             if following not in (None, path):
                 return following
     return None
+
+
+def _error_of(attempt: Attempt | None, printed: str) -> str:
+    """Return the end of the error by which an attempt failed, unless its log has it: an exception is only recorded."""
+    last = (attempt.events() if attempt else [{}])[-1:]
+    told = str(last[0].get("traceback", "")).strip() if last and last[0].get("event") == "failed" else ""
+    return f"{told}\n" if told and told.splitlines()[-1] not in printed else ""
 
 
 def _epochs(folder: RunFolder) -> str:

@@ -10,9 +10,10 @@ import pytest
 from shell_programs import programs
 from typer.testing import CliRunner
 
-from orchestration.checkup import folder, node_look, software
+from orchestration.checkup import folder, inputs, node_look, software
 from orchestration.checkup.finding import Verdict
 from orchestration.commands.main import app
+from orchestration.grids.cells import experiments_folder
 from orchestration.on_slurm import commands
 from rankmatch import locks
 
@@ -248,3 +249,13 @@ def test_data_and_weights_that_a_site_names_are_looked_at(tmp_path, tiny_root):
     assert f"FAULT  data_root of pascal: {tmp_path}/gone is not there\n" in text
     assert f"good   split lists of camvid: 2 in {tiny_root}/splits\n" in text
     assert "Slurm" not in subjects(text, "good")
+
+
+def test_grid_that_was_launched_is_known_by_its_name(tmp_path):
+    stored = tmp_path / "runs" / "mine" / "grid.yaml"
+    stored.parent.mkdir(parents=True)
+    stored.write_text((experiments_folder() / "grids" / "demo.yaml").read_text())
+    found = [*inputs.of_grid("mine", [], tmp_path / "runs")]
+    assert {one.verdict for one in found} == {Verdict.GOOD, Verdict.NOTE}
+    (fault,) = inputs.of_grid("yours", [], tmp_path / "runs")
+    assert fault.verdict is Verdict.FAULT and "(mine); got 'yours'" in " ".join(fault.lines())

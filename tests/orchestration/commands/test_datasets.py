@@ -297,6 +297,17 @@ def test_lists_that_cannot_be_drawn_are_refused_before_anything_is_written(words
     assert (camvid / "splits/3/labeled.txt").read_text() == before
 
 
+def test_count_of_more_images_than_have_a_label_is_refused_for_this_reason(own_images):
+    for number in range(4, 12):
+        (own_images / f"colours/{number}.png").unlink()
+    draw = ("splits", "draw", own_images / "mine.yaml", "--count", 20)
+    for words, said in (
+        ((), "--count must be 1 to 4, as 4 of the 12 images to draw from have a label; got 20"),
+        (("--val", 3), "1 to 1, as 4 of the 12 images to draw from have a label, and --val takes 3 of these; got 20"),
+    ):
+        assert str(command(*draw, *words).exception).endswith(said)
+
+
 def test_lists_of_drawn_scenes_are_not_drawn():
     assert "drawn by the split's name" in str(command("splits", "draw", "synthetic", "--count", 3).exception)
 

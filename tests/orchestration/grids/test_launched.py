@@ -340,6 +340,14 @@ def test_torn_result_is_named_and_stops_no_command(
     assert own.cell("supervised-s1").result() is not None
 
 
+def test_log_of_a_cell_that_failed_ends_with_its_error(own: OwnGrid) -> None:
+    failed = own.cell(NAN).attempts()[-1].events()[-1]
+    said = own("logs", NAN, "--grid", "membranes")
+    assert "begins at step" in said and said.count("NonFiniteLossError: ") == 1
+    assert said.endswith(" ".join(failed["traceback"].split()))
+    assert "Error" not in own("logs", DONE, "--grid", "membranes")
+
+
 def test_row_without_finished_cells_makes_no_other_the_best_nor_one_of_fewer_steps(own: OwnGrid) -> None:
     table, page = own("table", "--grid", "membranes"), Path(own("report", "membranes")).read_text()
     report = (own.runs / "membranes" / "report.md").read_text()
