@@ -1,6 +1,7 @@
 """Which Slurm job has which cell: recorded before sbatch is called, completed after it."""
 
 import itertools
+import os
 import shutil
 import stat
 import sys
@@ -19,6 +20,7 @@ from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.jobs import cancel_cells, cancelled_cells
+from orchestration.runs.patience import say_once
 from rankmatch.durable import make_folder, sync_folder
 
 _USER = Kind("a user id, or -1", lambda value: value == -1 or COUNT.holds(value))
@@ -195,8 +197,7 @@ def settle(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> li
             submission.write(launch_dir)
     for launch_dir, submission in read(grid_dir):
         if submission.is_unanswered:
-            if submission.job:  # the head of a pilot that gets no nodes
-                commands.cancel([submission.job])
+            _end_head_without_nodes(submission)
             with _of_others(launch_dir, submission):
                 submission.withdraw(launch_dir)
     withdrawn = {name for launch in GridFolder(grid_dir).launches() for name in launch.withdrawn_names()}
@@ -204,6 +205,18 @@ def settle(grid_dir: Path, give_tasks: Callable[[Path, Submission], None]) -> li
         with suppress(SlurmError):  # what comes late ends by itself
             commands.cancel([job for job, one in commands.queue().items() if one.is_waiting and job.name in withdrawn])
     return found
+
+
+def _end_head_without_nodes(submission: Submission) -> None:
+    """Cancel the head of a pilot that gets no nodes; another user's can only be left to find that it is withdrawn."""
+    if submission.job is None:
+        return
+    try:
+        commands.cancel([submission.job])
+    except SlurmError as error:
+        if submission.user == os.getuid():
+            raise
+        say_once(f"job {submission.job_id} is user {submission.user}'s, who may have to end it", error)
 
 
 @contextmanager

@@ -146,6 +146,7 @@ class LaunchFolder(Folder):
     """Tells its trainings to end; its content says why, empty for a user's request."""
     cancelled_cells_file = Inner("cancelled.json")
     """Cells that were cancelled by name."""
+    cancelled_cells_lock = Inner(".cancelled.lock")  # held while these are written
     verdicts_dir = Inner("verdicts")
     tune_dir = Inner("tune")
     """Files of Ray Tune while it runs."""

@@ -18,7 +18,9 @@ from orchestration.machine.messages import Message
 from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.patience import patiently, say_once
 from orchestration.runs.states import JobState as JobState
+from rankmatch import locks
 
+_LOCK_S = 60.0
 _OF_CHANGE = Fields({"cell": TEXT, "state": TEXT})
 
 
@@ -142,9 +144,14 @@ def cancelled_cells(launch_dir: Path) -> list[str]:
 
 
 def cancel_cells(launch_dir: Path, cells: Iterable[str]) -> None:
-    """Record that cells of a launch were cancelled."""
-    names = sorted({*cells, *cancelled_cells(launch_dir)})
-    Cancelled(names).to_file(LaunchFolder(launch_dir).cancelled_cells_file)
+    """Record that cells of a launch were cancelled; two who do so at once keep each other's.
+
+    Raises:
+        OSError: It cannot be recorded, or another process holds the record for a minute.
+    """
+    launch = LaunchFolder(launch_dir)
+    with locks.held(launch.cancelled_cells_lock, _LOCK_S, locks.mode_in(launch_dir)):
+        Cancelled(sorted({*cells, *cancelled_cells(launch_dir)})).to_file(launch.cancelled_cells_file)
 
 
 class StateLog:

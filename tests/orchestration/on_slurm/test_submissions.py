@@ -8,7 +8,7 @@ import pytest
 
 from orchestration.machine.damage import DamageWarning
 from orchestration.on_slurm import commands, submissions
-from orchestration.on_slurm.commands import Job, QueuedJob
+from orchestration.on_slurm.commands import Job, QueuedJob, SlurmError
 from orchestration.on_slurm.submissions import Submission
 from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.jobs import cancelled_cells
@@ -160,6 +160,40 @@ def test_open_submission_of_another_user_keeps_nobody_from_a_step(grid_dir: Path
     monkeypatch.setattr(Submission, "withdraw", _closed)
     assert submissions.settle(grid_dir, lambda *_: None) == []
     assert f"a job of launch {NEW} may be there, or come; user 0 settles it by `resume`" in capfd.readouterr().err
+
+
+def test_head_without_nodes_that_another_user_has_keeps_nobody_from_a_step(grid_dir: Path, monkeypatch, capfd) -> None:
+    folder = grid_dir / "launches" / NEW
+    Submission("rm-7", ["a"], "70", "rm-7-nodes", user=os.getuid() + 1).write(folder)
+    Submission("rm-8", ["b"], "80", "rm-8-nodes", user=os.getuid()).write(folder)
+    cancelled: list[list[Job]] = []
+    monkeypatch.setattr(commands, "jobs_by_name", lambda name: [])
+    monkeypatch.setattr(commands, "queue", dict)
+
+    def cancel(jobs: list[Job]) -> None:
+        if jobs == [Job("70", "rm-7")]:
+            raise SlurmError("scancel: error: Kill job error on job id 70: Access/permission denied")
+        cancelled.append(jobs)
+
+    monkeypatch.setattr(commands, "cancel", cancel)
+    assert submissions.settle(grid_dir, lambda *_: None) == []
+    assert [Job("80", "rm-8")] in cancelled and submissions.is_withdrawn(folder, "rm-8")
+    assert submissions.is_withdrawn(folder, "rm-7")  # its head finds that when it looks for its task
+    assert f"job 70 is user {os.getuid() + 1}'s, who may have to end it: scancel: error" in capfd.readouterr().err
+
+
+def test_own_head_that_cannot_be_cancelled_is_not_given_up(grid_dir: Path, monkeypatch) -> None:
+    folder = grid_dir / "launches" / NEW
+    Submission("rm-7", ["a"], "70", "rm-7-nodes", user=os.getuid()).write(folder)
+    monkeypatch.setattr(commands, "jobs_by_name", lambda name: [])
+
+    def cancel(jobs: list[Job]) -> None:
+        raise SlurmError("slurmctld does not answer")
+
+    monkeypatch.setattr(commands, "cancel", cancel)
+    with pytest.raises(SlurmError, match="does not answer"):
+        submissions.settle(grid_dir, lambda *_: None)
+    assert not submissions.is_withdrawn(folder, "rm-7")
 
 
 def _closed(*_: object) -> None:

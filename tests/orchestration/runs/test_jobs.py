@@ -4,6 +4,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from orchestration.on_slurm.scheduler import SlurmScheduler
 from orchestration.on_slurm.site import Site
 from orchestration.running.inline import InlineScheduler
 from orchestration.running.run_cell import launcher, run_cell, train_inline
-from orchestration.runs.jobs import CellJob, JobState, SchedulerError, StateLog
+from orchestration.runs.jobs import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
 from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState
 
@@ -260,3 +261,20 @@ def test_cells_that_may_not_fit_on_a_shared_gpu_are_warned_of(capsys, make_cell,
     RayTuneScheduler(num_gpus_per_worker=1.0).check(cells)
     RayTuneScheduler(num_gpus_per_worker=0.5).check(cells[::2])
     assert capsys.readouterr().err == ""
+
+
+def test_all_cells_that_several_cancel_at_once_are_cancelled(launch_dir: Path) -> None:
+    names = [f"{place:02}" for place in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: cancel_cells(launch_dir, [name]), names))
+    assert cancelled_cells(launch_dir) == names
+
+
+def test_whoever_may_write_the_launch_may_cancel_after_another_user(launch_dir: Path) -> None:
+    launch_dir.chmod(0o770)
+    before = os.umask(0o077)
+    try:
+        cancel_cells(launch_dir, ["a"])
+    finally:
+        os.umask(before)
+    assert (launch_dir / ".cancelled.lock").stat().st_mode & 0o777 == 0o660
