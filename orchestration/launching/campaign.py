@@ -234,7 +234,7 @@ def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
 
 
 def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -> Submitted:
-    step.tidy(grid_dir, console)
+    step.tidy(grid_dir, console, is_typed=True)
     queued = in_words(queued_jobs(grid_dir))
     target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, until=order.until,
                        left_out=order.left_out)  # fmt: skip

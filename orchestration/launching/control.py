@@ -238,7 +238,7 @@ def retry(
     if on_slurm:
         campaign.newest(grid_dir)
         with only_launch_of(grid_dir, LOOK_S):
-            tidy(grid_dir, console)
+            tidy(grid_dir, console, is_typed=True)
     active = _queued(grid_dir)
     submitted = submissions.newest_jobs(grid_dir)
     spared = set[str]() if cells else added_seeds.not_needed(grid_dir)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestration.grids import launched
 from orchestration.grids.grid import Grid
-from orchestration.launching import earlier_code, launch, steps
+from orchestration.launching import earlier_code, given_up, launch, steps
 from orchestration.launching.hand_in import (
     Submitted,
     in_words,
@@ -29,18 +29,14 @@ from orchestration.on_slurm.campaign_file import Campaign, Ended, campaign_named
 from orchestration.on_slurm.commands import QueuedJob, SlurmError
 from orchestration.on_slurm.lanes import lanes
 from orchestration.on_slurm.notices import Notifier, harmless
-from orchestration.on_slurm.queue_state import Lost
 from orchestration.on_slurm.standing_still import WAITS_FOR_NODE, all_still, remedy
 from orchestration.planning import adaptive
 from orchestration.planning.plan import Action, Plan, format_amount
 from orchestration.planning.until import in_words as in_words_of
 from orchestration.runs import hints
-from orchestration.runs.failure_class import FailureClass
-from orchestration.runs.folders import LaunchFolder, signature_in
+from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.requests import Larger
-from orchestration.runs.retries import decision_of
-from orchestration.runs.run_folder import folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
             return Step(is_over=True)
         earlier_code.refuse(campaign, grid_dir)
         loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
-        _note_ends(campaign, grid_dir, console)
+        tidy(grid_dir, console)
         jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
         others = {*owners}
         policy.tell_of_idle_gpus(campaign.config(), grid_dir, [key for key, job in jobs.items() if not job.is_waiting])
@@ -87,6 +83,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         with suppress(SlurmError):  # the next step does it
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
         left = policy.left(loaded, grid_dir, campaign.name, jobs)
+        given_up.tell_of_pilots(campaign, grid_dir, {key: one for key, one in left.items() if key not in others})
         later = policy.not_due(left, campaign.name)
         if later:
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
@@ -113,8 +110,13 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         return Step(is_over=True)
 
 
-def tidy(grid_dir: Path, console: Console) -> list[Lost]:
-    """Find the jobs of launches that were killed, and record how silent attempts ended; return these.
+def tidy(grid_dir: Path, console: Console, *, is_typed: bool = False) -> None:
+    """Find the jobs of launches that were killed, record how silent attempts ended, and tell of cells thus given up.
+
+    Args:
+        grid_dir: Folder of the grid.
+        console: Prints what was found.
+        is_typed: Whoever typed the command decides about these cells: no notice is sent.
 
     Raises:
         SchedulerError: Slurm does not answer.
@@ -125,7 +127,7 @@ def tidy(grid_dir: Path, console: Console) -> list[Lost]:
         found = [*queue_state.record_lost(grid_dir), *never_began.record(grid_dir)]
     for lost in found:
         console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
-    return found
+    given_up.tell_of_lost(grid_dir, found, console, is_typed=is_typed)
 
 
 def settle(grid_dir: Path) -> list[submissions.Submission]:
@@ -161,22 +163,6 @@ def end(campaign: Campaign, target: Target, planned: Plan, console: Console) -> 
 def close(campaign: Campaign, grid_dir: Path, why: str = "") -> None:
     """Record that a campaign is closed and nobody has to do anything about it."""
     Ended(clock.now(), why).to_file(campaign.over(grid_dir))
-
-
-def _note_ends(campaign: Campaign, grid_dir: Path, console: Console) -> None:
-    """Record the ends that nobody else could, and report cells that are given up after them; jobs report the others."""
-    lost = tidy(grid_dir, console)
-    notifier, made = Notifier.of(campaign.config(), grid_dir), folders(grid_dir)
-    for item in lost:
-        decision = decision_of(made[signature_in(item.cell)], campaign.name)
-        if not decision.again:
-            last = f"; {item.failure.message}" if item.failure.kind is FailureClass.NEVER_BEGAN else ""
-            text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.told}{last}"
-            _print(text, console)
-            notifier.tell(f"failed: {decision.why}", text, is_last_word=True)
-    for launch_dir, words in never_began.whole_launches(grid_dir, lost):
-        text = f"{campaign.grid_name}: no job of the launch {launch_dir.name} came to begin a cell: {words}"
-        notifier.tell(f"never began {launch_dir.name}", text, once=True, is_last_word=True)
 
 
 def _refused(

@@ -46,9 +46,18 @@ class Notifier:
         return cls(str(grid_dir), site.mail_user, site.mail_server, tuple(site.notify_command))
 
     def tell(
-        self, cause: str, text: str, *, once: bool = False, insists: bool = False, is_last_word: bool = False
+        self,
+        cause: str,
+        text: str,
+        *,
+        once: bool = False,
+        since: float | None = None,
+        insists: bool = False,
+        is_last_word: bool = False,
     ) -> bool:
-        """Send a line of text unless its cause was reported within the hour, or ever; return whether it was sent.
+        """Send a line of text unless its cause was reported within the hour, or ever, or since something happened.
+
+        Return whether it was sent.
 
         A notice that fails is written to the log and harms nothing. One that `insists` is sent even if nobody can
         record that it was, on a full disk; others are not, as each job of a grid would then send them. One that is the
@@ -56,7 +65,7 @@ class Notifier:
         """
         with harmless(f"the notice {text!r}"):
             ways = self._ways()
-            if not ways or not self._claims(cause, text, once=once, insists=insists):
+            if not ways or not self._claims(cause, text, 0.0 if once else since, insists=insists):
                 return False
             failed = [error for way in ways if (error := _failure(way, text, NUM_TRIES if is_last_word else 1))]
             for error in failed:
@@ -67,15 +76,15 @@ class Notifier:
             return len(failed) < len(ways)
         return False
 
-    def tell_beside(self, cause: str, text: str) -> threading.Thread:
-        """Send a line only once, from a thread: a process that must hear Slurm's signals waits for no mail server."""
-        thread = threading.Thread(target=partial(self.tell, cause, text, once=True), daemon=True)
+    def tell_beside(self, cause: str, text: str, *, once: bool = True) -> threading.Thread:
+        """Send a line from a thread: a process that must hear Slurm's signals waits for no mail server."""
+        thread = threading.Thread(target=partial(self.tell, cause, text, once=once), daemon=True)
         thread.start()
         return thread
 
-    def _claims(self, cause: str, text: str, *, once: bool, insists: bool) -> bool:
+    def _claims(self, cause: str, text: str, since: float | None, *, insists: bool) -> bool:
         try:
-            return self._claim(cause, once=once)
+            return self._claim(cause, since)
         except (OSError, filelock.Timeout) as error:
             sys.stderr.write(f"that the notice {text!r} is sent cannot be noted: {_words_of(error)}\n")
             return insists
@@ -91,12 +100,13 @@ class Notifier:
             ways.append(lambda text: _mail(self.mail_server, self.mail_user, text))
         return ways
 
-    def _claim(self, cause: str, *, once: bool) -> bool:
+    def _claim(self, cause: str, since: float | None) -> bool:
         """Claim a cause, so that of many jobs at once one reports it; if that dies meanwhile, one reports it later."""
         with self._lock():
             earlier = self._read().get(cause)
             is_silent = earlier is not None and (
-                (once and earlier["sent"]) or abs(clock.now() - earlier["time"]) < SILENCE_S  # clocks may differ
+                (since is not None and earlier["sent"] and earlier["time"] >= since)
+                or abs(clock.now() - earlier["time"]) < SILENCE_S  # clocks may differ
             )
             if not is_silent:
                 self._write(cause, is_sent=False)

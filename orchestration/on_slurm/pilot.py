@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from orchestration.machine import clock, files, scratch
@@ -37,6 +38,8 @@ MAX_MISSED = 3
 """So often in a row a head must not be reached to count as gone."""
 QUIET_S = 3.0
 """So long no cell must train for a pilot that was told to end to be over."""
+TELLS_S = 60.0
+"""So long a head that has ended waits for a notice that is being sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class _Head(Listener):
         super().__init__(self.launch.stop_file, task.signal_before_s)
         self.log = StateLog(self.launch.path)
         self.has_told, self.quiet_since, self.num_missed = False, 0.0, 0
+        self.told_of, self.telling = set[str](), list[Thread]()
         self.next_look = clock.monotonic() + 2 * LOOK_FOR_NODES_S
 
     def run(self) -> int:
@@ -117,6 +121,7 @@ class _Head(Listener):
                 self.pass_on()
                 self._look_for_nodes()
                 self._tell_of_begin()
+                self._tell_of_failures()
                 clock.sleep(0.5)
         finally:
             files.replace(self.launch.pilot_over_file, "")
@@ -124,6 +129,8 @@ class _Head(Listener):
             self.launch.pilot_head_file.unlink(missing_ok=True)
             _cancel_waiting(self.task.nodes_name)
         self._tell_of_failures()
+        for thread in self.telling:
+            thread.join(TELLS_S)
         return int(driver.returncode != 0 and not self.stop_file.exists())
 
     def _order(self, temp_dir: Path) -> DriverOrder:
@@ -155,12 +162,16 @@ class _Head(Listener):
         self.task.notifier.tell_beside(f"started {self.task.owner['campaign']}", text)
 
     def _tell_of_failures(self) -> None:
+        """Tell of each cell once that is given up; what a head that dies did not tell, the next step does."""
         states = self.log.read()
         for job in self.task.jobs:
+            if states.get(job.name) is not JobState.FAILED or job.name in self.told_of:
+                continue
+            self.told_of.add(job.name)
             decision = decision_of(RunFolder(job.cell_dir), self.task.owner["campaign"])
-            if states.get(job.name) is JobState.FAILED and not decision.again:
+            if not decision.again:
                 text = f"{self._grid}: {job.name} is not tried again: {decision.told}"
-                self.task.notifier.tell(f"failed: {decision.why}", text)
+                self.telling.append(self.task.notifier.tell_beside(f"failed: {decision.why}", text, once=False))
 
     @property
     def _grid(self) -> str:

@@ -132,9 +132,11 @@ def _of_jobs(world: World, changed: pytest.MonkeyPatch) -> None:
     def held(**_: object) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(ray=world.folder / "ray")
 
-    def beside(self: notices.Notifier, cause: str, text: str) -> threading.Thread:
-        self.tell(cause, text, once=True)
-        return threading.current_thread()
+    def beside(self: notices.Notifier, cause: str, text: str, *, once: bool = True) -> threading.Thread:
+        self.tell(cause, text, once=once)
+        over = threading.Thread(target=id, args=(0,))
+        over.start()
+        return over
 
     changed.setattr(scratch, "held", held)
     changed.setattr(scratch, "sweep", lambda _=None: None)

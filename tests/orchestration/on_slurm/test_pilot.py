@@ -388,6 +388,16 @@ def test_head_tells_that_cells_began_and_which_are_given_up(head, launch_dir, tm
     ]
 
 
+def test_head_tells_of_a_cell_that_is_given_up_while_others_train(head, launch_dir, tmp_path):
+    StateLog(launch_dir).write(head.cell.name, JobState.FAILED)
+    RunFolder(head.cell).claim(OWNER).event("failed", kind="code error", message="boom")
+    told = tmp_path / "told"
+    task = head(f"while [ ! -s {told} ]; do sleep 0.05; done; cp {told} {tmp_path}/while; sleep 1")
+    assert task.run() == 0
+    words = f"grid: {head.cell.name} is not tried again: code error; `rankmatch logs` has the traceback\n"
+    assert (tmp_path / "while").read_text() == told.read_text() == words
+
+
 @pytest.fixture
 def on_node(launch_dir, monkeypatch) -> Path:
     folder = launch_dir / "jobs" / "2_1.0"

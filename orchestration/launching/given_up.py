@@ -1,0 +1,76 @@
+"""Who is told of cells that are given up: by the campaign whose attempt it was, whoever found the end."""
+
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestration.machine import announce, clock
+from orchestration.machine.damage import DamagedFileError, tell
+from orchestration.on_slurm import never_began
+from orchestration.on_slurm.campaign_file import Campaign, campaign_named, cancelled_in
+from orchestration.on_slurm.notices import Notifier
+from orchestration.on_slurm.policy import Left
+from orchestration.on_slurm.queue_state import Lost
+from orchestration.runs.failures import FailureClass
+from orchestration.runs.folders import signature_in
+from orchestration.runs.retries import decision_of
+from orchestration.runs.run_folder import RunFolder, folders
+
+
+def tell_of_lost(grid_dir: Path, lost: Sequence[Lost], console: Console, *, is_typed: bool) -> None:
+    """Say which cells are given up after ends that nobody else could record; jobs report the others.
+
+    Args:
+        grid_dir: Folder of the grid.
+        lost: These ends.
+        console: Prints it.
+        is_typed: Somebody reads the console, and decides about these cells: no notice is sent.
+    """
+    made = folders(grid_dir) if lost else {}
+    for item in lost:
+        campaign = _campaign_of(made[signature_in(item.cell)], grid_dir)
+        if campaign is None:  # the cell's line on the console says what is known
+            continue
+        decision = decision_of(made[signature_in(item.cell)], campaign.name)
+        if not decision.again:
+            last = f"; {item.failure.message}" if item.failure.kind is FailureClass.NEVER_BEGAN else ""
+            text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.told}{last}"
+            announce.say(console, text)
+            if not is_typed:
+                Notifier.of(campaign.config(), grid_dir).tell(f"failed: {decision.why}", text, is_last_word=True)
+    for launch_dir, words in () if is_typed else never_began.whole_launches(grid_dir, lost):
+        campaign = Campaign.read(launch_dir)
+        text = f"{campaign.grid_name}: no job of the launch {launch_dir.name} came to begin a cell: {words}"
+        Notifier.of(campaign.config(), grid_dir).tell(
+            f"never began {launch_dir.name}", text, once=True, is_last_word=True
+        )
+
+
+def tell_of_pilots(campaign: Campaign, grid_dir: Path, left: Mapping[str, Left]) -> None:
+    """Say which cells of pilots are given up, once for each cause that nobody told since: their heads may have died."""
+    if not campaign.num_nodes:
+        return
+    cancelled, newest = cancelled_in(grid_dir, campaign.name), dict[str, tuple[float, Left]]()
+    for one in left.values():
+        if not one.decision.again and one.folder.name not in cancelled:
+            ended = one.folder.ends(campaign.name)[-1].time
+            newest[one.decision.why] = max(newest.get(one.decision.why, (0.0, one)), (ended, one), key=itemgetter(0))
+    for why, (ended, one) in newest.items():
+        text = f"{campaign.grid_name}: {one.folder.name} is not tried again: {one.decision.told}"
+        Notifier.of(campaign.config(), grid_dir).tell(
+            f"failed: {why}", text, is_last_word=True, since=min(ended, clock.now())
+        )
+
+
+def _campaign_of(folder: RunFolder, grid_dir: Path) -> Campaign | None:
+    """Return the campaign of the newest attempt of a cell; none if nobody can read it any more."""
+    name = folder.attempts()[-1].known_owner().get("campaign")
+    try:
+        return campaign_named(grid_dir, name) if name else None
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        tell(error)
+        return None
