@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orchestration.grids import index
 from orchestration.runs import hints
-from orchestration.runs.folders import cell_name
+from orchestration.runs.folders import cell_name, signature_in
 from orchestration.runs.run_folder import RunFolder, folders, run_folder
 
 
@@ -30,7 +30,7 @@ def chosen(
     found = folders(grid_dir)
     gone = {key: run_folder(grid_dir, cell_name(key, slug)) for key, slug in slugs.items() if key not in found}
     every = [*found.values(), *(gone.values() if with_dropped else ())]
-    shown = {one.path.name: slugs.get(one.signature, one.path.name.partition("-")[2]) for one in every}
+    shown = {one.path.name: slugs.get(one.signature, one.slug) for one in every}
     meant = [_meant(word, shown, grid_dir) for word in words]
     picked = [one for one in every if not words or any(one.path.name in names for names in meant)]
     if only_one and len(picked) != 1:
@@ -56,4 +56,4 @@ def _meant(word: str, shown: dict[str, str], grid_dir: Path) -> set[str]:
 
 
 def _as_shown(folder_name: str, slug: str) -> str:
-    return cell_name(folder_name.partition("-")[0], slug)
+    return cell_name(signature_in(folder_name), slug)
