@@ -143,7 +143,8 @@ def test_what_a_source_says_of_the_layout_is_found(text, said):
 
 def test_names_on_the_disk_are_those_of_all_versions():
     assert names() == {
-        "%j.log", ".cancelled.lock", ".cells.lock", ".launch.lock", ".mirror.lock", ".notices.lock", ".results", ".trash", "address",
+        "%j.log", ".cancelled.lock", ".cells.lock", ".launch.lock", ".mirror.lock", ".notices.lock", ".results",
+        ".trash", "address",
         "artifacts", "attempts", "axes.json", "bad_step.json", "best.pt", "campaign.json", "cancelled",
         "cancelled.json", "cells", "changes", "checked", "checkpoints", "config.yaml", "controller.json",
         "controller.sh", "controllers", "curves.png", "ended", "ended.json", "epochs.jsonl", "evaluation.json",
