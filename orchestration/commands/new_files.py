@@ -12,6 +12,7 @@ from orchestration.machine import files
 
 TEMPLATES = "templates"
 DRAWN_SPLITS = ("4", "8")
+EPOCHS = "trainer.epochs: 5"
 
 
 def new_grid(place: Path, dataset: str) -> Path:
@@ -26,9 +27,12 @@ def new_grid(place: Path, dataset: str) -> Path:
     """
     path = _yaml(place)
     grid.check_name(path)
-    choice = os.path.relpath(dataset, path.parent) if is_own("dataset", dataset) else dataset
+    own = is_own("dataset", dataset)
+    choice = os.path.relpath(dataset, path.parent) if own else dataset
+    epochs = "# trainer.epochs: 20  # your data set file says how many, unless a number stands here" if own else EPOCHS
     splits = ", ".join(f"'{name}'" for name in _splits(dataset))
-    return _write(path, "grid.yaml", {"file": path.name, "dataset": format_value(choice), "splits": f"[{splits}]"})
+    values = {"file": path.name, "dataset": format_value(choice), "splits": f"[{splits}]", "epochs": epochs}
+    return _write(path, "grid.yaml", values)
 
 
 def new_dataset(place: Path) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from orchestration.grids import inputs, launched, site_places
+from orchestration.grids.cells import choices_of
 from orchestration.launching import added_seeds, moved_inputs
 from orchestration.launching.target import Target
 from orchestration.machine import clock
@@ -11,6 +12,9 @@ from orchestration.machine.counts import counted
 from orchestration.planning import adaptive, budget, history, plan, until
 from orchestration.planning.plan import Plan
 from orchestration.runs import hints
+
+LOOK_STEPS = 200
+"""Steps of a run that shows whether data of one's own can be learned, as docs/data.md recommends."""
 
 
 def of_plan(target: Target, planned: Plan) -> list[str]:
@@ -22,6 +26,7 @@ def of_plan(target: Target, planned: Plan) -> list[str]:
         *_left_out_in_words(target, planned),
         *(adaptive.lines(needs, planned) if (needs := added_seeds.of_target(target)) else []),
         f"failed cells are retried by {hints.command('retry', target.grid_dir)}" if num_failed else "",
+        *_few_steps(planned),
         *([] if target.sizes is None else history.notes([item.cell for item in planned.jobs], target.sizes)),
         *([] if target.until is None else until.lines(planned, entries(target, planned), target.until, clock.now())),
     ]
@@ -53,6 +58,25 @@ def _of_tables(target: Target, out: Collection[str]) -> str:
     counts = {one.title: sum(cell.signature in out for cell in one.cells) for one in target.loaded.tables}
     shares = ", ".join(f"{number} of {title}" for title, number in counts.items() if number)
     return f"{counted(len(out), 'cell')} ({shares})"
+
+
+def _few_steps(planned: Plan) -> list[str]:
+    """Warn of cells of data sets of one's own that train for too few steps to learn anything."""
+    shipped = choices_of("dataset")
+    few = [
+        item.num_steps
+        for item in planned.jobs
+        if item.num_steps is not None
+        and item.num_steps < LOOK_STEPS
+        and item.cell.config.numerics.dataset.name not in shipped
+    ]
+    if not few:
+        return []
+    steps = f"{min(few)}" if min(few) == max(few) else f"{min(few)} to {max(few)}"
+    return [
+        f"warning: {counted(len(few), 'cell')} of {steps} steps: below {LOOK_STEPS} a model rarely learns more than "
+        "the most frequent class, and a result takes 1,000 and more; trainer.epochs sets the number"
+    ]
 
 
 def entries(target: Target, planned: Plan) -> list[until.Entry]:

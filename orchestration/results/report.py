@@ -10,7 +10,7 @@ from orchestration.grids.cells import Cell
 from orchestration.grids.grid import Grid
 from orchestration.machine import files
 from orchestration.planning import left_out
-from orchestration.results import facts, paragraph, published, settings
+from orchestration.results import facts, missed_classes, paragraph, published, settings
 from orchestration.results.run_table import collect
 from orchestration.runs import made_with, origin, readable, steps_left_out, unpredicted
 from orchestration.runs.folders import GridFolder
@@ -238,8 +238,7 @@ def _warnings(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:
     ]
     lines = [
         f"- {cell.signature} ({cell.slug}) {unpredicted.in_words(classes, cell.config.execution.class_names)}\n"
-        for cell, folder in there
-        if (classes := folder.state().unpredicted)
+        for cell, classes in missed_classes.of_cells(grid_dir, cells)
     ]
     advice = [f"\nIf that is not intended, {unpredicted.ADVICE}.\n"] if lines else []
     return [f"## Warnings\n\n{''.join([*missed, *lines, *advice])}"] if missed or lines else []

@@ -15,7 +15,7 @@ from rich.text import Text
 from orchestration.grids.cells import NAMES
 from orchestration.grids.grid import Grid
 from orchestration.machine import announce, answers, files
-from orchestration.results import citation, energy, facts, paragraph, report, run_table
+from orchestration.results import citation, energy, facts, missed_classes, paragraph, report, run_table
 from orchestration.runs import steps_left_out
 from orchestration.runs.run_folder import RunFolder
 from orchestration.tables import formats, layouts
@@ -101,6 +101,7 @@ def show_table(
         if not kind:
             _say_title(one.title if loaded.parts else "", console)
             formats.show(table, console)
+            _say_missed_classes(grid_dir, one, console)
         if statistics and not kind:
             show_statistics(table, console)
         if with_energy:
@@ -133,6 +134,12 @@ def show_grid(loaded: Grid, grid_dir: Path, console: Console) -> None:
         _say_title(one.title if loaded.parts else "", console)
         records = run_table.collect(grid_dir, one.cells).to_pylist()
         formats.show(report.build_table(records, one.cells, one.table, baseline=one.baseline), console)
+        _say_missed_classes(grid_dir, one, console)
+
+
+def _say_missed_classes(grid_dir: Path, one: Grid, console: Console) -> None:
+    for line in missed_classes.in_a_line(grid_dir, one.cells):
+        _say(console, line)
 
 
 def _say_title(title: str, console: Console) -> None:

@@ -94,7 +94,10 @@ def test_new_data_set_is_drawn_checked_shown_and_planned_as_its_first_lines_say(
     assert (folder / "cells-20.png").is_file()
     loaded = grid.load("my_grid.yaml")
     assert loaded.axes["split"] == ["20"] and len(loaded.cells) == 9
-    assert "9 cells: 9 submit" in said("plan", "--grid", "my_grid.yaml")
+    assert {cell.config.numerics.trainer.epochs for cell in loaded.cells} == {20}  # the data set file's number
+    planned = " ".join(said("plan", "--grid", "my_grid.yaml").split())
+    assert "9 cells: 9 submit" in planned and "warning: 9 cells of 40 steps: below 200 a model rarely" in planned
+    assert "below 200" not in said("plan", "--grid", "my_grid.yaml", "trainer.epochs=100")
 
 
 def test_sections_of_a_new_data_set_that_are_commented_out_name_fields_that_there_are(folder):

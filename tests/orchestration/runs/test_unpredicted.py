@@ -69,6 +69,13 @@ def test_log_status_and_report_say_it_too(missed: Launcher) -> None:
         assert "almost never predicts classes '" in said and said.count(unpredicted.ADVICE) == 1
 
 
+def test_table_of_cells_that_lack_classes_says_so_below_its_figures(missed: Launcher) -> None:
+    warning = "warning: 1 of 1 cell: each almost never predicts classes '"
+    assert warning in missed.printed
+    words = ("table", "--grid", "small", "--runs", missed.runs)
+    assert warning in run(*words) and "warning" not in run(*words, "--format", "csv")
+
+
 def test_run_that_is_not_done_says_it(missed: Launcher, tmp_path: Path) -> None:
     shutil.copytree(missed.runs, tmp_path / "runs", symlinks=True)
     (folder,) = folders(tmp_path / "runs" / "small").values()
