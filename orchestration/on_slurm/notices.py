@@ -19,6 +19,7 @@ from typing import Any
 import filelock
 
 from orchestration.machine import clock, files
+from orchestration.machine.fields import FLAG, NUMBER
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.runs.folders import GridFolder
 from rankmatch import locks
@@ -125,7 +126,8 @@ class Notifier:
         try:
             content: Any = files.read_json(path)
             is_whole = isinstance(content, dict) and all(
-                isinstance(sent, dict) and {"time", "sent"} <= sent.keys() for sent in content.values()
+                isinstance(sent, dict) and NUMBER.holds(sent.get("time")) and FLAG.holds(sent.get("sent"))
+                for sent in content.values()
             )
             if not is_whole:
                 raise ValueError(f"{path} must hold when each cause was told; it is damaged")

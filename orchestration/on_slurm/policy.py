@@ -1,7 +1,8 @@
 """What a campaign does about cells that have no result, by how their jobs have ended."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import cancelled_in, launches_of, name_of, open_campaigns
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.notices import SILENCE_S, Notifier
-from orchestration.runs import gpu_idle, readable
+from orchestration.runs import gpu_idle, readable, trained_for
 from orchestration.runs.failures import MAX_WITHOUT_PROGRESS, Decision
-from orchestration.runs.folders import signature_in
+from orchestration.runs.folders import LaunchFolder, signature_in
 from orchestration.runs.retries import decision_of, decisions, lately
 from orchestration.runs.run_folder import RunFolder, run_folder
 
@@ -51,20 +52,32 @@ def left(loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str] = 
 def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[str, str]:
     """Return why cells are not tried again, by signature."""
     launches = launches_of(grid_dir, campaign)
-    mine = [submission for folder, submission in submissions.read(grid_dir) if folder in launches]
-    # That a pilot has a cell on its list is no try; one that began none is an attempt of each (`never_began.py`).
-    num_submitted = Counter(name for submission in mine if not submission.is_pilot for name in submission.jobs())
+    tries: dict[str, list[float]] = defaultdict(list)
+    for folder, submission in submissions.read(grid_dir):
+        # That a pilot has a cell on its list is no try; one that began none is an attempt of each (`never_began.py`).
+        for name in submission.jobs() if folder in launches and not submission.is_pilot else ():
+            moment = LaunchFolder(folder).moment
+            tries[name].append(moment.timestamp() if moment else math.inf)
     cancelled = cancelled_in(grid_dir, campaign)
     refused: dict[str, str] = {}
     for signature, one in cells.items():
         name = one.folder.path.name
         if name in cancelled:
             refused[signature] = "cancelled"
-        elif num_submitted[name] >= MAX_WITHOUT_PROGRESS and not one.folder.ends(campaign):
-            refused[signature] = f"submitted {num_submitted[name]} times and never begun"
+        elif (num := _num_in_vain(one.folder, tries[name], campaign)) >= MAX_WITHOUT_PROGRESS:
+            refused[signature] = f"submitted {num} times and never begun"
         elif not one.decision.again:
             refused[signature] = one.decision.told
     return refused
+
+
+def _num_in_vain(folder: RunFolder, tries: Sequence[float], campaign: str) -> int:
+    """Return how often a cell was submitted since a launch of another grid last began it: until then jobs leave it."""
+    if len(tries) < MAX_WITHOUT_PROGRESS or folder.ends(campaign):
+        return 0
+    others = [one for one in folder.attempts() if not trained_for.is_own(one.known_owner(), folder.grid)]
+    taken = others[-1].begun() if others else None
+    return sum(taken is None or moment > taken for moment in tries)
 
 
 def not_due(cells: Mapping[str, Left], campaign: str) -> dict[str, float]:

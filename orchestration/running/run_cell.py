@@ -1,5 +1,6 @@
 """The body of a job: train one cell in one attempt, and record how it ended."""
 
+import errno
 import os
 import secrets
 import socket
@@ -58,6 +59,7 @@ def run_cell(
     try:
         if _is_done(folder):
             return JobState.DONE
+        patiently(lambda: _refuse_dropped(folder))
         claim = {**owner, "training_pid": os.getpid(), "claim": secrets.token_hex(8)}
         number = patiently(lambda: _next_attempt(folder, owner))
         patiently(lambda: changes.keep(folder, owner.get("provenance", {})))
@@ -313,6 +315,7 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False, l
 def record_never_began(cell_dir: Path, owner: Mapping[str, Any], failure: Failure, host: str = "") -> None:
     """Record, as an attempt of its own, that a process which was to train ended before it claimed one."""
     try:
+        _refuse_dropped(RunFolder(cell_dir))
         attempt = RunFolder(cell_dir).claim(owner)
     except AttemptTaken:
         return  # somebody else trains it
@@ -320,6 +323,16 @@ def record_never_began(cell_dir: Path, owner: Mapping[str, Any], failure: Failur
         _unwritten(cell_dir, error)
         return
     attempt.event("failed", **evidence(attempt, failure), **({"host": host} if host else {}))
+
+
+def _refuse_dropped(folder: RunFolder) -> None:
+    """Refuse to make a cell's folder: without its configuration it would look like a cell, and be none.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    if not folder.path.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the cell was dropped, or its disk is not there", str(folder.path))
 
 
 def _next_attempt(folder: RunFolder, owner: Mapping[str, Any]) -> int:

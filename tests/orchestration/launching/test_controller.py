@@ -20,7 +20,7 @@ from orchestration.grids import index, launched
 from orchestration.launching import control, controller, overview, status_answer, step, steps
 from orchestration.launching.controller import Controller, State
 from orchestration.launching.launch_folder import only_launch_of
-from orchestration.machine import damage, files, snapshot
+from orchestration.machine import clock, damage, files, snapshot
 from orchestration.on_slurm import commands, policy, submissions
 from orchestration.on_slurm import job as job_of_cell
 from orchestration.on_slurm.campaign_file import Campaign, cancelled_in, open_campaigns
@@ -1197,3 +1197,26 @@ def test_retry_keeps_the_budget_of_the_launch(life):
     assert [Campaign.read(one).budget_gpu_hours for one in sorted((life.grid_dir / "launches").iterdir())] == [
         100.0
     ] * 2
+
+
+def test_cell_that_another_grid_trains_whenever_its_jobs_come_is_not_given_up(life, slurm):
+    life.launch()
+    cell = life.cell("rankmatch-4-s0")
+    for _ in range(4):
+        life.ends(cell, None, state="COMPLETED")  # as a job ends that finds another grid's training
+        other = {"commit": "abc", "grid": "another", "campaign": "l", "host": "n9", "pid": 1, "process_started": 1}
+        cell.claim({**other, "started": clock.utc().isoformat()}).event("stopped", kind="preempted", step=0)
+        num_scripts = len(slurm.scripts)
+        assert life.controller() == 0 and len(slurm.scripts) == num_scripts + 1
+
+
+def test_cell_whose_jobs_end_well_and_never_begin_it_is_given_up_also_where_another_grid_had_it_before(life, slurm):
+    life.launch()
+    cell = life.cell("rankmatch-4-s0")
+    other = {"commit": "abc", "grid": "another", "campaign": "l", "host": "n9", "pid": 1, "process_started": 1}
+    cell.claim({**other, "started": "2026-01-01T00:00:00+00:00"}).event("stopped", kind="preempted", step=0)
+    num_scripts = len(slurm.scripts)
+    for _ in range(4):
+        life.ends(cell, None, state="COMPLETED")
+        assert life.controller() == 0
+    assert len(slurm.scripts) == num_scripts + 2

@@ -157,7 +157,10 @@ def test_nobody_is_told_where_nobody_asked(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"done": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"done": 1}', *(f'{{"done": {{"time": {time}, "sent": false}}}}' for time in ('"soon"', "null"))],
+)
 def test_damaged_list_of_notices_is_replaced_and_the_notice_is_sent(content, webhook, tmp_path):
     (tmp_path / "notices.json").write_text(content)
     assert told_by(tmp_path).tell("done", "it's done")

@@ -14,7 +14,15 @@ import pytest
 
 import rankmatch
 from orchestration.machine import files
-from orchestration.running.run_cell import FencedError, StopCheck, launcher, launcher_is_gone, record_loss, run_cell
+from orchestration.running.run_cell import (
+    FencedError,
+    StopCheck,
+    launcher,
+    launcher_is_gone,
+    record_loss,
+    record_never_began,
+    run_cell,
+)
 from orchestration.runs import patience
 from orchestration.runs.failures import Failure, FailureClass, LostError
 from orchestration.runs.jobs import JobState
@@ -299,3 +307,15 @@ def test_gpu_time_counts_the_gpus_of_each_attempt(make_cell):
     assert result["gpu_duration_s"] == pytest.approx(4 * 10.0 + 2 * last_s)
     assert result["provenance"]["device"] == "other GPU"
     assert (result["model"]["path"], result["model"]["bytes"]) == ("attempts/2/best.pt", 7)
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_job_that_comes_after_its_cell_was_dropped_makes_no_folder_of_it(make_cell, tmp_path, is_linked, capfd):
+    cell_dir = make_cell()
+    cell_dir.rename(tmp_path / "in the trash")
+    if is_linked:
+        cell_dir.symlink_to(tmp_path / "store" / cell_dir.name)
+    assert run_cell(cell_dir, train=finishes, owner=launcher()) is JobState.FAILED
+    record_never_began(cell_dir, launcher(), Failure(FailureClass.NEVER_BEGAN, "LostError", "it never began", ""))
+    assert not cell_dir.exists() and not (tmp_path / "store").exists()
+    assert capfd.readouterr().err.count("the cell was dropped, or its disk is not there") == 2
