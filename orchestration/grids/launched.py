@@ -183,7 +183,7 @@ def text_of(loaded: Grid, *, of_launch: bool = False) -> str:
         loaded.name,
         loaded.spec,
         grid_spec.layout_of(loaded.spec),
-        loaded.baseline,
+        {key: text for key, text in loaded.baseline.items() if key in loaded.spec.axes},
         loaded.earlier if of_launch else (),
     )
 
@@ -287,10 +287,27 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
         loaded,
         cells=made,
         axes=axes,
-        baseline=baseline if is_there else {},
+        baseline=baseline | _own_settings_of(baseline, loaded, made) if is_there else {},
         table=replace(loaded.table, rows=rows, names=loaded.table.names | _shown_hashes(axes)),
         earlier=tuple(cell.signature for cell in earlier),
     )
+
+
+def _own_settings_of(baseline: Mapping[str, str], loaded: Grid, every: Sequence[Cell]) -> dict[str, str]:
+    """Return the baseline's values of the axes that came in by settings that the grid has `per` value of an axis.
+
+    Such a setting belongs to a method as the grid has it, so its cells are compared across it: as they are without
+    cells of earlier launches, where it is no axis. Of a part without the baseline, all cells count.
+    """
+    groups = loaded.spec.per.values() if loaded.spec else ()
+    keys = {key for group in groups for settings in group.values() for key in settings}
+    added = [key for key in every[0].axes if key in keys and key not in loaded.axes]
+    of_baseline = [
+        [cell for cell in cells if all(value_of(cell, key) == text for key, text in baseline.items())]
+        for cells in (loaded.cells, every)
+    ]
+    found = {key: {value_of(cell, key) for cell in of_baseline[0] or of_baseline[1]} for key in added}
+    return {key: next(iter(texts)) for key, texts in found.items() if len(texts) == 1}
 
 
 def _without_needless_hash(keys: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:

@@ -233,4 +233,5 @@ def text(name: str, parts: Sequence[Grid]) -> str:
 
 def _sections(part: Grid) -> dict[str, Any]:
     assert part.spec is not None
-    return grid_spec.resolved(part.spec, grid_spec.layout_of(part.spec), part.baseline, part.earlier)
+    baseline = {key: text for key, text in part.baseline.items() if key in part.spec.axes}
+    return grid_spec.resolved(part.spec, grid_spec.layout_of(part.spec), baseline, part.earlier)

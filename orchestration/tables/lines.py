@@ -6,7 +6,7 @@ from typing import Literal
 
 from orchestration.tables.comparisons import MIN_T, Comparison
 from orchestration.tables.entries import largest_share
-from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Key, Table
+from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Key, Table, baseline_place
 
 NO_PAIRS = "no pairs"
 OTHER_CROP = "†"
@@ -149,7 +149,23 @@ def _notes_on_pairs(table: Table) -> list[str]:
         said.append(f"difference ({n}): the mean over the {cells}, which is not the difference of the two entries")
     if any(entry.pairs == 0 for entry in table.entries.values()):
         said.append(f"{NO_PAIRS}: the entry and the baseline have no cells in common")
-    return said
+    return said + _note_on_rows_without_baseline(table)
+
+
+def _note_on_rows_without_baseline(table: Table) -> list[str]:
+    """Name the rows that nothing is compared with, as the baseline has no row with the same values of their axes."""
+    axes, others = (
+        [*table.row_axes, *table.column_axes],
+        [axis for axis in table.row_axes if axis not in table.baseline],
+    )
+    known: dict[Key, bool] = {}
+    for (row, column), entry in table.entries.items():
+        if entry.estimate:
+            has_one = baseline_place((row, column), axes, table.baseline) in table.entries
+            known[row] = known.get(row, False) or has_one
+    alone = [", ".join(map(table.name, table.row_axes, row)) for row, has_one in known.items() if not has_one]
+    same = ", ".join(others) or "columns"
+    return [f"not compared: {'; '.join(alone)}: no row of {_baseline(table)} has the same {same}"] if alone else []
 
 
 def _notes_on_tests(compared: Sequence[Comparison], significant: str) -> list[str]:

@@ -214,6 +214,23 @@ def test_cells_with_other_settings_are_added_with_what_tells_them_apart(own: Own
     assert "3 cells: 2 keep, 1 give up" in own("plan", "--grid", file)  # the file itself is what it was
 
 
+def test_row_whose_setting_is_given_per_method_is_compared_with_the_baseline_as_without_earlier_cells(
+    own: OwnGrid,
+) -> None:
+    file = own.folder / "membranes.yaml"
+    file.write_text(file.read_text().replace("learning_rate: 100, trainer.epochs: 30", "learning_rate: 0.02"))
+    own.launch("seed=0")
+    stored = launched.load_folder(own.runs / "membranes")
+    assert "trainer.learning_rate" in stored.axes and "trainer.epochs" in stored.axes
+    assert stored.baseline == {"method": "supervised", "trainer.learning_rate": "0.001"}
+    said = own("table", "--grid", "membranes")
+    assert said.count("vs supervised, 0.001") == 1 and "not compared" not in said
+    own.launch("method=rankmatch", "trainer.epochs=2")
+    said = own("table", "--grid", "membranes")
+    named = "not compared: rankmatch, 2, 0.02: no row of supervised, 0.001 has the same trainer.epochs"
+    assert said.count("vs supervised, 0.001") == 1 and named in said
+
+
 def test_grid_that_an_earlier_version_cut_to_its_last_launch_has_all_its_cells_again(own: OwnGrid) -> None:
     folder = own.runs / "membranes"
     text = (folder / "grid.yaml").read_text().replace("[supervised, rankmatch]", "[supervised]")
