@@ -54,7 +54,7 @@ class World:
         """What attempts used of GPUs, as they wrote it."""
         self.broken: list[str] = []
         """What must not happen, seen from within."""
-        self.trainings = Trainings(_die, self.broken.append, self.spent.append)
+        self.trainings = Trainings(_die, self.broken.append, self._spend)
         self.pilots = Pilots(self)
         self.functions = folder / "functions.sh"
         shell.write_functions(self.functions)
@@ -70,6 +70,11 @@ class World:
     def tell(self, text: str) -> None:
         self.told.append(text)
         self.note(f"told: {text}")
+
+    def _spend(self, spent: Spent) -> None:
+        """Note what a training used while Slurm had its job: on a node that it gave up, processes may live on."""
+        if any(self.hub.current in self.slurm.processes_of(job) for job in self.slurm.alive()):
+            self.spent.append(spent)
 
     # the seams
 
