@@ -79,7 +79,6 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
         others = {*owners}
         policy.tell_of_idle_gpus(campaign.config(), grid_dir, [key for key, job in jobs.items() if not job.is_waiting])
-        ending.tell_of_stuck(campaign.config(), grid_dir, ending.of_jobs(grid_dir, jobs))
         with suppress(SlurmError):  # the next step does it
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
         left = policy.left(loaded, grid_dir, campaign.name, jobs)
@@ -97,6 +96,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
         _tell_of_unreadable(campaign, grid_dir, planned)
+        ending.tell_of_stuck(campaign.config(), grid_dir, ending.of_jobs(grid_dir, jobs))
         if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _is_room_for(campaign, planned, jobs):
             return Step(submitted=_submit(campaign, target, planned, console))
         due = {*later} - others - _not_asked_for(campaign, loaded)
