@@ -24,7 +24,6 @@ from orchestration.runs import readable
 from orchestration.runs.attempt import Attempt, last_write
 from orchestration.runs.failures import Failure, FailureClass
 from orchestration.runs.folders import LaunchFolder
-from orchestration.runs.jobs import cancelled_cells
 from orchestration.runs.retries import decision_of
 from orchestration.runs.run_folder import AttemptTaken, RunFolder, folders, run_folder
 
@@ -40,7 +39,7 @@ def record(grid_dir: Path) -> list[Lost]:
         SlurmError: squeue does not answer, and nothing was written.
     """
     launches = submissions.newest_launches(grid_dir)
-    left_out = _cancelled(grid_dir)
+    left_out = submissions.cancelled(grid_dir)
     jobs = submissions.newest_jobs(grid_dir)
     made = {one.name: one for one in folders(grid_dir).values() if one.name in jobs and one.name not in left_out}
     is_silent = readable.each(made, lambda one: _is_silent(one, jobs[one.name], launches[one.name]))
@@ -122,15 +121,6 @@ def whole_launches(grid_dir: Path, lost: Iterable[Lost]) -> Iterator[tuple[Path,
         kinds = [kind for some in every.values() for kind in some]
         if len(kinds) >= min(ENOUGH, len(cells)) and {*kinds} == {FailureClass.NEVER_BEGAN}:
             yield launch_dir, next(words[cell] for cell in cells if cell in words)
-
-
-def _cancelled(grid_dir: Path) -> set[str]:
-    """Return the cells that somebody cancelled by name."""
-    found: set[str] = set()
-    for launch_dir, one in submissions.read(grid_dir):
-        found -= {*one.cells}
-        found |= {*one.cells} & {*cancelled_cells(launch_dir)}
-    return found
 
 
 def _is_silent(folder: RunFolder, job: Job, launch_dir: Path) -> bool:
