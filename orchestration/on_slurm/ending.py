@@ -53,7 +53,7 @@ class Ending:
 
 def of_jobs(grid_dir: Path, jobs: Mapping[str, QueuedJob]) -> list[Ending]:
     """Return the jobs with nothing more to do among those of cells, by the names of these cells' folders."""
-    launches = submissions.newest_launches(grid_dir)
+    launches = submissions.newest_launches(grid_dir) if jobs else {}
     found = []
     for cell, job in jobs.items():
         with suppress(OSError, DamagedFileError):  # it is shown as what it is

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orchestration.grids.cells import Cell
 from orchestration.machine.counts import counted
-from orchestration.runs import unpredicted
+from orchestration.runs import hints, unpredicted
 from orchestration.runs.run_folder import folders
 
 
@@ -24,4 +24,4 @@ def in_a_line(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:
     alike = {classes for _, classes in found}
     what = unpredicted.in_words(found[0][1], names) if len(alike) == 1 else "almost never predicts some class"
     many = f"{len(found)} of {counted(len(cells), 'cell')}"
-    return [f"warning: {many}: each {what}; `rankmatch status` says what to look at"]
+    return [f"warning: {many}: each {what}; {hints.command('status', grid_dir)} says what to look at"]

@@ -61,7 +61,7 @@ def test_launch_whose_terminal_is_closed_ends_with_checkpoints_and_its_table(tmp
     own_end, terminal = pty.openpty()
     launch = subprocess.Popen(
         command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_take_terminal,
     )  # fmt: skip
     os.close(terminal)
     reader = threading.Thread(target=_read_until, args=(own_end, has_begun := threading.Event()))
@@ -70,10 +70,20 @@ def test_launch_whose_terminal_is_closed_ends_with_checkpoints_and_its_table(tmp
     has_begun.set()
     reader.join()
     os.close(own_end)  # the kernel sends SIGHUP
-    assert launch.wait(120) == 130
+    try:
+        assert launch.wait(120) == 130
+    finally:
+        launch.kill()
+        launch.wait()
     [cell] = folders(tmp_path / "small").values()
     assert cell.attempts()[-1].events()[-1]["event"] == "stopped" and cell.newest_checkpoint() is not None
     assert (tmp_path / "small" / "report.md").exists()
+
+
+def _take_terminal() -> None:
+    """Have this process be the first of its terminal, as a shell is; tests under nohup would ignore its end."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _read_until(terminal: int, over: threading.Event) -> None:

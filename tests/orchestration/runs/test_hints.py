@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from orchestration.commands import main as cli
 from orchestration.commands.main import app
-from orchestration.launching import launch, launch_folder
+from orchestration.launching import launch_folder
 from orchestration.machine.processes import this_process
 from orchestration.mirror import page
 from orchestration.mirror.mlflow_store import StoreError
@@ -174,7 +175,7 @@ def test_launch_that_is_at_work_is_ended_by_cancel(own: OwnGrid, monkeypatch) ->
         assert "another launch is at work" in own("drop", DONE, "--grid", "membranes", code=2)
         assert "CELL must be left out" in own("cancel", DONE, "--grid", "membranes", code=2)
         assert f"(process {this_process()['pid']}) was told to end" in own("cancel", "--grid", "membranes")
-    assert ended == [(this_process()["pid"], launch.signal.SIGTERM)]
+    assert ended == [(this_process()["pid"], signal.SIGTERM)]
 
 
 def test_dropped_cell_comes_back_by_the_command_that_is_named(own: OwnGrid) -> None:
