@@ -11,7 +11,7 @@ from orchestration.grids import grid, launched
 from orchestration.launching import earlier_code, step, waiting
 from orchestration.launching.status import CellStatus
 from orchestration.machine.counts import counted
-from orchestration.on_slurm import policy, queue_state, submissions
+from orchestration.on_slurm import policy, queue_state
 from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob
 from orchestration.planning import left_out
@@ -81,11 +81,8 @@ def _asked_for(campaign: Campaign, rows: Sequence[CellStatus]) -> set[str]:
 
 
 def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
-    if not campaign.num_nodes:
-        return False
-    mine, alive = launches_of(grid_dir, campaign.name), {job.array for job in submissions.queue(grid_dir)}
-    pilots = [one for folder, one in submissions.read(grid_dir) if folder in mine and one.is_pilot]
-    return any(not alive.isdisjoint((one.job, one.nodes)) for one in pilots)
+    mine = launches_of(grid_dir, campaign.name) if campaign.num_nodes else []
+    return bool(queue_state.pilots_at_work(grid_dir, mine))
 
 
 def of_ended_launch(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:

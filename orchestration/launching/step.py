@@ -1,6 +1,6 @@
 """The next step of a campaign: what its cells need now, by their folders and by the queue."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,13 +96,14 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
         _tell_of_unreadable(campaign, grid_dir, planned)
-        ending.tell_of_stuck(campaign.config(), grid_dir, ending.of_jobs(grid_dir, jobs))
+        endings = ending.of_jobs(grid_dir, jobs)
+        ending.tell_of_stuck(campaign.config(), grid_dir, endings)
         if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _is_room_for(campaign, planned, jobs):
             return Step(submitted=_submit(campaign, target, planned, console))
         due = {*later} - others - _not_asked_for(campaign, loaded)
         _share_lanes(campaign, jobs)
         if planned.jobs or due or _runs(planned, others | _not_asked_for(campaign, loaded)):
-            return replace(_waits(jobs, grid_dir), due_s=min((later[key] for key in due), default=None))
+            return replace(_waits(jobs, endings, grid_dir), due_s=min((later[key] for key in due), default=None))
         if {*owners.values()} & {one.name for one in open_campaigns(grid_dir).values()}:
             close(campaign, grid_dir, why="a newer launch has its cells")  # and writes the report
         else:
@@ -267,15 +268,12 @@ def _submit(campaign: Campaign, target: Target, planned: Plan, console: Console)
 def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
     """Return whether a pilot of a campaign has not ended; nodes that wait for a head that has ended are cancelled."""
     mine = launches_of(grid_dir, campaign.name) if campaign.num_nodes else []
-    pilots = [one for folder, one in submissions.read(grid_dir) if folder in mine and one.is_pilot]
-    if not pilots:
-        return False
     with commands.answers():
-        alive = {job.array for job in submissions.queue(grid_dir)}
-        left = [one for one in pilots if one.nodes in alive and one.job not in alive]
-        for one in left:
-            commands.cancel_waiting(one.nodes_name)
-    return bool(left) or any(one.job in alive for one in pilots)
+        found = queue_state.pilots_at_work(grid_dir, mine)
+        for pilot, has_head in found:
+            if not has_head:
+                commands.cancel_waiting(pilot.nodes_name)
+    return bool(found)
 
 
 def has_room(campaign: Campaign, num_due: int, queued: Mapping[str, QueuedJob], *, is_tried: bool) -> bool:
@@ -309,14 +307,14 @@ def _share_lanes(campaign: Campaign, queued: Mapping[str, QueuedJob]) -> None:
             commands.throttle(array, given.of[array])
 
 
-def _waits(jobs: Mapping[str, QueuedJob], grid_dir: Path) -> Step:
+def _waits(jobs: Mapping[str, QueuedJob], endings: Sequence[ending.Ending], grid_dir: Path) -> Step:
     left = [job for job in jobs.values() if job.reason != WAITS_FOR_NODE]
     if len(left) < len(jobs):
         with commands.answers():
             left += queue_state.waiting_nodes(grid_dir) or jobs.values()
     still = all_still(left)
     return Step(
-        presses=any(one.is_near for one in ending.of_jobs(grid_dir, jobs)),
+        presses=any(one.is_near for one in endings),
         is_quiet=all(job.is_waiting for job in jobs.values()),
         held=remedy(still) if still else "",
     )

@@ -119,9 +119,9 @@ class _Head(Listener):
         try:
             while driver.poll() is None and not self._is_over():
                 self.pass_on()
-                self._look_for_nodes()
+                if self._look_for_nodes():
+                    self._tell_of_failures()  # at the same pace: the log of states becomes long
                 self._tell_of_begin()
-                self._tell_of_failures()
                 clock.sleep(0.5)
         finally:
             files.replace(self.launch.pilot_over_file, "")
@@ -144,15 +144,19 @@ class _Head(Listener):
             self.quiet_since = clock.monotonic()
         return clock.monotonic() - self.quiet_since > QUIET_S
 
-    def _look_for_nodes(self) -> None:
-        """End a pilot to which no job lends a node any more; if squeue does not answer, some job may."""
+    def _look_for_nodes(self) -> bool:
+        """End a pilot to which no job lends a node any more; if squeue does not answer, some job may.
+
+        Return whether it was time to look.
+        """
         if clock.monotonic() < self.next_look:
-            return
+            return False
         self.next_look = clock.monotonic() + LOOK_FOR_NODES_S
         with suppress(commands.SlurmError):
             self.num_missed = 0 if commands.is_queued(self.task.nodes_name) else self.num_missed + 1
         if self.num_missed >= MAX_MISSED and not self.stop_file.exists():
             files.replace(self.stop_file, f"{FailureClass.NODE_FAILURE}\nno job lends a node to the pilot any more")
+        return True
 
     def _tell_of_begin(self) -> None:
         if self.has_told or JobState.RUNNING not in self.log.read().values():

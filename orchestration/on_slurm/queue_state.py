@@ -1,6 +1,6 @@
 """The state of a grid's cells on Slurm: run folders first, squeue second, accounting third."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,6 +55,17 @@ def waiting_nodes(grid_dir: Path) -> list[QueuedJob]:
             nodes = [job for job in queued.values() if job.job.array == one.nodes]
             found += nodes if all(job.is_waiting for job in nodes) else []
     return found
+
+
+def pilots_at_work(grid_dir: Path, launches: Collection[Path]) -> list[tuple[submissions.Submission, bool]]:
+    """Return the pilots of some launches of which Slurm has the head or nodes, each with whether it has the head.
+
+    Raises:
+        SlurmError: squeue does not answer.
+    """
+    pilots = [one for folder, one in submissions.read(grid_dir) if folder in launches and one.is_pilot]
+    alive = {job.array for job in submissions.queue(grid_dir)} if pilots else set[Job]()
+    return [(one, one.job in alive) for one in pilots if not alive.isdisjoint((one.job, one.nodes))]
 
 
 def state_of(job: QueuedJob) -> JobState:
