@@ -90,8 +90,8 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
             later, "waits before its next try"
         )
         larger = {key: one.decision.larger for key, one in left.items()}
-        target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused,
-                           until=campaign.until, larger=larger, sizes=campaign.sizes,
+        target = Target.of(loaded, grid_dir, workers_of(campaign), retried=campaign.retried, queued=in_words(jobs),
+                           refused=refused, until=campaign.until, larger=larger, sizes=campaign.sizes,
                            left_out=campaign.left_out)  # fmt: skip
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
@@ -193,7 +193,13 @@ def left_out(campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str
     if campaign.until is None and not campaign.left_out and not any(one.table.adaptive for one in loaded.tables):
         return set()
     target = Target.of(
-        loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), until=campaign.until, left_out=campaign.left_out
+        loaded,
+        grid_dir,
+        workers_of(campaign),
+        retried=campaign.retried,
+        queued=in_words(jobs),
+        until=campaign.until,
+        left_out=campaign.left_out,
     )
     return {item.cell.signature for item in steps.plan_of(target).items if item.action is Action.LEAVE_OUT}
 
@@ -209,8 +215,9 @@ def over_budget(
     """Return why the budget of GPU-hours allows no more jobs, and the cells that it stops; none if there is room."""
     if campaign.budget_gpu_hours is None:
         return "", set()
-    target = Target.of(loaded, grid_dir, workers_of(campaign), queued=in_words(jobs), refused=refused,
-                       until=campaign.until, larger=larger, left_out=campaign.left_out)  # fmt: skip
+    target = Target.of(loaded, grid_dir, workers_of(campaign), retried=campaign.retried, queued=in_words(jobs),
+                       refused=refused, until=campaign.until, larger=larger,
+                       left_out=campaign.left_out)  # fmt: skip
     planned = steps.plan_of(target)
     hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + planned.gpu_hours
     if not planned.uses_gpus or hours <= campaign.budget_gpu_hours:

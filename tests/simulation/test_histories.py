@@ -87,6 +87,12 @@ def test_pilot_that_keeps_a_limit_is_alone(folder: Path) -> None:
     assert not outcome.broken, outcome.in_words()
 
 
+def test_cell_whose_retry_was_killed_after_sbatch_is_submitted_again(folder: Path) -> None:
+    outcome = play_and_remove(folder, 344)
+    assert outcome.faults["retry"]
+    assert not outcome.broken, outcome.in_words()
+
+
 def test_cell_that_a_pilot_gave_up_is_retried_in_another_while_the_first_is_at_work(folder: Path) -> None:
     outcome = play_and_remove(folder, 654)
     assert outcome.faults["retry"]

@@ -536,6 +536,18 @@ def test_retry_of_one_cell_is_no_retry_of_the_others(life, slurm):
     assert outcome.submitted.num_cells == 1 and len(slurm.scripts) == 3
 
 
+def test_cell_that_is_retried_after_an_error_in_the_code_stays_so_until_it_was_tried(life, slurm):
+    life.launch()
+    cell = life.cell("rankmatch-4-s0")
+    life.ends(cell, "code error")
+    control.retry(life.grid_dir, ["rankmatch-4-s0"], [], [], life.console)
+    launch_dir = max((life.grid_dir / "launches").iterdir())
+    life.ends(cell, None, "COMPLETED")  # as a job ends whose launch was killed before it wrote what the job runs
+    assert step.take_step(launch_dir, life.console).submitted.num_cells == 1
+    life.ends(cell, "code error", campaign=launch_dir.name)
+    assert step.take_step(launch_dir, life.console).is_over and len(slurm.scripts) == 3
+
+
 def test_campaign_whose_cells_a_newer_launch_has_ends_without_a_word(life, slurm):
     life.launch()
     first = life.campaign
