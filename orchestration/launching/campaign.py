@@ -30,7 +30,7 @@ from orchestration.launching.target import Target
 from orchestration.machine import announce, snapshot
 from orchestration.machine.counts import counted
 from orchestration.mirror.grid_mirror import last_tracking_uri
-from orchestration.on_slurm import cluster, commands, notices, shell_defaults, submissions
+from orchestration.on_slurm import cluster, commands, notices, queue_state, shell_defaults, submissions
 from orchestration.on_slurm.campaign_file import Campaign, launches_of, newest_readable, open_campaigns
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
@@ -262,10 +262,19 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
 
 def _refuse_two_limits(workers: Workers, queued: Mapping[str, str], grid_dir: Path) -> None:
     """Refuse a pilot that would keep a limit beside jobs of the same grid: nobody could hold it over both."""
-    if workers.are_alone and queued:
+    if not workers.are_alone:
+        return
+    with commands.answers():
+        pilots = queue_state.pilots_at_work(grid_dir, launches_of(grid_dir))
+    nodes = [one.nodes_id for one, has_head in pilots if not has_head]
+    there = [
+        *([f"{counted(len(queued), 'cell', 'has')} a job on Slurm"] if queued else []),
+        *([f"nodes of a pilot whose head has ended may train: job {', '.join(nodes)}"] if nodes else []),
+    ]
+    if there:
         raise ValueError(
             f"--pilot with --max-concurrent={workers.max_concurrent} must be alone, as nothing holds one limit over it "
-            f"and other jobs; {counted(len(queued), 'cell', 'has')} a job on Slurm. Launch once these have ended, or "
+            f"and other jobs; {'; '.join(there)}. Launch once these have ended, or "
             f"after {hints.command('cancel', grid_dir)}"
         )
 

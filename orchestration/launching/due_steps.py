@@ -12,7 +12,7 @@ from orchestration.launching import earlier_code, step, waiting
 from orchestration.launching.status import CellStatus
 from orchestration.machine.counts import counted
 from orchestration.on_slurm import policy, queue_state
-from orchestration.on_slurm.campaign_file import Campaign, launches_of, open_campaigns
+from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob
 from orchestration.planning import left_out
 from orchestration.runs import hints
@@ -34,8 +34,8 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
     if words := earlier_code.advice(campaign, grid_dir):
         return f"{nobody}; {words}"
     active = {row.cell.signature for row in rows if row.standing.is_open}
-    if _pilot_is_at_work(campaign, grid_dir):
-        return f"{nobody}: once its pilot has ended, {command} takes the next step"
+    if step.pilots_at_work(campaign, grid_dir):
+        return f"{nobody}: once the pilot has ended, {command} takes the next step"
     jobs = queue_state.queued_cells(grid_dir)
     left, budget = _left(campaign, grid_dir, active, jobs)
     later = policy.not_due(left, campaign.name)
@@ -78,11 +78,6 @@ def _left(
 
 def _asked_for(campaign: Campaign, rows: Sequence[CellStatus]) -> set[str]:
     return {*campaign.retried} or {row.cell.signature for row in rows}
-
-
-def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
-    mine = launches_of(grid_dir, campaign.name) if campaign.num_nodes else []
-    return bool(queue_state.pilots_at_work(grid_dir, mine))
 
 
 def of_ended_launch(grid_dir: Path, rows: Sequence[CellStatus]) -> list[str]:

@@ -272,11 +272,22 @@ def _submit(campaign: Campaign, target: Target, planned: Plan, console: Console)
     return submitted
 
 
+def pilots_at_work(campaign: Campaign, grid_dir: Path) -> list[tuple[submissions.Submission, bool]]:
+    """Return the pilots that a campaign's next one waits for, each with whether Slurm has its head.
+
+    One that keeps a limit waits for all of the grid: nodes of one whose head is gone may train on.
+
+    Raises:
+        SlurmError: squeue does not answer.
+    """
+    name = "" if workers_of(campaign).are_alone else campaign.name
+    return queue_state.pilots_at_work(grid_dir, launches_of(grid_dir, name)) if campaign.num_nodes else []
+
+
 def _pilot_is_at_work(campaign: Campaign, grid_dir: Path) -> bool:
-    """Return whether a pilot of a campaign has not ended; nodes that wait for a head that has ended are cancelled."""
-    mine = launches_of(grid_dir, campaign.name) if campaign.num_nodes else []
+    """Return whether a pilot has not ended; nodes that wait for a head that has ended are cancelled."""
     with commands.answers():
-        found = queue_state.pilots_at_work(grid_dir, mine)
+        found = pilots_at_work(campaign, grid_dir)
         for pilot, has_head in found:
             if not has_head:
                 commands.cancel_waiting(pilot.nodes_name)

@@ -81,8 +81,9 @@ def test_head_of_a_pilot_whose_nodes_were_refused_ends_at_once(folder: Path) -> 
     assert not outcome.broken, outcome.in_words()
 
 
-def test_pilot_that_keeps_a_limit_is_alone(folder: Path) -> None:
-    outcome = play_and_remove(folder, 437)
+@pytest.mark.parametrize("seed", [437, 1843])  # in the second one nodes train on for a head that Slurm gave up
+def test_pilot_that_keeps_a_limit_is_alone(folder: Path, seed: int) -> None:
+    outcome = play_and_remove(folder, seed)
     assert "pilot=2" in outcome.diary[0]
     assert not outcome.broken, outcome.in_words()
 

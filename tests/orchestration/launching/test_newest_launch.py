@@ -85,7 +85,7 @@ def test_step_that_a_running_node_of_a_pilot_puts_off_is_not_named(life, slurm):
     slurm.queued = {f"{pilot.nodes.number}_0": ("RUNNING", "n1")}  # its head died with its machine
     assert is_resumed_in_vain(life, slurm)
     [due] = overview.of_grid(life.grid_dir).due
-    assert "once its pilot has ended" in due
+    assert "once the pilot has ended" in due
 
 
 def test_step_for_which_the_site_has_no_room_is_not_named(life, slurm):

@@ -506,6 +506,10 @@ def test_pilot_that_keeps_a_limit_is_alone(options, slurm, console):
         ValueError, match=r"--max-concurrent=1 must be alone, .*; 3 cells have a job on Slurm. Launch once"
     ):
         launch(limited, console)
+    del slurm.queued["1"]  # its node was given up, while its processes live
+    with pytest.raises(ValueError, match=r"nodes of a pilot whose head has ended may train: job 2\. Launch once"):
+        launch(limited, console)
+    slurm.queued["1"] = ("RUNNING", "n1")
     assert len(slurm.scripts) == 2
     launch(options, console)  # who asks for no limit may have two
     assert len(slurm.scripts) == 4
