@@ -63,9 +63,10 @@ def _left(
     """Return the cells that a campaign submits again, now or later, and why its budget does not allow that."""
     loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
     elsewhere = {*policy.passed_on(loaded, grid_dir, campaign.name), *active}
+    decided, _ = policy.left(loaded, grid_dir, campaign.name, jobs)
     left = {
         key: one
-        for key, one in policy.left(loaded, grid_dir, campaign.name, jobs).items()
+        for key, one in decided.items()
         if key not in elsewhere and (not campaign.retried or key in campaign.retried)
     }
     refused = policy.given_up(left, grid_dir, campaign.name)

@@ -33,7 +33,11 @@ def tell_of_lost(grid_dir: Path, lost: Sequence[Lost], console: Console, *, is_t
         campaign = _campaign_of(made[signature_in(item.cell)], grid_dir)
         if campaign is None:  # the cell's line on the console says what is known
             continue
-        decision = decision_of(made[signature_in(item.cell)], campaign.name)
+        try:
+            decision = decision_of(made[signature_in(item.cell)], campaign.name)
+        except OSError as error:  # the next step decides, and the last one counts it
+            announce.say(console, f"whether {item.cell} is given up cannot be read now: {error}")
+            continue
         if not decision.again:
             last = f"; {item.failure.message}" if item.failure.kind is FailureClass.NEVER_BEGAN else ""
             text = f"{campaign.grid_name}: {item.cell} is not tried again: {decision.told}{last}"

@@ -33,7 +33,7 @@ from orchestration.on_slurm.standing_still import WAITS_FOR_NODE, all_still, rem
 from orchestration.planning import adaptive
 from orchestration.planning.plan import Action, Plan, format_amount
 from orchestration.planning.until import in_words as in_words_of
-from orchestration.runs import hints
+from orchestration.runs import folder_states, hints
 from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.requests import Larger
@@ -81,18 +81,19 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         policy.tell_of_idle_gpus(campaign.config(), grid_dir, [key for key, job in jobs.items() if not job.is_waiting])
         with suppress(SlurmError):  # the next step does it
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
-        left = policy.left(loaded, grid_dir, campaign.name, jobs)
+        left, unread = policy.left(loaded, grid_dir, campaign.name, jobs, waits_s=folder_states.WAITS_S)
         given_up.tell_of_pilots(campaign, grid_dir, {key: one for key, one in left.items() if key not in others})
         later = policy.not_due(left, campaign.name)
         if later:
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
-        refused = _refused(campaign, loaded, grid_dir, others, jobs, left) | dict.fromkeys(
+        refused = _refused(campaign, loaded, grid_dir, others, jobs, left, unread) | dict.fromkeys(
             later, "waits before its next try"
         )
         larger = {key: one.decision.larger for key, one in left.items()}
         target = Target.of(loaded, grid_dir, workers_of(campaign), retried=campaign.retried, queued=in_words(jobs),
                            refused=refused, until=campaign.until, larger=larger, sizes=campaign.sizes,
                            left_out=campaign.left_out)  # fmt: skip
+        target = replace(target, retried=(*campaign.retried, *unread))  # that the plan can read them decides nothing
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
         _tell_of_unreadable(campaign, grid_dir, planned)
@@ -102,7 +103,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
             return Step(submitted=_submit(campaign, target, planned, console))
         due = {*later} - others - _not_asked_for(campaign, loaded)
         _share_lanes(campaign, jobs)
-        if planned.jobs or due or _runs(planned, others | _not_asked_for(campaign, loaded)):
+        if planned.jobs or due or _goes_on(planned, others | _not_asked_for(campaign, loaded)):
             return replace(_waits(jobs, endings, grid_dir), due_s=min((later[key] for key in due), default=None))
         if {*owners.values()} & {one.name for one in open_campaigns(grid_dir).values()}:
             close(campaign, grid_dir, why="a newer launch has its cells")  # and writes the report
@@ -173,10 +174,12 @@ def _refused(
     others: set[str],
     jobs: Mapping[str, QueuedJob],
     left: Mapping[str, policy.Left],
+    unread: Mapping[str, str],
 ) -> dict[str, str]:
     """Return why cells are not submitted, by signature."""
     refused = (
-        policy.given_up(left, grid_dir, campaign.name)
+        {**unread}
+        | policy.given_up(left, grid_dir, campaign.name)
         | dict.fromkeys(others, "a newer launch has it")
         | dict.fromkeys(_not_asked_for(campaign, loaded), "not asked for")
     )
@@ -238,7 +241,11 @@ def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None
 
 def _tell_of_unreadable(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
     """Report once that nothing is done with some cells, as their files cannot be read."""
-    found = {item.cell.signature: item for item in planned.items if item.action in (Action.UNREADABLE, Action.DAMAGED)}
+    found = {
+        item.cell.signature: item
+        for item in planned.items
+        if item.action in (Action.UNREADABLE, Action.DAMAGED) or item.reason == policy.UNREAD
+    }
     if found:
         first = min(found)
         more = f" and {counted(len(found) - 1, 'other')}" if found.keys() - {first} else ""
@@ -338,10 +345,13 @@ def _waits(jobs: Mapping[str, QueuedJob], endings: Sequence[ending.Ending], grid
     )
 
 
-def _runs(planned: Plan, others: set[str]) -> bool:
-    """Return whether a cell may still finish without a submission; true if it cannot be read for now."""
+def _goes_on(planned: Plan, others: set[str]) -> bool:
+    """Return whether a cell may still finish without a submission now; true if it cannot be read for now."""
     goes_on = (Action.RUNNING, Action.UNREADABLE)
-    return any(item.action in goes_on and item.cell.signature not in others for item in planned.items)
+    return any(
+        (item.action in goes_on or item.reason == policy.UNREAD) and item.cell.signature not in others
+        for item in planned.items
+    )
 
 
 def _print(line: str, console: Console) -> None:

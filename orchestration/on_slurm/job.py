@@ -137,7 +137,11 @@ class _Head(Listener):
         if self.cell.path.name in cancelled_in(self.cell.grid.path, self.task.owner["campaign"]):
             sys.stderr.write(f"{self.cell.path.name} was cancelled\n")
             return True
-        decision = decision_of(self.cell, self.task.owner["campaign"])
+        try:
+            decision = decision_of(self.cell, self.task.owner["campaign"])
+        except OSError as error:  # whoever takes the next step decides
+            sys.stderr.write(f"whether {self.cell.path.name} is given up cannot be read now: {error}\n")
+            return False
         if decision.again:
             return False
         text = f"{self.cell.path.name} is not tried again: {decision.told}"

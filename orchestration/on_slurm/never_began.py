@@ -63,7 +63,7 @@ class _Head:
     """The head of a pilot that is gone."""
 
     has_begun: bool
-    """A cell of it has begun."""
+    """A cell of it has begun, or one that cannot be read now may have."""
     has_started: bool
     """Its node and its sources do: it waited for nodes."""
     told: str
@@ -85,7 +85,8 @@ def _heads(grid_dir: Path, jobs: Collection[Job]) -> dict[Job, _Head]:
             launch = LaunchFolder(launch_dir)
             has_started = any(job.node_file.exists() for job in launch.jobs(one.job_id))
             made = {cell: run_folder(grid_dir, cell) for cell in one.cells}
-            has_begun = any(readable.each(made, partial(_has_tried, pilot=one, launch_dir=launch_dir)).values())
+            tried, errors = readable.each_or_error(made, partial(_has_tried, pilot=one, launch_dir=launch_dir))
+            has_begun = any(tried.values()) or readable.passing(errors.values()) is not None
             told = launch.stop_file.read_text() if launch.stop_file.exists() else ""
             found[one.job] = _Head(has_begun, has_started, told)
     return found

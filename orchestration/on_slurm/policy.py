@@ -20,9 +20,10 @@ from orchestration.on_slurm.notices import SILENCE_S, Notifier
 from orchestration.runs import gpu_idle, readable, trained_for
 from orchestration.runs.failures import MAX_WITHOUT_PROGRESS, Decision
 from orchestration.runs.folders import LaunchFolder, signature_in
-from orchestration.runs.retries import decision_of, decisions, lately
+from orchestration.runs.retries import decisions, lately
 from orchestration.runs.run_folder import RunFolder, run_folder
 
+UNREAD = "how its attempts ended cannot be read for now"
 SKEW_S = 600.0
 """So far the clocks of a site may differ from each other, and still be believed."""
 
@@ -35,18 +36,36 @@ class Left:
     decision: Decision
 
 
-def left(loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str] = ()) -> dict[str, Left]:
+def left(
+    loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str] = (), *, waits_s: Sequence[float] = ()
+) -> tuple[dict[str, Left], dict[str, str]]:
     """Decide about the cells left to a campaign, by signature; attempts of cells that have a job are not read.
+
+    Return also why nothing is decided about others: they, or those that may have ended with them, cannot be read now.
 
     Args:
         loaded: Its grid.
         grid_dir: Folder of the grid.
         campaign: Its name.
         queued: Names of the folders of cells that have a job.
+        waits_s: After how many seconds to look again, and again, where cells cannot be read.
     """
+    found, unread = _look(loaded, grid_dir, campaign, queued)
+    for wait_s in waits_s:
+        if not unread:
+            break
+        clock.sleep(wait_s)
+        found, unread = _look(loaded, grid_dir, campaign, queued)
+    return found, dict.fromkeys(unread, UNREAD)
+
+
+def _look(loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str]) -> tuple[dict[str, Left], set[str]]:
     idle = {key: one for key, one in run_folders(loaded, grid_dir).items() if one.path.name not in queued}
-    found = {key: idle[key] for key, is_done in readable.each(idle, RunFolder.has_result).items() if not is_done}
-    return {key: Left(found[key], decision) for key, decision in decisions(found, campaign).items()}
+    is_done = readable.each(idle, RunFolder.has_result)
+    found = {key: idle[key] for key in is_done if not is_done[key]}
+    decided = decisions(found, campaign)
+    unread = (idle.keys() - is_done.keys()) | (found.keys() - decided.keys())
+    return {key: Left(found[key], one) for key, one in decided.items()}, unread
 
 
 def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[str, str]:
@@ -95,13 +114,20 @@ def waiting_cells(grid_dir: Path, cells: Mapping[str, RunFolder]) -> dict[str, f
     """Return the seconds until controllers retry cells whose last failure requires a wait, by the caller's keys."""
     campaigns = [one.name for one in open_campaigns(grid_dir).values() if one.config().controller]
     cancelled = {name: cancelled_in(grid_dir, name) for name in campaigns}
+    newest = readable.each(cells, _campaign_of) if campaigns else {}
     found: dict[str, float] = {}
-    for key, folder in cells.items() if campaigns else ():
-        with suppress(OSError, DamagedFileError):  # it is shown as what it is
-            campaign = folder.attempts()[-1].known_owner().get("campaign") if folder.attempts() else None
-            if campaign in cancelled and folder.name not in cancelled[campaign]:
-                found |= not_due({key: Left(folder, decision_of(folder, campaign))}, campaign)
+    for campaign in campaigns:
+        mine = {key: cells[key] for key, name in newest.items() if name == campaign}
+        mine = {key: one for key, one in mine.items() if one.name not in cancelled[campaign]}
+        decided = {key: Left(mine[key], decision) for key, decision in decisions(mine, campaign).items()}
+        with suppress(OSError, DamagedFileError):  # they are shown as what they are
+            found |= not_due(decided, campaign)
     return found
+
+
+def _campaign_of(folder: RunFolder) -> str | None:
+    attempts = folder.attempts()
+    return attempts[-1].known_owner().get("campaign") if attempts else None
 
 
 def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
@@ -122,7 +148,11 @@ def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
 
 
 def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
-    """Return the GPU-hours that the attempts of a campaign have used, a GPU for each worker."""
+    """Return the GPU-hours that the attempts of a campaign have used, a GPU for each worker.
+
+    Raises:
+        ValueError: Some cannot be read now, so that more may have been used.
+    """
     workers = {cell.signature: cell.config.execution.trainer.num_workers for cell in loaded.cells}
 
     def used(folder: RunFolder) -> float:
@@ -132,7 +162,10 @@ def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
             if (owner := attempt.known_owner()).get("campaign") == campaign
         )
 
-    return sum(readable.each(run_folders(loaded, grid_dir), used).values())
+    hours, errors = readable.each_or_error(run_folders(loaded, grid_dir), used)
+    if away := readable.passing(errors.values()):
+        raise ValueError(f"the GPU-hours used so far are unknown, so a budget of them allows no more jobs: {away}")
+    return sum(hours.values())
 
 
 def tell_of_outages(site: ClusterConfig, grid_dir: Path, campaign: str, console: Console) -> None:

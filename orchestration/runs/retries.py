@@ -12,22 +12,33 @@ from orchestration.runs.run_folder import RunFolder
 
 
 def decision_of(folder: RunFolder, campaign: str) -> Decision:
-    """Decide about one cell of a campaign; read the others' folders only if it would be given up."""
+    """Decide about one cell of a campaign; read the others' folders only if it would be given up.
+
+    Raises:
+        OSError: It cannot be read now, or it would be given up and another cell, which may have ended with it, cannot.
+    """
     ends = folder.ends(campaign)
     decision = decide(ends)
     if decision.again or not POLICY[ends[-1].kind].by_site:
         return decision
-    return decide(excused(_all_ends(folder.grid.path, campaign)).get(folder.name, ends))
+    every, away = _all_ends(folder.grid.path, campaign)
+    decision = decide(excused(every).get(folder.name, ends))
+    if away and not decision.again:
+        raise away
+    return decision
 
 
 def decisions(cells: Mapping[str, RunFolder], campaign: str) -> dict[str, Decision]:
-    """Decide about unfinished cells of one grid that can be read; the keys are the caller's."""
+    """Decide about unfinished cells of one grid, without those that `decision_of` cannot; the keys are the caller's."""
     ends = readable.each(cells, lambda folder: folder.ends(campaign))
     found = {key: decide(some) for key, some in ends.items()}
     doubtful = [key for key, decision in found.items() if not decision.again and POLICY[ends[key][-1].kind].by_site]
     if doubtful:
-        every = excused(_all_ends(cells[doubtful[0]].grid.path, campaign))
-        found |= {key: decide(every.get(cells[key].name, ends[key])) for key in doubtful}
+        every, away = _all_ends(cells[doubtful[0]].grid.path, campaign)
+        by_outages = excused(every)
+        found |= {key: decide(by_outages.get(cells[key].name, ends[key])) for key in doubtful}
+        if away:
+            found = {key: one for key, one in found.items() if one.again or key not in doubtful}
     return found
 
 
@@ -39,10 +50,12 @@ def failed_hosts(folder: RunFolder, campaign: str) -> list[str]:
 def lately(grid_dir: Path, campaign: str, within_s: float) -> list[Outage]:
     """Return what came over many cells of a campaign, as far as that was found out within the last seconds."""
     since = clock.now() - within_s
-    found = outages(_all_ends(grid_dir, campaign))
+    found = outages(_all_ends(grid_dir, campaign)[0])
     return [outage for outage in found if max(end.noted for _, end in outage.ends) > since]
 
 
-def _all_ends(grid_dir: Path, campaign: str) -> dict[str, list[AttemptEnd]]:
+def _all_ends(grid_dir: Path, campaign: str) -> tuple[dict[str, list[AttemptEnd]], OSError | None]:
+    """Return how the attempts of all cells ended, and the error of one that cannot be read but may be later."""
     cells = {cell.name: RunFolder(cell.path) for cell in GridFolder(grid_dir).cells()}
-    return readable.each(cells, lambda folder: folder.ends(campaign))
+    found, errors = readable.each_or_error(cells, lambda folder: folder.ends(campaign))
+    return found, readable.passing(errors.values())

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from orchestration_fakes import FakeSlurm
 from typer.testing import CliRunner
 
 from orchestration.commands.main import app
-from orchestration.launching import overview
-from orchestration.runs.run_folder import RunFolder
+from orchestration.launching import control, overview
+from orchestration.on_slurm import never_began, policy, submissions
+from orchestration.runs.retries import decision_of, decisions
+from orchestration.runs.run_folder import RunFolder, folders
 
 pytestmark = pytest.mark.filterwarnings("ignore::orchestration.machine.damage.DamageWarning")
 CELL = "rankmatch-4-s0"
@@ -125,3 +128,136 @@ def test_campaign_with_a_damaged_cell_ends_with_the_table_of_the_others(life: Li
     assert life.said()[-1] == "small: 3 of 4 cells are done, 1 are given up"
     assert any(text.startswith(f"small: nothing is done with {cell.name}: ") for text in life.said())
     assert Path(life.grid_dir / "report.md").is_file()
+
+
+def fails(life: Life, cell: RunFolder, slurm: FakeSlurm) -> None:
+    life.ends(cell, "code error")
+
+
+def waits(life: Life, cell: RunFolder, slurm: FakeSlurm) -> None:
+    life.ends(cell, "file system")
+
+
+def ran_out_of_memory(life: Life, cell: RunFolder, slurm: FakeSlurm) -> None:
+    life.runs_out_of(cell, "out of host memory")
+
+
+def is_cancelled(life: Life, cell: RunFolder, slurm: FakeSlurm) -> None:
+    control.cancel(life.grid_dir, [cell.signature], life.console)
+    life.ends(cell, "cancelled")
+
+
+@pytest.mark.parametrize(("ends", "num_due"), [(fails, 0), (waits, 0), (ran_out_of_memory, 1), (is_cancelled, 0)])
+def test_nothing_is_done_with_a_cell_that_could_not_be_read_when_the_policy_decided(
+    ends: Callable[[Life, RunFolder, FakeSlurm], None], num_due: int, life: Life, slurm: FakeSlurm, monkeypatch
+) -> None:
+    life.launch()
+    cell = life.cell(CELL)
+    life.done(*(one for one in folders(life.grid_dir).values() if one.name != cell.name))
+    ends(life, cell, slurm)
+    with monkeypatch.context() as away:
+        left = policy.left
+
+        def look(*args, **kwargs):
+            with monkeypatch.context() as meanwhile:
+                answers_with_an_error(cell, meanwhile)
+                return left(*args, **kwargs)
+
+        away.setattr(policy, "left", look)
+        assert life.controller() == 0
+    assert len(slurm.scripts) == 1 and not life.campaign.over(life.grid_dir).exists()
+    assert f"nothing is done with {cell.name}: how its attempts ended cannot be read for now" in life.said()[-1]
+    assert life.controller() == 0
+    assert len(slurm.scripts) == 1 + num_due
+    if num_due:
+        assert "--mem=24576MB" in slurm.scripts[1]
+
+
+def test_cell_with_an_earlier_attempt_that_cannot_be_read_is_not_submitted_and_told_of_once(
+    life: Life, slurm: FakeSlurm, monkeypatch
+) -> None:
+    life.launch()
+    cell = life.cell(CELL)
+    life.ends(cell, "lost")
+    assert life.controller() == 0
+    life.ends(cell, "lost")
+    earlier = str(cell.attempts()[0].path / "events.jsonl")
+    real = RunFolder.ends
+
+    def ends(folder: RunFolder, campaign: str):
+        if folder.name == cell.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), earlier)
+        return real(folder, campaign)
+
+    monkeypatch.setattr(RunFolder, "ends", ends)
+    num = len(slurm.scripts)
+    for _ in range(4):
+        assert life.controller() == 0
+    assert len(slurm.scripts) == num
+    assert [text for text in life.said() if cell.name in text and "nothing is done with" in text] == life.said()[-1:]
+
+
+def test_cell_is_not_given_up_while_others_that_may_have_ended_with_it_cannot_be_read(
+    life: Life, slurm: FakeSlurm, monkeypatch
+) -> None:
+    life.launch()
+    cells = [*folders(life.grid_dir).values()]
+    for cell in cells:
+        life.ends(cell, "disk full")
+    one, campaign = cells[0], life.campaign.name
+    assert decision_of(one, campaign).again  # the same ended all of them
+    for cell in cells[2:]:
+        answers_with_an_error(cell, monkeypatch)
+    with pytest.raises(OSError, match="Input/output error"):
+        decision_of(one, campaign)
+    assert decisions({"one": one, "another": cells[1]}, campaign) == {}
+
+
+def test_nothing_is_submitted_under_a_budget_while_what_was_used_cannot_be_read(
+    life: Life, slurm: FakeSlurm, monkeypatch
+) -> None:
+    life.launch(budget_gpu_hours=1000.0)
+    cell, other = life.cell(CELL), life.cell("rankmatch-4-s1")
+    life.ends(cell, "lost")
+    life.ends(other, "lost")
+    with monkeypatch.context() as away:
+        answers_with_an_error(cell, away)
+        assert life.controller() == 3
+        assert "nobody is to act" not in "\n".join(overview.of_grid(life.grid_dir).lines)
+    assert len(slurm.scripts) == 1
+    assert life.controller() == 0 and len(slurm.scripts) == 2
+
+
+def test_cells_of_a_pilot_are_not_taken_for_untried_while_one_of_them_cannot_be_read(
+    life: Life, slurm: FakeSlurm, monkeypatch
+) -> None:
+    life.launch(num_nodes=2)
+    launch_dir, pilot = submissions.read(life.grid_dir)[-1]
+    cell = life.cell(CELL)
+    slurm_job = {"job": f"{pilot.nodes_id}_0", "name": pilot.nodes_name, "restart": 0}
+    owner = {"commit": "abc", "campaign": life.campaign.name, "launch": launch_dir.name, "host": "n1", "pid": 1}
+    attempt = cell.claim({**owner, "process_started": 1, "slurm": slurm_job})
+    attempt.event("failed", kind="lost", message="gone", step=0)
+    slurm.queued.clear()
+    slurm.accounted = {pilot.job_id: ("NODE_FAIL", "n1")}
+    answers_with_an_error(cell, monkeypatch)
+    assert never_began.record(life.grid_dir) == []
+
+
+def test_how_long_cells_wait_is_found_with_three_looks_at_each_however_many_have_failed(
+    life: Life, monkeypatch
+) -> None:
+    life.launch()
+    cells = {one.signature: one for one in folders(life.grid_dir).values()}
+    for cell in cells.values():
+        life.ends(cell, "disk full")
+    looks: list[str] = []
+    real = RunFolder.ends
+
+    def ends(folder: RunFolder, campaign: str):
+        looks.append(folder.name)
+        return real(folder, campaign)
+
+    monkeypatch.setattr(RunFolder, "ends", ends)
+    assert policy.waiting_cells(life.grid_dir, cells).keys() == cells.keys()
+    assert len(looks) == 3 * len(cells)
