@@ -190,7 +190,8 @@ class Invariants:
 
     def is_over(self) -> bool:
         """Return whether all launches are closed, and nobody is at work."""
-        if self.world.hub.processes or self.world.slurm.alive() or not self.is_launched():
+        acts = any(not process.is_frozen for process in self.world.hub.processes.values())  # one may stay so for ever
+        if acts or self.world.slurm.alive() or not self.is_launched():
             return False
         return not open_campaigns(self.world.grid_dir)
 
