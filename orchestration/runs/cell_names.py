@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from orchestration.runs.patience import say_once
+from orchestration.runs.patience import passes, say_once
 
 _SIGNATURE = 12
 _CELL_NAME = re.compile(rf"[0-9a-f]{{{_SIGNATURE}}}-")
@@ -51,15 +51,19 @@ def is_cell_name(name: str) -> bool:
 
 
 def _used(folder: str, names: Sequence[str], result: str) -> str:
-    used, *others = sorted(names, key=lambda name: (not _is_there(f"{folder}/{name}/{result}"), len(name), name))
+    used, *others = sorted(names, key=lambda name: (not _may_be_there(f"{folder}/{name}/{result}"), len(name), name))
     for other in others:
         what = f"{folder}/{used} is used, as it has the cell of {folder}/{other} too"
         say_once(what, "one of them should be moved away")
     return used
 
 
-def _is_there(file: str) -> bool:
-    return os.path.exists(file)  # noqa: PTH110 (no error, whatever the file system answers)
+def _may_be_there(file: str) -> bool:
+    try:
+        os.stat(file)  # noqa: PTH116 (commands look many times)
+    except OSError as error:  # one that cannot be looked for now may be there: better unreadable than trained anew
+        return passes(error)
+    return True
 
 
 def _may_be_folder(entry: os.DirEntry[str]) -> bool:

@@ -1,5 +1,7 @@
 """A copy or an archive beside a cell, as people make them by hand: it hides nothing, and is told of."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 from orchestration.commands.main import app
 from orchestration.reproducing import record
 from orchestration.results import run_table
-from orchestration.runs import store
+from orchestration.runs import cell_names, store
 from orchestration.runs.folders import RunsFolder
 from orchestration.runs.run_folder import RunFolder, folders
 from orchestration.runs.states import CellState
@@ -61,6 +63,23 @@ def test_copy_with_a_result_is_used_beside_a_folder_without_one(again: Launcher)
     cell.result_file.unlink()
     used = folders(again.runs / "small")[cell.signature]
     assert used.path == Path(f"{cell.path}.bak") and used.state().status is CellState.DONE
+
+
+def test_folder_whose_result_cannot_be_looked_for_now_is_not_left_for_one_without_a_result(
+    tmp_path: Path, monkeypatch
+) -> None:
+    without, finished = (tmp_path / name for name in ("aaaaaaaaaaaa-x", "aaaaaaaaaaaa-longer"))
+    without.mkdir()
+    finished.mkdir()
+    real = os.stat
+
+    def stat(path, **kwargs):
+        if path == f"{finished}/result.json":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return real(path, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert cell_names.one_for_each_cell(str(tmp_path), "result.json") == [finished.name]
 
 
 def test_finished_cell_is_not_submitted_again_for_a_copy_that_was_made_while_it_trained(
