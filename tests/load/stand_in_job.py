@@ -35,7 +35,8 @@ def main() -> None:
         raise AssertionError(what)
 
     step_s = float(os.environ.get(STEP_VARIABLE, "0"))
-    sys.exit(training.train_order(path, lambda: step_s, lambda: "runs", sys.exit, breaks))
+    world = training.Trainings(sys.exit, breaks, lambda spent: None)
+    sys.exit(training.train_order(world, path, lambda: step_s, lambda: "runs"))
 
 
 def _end_with(parent: int) -> None:
