@@ -191,7 +191,6 @@ def test_epoch_whose_number_is_none_is_compared_and_reported(tmp_path, number):
     assert len(RunFolder(grid_dir / "cells" / loaded.cells[4].folder_name).epochs()) == (6 if "e" in number else 7)
 
 
-@pytest.mark.filterwarnings("ignore::orchestration.machine.damage.DamageWarning")
 def test_attempt_on_a_node_whose_clock_is_days_ahead_took_what_it_took(tmp_path):
     loaded, grid_dir = mixed_grid(tmp_path / "runs")
     attempt = grid_dir / "cells" / loaded.cells[9].folder_name / "attempts" / "1"
@@ -207,6 +206,7 @@ def test_attempt_on_a_node_whose_clock_is_days_ahead_took_what_it_took(tmp_path)
     assert abs(datetime.fromisoformat(f"{begun}+00:00").timestamp() - began) < 60 and took == "10.0 h"
 
 
+@pytest.mark.filterwarnings("ignore::orchestration.machine.damage.DamageWarning")
 def test_json_that_is_nested_without_end_is_damage_of_its_cell(tmp_path):
     loaded, grid_dir = mixed_grid(tmp_path)
     folder = grid_dir / "cells" / loaded.cells[4].folder_name
