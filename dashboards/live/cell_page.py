@@ -183,6 +183,8 @@ def _span(attempt: Attempt, is_last: bool, seen: Seen) -> dict[str, Any]:
     is_running = is_last and seen.standing is CellState.RUNNING
     begun, first = attempt.begun(), attempt.first_step(events)
     ended = time.time() if is_running else attempt.ended()
+    took = attempt.busy_s() if begun is not None and not is_running else max(0.0, ended - (begun or ended))
+    begun = begun if begun is None or begun <= ended else ended - took  # by a node whose clock is ahead
     state = "done" if is_last and seen.standing is CellState.DONE else "running" if is_running else "interrupted"
     state = "failed" if last.get("event") == "failed" else state
     word = str(last.get("kind", "")) or {"done": "done", "running": "runs"}.get(state, "no word of its end")
@@ -194,7 +196,7 @@ def _span(attempt: Attempt, is_last: bool, seen: Seen) -> dict[str, Any]:
         "state": state,
         "letter": palette.STATES[state][2],
         "from": moment(begun),
-        "took": format_duration(max(0.0, ended - begun)) if begun else DASH,
+        "took": format_duration(took) if begun else DASH,
         "node": node_of(owner, events) or DASH,
         "first": DASH if first is None else str(first),
         "checkpoint": DASH if saved is None else f"step {saved}",

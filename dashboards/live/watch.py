@@ -189,7 +189,8 @@ class Watch:
 
     def _class_names(self, cell: IndexedCell, folder: RunFolder) -> list[str]:
         """Return the names of the classes; reading them takes a while, so cells of one data set ask once."""
-        dataset = self._axes_of(cell, folder.path.name).get("dataset", "")
+        axes = self._axes_of(cell, folder.path.name).items()  # a launch with another data set adds its name
+        dataset = " ".join(text for key, text in axes if key in ("dataset", "dataset.name"))
         if dataset not in self._names:
             try:
                 self._names[dataset] = yaml_text.parse(folder.config())["execution"]["class_names"]

@@ -1,5 +1,6 @@
 """A checked grid: every cell composed, and the tables that they fill."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestration.grids.cells import Cell
@@ -16,7 +17,7 @@ class Grid:
     cells: list[Cell]
     axes: dict[str, list[str]]
     """The varied keys in order, with their values as text."""
-    baseline: dict[str, str]
+    baseline: Mapping[str, str]
     """The axis values of the entries to compare others with."""
     table: Layout
     text: str

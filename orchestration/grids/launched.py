@@ -1,17 +1,17 @@
 """A launched grid, read from its folder: every cell that it was ever launched with."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestration.grids import adaptively, alike, grid, grid_spec, index, kept_lists, moved_data, parts
+from orchestration.grids import adaptively, alike, grid, grid_spec, index, kept_lists, moved_data, parts, telling
 from orchestration.grids.cells import Cell, at_places, changed, from_yaml, short_names_once
 from orchestration.grids.grid import Grid
 from orchestration.grids.grid_spec import SEARCH, typed
 from orchestration.grids.parts import value_of
 from orchestration.grids.places import Places
-from orchestration.grids.values import FILLED_IN, as_shown, flatten, format_value, is_axis, parse, read_axis, read_value
+from orchestration.grids.values import FILLED_IN, as_shown, format_value, is_axis, parse, read_axis, read_value
 from orchestration.machine.damage import tell
 from orchestration.runs import store
 from orchestration.runs.folder_above import grid_of, launch_of
@@ -271,7 +271,7 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
         return loaded
     cells = [*loaded.cells, *moved_data.followed(earlier, loaded.cells)]
     keys = [*loaded.axes, *dict.fromkeys(key for cell in earlier for key in cell.axes if key not in loaded.axes)]
-    keys += _telling(cells, keys)
+    keys += telling.settings(cells, keys, loaded.table.over, loaded.cells)
     texts = [{key: value_of(cell, key) for key in keys} for cell in cells]
     keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
     keys = _without_needless_hash(keys, texts)
@@ -287,27 +287,10 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
         loaded,
         cells=made,
         axes=axes,
-        baseline=baseline | _own_settings_of(baseline, loaded, made) if is_there else {},
+        baseline=telling.baseline(baseline, loaded, made) if is_there else {},
         table=replace(loaded.table, rows=rows, names=loaded.table.names | _shown_hashes(axes)),
         earlier=tuple(cell.signature for cell in earlier),
     )
-
-
-def _own_settings_of(baseline: Mapping[str, str], loaded: Grid, every: Sequence[Cell]) -> dict[str, str]:
-    """Return the baseline's values of the axes that came in by settings that the grid has `per` value of an axis.
-
-    Such a setting belongs to a method as the grid has it, so its cells are compared across it: as they are without
-    cells of earlier launches, where it is no axis. Of a part without the baseline, all cells count.
-    """
-    groups = loaded.spec.per.values() if loaded.spec else ()
-    keys = {key for group in groups for settings in group.values() for key in settings}
-    added = [key for key in every[0].axes if key in keys and key not in loaded.axes]
-    of_baseline = [
-        [cell for cell in cells if all(value_of(cell, key) == text for key, text in baseline.items())]
-        for cells in (loaded.cells, every)
-    ]
-    found = {key: {value_of(cell, key) for cell in of_baseline[0] or of_baseline[1]} for key in added}
-    return {key: next(iter(texts)) for key, texts in found.items() if len(texts) == 1}
 
 
 def _without_needless_hash(keys: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
@@ -325,23 +308,6 @@ def _with_axes(cell: Cell, axes: dict[str, str]) -> Cell:
     return replace(cell, axes=axes, also=tuple({key: point.get(key, axes[key]) for key in axes} for point in cell.also))
 
 
-def _telling(cells: Sequence[Cell], keys: Sequence[str]) -> list[str]:
-    """Return further settings that tell apart cells with equal axes."""
-    alike: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        alike.setdefault(tuple(value_of(cell, key) for key in keys), []).append(cell)
-    shorts = {full: short for short, full in short_names_once().items()}
-    found: dict[str, None] = {}
-    for group in alike.values():
-        flats = [_numerics(cell) for cell in group] if len(group) > 1 else []
-        found |= {shorts[full]: None for flat in flats[1:] for full in flat if flat[full] != flats[0][full]}
-    return [key for key in found if key not in keys]
-
-
-def _numerics(cell: Cell) -> Mapping[str, Any]:
-    return {full: value for full, value in flatten(asdict(cell.config)).items() if full.startswith("numerics.")}
-
-
 def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
     """Return the cells that have run folders, for a file of an earlier version whose paths lead nowhere."""
     varied = index.known_axes(grid_dir)
@@ -350,9 +316,11 @@ def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
     if not known:
         raise why
     tell(f"{path}: {why}; its cells are those that have run folders")
-    axes = {key: list(dict.fromkeys(value_of(cell, key) for cell in known)) for cell in known for key in cell.axes}
-    content = grid.read_yaml(path)
-    table = layouts.read(grid_spec.mapping_at("table", content), axes)
+    content, keys = grid.read_yaml(path), list(dict.fromkeys(key for cell in known for key in cell.axes))
+    table = layouts.read(grid_spec.mapping_at("table", content), keys)
+    over = grid_spec.layout_of(grid_spec.Spec(axes=dict.fromkeys(keys, []), table=table)).over
+    keys += telling.settings(known, keys, over)
+    axes = {key: list(dict.fromkeys(value_of(cell, key) for cell in known)) for key in keys}
     spec = grid_spec.Spec(axes=dict(axes), table=table)
     baseline = {key: str(value) for key, value in grid_spec.mapping_at("baseline", content).items()}
     made = [Cell(cell.config, {key: value_of(cell, key) for key in axes}) for cell in known]

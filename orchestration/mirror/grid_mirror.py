@@ -259,16 +259,20 @@ def _summary(loaded: Grid, found: Mapping[str, RunFolder]) -> list[Point]:
 
 def curve_rows(loaded: Grid, found: Mapping[str, RunFolder]) -> list[dict[str, object]]:
     """Return the rows for `figures.curves`: a panel for each column of each table, a label for each row."""
-    rows, epochs = [], readable.each(found, RunFolder.epochs)
+    rows = []
     for table in loaded.tables:
         of_table = [table.name] if loaded.parts else []
         for cell in table.cells:
             panel = " ".join(filter(None, (*of_table, _label(cell, table.table.columns))))
             place = {"panel": panel, "label": _label(cell, table.table.rows)}
-            for row in epochs.get(cell.signature, ()):
-                numbers = {"epoch": row["epoch"], "miou": row.get("miou"), "loss": row.get("loss")}
-                rows.append({**place, "cell": cell.signature, **numbers})
+            drawn: list[dict[str, object]] = readable.of(found[cell.signature], _drawn, [])
+            rows += [{**place, "cell": cell.signature, **numbers} for numbers in drawn]
     return rows
+
+
+def _drawn(folder: RunFolder) -> list[dict[str, object]]:
+    """Return what is drawn of each epoch: the other numbers of all epochs of all cells would fill the memory."""
+    return [{"epoch": row["epoch"], "miou": row.get("miou"), "loss": row.get("loss")} for row in folder.epochs()]
 
 
 def _places(table: Grid) -> tuple[list[str], list[str]]:

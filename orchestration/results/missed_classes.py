@@ -20,8 +20,8 @@ def in_a_line(grid_dir: Path, cells: Sequence[Cell]) -> list[str]:
     """Say how many they are, and where advice is; nothing if there are none."""
     if not (found := of_cells(grid_dir, cells)):
         return []
-    names = found[0][0].config.execution.class_names
-    alike = {classes for _, classes in found}
-    what = unpredicted.in_words(found[0][1], names) if len(alike) == 1 else "almost never predicts some class"
+    # the same number is another class in another data set
+    alike = {unpredicted.in_words(classes, cell.config.execution.class_names) for cell, classes in found}
+    what = alike.pop() if len(alike) == 1 else "almost never predicts some class"
     many = f"{len(found)} of {counted(len(cells), 'cell')}"
     return [f"warning: {many}: each {what}; {hints.command('status', grid_dir)} says what to look at"]

@@ -204,9 +204,15 @@ class Attempt(AttemptFolder):
         return "\n".join(files.read_end(path).splitlines()[-num_lines:]) if path.is_file() else ""
 
     def busy_s(self) -> float:
-        """Return the seconds from its start to its end, or to its last write."""
-        begun = self.begun()
-        return max(0.0, self.ended() - begun) if begun is not None else 0.0
+        """Return the seconds from its start to its end, or to its last write, both by one clock."""
+        if (begun := self.begun()) is None:
+            return 0.0
+        last = files.read_last_line(self.events_file, _OF_EVENT) or {}
+        if "kind" in last and not last.get("ended"):  # its node wrote both, however wrong its clock is
+            return max(0.0, float(last["time"]) - begun)
+        ended = self._ended(last)
+        begun = begun if begun <= ended else self.owner_file.stat().st_mtime  # its node's clock is ahead
+        return max(0.0, ended - begun)
 
     def ended(self) -> float:
         """Return when it ended, in seconds since 1970, or its last write if the end was not recorded."""

@@ -54,7 +54,8 @@ def summary_rows(table: Table) -> Rows:
 
 def sections(table: Table) -> list[tuple[str, Rows]]:
     """Return the non-empty sections, with their titles."""
-    against = ", ".join(table.baseline.values())
+    compared = [row for (row, _), entry in table.entries.items() if entry.pairs is not None]
+    against = " or ".join(dict.fromkeys(map(table.against, compared)))
     found = [
         ("Means", entry_rows(table)),
         (f"Paired with {against}, in points", comparison_rows(table)),

@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from orchestration.tables.baselines import Baseline
 from orchestration.tables.comparisons import Comparison
 from orchestration.tables.estimates import Estimate, estimate
 
@@ -154,5 +155,12 @@ def _key(record: Record, axes: Sequence[str]) -> Key:
 def baseline_place(place: Place, axes: Sequence[str], baseline: Mapping[str, str]) -> Place:
     """Return the place of the entry that a place is compared with; its own if it is the baseline."""
     row, column = place
-    named = tuple(baseline.get(axis, text) for axis, text in zip(axes, row + column, strict=True))
+    values = baseline_values(place, axes, baseline)
+    named = tuple(values.get(axis, text) for axis, text in zip(axes, row + column, strict=True))
     return named[: len(row)], named[len(row) :]
+
+
+def baseline_values(place: Place, axes: Sequence[str], baseline: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the axis values that turn a place into that of its baseline."""
+    row, column = place
+    return baseline.at(dict(zip(axes, row + column, strict=True))) if isinstance(baseline, Baseline) else baseline

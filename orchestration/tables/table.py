@@ -14,6 +14,7 @@ from orchestration.tables.entries import Layout as Layout
 from orchestration.tables.entries import Place as Place
 from orchestration.tables.entries import Record as Record
 from orchestration.tables.entries import baseline_place as baseline_place
+from orchestration.tables.entries import baseline_values
 from orchestration.tables.entries import entries as entries_of
 
 METRICS = {"best_miou": "best epoch", "last_miou": "last epoch"}
@@ -54,7 +55,7 @@ class Table:
     rows: list[Key]
     columns: list[Key]
     entries: dict[Place, Entry]
-    baseline: dict[str, str]
+    baseline: Mapping[str, str]
     published: Mapping[Place, Figure] = field(default_factory=dict)
     other_rows: list[Key] = field(default_factory=list)
     """Rows that only the published table has."""
@@ -115,6 +116,11 @@ class Table:
     def name(self, axis: str, value: str) -> str:
         """Return the displayed name of an axis value."""
         return self.names.get(axis, {}).get(value, value)
+
+    def against(self, row: Key) -> str:
+        """Return the displayed name of what a row is compared with; settings that both have alike are left out."""
+        values = baseline_values((row, self.columns[0]), [*self.row_axes, *self.column_axes], self.baseline)
+        return ", ".join(self.name(axis, value) for axis, value in values.items())
 
     def titles(self, columns: Sequence[Key]) -> list[str]:
         """Return the column titles of a block: the axes of the rows, then the columns."""
@@ -181,7 +187,7 @@ def build(
         rows=rows,
         columns=columns,
         entries=entries,
-        baseline=dict(baseline or {}),
+        baseline=baseline or {},
         published=published,
         other_rows=list(dict.fromkeys(others)),
         names=layout.names,

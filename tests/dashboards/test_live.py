@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -188,6 +189,21 @@ def test_epoch_whose_number_is_none_is_compared_and_reported(tmp_path, number):
     done = CliRunner().invoke(main.app, ["report", "made", "--runs", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert len(RunFolder(grid_dir / "cells" / loaded.cells[4].folder_name).epochs()) == (6 if "e" in number else 7)
+
+
+def test_attempt_on_a_node_whose_clock_is_days_ahead_took_what_it_took(tmp_path):
+    loaded, grid_dir = mixed_grid(tmp_path / "runs")
+    attempt = grid_dir / "cells" / loaded.cells[9].folder_name / "attempts" / "1"
+    began, ahead = time.time() - 36000, 3 * 24 * 3600
+    owner = json.loads((attempt / "owner.json").read_text())
+    owner["started"] = datetime.fromtimestamp(began + ahead, UTC).isoformat(timespec="seconds")
+    (attempt / "owner.json").write_text(json.dumps(owner))
+    last = json.loads((attempt / "events.jsonl").read_text().splitlines()[-1])
+    (attempt / "events.jsonl").write_text(json.dumps(last | {"time": began + ahead + 36000}) + "\n")
+    with served(grid_dir.parent) as site:
+        text = site.ask(f"/g/made/cells/{loaded.cells[9].signature}/").text
+    ((begun, took),) = re.findall(r'<desc id="spans-desc">attempt 1 from (.+?) UTC, (.+?): ', text)
+    assert abs(datetime.fromisoformat(f"{begun}+00:00").timestamp() - began) < 60 and took == "10.0 h"
 
 
 @pytest.mark.filterwarnings("ignore::orchestration.machine.damage.DamageWarning")

@@ -1,7 +1,12 @@
+import weakref
+
+import finished_grids
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from orchestration.mirror.figures import MAX_PANELS, PANEL_SIZE, curves
+from orchestration.mirror.grid_mirror import curve_rows
+from orchestration.runs.run_folder import RunFolder
 
 
 def rows():
@@ -62,3 +67,30 @@ def test_a_single_epoch_has_whole_numbers_below_it():
     figure = curves([{"panel": "p", "label": "a", "cell": "1", "epoch": 1, "miou": 0.1, "loss": 1.0}])
     FigureCanvasAgg(figure).draw()
     assert all(float(tick).is_integer() for tick in figure.axes[-1].get_xticks())
+
+
+class Rows(list):
+    __hash__ = object.__hash__
+
+
+def test_curves_of_many_cells_hold_all_numbers_of_one_cell_at_a_time(tmp_path, monkeypatch):
+    loaded = finished_grids.written(tmp_path)
+    found = {cell.signature: RunFolder(tmp_path / "cells" / cell.folder_name) for cell in loaded.cells}
+    alive, at_once = weakref.WeakSet(), []
+
+    def epochs(folder):
+        if folder.signature == loaded.cells[1].signature:
+            raise OSError(5, "its disk is away")
+        rows = Rows([{"step": 1, "epoch": 1, "miou": 0.5, "loss": 0.1, "class_iou_0": 0.7}])
+        alive.add(rows)
+        at_once.append(len(alive))
+        return rows
+
+    monkeypatch.setattr(RunFolder, "epochs", epochs)
+    rows = curve_rows(loaded, found)
+    assert at_once == [1] * (len(loaded.cells) - 1)
+    expected = [cell.signature for cell in loaded.cells if cell is not loaded.cells[1]]
+    assert [row["cell"] for row in rows] == expected
+    assert rows[0] == {
+        "panel": "split=4", "label": "supervised", "cell": expected[0], "epoch": 1, "miou": 0.5, "loss": 0.1
+    }  # fmt: skip

@@ -31,6 +31,7 @@ OWNER = {
 }  # fmt: skip
 BEGUN = 1795924800.0
 """The time at which that owner claimed."""
+DAY = 24 * 3600
 EPOCH = {"step": 9, "epoch": 2, "num_epochs": 3, "num_steps": 15, "miou": 0.4, "best_miou": 0.5}
 
 
@@ -174,6 +175,27 @@ def test_time_that_attempts_took_is_summed_and_none_is_below_zero(folder: RunFol
     with pytest.warns(DamageWarning, match=r"3/owner\.json is damaged"):
         assert folder.busy_s() == 300.0
     assert third.begun() is None
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"event": "stopped", "time": BEGUN + 3 * DAY + 36000, "kind": "preempted"},
+        {"event": "failed", "time": BEGUN + 50000, "kind": "lost", "ended": BEGUN + 36000},
+        {"event": "started", "time": BEGUN + 3 * DAY, "step": 0},
+    ],
+    ids=["its own word", "found later", "last write"],
+)
+def test_time_that_an_attempt_took_is_right_on_a_node_whose_clock_is_days_ahead(
+    folder: RunFolder, last: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "now", lambda: BEGUN + 36000)
+    attempt = folder.claim(OWNER | {"started": "2026-12-02T04:00:00+00:00"})
+    write(attempt.events_file, last)
+    os.utime(attempt.owner_file, (BEGUN, BEGUN))
+    os.utime(attempt.events_file, (BEGUN + 36000, BEGUN + 36000))
+    assert (attempt.begun(), attempt.busy_s()) == (BEGUN + 3 * DAY, 36000.0)
+    assert attempt.ended() == attempt.end().time == BEGUN + 36000
 
 
 def test_first_step_without_its_event_is_the_lowest_row(folder: RunFolder) -> None:

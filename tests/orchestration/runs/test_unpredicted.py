@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ from launcher import Launcher
 from typer.testing import CliRunner
 
 from orchestration.commands.main import app
+from orchestration.grids.cells import Cell
+from orchestration.results import missed_classes
 from orchestration.runs import unpredicted
 from orchestration.runs.run_folder import folders
+from rankmatch.config import TrainConfig
 
 IOUS = {"class_iou_0": 0.9, "class_iou_1": 0.0, "class_iou_3": 0.009, "class_iou_4": None, "class_iou_5": 0.01}
 NAMES = [f"c{number}" for number in range(6)]
@@ -74,6 +78,21 @@ def test_table_of_cells_that_lack_classes_says_so_below_its_figures(missed: Laun
     assert warning in missed.printed
     words = ("table", "--grid", "small", "--runs", missed.runs)
     assert warning in run(*words) and "warning" not in run(*words, "--format", "csv")
+
+
+def test_class_of_one_data_set_is_not_named_for_the_cells_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig()
+    city, pascal, same = (
+        Cell(replace(config, execution=replace(config.execution, class_names=names)), {})
+        for names in ([*"abcdef"], [*"uvwxyz"], [*"abcdef"])
+    )
+    monkeypatch.setattr(missed_classes, "of_cells", lambda _, cells: [(cell, (1,)) for cell in cells])
+    (alike,) = missed_classes.in_a_line(tmp_path, [city, same])
+    (unlike,) = missed_classes.in_a_line(tmp_path, [city, pascal])
+    assert alike.startswith("warning: 2 of 2 cells: each almost never predicts class 'b' where it is")
+    assert unlike.startswith("warning: 2 of 2 cells: each almost never predicts some class; ")
 
 
 def test_run_that_is_not_done_says_it(missed: Launcher, tmp_path: Path) -> None:
