@@ -142,7 +142,8 @@ class Reader:
         for axis, groups in mapping_at("per", self._content).items():
             _check_axis("per", axis, spec)
             for text, node in _mapping(f"per: {axis}", groups).items():
-                name = format_value(_among("per", axis, self.value(axis, text), spec))
+                # The file of a part says what the others have, too: with what its rows are compared depends on it.
+                name = text if self._is_stored else format_value(_among("per", axis, self.value(axis, text), spec))
                 settings = _mapping(f"per: {axis}: {text}", node)
                 for key in settings:
                     if key in spec.axes:
@@ -335,7 +336,7 @@ def resolved(
     content = {
         "set": spec.fixed,
         "axes": spec.axes,
-        "per": _within(spec.per, spec),
+        "per": _with_settings(spec.per),
         "exclude": _rules_within(spec),
         "priority": _within(spec.priority, spec),
         "baseline": baseline_within(spec) if baseline is None else baseline,
@@ -374,10 +375,16 @@ def _values_per(spec: Spec) -> list[Value]:
     return [value for groups in spec.per.values() for own in groups.values() for value in own.values()]
 
 
+def _with_settings(per: Per) -> Per:
+    """Drop values of which the command line set all settings for every cell."""
+    left = {axis: {text: own for text, own in groups.items() if own} for axis, groups in per.items()}
+    return {axis: groups for axis, groups in left.items() if groups}
+
+
 def _within(by_value: Mapping[str, Mapping[str, Any]], spec: Spec) -> dict[str, dict[str, Any]]:
-    """Drop the values that the command line removed, and settings of which it set all for every cell."""
+    """Drop the values that the command line removed."""
     within = {
-        axis: {text: own for text, own in groups.items() if own != {} and text in map(format_value, spec.axes[axis])}
+        axis: {text: own for text, own in groups.items() if text in map(format_value, spec.axes[axis])}
         for axis, groups in by_value.items()
     }
     return {axis: groups for axis, groups in within.items() if groups}

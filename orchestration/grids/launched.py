@@ -271,7 +271,7 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
         return loaded
     cells = [*loaded.cells, *moved_data.followed(earlier, loaded.cells)]
     keys = [*loaded.axes, *dict.fromkeys(key for cell in earlier for key in cell.axes if key not in loaded.axes)]
-    keys += telling.settings(cells, keys, loaded.table.over, loaded.cells)
+    keys += telling.settings(cells, keys, loaded.table.over, loaded)
     texts = [{key: value_of(cell, key) for key in keys} for cell in cells]
     keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
     keys = _without_needless_hash(keys, texts)

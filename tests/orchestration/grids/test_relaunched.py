@@ -29,9 +29,9 @@ class Lab:
 
     def launch(
         self, *, seeds: tuple[int, ...] = (0, 1, 2), methods: tuple[str, ...] = BOTH, has_baseline: bool = True,
-        per: object = None, adaptive: int = 0, **fixed: object,
+        per: object = None, adaptive: int = 0, part: tuple[str, ...] = (), **fixed: object,
     ) -> Grid:  # fmt: skip
-        """Launch the grid; return what its folder then says of it."""
+        """Launch the grid, or a part of it; return what its folder then says of it."""
         settings = {name.replace("__", "."): value for name, value in fixed.items()}
         table = {"rows": ["method"], "columns": ["split"], "over": ["seed"]}
         text = {
@@ -42,7 +42,7 @@ class Lab:
             "table": table | ({"adaptive": adaptive} if adaptive else {}),
         }
         self.file.write_text(yaml.safe_dump(text))
-        loaded = grid.load_file(self.file)
+        loaded = grid.load_file(self.file, part)
         every = launched.whole(loaded, self.grid_dir)
         for cell in loaded.cells:
             folder = RunFolder(GridFolder(self.grid_dir).cell(cell.folder_name).path)
@@ -196,3 +196,49 @@ def test_setting_that_a_method_does_not_read_makes_no_rows_of_its_seeds(lab: Lab
     alone.launch(method__num_agents=4, methods=("supervised",))
     alone.launch(method__num_agents=8, methods=("supervised",), seeds=(3, 4))
     assert alone.launch(method__num_agents=8, methods=("supervised",), seeds=(5,)).table.rows == ["method"]
+
+
+def test_part_with_the_baseline_alone_leaves_all_comparisons(lab: Lab) -> None:
+    lab.launch(per=epochs(20, 60), seeds=(0, 1, 2, 3), adaptive=3)
+    before = lab.launch(per=epochs(20, 80), seeds=(0, 1, 2, 3), adaptive=3)
+    stored = lab.launch(per=epochs(20, 80), seeds=(0, 1, 2, 3, 4), adaptive=3, part=("method=supervised",))
+    assert dict(stored.baseline) == dict(before.baseline) == {"method": "supervised", "trainer.epochs": "20"}
+    assert adaptive.needs([before], {}).num_pairs == adaptive.needs([stored], {}).num_pairs == 2
+    assert compared(table_of(stored)) == {
+        "supervised 20": None, "fixmatch 60": ("supervised, 20", 30.0), "fixmatch 80": ("supervised, 20", 40.0)
+    }  # fmt: skip
+
+
+def test_rows_that_the_file_has_as_they_are_get_its_new_baseline_as_soon_as_that_is_launched(lab: Lab) -> None:
+    lab.launch(per=epochs(20, 60))
+    stored = lab.launch(per=epochs(30, 60), part=("method=supervised",))
+    expected = {"supervised 20": None, "fixmatch 60": ("supervised, 30", 25.0), "supervised 30": None}
+    assert compared(table_of(stored)) == expected
+
+
+def test_row_is_not_compared_across_a_setting_that_methods_share(lab: Lab) -> None:
+    lab.launch(per=epochs(20, 20))
+    stored = lab.launch(per=epochs(60, 60), part=("method=fixmatch",))
+    expected = {"supervised 20": None, "fixmatch 20": ("supervised", 10.0), "fixmatch 60": None}
+    assert compared(table_of(stored)) == expected
+
+
+def test_row_has_a_baseline_of_its_own_launch_where_another_setting_was_changed_for_all(lab: Lab) -> None:
+    def rates(supervised: float) -> object:
+        return {"method": {"supervised": {"trainer.learning_rate": supervised},
+                           "fixmatch": {"trainer.learning_rate": 0.01}}}  # fmt: skip
+
+    lab.launch(trainer__epochs=20, per=rates(0.01))
+    table = table_of(lab.launch(trainer__epochs=60, per=rates(0.05)))
+    assert compared(table) == {
+        "supervised 20 0.01": None, "fixmatch 20 0.01": ("supervised", 10.0),
+        "supervised 60 0.05": None, "fixmatch 60 0.01": ("supervised, 0.05", 10.0),
+    }  # fmt: skip
+    assert "not compared" not in notes(table)
+
+
+def test_setting_that_the_file_gives_some_seeds_makes_no_rows_by_a_part_with_others(lab: Lab) -> None:
+    some = {"seed": {2: {"trainer.epochs": 60}}}
+    lab.launch(per=some, trainer__epochs=20)
+    stored = lab.launch(per=some, trainer__epochs=20, seeds=(0, 1, 2, 3), part=("seed=[3]",))
+    assert stored.table.rows == ["method"]
