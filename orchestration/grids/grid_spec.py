@@ -336,7 +336,9 @@ def resolved(
     content = {
         "set": spec.fixed,
         "axes": spec.axes,
-        "per": _with_settings(spec.per),
+        "per": {
+            axis: left for axis, one in spec.per.items() if (left := {text: own for text, own in one.items() if own})
+        },
         "exclude": _rules_within(spec),
         "priority": _within(spec.priority, spec),
         "baseline": baseline_within(spec) if baseline is None else baseline,
@@ -375,19 +377,11 @@ def _values_per(spec: Spec) -> list[Value]:
     return [value for groups in spec.per.values() for own in groups.values() for value in own.values()]
 
 
-def _with_settings(per: Per) -> Per:
-    """Drop values of which the command line set all settings for every cell."""
-    left = {axis: {text: own for text, own in groups.items() if own} for axis, groups in per.items()}
-    return {axis: groups for axis, groups in left.items() if groups}
-
-
-def _within(by_value: Mapping[str, Mapping[str, Any]], spec: Spec) -> dict[str, dict[str, Any]]:
+def _within(by_value: Mapping[str, Mapping[str, int]], spec: Spec) -> dict[str, dict[str, int]]:
     """Drop the values that the command line removed."""
-    within = {
-        axis: {text: own for text, own in groups.items() if text in map(format_value, spec.axes[axis])}
-        for axis, groups in by_value.items()
-    }
-    return {axis: groups for axis, groups in within.items() if groups}
+    known = {axis: {*map(format_value, spec.axes[axis])} for axis in by_value}
+    within = {axis: {text: n for text, n in one.items() if text in known[axis]} for axis, one in by_value.items()}
+    return {axis: numbers for axis, numbers in within.items() if numbers}
 
 
 def baseline_within(spec: Spec) -> dict[str, Value]:

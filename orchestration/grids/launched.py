@@ -11,7 +11,7 @@ from orchestration.grids.grid import Grid
 from orchestration.grids.grid_spec import SEARCH, typed
 from orchestration.grids.parts import value_of
 from orchestration.grids.places import Places
-from orchestration.grids.values import FILLED_IN, as_shown, format_value, is_axis, parse, read_axis, read_value
+from orchestration.grids.values import FILLED_IN, GROUPS, as_shown, format_value, is_axis, parse, read_axis, read_value
 from orchestration.machine.damage import tell
 from orchestration.runs import store
 from orchestration.runs.folder_above import grid_of, launch_of
@@ -138,7 +138,7 @@ def _whole(loaded: Grid, grid_dir: Path) -> Grid:
     else:
         _refuse_other_kind(loaded, stored, grid_dir)
         cells = stored.cells
-        if part < {cell.signature for cell in cells}:
+        if part < {cell.signature for cell in cells} and not _is_whole_file(loaded, stored):
             return moved_data.learned(stored, loaded)
     earlier = [cell for cell in cells if cell.signature in {*made, *order} and cell.signature not in part]
     return _joined(loaded, _others(loaded, earlier), order)
@@ -160,10 +160,23 @@ def _whole_of_parts(loaded: Grid, grid_dir: Path) -> Grid:
 
 def _whole_part(stored: Grid, loaded: Grid, order: Sequence[str]) -> Grid:
     now, then = ({cell.signature for cell in part.cells} for part in (loaded, stored))
-    if now <= then:
+    if now <= then and not _is_whole_file(loaded, stored):
         return moved_data.learned(replace(stored, priority=loaded.priority), loaded)
     earlier = [cell for cell in stored.cells if cell.signature not in now]
     return _joined(loaded, _others(loaded, earlier), order)
+
+
+def _is_whole_file(loaded: Grid, stored: Grid) -> bool:
+    """Return whether a launch of known cells is no part of the stored grid, but a file that has all of its axes.
+
+    Such a one may have settings of an earlier launch again: what it says of them and of the baseline counts.
+    """
+    if loaded.spec is None or stored.spec is None:
+        return False
+    now, then = (
+        {key: {*map(format_value, values)} for key, values in spec.axes.items()} for spec in (loaded.spec, stored.spec)
+    )
+    return all(values <= now.get(key, set()) for key, values in then.items())
 
 
 def _refuse_other_kind(loaded: Grid, stored: Grid, grid_dir: Path) -> None:
@@ -274,7 +287,7 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
     keys += telling.settings(cells, keys, loaded.table.over, loaded)
     texts = [{key: value_of(cell, key) for key in keys} for cell in cells]
     keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
-    keys = _without_needless_hash(keys, texts)
+    keys = _without_needless_hash(keys, texts, loaded.table.over)
     made = [_with_axes(cell, {key: text[key] for key in keys}) for cell, text in zip(cells, texts, strict=True)]
     place = {signature: number for number, signature in enumerate(order)}
     made.sort(key=lambda cell: place.get(cell.signature, len(place)))
@@ -293,11 +306,15 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid
     )
 
 
-def _without_needless_hash(keys: Sequence[str], texts: Sequence[Mapping[str, str]]) -> list[str]:
-    """Leave out the hash of the weights where the other keys tell the cells apart: nobody reads it."""
+def _without_needless_hash(keys: Sequence[str], texts: Sequence[Mapping[str, str]], over: Sequence[str]) -> list[str]:
+    """Leave out the hash of the weights where the other keys tell the entries apart: nobody reads it.
+
+    Keys over which an entry gives mean and spread do not count, or one mean would be of several initialisations.
+    """
+    keys, every = [key for key in keys if key not in over or key in GROUPS], keys
     others = [key for key in keys if key != FILLED_IN]
     needed, without = ({tuple(text[key] for key in some) for text in texts} for some in (keys, others))
-    return others if len(needed) == len(without) else list(keys)
+    return [key for key in every if key != FILLED_IN] if len(needed) == len(without) else [*every]
 
 
 def _shown_hashes(axes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:

@@ -242,3 +242,21 @@ def test_setting_that_the_file_gives_some_seeds_makes_no_rows_by_a_part_with_oth
     lab.launch(per=some, trainer__epochs=20)
     stored = lab.launch(per=some, trainer__epochs=20, seeds=(0, 1, 2, 3), part=("seed=[3]",))
     assert stored.table.rows == ["method"]
+
+
+def test_seeds_that_began_from_another_file_of_weights_are_rows_of_their_own(lab: Lab) -> None:
+    for number, seeds in enumerate([(0, 1, 2), (3, 4, 5)]):
+        weights = lab.file.parent / f"{number}.pth"
+        weights.write_bytes(bytes([number]))
+        stored = lab.launch(backbone__weights=str(weights), seeds=seeds)
+    assert stored.table.rows == ["method", "backbone.weights_sha256"]
+    assert {len(entry.values) for entry in table_of(stored).entries.values()} == {3}
+
+
+def test_file_with_settings_of_an_earlier_launch_again_has_the_baseline_that_it_had_then(lab: Lab) -> None:
+    for supervised in (20, 30, 20):
+        stored = lab.launch(per=epochs(supervised, 60))
+    expected = {"supervised 20": None, "fixmatch 60": ("supervised, 20", 30.0), "supervised 30": None}
+    assert compared(table_of(stored)) == expected
+    part = lab.launch(per=epochs(20, 60), part=("method=fixmatch",))
+    assert compared(table_of(part)) == expected
