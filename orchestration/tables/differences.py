@@ -54,8 +54,8 @@ def summary_rows(table: Table) -> Rows:
 
 def sections(table: Table) -> list[tuple[str, Rows]]:
     """Return the non-empty sections, with their titles."""
-    compared = [row for (row, _), entry in table.entries.items() if entry.pairs is not None]
-    against = " or ".join(dict.fromkeys(map(table.against, compared)))
+    compared = [place for place, entry in table.entries.items() if entry.pairs is not None]
+    against = " or ".join(dict.fromkeys(table.against(row, [column]) for row, column in compared))
     found = [
         ("Means", entry_rows(table)),
         (f"Paired with {against}, in points", comparison_rows(table)),

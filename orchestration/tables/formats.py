@@ -37,6 +37,7 @@ _CSV_NUMBERS = (
     "published_source",
     "published_note",
     "marks",
+    "compared_with",
 )
 MAX_HEAD = 12
 """Maximum characters of a column title on one line of a terminal, about the width of the column."""
@@ -265,6 +266,7 @@ def _csv(tables: Sequence[tuple[str, Table]], names: Sequence[str]) -> str:
                 fields = [
                     *_csv_fields(entry, table.published.get((row, column))),
                     "; ".join(table.marks_of(row, column)),
+                    "" if entry.pairs is None else table.against(row, [column]),
                 ]
                 writer.writerow([name] * len(names) + [table.metric, *(values.get(axis, "") for axis in axes), *fields])
     return text.getvalue()

@@ -53,7 +53,7 @@ def lines(table: Table, columns: Sequence[Key], *, with_n: bool) -> list[Line]:
         found.append(Line("ours", titles, [_shown(entry, with_n) for entry in entries]))
         if any(entry and entry.pairs is not None for entry in entries):
             texts = [_gain(entry) for entry in entries]
-            found.append(Line("difference", _wide(table, f"vs {table.against(row)}"), texts))
+            found.append(Line("difference", _wide(table, f"vs {table.against(row, columns)}"), texts))
         figures = [table.published.get((row, column)) for column in columns]
         if any(figures):
             pairs = zip(entries, figures, strict=True)

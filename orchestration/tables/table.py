@@ -117,10 +117,17 @@ class Table:
         """Return the displayed name of an axis value."""
         return self.names.get(axis, {}).get(value, value)
 
-    def against(self, row: Key) -> str:
-        """Return the displayed name of what a row is compared with; settings that both have alike are left out."""
-        values = baseline_values((row, self.columns[0]), [*self.row_axes, *self.column_axes], self.baseline)
-        return ", ".join(self.name(axis, value) for axis, value in values.items())
+    def against(self, row: Key, columns: Sequence[Key] | None = None) -> str:
+        """Return the displayed names of what a row is compared with in columns of a table, by default all.
+
+        Settings that both have alike are left out.
+        """
+        axes = [*self.row_axes, *self.column_axes]
+        places = [(row, column) for column in (self.columns if columns is None else columns)]
+        compared = [place for place in places if (one := self.entries.get(place)) and one.pairs is not None]
+        each = [baseline_values(place, axes, self.baseline) for place in compared or places[:1]]
+        named = [", ".join(self.name(axis, value) for axis, value in values.items()) for values in each]
+        return " or ".join(dict.fromkeys(named))
 
     def titles(self, columns: Sequence[Key]) -> list[str]:
         """Return the column titles of a block: the axes of the rows, then the columns."""

@@ -1,5 +1,7 @@
 """A grid that is launched again with other settings: which cells an entry has, and which row each is compared with."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from orchestration.grids.index import IndexedCell
 from orchestration.planning import adaptive
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder
-from orchestration.tables import lines
+from orchestration.tables import formats, lines
 from orchestration.tables.differences import sections
 from orchestration.tables.table import Table, build
 from rankmatch.config import NumericsConfig
@@ -260,3 +262,17 @@ def test_file_with_settings_of_an_earlier_launch_again_has_the_baseline_that_it_
     assert compared(table_of(stored)) == expected
     part = lab.launch(per=epochs(20, 60), part=("method=fixmatch",))
     assert compared(table_of(part)) == expected
+
+
+def test_each_difference_names_its_own_baseline_where_columns_have_several(lab: Lab) -> None:
+    lab.launch(per=epochs(20, 20))
+    stored = lab.launch(per=epochs(30, 60))
+    layout = replace(stored.table, rows=["method"], columns=["split", "trainer.epochs"])
+    table = build([*adaptive.records(stored, numbers_of(stored))], layout, baseline=stored.baseline)
+    shown = [line.titles for line in lines.lines(table, table.columns, with_n=False) if line.kind == "difference"]
+    assert shown == [["vs supervised or supervised, 30"]]
+    assert "Paired with supervised or supervised, 30, in points" in dict(sections(table))
+    written = csv.DictReader(formats.to_csv(table).splitlines())
+    assert {f"{one['method']} {one['trainer.epochs']}": one["compared_with"] for one in written} == {
+        "supervised 20": "", "fixmatch 20": "supervised", "supervised 30": "", "fixmatch 60": "supervised, 30"
+    }  # fmt: skip

@@ -45,12 +45,13 @@ MARKDOWN = """\
 
 CSV = """\
 metric,method,split,mean_percent,std_percent,n,expected,rank,difference_percent,pairs,p_t,p_wilcoxon,p_holm,\
-published_percent,to_published_percent,odd,difference_of,published_crop,published_source,published_note,marks
-best_miou,supervised,1_16,65.5000,0.7071,2,2,,,,,,,66.0000,-0.5000,,,,A paper,,
-best_miou,supervised,1_8,70.0400,,1,1,,,,,,,,,,,,,,
-best_miou,rankmatch,1_16,71.2000,0.4243,2,2,1,5.7000,2,,,,,,,all cells,,,,
-best_miou,rankmatch,1_8,70.0100,,1,2,,-0.0300,1,,,,,,,all cells,,,,
-best_miou,fixmatch,1_8,,,0,1,,,,,,,,,,,,,,
+published_percent,to_published_percent,odd,difference_of,published_crop,published_source,published_note,marks,\
+compared_with
+best_miou,supervised,1_16,65.5000,0.7071,2,2,,,,,,,66.0000,-0.5000,,,,A paper,,,
+best_miou,supervised,1_8,70.0400,,1,1,,,,,,,,,,,,,,,
+best_miou,rankmatch,1_16,71.2000,0.4243,2,2,1,5.7000,2,,,,,,,all cells,,,,,supervised
+best_miou,rankmatch,1_8,70.0100,,1,2,,-0.0300,1,,,,,,,all cells,,,,,supervised
+best_miou,fixmatch,1_8,,,0,1,,,,,,,,,,,,,,,
 """
 
 THREE = """\
