@@ -208,11 +208,11 @@ class Attempt(AttemptFolder):
         if (begun := self.begun()) is None:
             return 0.0
         last = files.read_last_line(self.events_file, _OF_EVENT) or {}
-        if "kind" in last and not last.get("ended"):  # its node wrote both, however wrong its clock is
-            return max(0.0, float(last["time"]) - begun)
-        ended = self._ended(last)
-        begun = begun if begun <= ended else self.owner_file.stat().st_mtime  # its node's clock is ahead
-        return max(0.0, ended - begun)
+        if "kind" in last and not last.get("ended") and last["time"] >= begun:  # its node wrote both
+            return float(last["time"]) - begun
+        # The file server saw the claim, too, which nobody writes again: the node's clock may be ahead or behind.
+        ended, claimed = float(last.get("ended") or last_write(self.path)), self.owner_file.stat().st_mtime
+        return max(0.0, ended - (claimed if claimed <= ended else begun))  # a copy may be younger
 
     def ended(self) -> float:
         """Return when it ended, in seconds since 1970, or its last write if the end was not recorded."""

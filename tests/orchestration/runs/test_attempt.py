@@ -416,3 +416,22 @@ def test_step_rows_end_where_a_later_attempt_began_and_epoch_rows_before_its_eva
     second.event("started", step=10, evaluates=True)
     limits = [[limit for _, limit in folder.attempts_with_limits(of_epochs=given)] for given in (False, True)]
     assert limits == [[10, math.inf], [9, math.inf]]
+
+
+@pytest.mark.parametrize("off", [-3 * DAY, -3600, 0, 3600, 3 * DAY])
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"event": "started", "time": BEGUN, "step": 0},
+        {"event": "failed", "time": BEGUN + 50000, "kind": "lost", "ended": BEGUN + 7200},
+    ],
+    ids=["last write", "found later"],
+)
+def test_time_that_an_attempt_took_does_not_depend_on_the_clock_of_its_node(
+    folder: RunFolder, last: dict[str, object], off: float
+) -> None:
+    attempt = folder.claim(OWNER | {"started": datetime.datetime.fromtimestamp(BEGUN + off, datetime.UTC).isoformat()})
+    write(attempt.events_file, last)
+    os.utime(attempt.owner_file, (BEGUN, BEGUN))
+    os.utime(attempt.events_file, (BEGUN + 7200, BEGUN + 7200))
+    assert attempt.busy_s() == 7200.0
