@@ -237,14 +237,14 @@ def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None
 
 
 def _tell_of_unreadable(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
-    """Report once that nothing is done with some cells, as their files cannot be read."""
+    """Report once of each cell, together and once an hour at most, that nothing is done with it: it cannot be read."""
     found = {item.cell.signature: item for item in planned.items if item.action in (Action.UNREADABLE, Action.DAMAGED)}
-    if found:
-        first = min(found)
-        more = f" and {counted(len(found) - 1, 'other')}" if found.keys() - {first} else ""
+    notifier, cause = Notifier.of(campaign.config(), grid_dir), f"unreadable {campaign.name}"
+    if found and (new := notifier.untold(cause, found)):
+        first = min(new)
+        more = f" and {counted(len(new) - 1, 'other')}" if new - {first} else ""
         what = f"nothing is done with {found[first].cell.folder_name}{more}: {found[first].reason}"
-        cause = f"unreadable {' '.join(sorted(found))}"
-        Notifier.of(campaign.config(), grid_dir).tell(cause, f"{campaign.grid_name}: {what}", once=True)
+        notifier.tell(cause, f"{campaign.grid_name}: {what}", about=new)
 
 
 def _not_asked_for(campaign: Campaign, loaded: Grid) -> set[str]:

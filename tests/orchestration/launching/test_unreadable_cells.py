@@ -1,7 +1,9 @@
 """A cell that cannot be read harms only itself: the others of its grid are submitted, retried and told of."""
 
 import errno
+import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,29 @@ def test_campaign_with_a_damaged_cell_ends_with_the_table_of_the_others(life: Li
     assert life.said()[-1] == "small: 3 of 4 cells are done, 1 are given up"
     assert any(text.startswith(f"small: nothing is done with {cell.name}: ") for text in life.said())
     assert Path(life.grid_dir / "report.md").is_file()
+
+
+def test_cells_that_cannot_be_read_by_turns_are_told_of_once_each_and_together(life: Life, monkeypatch) -> None:
+    life.launch()
+    cells = [life.cell(name) for name in (CELL, "rankmatch-4-s1", "supervised-4-s0")]
+    for cell in cells:
+        life.ends(cell, "code error")
+    now, real, away = time.time(), os.listdir, list[RunFolder]()
+
+    def listdir(path):
+        if any(cell.signature in str(path) for cell in away):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    for hours, by_turns in ((0, ([0], [0, 1], [1], [1, 2], [2], [0, 2])), (2, ([0], [0, 1, 2])), (4, ([1], [2, 0]))):
+        monkeypatch.setattr(time, "time", lambda: now + 3600 * hours)  # noqa: B023
+        for places in by_turns:
+            away[:] = [cells[place] for place in places]
+            assert life.controller() == 0
+    told = [text for text in life.said() if "nothing is done" in text]
+    others = sorted((cells[1], cells[2]), key=lambda cell: cell.signature)
+    assert len(told) == 2 and f"with {cells[0].name}: " in told[0] and f"with {others[0].name} and 1 other: " in told[1]
+    known = json.loads((life.grid_dir / "notices.json").read_text())
+    (kept,) = (one for cause, one in known.items() if cause.startswith("unreadable"))
+    assert kept["about"] == sorted(cell.signature for cell in cells)
