@@ -73,8 +73,8 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
         return
     with Watched(console) as watched:
         while True:
-            watched.show(seen := overview.of_grid(grid_dir))
-            if not seen.is_open:
+            seen = watched.look(grid_dir)
+            if seen and not seen.is_open:
                 return
             clock.sleep(WATCH_S)
 
@@ -117,24 +117,30 @@ def _resume_open(grid_dir: Path, console: Console) -> None:
     campaign.go_on(grid_dir, console)
 
 
-def stay(grid_dir: Path, console: Console) -> int:
+def stay(grid_dir: Path, console: Console, cells: Collection[str] = ()) -> int:
     """Show the grid, and take the steps that nobody else takes, until no cell changes by itself and no step is due.
 
-    The exit code is that of a launch: 0 all cells done, 1 some are not.
+    The exit code is that of a launch: 0 all its cells are done, 1 some are not.
+
+    Args:
+        grid_dir: Folder of the grid.
+        console: Shows it.
+        cells: The signatures of the launch's cells; all of the grid if none is given.
     """
     with Watched(console) as watched:
         while True:
-            watched.show(seen := overview.of_grid(grid_dir))
-            if not seen.is_open and not seen.due and not seen.is_unclear:
-                return int(any(row.standing is not CellState.DONE and not row.is_left_out for row in seen.rows))
+            seen = watched.look(grid_dir)
+            if seen and not seen.is_open and not seen.due and not seen.is_unclear:
+                mine = [row for row in seen.rows if not cells or row.cell.signature in cells]
+                return int(any(row.standing is not CellState.DONE and not row.is_left_out for row in mine))
             try:
                 _sync(_load(grid_dir), grid_dir, wait_s=0.0)
-            except (SchedulerError, ValueError) as error:  # the next step, or `sync`, writes it
+            except (SchedulerError, ValueError, OSError) as error:  # the next step, or `sync`, writes it
                 announce.say(console, str(error))
             clock.sleep(WATCH_S)
             try:
                 campaign.go_on(grid_dir, console, with_controllers=False)
-            except (SchedulerError, ValueError) as error:  # Slurm may answer, another launch may have ended by then
+            except (SchedulerError, ValueError, OSError) as error:  # Slurm may answer, another launch has ended by then
                 announce.say(console, f"the next step was not taken: {error}")
 
 

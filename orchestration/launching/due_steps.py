@@ -26,6 +26,7 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
 
     Raises:
         SlurmError: squeue says nothing.
+        SchedulerError: Slurm does not say what room there is.
         ValueError: Its grid cannot be read.
     """
     grid_dir = LaunchFolder(launch_dir).grid.path
