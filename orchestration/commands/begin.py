@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestration.commands.launch_options import ALL_CELLS, DEFAULT_GRID, GRID_ON_SLURM, Selection
+from orchestration.runs.folders import LaunchFolder
 
 if TYPE_CHECKING:
     from orchestration.launching.options import Wanted
@@ -65,8 +66,9 @@ def begin(
     asked = OnSlurm(cluster, of_site, allow_dirty, size_from_history)
     if dry_run:
         return campaign.dry_run(wanted, workers, asked, console, with_scripts=with_scripts, as_json=as_json)
-    grid_dir = campaign.launch_on_slurm(wanted, workers, asked, console, uri=there.uri)
-    return control.stay(grid_dir, console) if watch else 0
+    submitted = campaign.launch_on_slurm(wanted, workers, asked, console, uri=there.uri)
+    grid_dir, items = LaunchFolder(submitted.launch_dir).grid.path, submitted.planned.items
+    return control.stay(grid_dir, console, {item.cell.signature for item in items}) if watch else 0
 
 
 def _wanted(selection: Selection, runs: Path) -> "Wanted":

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from orchestration.on_slurm.site import Site, SiteLimits
 
 
-def launch_on_slurm(wanted: Wanted, workers: Workers, asked: OnSlurm, console: Console, *, uri: str = "") -> Path:
-    """Submit a grid; return its folder.
+def launch_on_slurm(wanted: Wanted, workers: Workers, asked: OnSlurm, console: Console, *, uri: str = "") -> Submitted:
+    """Submit a grid.
 
     Raises:
         ValueError: Something that the user can fix, before any job is submitted.
@@ -59,8 +59,7 @@ def launch_on_slurm(wanted: Wanted, workers: Workers, asked: OnSlurm, console: C
                    asked.size_from_history, launch.left_out_of(wanted, loaded), wanted.within_budget)  # fmt: skip
     make_folder(grid_dir)
     with only_launch_of(grid_dir):
-        _submit_new(loaded, grid_dir, order, console)
-    return grid_dir
+        return _submit_new(loaded, grid_dir, order, console)
 
 
 def dry_run(

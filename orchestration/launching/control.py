@@ -73,8 +73,8 @@ def status(grid_dir: Path, console: Console, *, watch: bool = False) -> None:
         return
     with Watched(console) as watched:
         while True:
-            watched.show(seen := overview.of_grid(grid_dir))
-            if not seen.is_open:
+            seen = watched.look(grid_dir)
+            if seen and not seen.is_open:
                 return
             clock.sleep(WATCH_S)
 
@@ -117,24 +117,30 @@ def _resume_open(grid_dir: Path, console: Console) -> None:
     campaign.go_on(grid_dir, console)
 
 
-def stay(grid_dir: Path, console: Console) -> int:
+def stay(grid_dir: Path, console: Console, cells: Collection[str] = ()) -> int:
     """Show the grid, and take the steps that nobody else takes, until no cell changes by itself and no step is due.
 
-    The exit code is that of a launch: 0 all cells done, 1 some are not.
+    The exit code is that of a launch: 0 all its cells are done, 1 some are not.
+
+    Args:
+        grid_dir: Folder of the grid.
+        console: Shows it.
+        cells: The signatures of the launch's cells; all of the grid if none is given.
     """
     with Watched(console) as watched:
         while True:
-            watched.show(seen := overview.of_grid(grid_dir))
-            if not seen.is_open and not seen.due and not seen.is_unclear:
-                return int(any(row.standing is not CellState.DONE and not row.is_left_out for row in seen.rows))
+            seen = watched.look(grid_dir)
+            if seen and not seen.is_open and not seen.due and not seen.is_unclear:
+                mine = [row for row in seen.rows if not cells or row.cell.signature in cells]
+                return int(any(row.standing is not CellState.DONE and not row.is_left_out for row in mine))
             try:
                 _sync(_load(grid_dir), grid_dir, wait_s=0.0)
-            except (SchedulerError, ValueError) as error:  # the next step, or `sync`, writes it
+            except (SchedulerError, ValueError, OSError) as error:  # the next step, or `sync`, writes it
                 announce.say(console, str(error))
             clock.sleep(WATCH_S)
             try:
                 campaign.go_on(grid_dir, console, with_controllers=False)
-            except (SchedulerError, ValueError) as error:  # Slurm may answer, another launch may have ended by then
+            except (SchedulerError, ValueError, OSError) as error:  # Slurm may answer, another launch has ended by then
                 announce.say(console, f"the next step was not taken: {error}")
 
 
@@ -153,15 +159,26 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     """End the jobs of some cells, or of all; no controller submits these again.
 
     Raises:
-        ValueError: A cell is unknown.
+        ValueError: A cell is unknown, or a launch here trains it, which can be ended as a whole only.
         SchedulerError: Slurm does not answer.
     """
-    chosen = {folder.path.name for folder in named_cells.chosen(grid_dir, cells)}
+    found = named_cells.chosen(grid_dir, cells)
+    chosen = {folder.path.name for folder in found}
     on_slurm = is_on_slurm(grid_dir)
+    if on_slurm and cells:
+        _refuse_those_here(grid_dir, found)
     if on_slurm:
         _cancel_on_slurm(grid_dir, chosen, console, is_whole=not cells)
     if not on_slurm or (waiting.is_at_work(grid_dir) and not cells):
         announce.say(console, launch_order.stop(grid_dir, cells))
+
+
+def _refuse_those_here(grid_dir: Path, found: Sequence[RunFolder]) -> None:
+    """Refuse cells of a launch here that is at work beside one on Slurm, which would go on however they are noted."""
+    has = waiting.of_launch_here(grid_dir, found)
+    queued = {} if all(has.values()) else _queued(grid_dir)
+    if here := [name for name, is_trained in has.items() if is_trained or name not in queued]:
+        launch_order.refuse_part(here[0])
 
 
 def _cancel_on_slurm(grid_dir: Path, chosen: Collection[str], console: Console, *, is_whole: bool) -> None:

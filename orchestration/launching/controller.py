@@ -244,7 +244,7 @@ class Controller:
 
     def _tell_of_held(self, why: str) -> None:
         """Tell once for each reason, and again if jobs have moved meanwhile."""
-        reason = why.partition(": ")[0]
+        reason = why.partition(": ")[0].partition(",")[0]  # squeue adds the nodes, which differ from time to time
         if why and reason != self.state.held:
             text = f"{self.campaign.grid_name}: all that is left stands still, {why}"
             is_told = self._notifier.tell(f"held {self.campaign.name} {reason}", text)

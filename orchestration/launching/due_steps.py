@@ -15,7 +15,7 @@ from orchestration.on_slurm import policy, queue_state
 from orchestration.on_slurm.campaign_file import Campaign, open_campaigns
 from orchestration.on_slurm.commands import QueuedJob
 from orchestration.planning import left_out
-from orchestration.runs import hints
+from orchestration.runs import hints, readable
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.states import CellState
@@ -26,6 +26,7 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
 
     Raises:
         SlurmError: squeue says nothing.
+        SchedulerError: Slurm does not say what room there is.
         ValueError: Its grid cannot be read.
     """
     grid_dir = LaunchFolder(launch_dir).grid.path
@@ -37,12 +38,14 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
     if step.pilots_at_work(campaign, grid_dir):
         return f"{nobody}: once the pilot has ended, {command} takes the next step"
     jobs = queue_state.queued_cells(grid_dir)
-    left, budget = _left(campaign, grid_dir, active, jobs)
+    left, unread, budget = _left(campaign, grid_dir, active, jobs)
     later = policy.not_due(left, campaign.name)
     due = [one for key, one in left.items() if key not in later]
     if due and not step.has_room(campaign, len(due), jobs, is_tried=any(one.folder.attempts() for one in due)):
         return f"{nobody}: once jobs of the grid have ended, {command} takes the next step"
-    if due and not budget:
+    if not budget.is_known:
+        unread.append(budget.why)
+    if due and not budget.cells:
         return f"{nobody}, and {counted(len(due), 'cell', 'is')} to be submitted: {command} does that"
     if later:
         cells, first_s = counted(len(later), "cell", "waits"), min(later.values())
@@ -51,30 +54,29 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
         )
     if active & _asked_for(campaign, rows):
         return f"{nobody}: once jobs have ended, {command} takes the next step"
-    if budget:
+    if unread:
+        return f"{nobody}: {unread[0]}; {command} takes the next step after that"
+    if budget.cells:
         num = counted(len(left), "cell", "is")
-        return f"{nobody}, and {num} not submitted: {budget}; {command} writes the table and the report"
+        return f"{nobody}, and {num} not submitted: {budget.why}; {command} writes the table and the report"
     return f"{nobody}, and nothing is left to be submitted: {command} writes the table and the report"
 
 
 def _left(
     campaign: Campaign, grid_dir: Path, active: Collection[str], jobs: Mapping[str, QueuedJob]
-) -> tuple[dict[str, policy.Left], str]:
-    """Return the cells that a campaign submits again, now or later, and why its budget does not allow that."""
+) -> tuple[dict[str, policy.Left], list[str], step.OverBudget]:
+    """Return the cells that a campaign submits again, now or later, why others are left, and what its budget stops."""
     loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
     elsewhere = {*policy.passed_on(loaded, grid_dir, campaign.name), *active}
-    decided, _ = policy.left(loaded, grid_dir, campaign.name, jobs)
-    left = {
-        key: one
-        for key, one in decided.items()
-        if key not in elsewhere and (not campaign.retried or key in campaign.retried)
-    }
+    decided, errors = policy.left(loaded, grid_dir, campaign.name, jobs)
+    wanted = {*campaign.retried} or {cell.signature for cell in loaded.cells}
+    left = {key: one for key, one in decided.items() if key in wanted - elsewhere}
     refused = policy.given_up(left, grid_dir, campaign.name)
     refused |= dict.fromkeys(step.left_out(campaign, loaded, grid_dir, jobs), "left out")
     left = {key: one for key, one in left.items() if key not in refused}
     others = {cell.signature for cell in loaded.cells} - left.keys()
-    budget, _ = step.over_budget(campaign, loaded, grid_dir, jobs, dict.fromkeys(others, "not submitted"))
-    return left, budget
+    budget = step.over_budget(campaign, loaded, grid_dir, jobs, dict.fromkeys(others, "not submitted"))
+    return left, [readable.in_words(error) for key, error in errors.items() if key in wanted - elsewhere], budget
 
 
 def _asked_for(campaign: Campaign, rows: Sequence[CellStatus]) -> set[str]:

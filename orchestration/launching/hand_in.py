@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from orchestration.launching import closed_launches
 from orchestration.launching.options import Workers
 from orchestration.machine import announce, image, provenance
 from orchestration.machine.counts import counted
@@ -127,6 +128,16 @@ def cells_on_slurm(grid_dir: Path) -> dict[str, str]:
         SchedulerError: squeue says nothing.
     """
     return in_words(queued_jobs(grid_dir)) if commands.is_here() and open_campaigns(grid_dir) else {}
+
+
+def seen_on_slurm(grid_dir: Path) -> tuple[dict[str, str], str]:
+    """Return what `cells_on_slurm` does for a plan, which is useful without, and else why it is not known."""
+    if commands.is_here() and (closed := closed_launches.note(grid_dir)):
+        return {}, closed
+    try:
+        return cells_on_slurm(grid_dir), ""
+    except SchedulerError as error:
+        return {}, f"cells that have a job are planned, too: {error}"
 
 
 def say_what(submitted: Submitted, campaign: Campaign, console: Console) -> None:

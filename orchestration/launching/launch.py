@@ -12,7 +12,7 @@ from orchestration.grids.grid import Grid
 from orchestration.grids.launched import run_folders
 from orchestration.launching import added_seeds, elsewhere, launch_order, outcome, page, steps, waiting
 from orchestration.launching.cell_states import CellStates
-from orchestration.launching.hand_in import cells_on_slurm
+from orchestration.launching.hand_in import cells_on_slurm, seen_on_slurm
 from orchestration.launching.launch_folder import keep_difference, only_launch_of, was_available
 from orchestration.launching.options import Wanted, Workers
 from orchestration.launching.progress import Progress, Snapshot
@@ -75,7 +75,7 @@ def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str =
     grid_dir = wanted.runs.resolve() / loaded.name
     make_folder(grid_dir)
     with only_launch_of(grid_dir), waiting.at_work(grid_dir):
-        target = _target(wanted, loaded, workers)
+        target = _target(wanted, loaded, workers, cells_on_slurm(grid_dir))
         target = target if wanted.named else added_seeds.with_later_seeds(target)
         target, planned = steps.plan_within(target, wanted.budget_gpu_hours, leaves_out=wanted.within_budget)
         steps.refuse_more_than(planned, wanted.budget_gpu_hours)
@@ -90,9 +90,9 @@ def launch(wanted: Wanted, workers: Workers, console: Console, *, address: str =
     return code
 
 
-def _target(wanted: Wanted, loaded: Grid, workers: Workers) -> Target:
+def _target(wanted: Wanted, loaded: Grid, workers: Workers, queued: Mapping[str, str]) -> Target:
     grid_dir = wanted.runs.resolve() / loaded.name
-    return Target.of(loaded, grid_dir, workers, retried=wanted.retried, queued=cells_on_slurm(grid_dir),
+    return Target.of(loaded, grid_dir, workers, retried=wanted.retried, queued=queued,
                      until=wanted.until, left_out=left_out_of(wanted, loaded))  # fmt: skip
 
 
@@ -154,13 +154,16 @@ def dry_run(wanted: Wanted, workers: Workers, console: Console, *, as_json: bool
     """
     loaded = composed(wanted)
     added_seeds.refuse_within_budget(loaded, within_budget=wanted.within_budget)
+    queued, unseen = seen_on_slurm(wanted.runs.resolve() / loaded.name)
     planned = steps.rehearse(
-        _target(wanted, loaded, workers),
+        _target(wanted, loaded, workers, queued),
         wanted.budget_gpu_hours,
         console,
         as_json=as_json,
         within_budget=wanted.within_budget,
     )
+    if unseen:
+        announce.say(console, unseen)
     steps.refuse_more_than(planned, wanted.budget_gpu_hours)
     return 0
 

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from orchestration.launching.launch_folder import only_launch_of
 from orchestration.launching.options import Workers
@@ -98,13 +98,22 @@ def stop(grid_dir: Path, cells: Sequence[str]) -> str:
     except ValueError:
         known = _newest(grid_dir)
     if cells:
-        raise ValueError(f"CELL must be left out: a launch that is no Slurm job is ended as a whole; got {cells[0]!r}")
+        refuse_part(cells[0])
     if not known or not known.lives():
         raise ValueError(
             f"the launch of {grid_dir.name} runs elsewhere ({known.host if known else '?'}): say this there"
         )
     os.kill(known.pid, signal.SIGTERM)
     return f"the launch (process {known.pid}) was told to end; cells that train write a checkpoint first"
+
+
+def refuse_part(cell: str) -> NoReturn:
+    """Refuse to end one cell of a launch that is no Slurm job.
+
+    Raises:
+        ValueError: In any case.
+    """
+    raise ValueError(f"CELL must be left out: a launch that is no Slurm job is ended as a whole; got {cell!r}")
 
 
 def _newest(grid_dir: Path) -> LaunchOrder | None:

@@ -25,6 +25,7 @@ from orchestration.planning import adaptive
 from orchestration.planning.plan import format_duration
 from orchestration.runs import readable
 from orchestration.runs.folders import GridFolder
+from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.run_folder import RunFolder, folders, run_folder
 from orchestration.runs.states import CellState
 
@@ -172,7 +173,8 @@ def _who_goes_on(grid_dir: Path, rows: list[CellStatus]) -> _Steps:
                 found.due.append(due_steps.of_campaign(campaign, launch_dir, rows))
         except SlurmError:
             found.is_unclear = True  # the states already say so
-        except ValueError as error:
+        except (SchedulerError, ValueError) as error:
+            found.is_unclear |= isinstance(error, SchedulerError)  # Slurm answered before, and may the next time
             found.notes.append(f"what launch {campaign.name} does next is unknown: {error}")
     others = [*due_steps.of_ended_launch(grid_dir, rows), *due_steps.of_left_out(grid_dir, rows)]
     found.notes += [*found.due, *others]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -33,7 +34,7 @@ from orchestration.on_slurm.standing_still import WAITS_FOR_NODE, all_still, rem
 from orchestration.planning import adaptive
 from orchestration.planning.plan import Action, Plan, format_amount
 from orchestration.planning.until import in_words as in_words_of
-from orchestration.runs import folder_states, hints
+from orchestration.runs import folder_states, hints, readable
 from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.requests import Larger
@@ -81,14 +82,18 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         policy.tell_of_idle_gpus(campaign.config(), grid_dir, [key for key, job in jobs.items() if not job.is_waiting])
         with suppress(SlurmError):  # the next step does it
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
-        left, unread = policy.left(loaded, grid_dir, campaign.name, jobs, waits_s=folder_states.WAITS_S)
+        left, errors = policy.left(loaded, grid_dir, campaign.name, jobs, waits_s=folder_states.WAITS_S)
         given_up.tell_of_pilots(campaign, grid_dir, {key: one for key, one in left.items() if key not in others})
         later = policy.not_due(left, campaign.name)
         if later:
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
-        refused = _refused(campaign, loaded, grid_dir, others, jobs, left, unread) | dict.fromkeys(
-            later, "waits before its next try"
-        )
+        unread = {key: readable.in_words(error) for key, error in errors.items()}
+        held = {key for key, error in errors.items() if readable.passing([error])}
+        refused, over = _refused(campaign, loaded, grid_dir, others, jobs, left, unread)
+        refused |= dict.fromkeys(later, "waits before its next try")
+        if not over.is_known:
+            unread |= dict.fromkeys(over.cells, over.why)
+            held |= over.cells
         larger = {key: one.decision.larger for key, one in left.items()}
         target = Target.of(loaded, grid_dir, workers_of(campaign), retried=campaign.retried, queued=in_words(jobs),
                            refused=refused, until=campaign.until, larger=larger, sizes=campaign.sizes,
@@ -96,14 +101,14 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         target = replace(target, retried=(*campaign.retried, *unread))  # that the plan can read them decides nothing
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
-        _tell_of_unreadable(campaign, grid_dir, planned)
+        _tell_of_unreadable(campaign, grid_dir, planned, unread)
         endings = ending.of_jobs(grid_dir, jobs)
         ending.tell_of_stuck(campaign.config(), grid_dir, endings)
         if planned.jobs and not _pilot_is_at_work(campaign, grid_dir) and _is_room_for(campaign, planned, jobs):
             return Step(submitted=_submit(campaign, target, planned, console))
         due = {*later} - others - _not_asked_for(campaign, loaded)
         _share_lanes(campaign, jobs)
-        if planned.jobs or due or _goes_on(planned, others | _not_asked_for(campaign, loaded)):
+        if planned.jobs or due or _goes_on(planned, others | _not_asked_for(campaign, loaded), held):
             return replace(_waits(jobs, endings, grid_dir), due_s=min((later[key] for key in due), default=None))
         if {*owners.values()} & {one.name for one in open_campaigns(grid_dir).values()}:
             close(campaign, grid_dir, why="a newer launch has its cells")  # and writes the report
@@ -175,8 +180,8 @@ def _refused(
     jobs: Mapping[str, QueuedJob],
     left: Mapping[str, policy.Left],
     unread: Mapping[str, str],
-) -> dict[str, str]:
-    """Return why cells are not submitted, by signature."""
+) -> tuple[dict[str, str], "OverBudget"]:
+    """Return why cells are not submitted, by signature, and what the budget has to do with it."""
     refused = (
         {**unread}
         | policy.given_up(left, grid_dir, campaign.name)
@@ -184,11 +189,20 @@ def _refused(
         | dict.fromkeys(_not_asked_for(campaign, loaded), "not asked for")
     )
     larger = {key: one.decision.larger for key, one in left.items()}
-    why, cells = over_budget(campaign, loaded, grid_dir, jobs, refused, larger)
-    if cells:
-        text = f"{campaign.grid_name}: {counted(len(cells), 'cell', 'is')} not tried again: {why}"
+    over = over_budget(campaign, loaded, grid_dir, jobs, refused, larger)
+    if over.cells and over.is_known:
+        text = f"{campaign.grid_name}: {counted(len(over.cells), 'cell', 'is')} not tried again: {over.why}"
         Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True, is_last_word=True)
-    return refused | dict.fromkeys(cells, why)
+    return refused | dict.fromkeys(over.cells, over.why), over
+
+
+class OverBudget(NamedTuple):
+    """The cells that a budget of GPU-hours stops, and why."""
+
+    why: str = ""
+    cells: frozenset[str] = frozenset()
+    is_known: bool = True
+    """It is spent; else what was used so far cannot be read now."""
 
 
 def left_out(campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str, QueuedJob]) -> set[str]:
@@ -214,19 +228,22 @@ def over_budget(
     jobs: Mapping[str, QueuedJob],
     refused: Mapping[str, str],
     larger: Mapping[str, Larger] | None = None,
-) -> tuple[str, set[str]]:
+) -> OverBudget:
     """Return why the budget of GPU-hours allows no more jobs, and the cells that it stops; none if there is room."""
     if campaign.budget_gpu_hours is None:
-        return "", set()
+        return OverBudget()
     target = Target.of(loaded, grid_dir, workers_of(campaign), retried=campaign.retried, queued=in_words(jobs),
                        refused=refused, until=campaign.until, larger=larger,
                        left_out=campaign.left_out)  # fmt: skip
     planned = steps.plan_of(target)
-    hours = policy.gpu_hours_spent(loaded, grid_dir, campaign.name) + planned.gpu_hours
-    if not planned.uses_gpus or hours <= campaign.budget_gpu_hours:
-        return "", set()
-    why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {format_amount(hours)}"
-    return why, {item.cell.signature for item in planned.jobs}
+    if not (planned.uses_gpus and planned.jobs):
+        return OverBudget()
+    spent, away = policy.gpu_hours_spent(loaded, grid_dir, campaign.name)
+    hours, cells = spent + planned.gpu_hours, frozenset(item.cell.signature for item in planned.jobs)
+    if hours > campaign.budget_gpu_hours:
+        why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {format_amount(hours)}"
+        return OverBudget(why, cells)
+    return OverBudget(f"{away}, so --budget-gpu-hours may be spent", cells, is_known=False) if away else OverBudget()
 
 
 def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
@@ -239,19 +256,19 @@ def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None
         Notifier.of(campaign.config(), grid_dir).tell(f"until {campaign.name}", text, once=True, is_last_word=True)
 
 
-def _tell_of_unreadable(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:
-    """Report once that nothing is done with some cells, as their files cannot be read."""
+def _tell_of_unreadable(campaign: Campaign, grid_dir: Path, planned: Plan, unread: Mapping[str, str]) -> None:
+    """Report once of each cell, together and once an hour at most, that nothing is done with it: it cannot be read."""
     found = {
         item.cell.signature: item
         for item in planned.items
-        if item.action in (Action.UNREADABLE, Action.DAMAGED) or item.reason == policy.UNREAD
+        if item.action in (Action.UNREADABLE, Action.DAMAGED) or item.reason == unread.get(item.cell.signature)
     }
-    if found:
-        first = min(found)
-        more = f" and {counted(len(found) - 1, 'other')}" if found.keys() - {first} else ""
+    notifier, cause = Notifier.of(campaign.config(), grid_dir), f"unreadable {campaign.name}"
+    if found and (new := notifier.untold(cause, found)):
+        first = min(new)
+        more = f" and {counted(len(new) - 1, 'other')}" if new - {first} else ""
         what = f"nothing is done with {found[first].cell.folder_name}{more}: {found[first].reason}"
-        cause = f"unreadable {' '.join(sorted(found))}"
-        Notifier.of(campaign.config(), grid_dir).tell(cause, f"{campaign.grid_name}: {what}", once=True)
+        notifier.tell(cause, f"{campaign.grid_name}: {what}", about=new)
 
 
 def _not_asked_for(campaign: Campaign, loaded: Grid) -> set[str]:
@@ -345,12 +362,13 @@ def _waits(jobs: Mapping[str, QueuedJob], endings: Sequence[ending.Ending], grid
     )
 
 
-def _goes_on(planned: Plan, others: set[str]) -> bool:
+def _goes_on(planned: Plan, others: set[str], held: set[str]) -> bool:
     """Return whether a cell may still finish without a submission now; true if it cannot be read for now."""
     goes_on = (Action.RUNNING, Action.UNREADABLE)
     return any(
-        (item.action in goes_on or item.reason == policy.UNREAD) and item.cell.signature not in others
+        item.action in goes_on or (item.action is Action.GIVE_UP and item.cell.signature in held)
         for item in planned.items
+        if item.cell.signature not in others
     )
 
 

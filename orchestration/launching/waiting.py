@@ -8,9 +8,11 @@ from typing import Any
 
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.processes import ProcessNote, this_process
+from orchestration.runs import readable
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.jobs import JobState, StateLog
 from orchestration.runs.run_folder import RunFolder, folders
+from orchestration.runs.states import CellState
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,18 @@ def here(grid_dir: Path) -> dict[str, str]:
     return cells(grid_dir) if newest is not None and newest[1].lives() else {}
 
 
+def of_launch_here(grid_dir: Path, some: Sequence[RunFolder]) -> dict[str, bool]:
+    """Return those of some cells that the newest launch which stays still has, by name: whether it trains them now."""
+    newest = _newest(grid_dir)
+    if newest is None or newest[1].lives() is False:
+        return {}
+    launch, states = newest[0].name, StateLog(newest[0]).read()
+    mine = {one.name: one for one in some if one.signature in newest[1].cells}
+    trains = readable.each(mine, lambda one: _trains(one, launch))
+    waits = readable.each(mine, lambda one: _waits(one, states, launch))
+    return {name: is_trained for name, is_trained in trains.items() if is_trained or waits.get(name)}
+
+
 def is_at_work(grid_dir: Path) -> bool:
     """Return whether a launch is at work, or may be so on another machine, where nobody here can see it."""
     return any(one.lives() is not False for one in _notes(grid_dir))
@@ -104,6 +118,12 @@ def _read(path: Path) -> Launcher | None:
     except DamagedFileError as error:
         tell(error)
         return None
+
+
+def _trains(folder: RunFolder, launch: str) -> bool:
+    attempts = folder.attempts()
+    is_mine = bool(attempts) and attempts[-1].known_owner().get("launch") == launch
+    return is_mine and folder.state().status is CellState.RUNNING
 
 
 def _waits(folder: RunFolder, states: Mapping[str, JobState], launch: str) -> bool:

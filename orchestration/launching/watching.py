@@ -1,17 +1,20 @@
 """A watched grid: on a terminal a table that is redrawn, elsewhere the table once, then the changes."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.console import Console, ConsoleDimensions, Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestration.launching import overview
 from orchestration.launching.live_table import Redrawn, Steps, fitted, short
 from orchestration.launching.overview import Overview
 from orchestration.launching.status import CellStatus
 from orchestration.machine import announce, clock
 from orchestration.machine.announce import LINE_S
+from orchestration.runs.patience import passes
 from orchestration.runs.states import CellState
 
 _COLUMNS = ("cell", "state", "steps", "epoch", "mIoU", "best", "node", "note")
@@ -40,6 +43,18 @@ class Watched(Redrawn):
         self._told: dict[str, tuple[float, tuple[object, ...]]] = {}
         """By signature, when a line about a cell was printed, and what it said."""
         self._summed = 0.0
+
+    def look(self, grid_dir: Path) -> Overview | None:
+        """Show a grid's state now, and return it; None, which is said, while a file server is away."""
+        try:
+            seen = overview.of_grid(grid_dir)
+        except OSError as error:
+            if not passes(error):
+                raise
+            self._say(f"{grid_dir.name} cannot be looked at for now: {error}")
+            return None
+        self.show(seen)
+        return seen
 
     def show(self, seen: Overview) -> None:
         """Show its state now."""

@@ -30,7 +30,8 @@ def alone(path: Path) -> Iterator[None]:
     try:
         lock = locks.acquire(files.lock_of(path), LOCK_S)
     except filelock.Timeout:
-        raise OSError(f"{path} has been opened by somebody else for {LOCK_S:.0f} s") from None
+        text = f"{path} has been opened by somebody else for {LOCK_S:.0f} s{locks.hint(files.lock_of(path))}"
+        raise OSError(text) from None
     except OSError:  # the folder is read-only for us, so we do not change the schema either
         yield
         return

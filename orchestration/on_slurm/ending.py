@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestration.machine import clock
 from orchestration.machine.damage import DamagedFileError
-from orchestration.on_slurm import submissions
+from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import QueuedJob
 from orchestration.on_slurm.evidence import last_event
@@ -84,4 +84,11 @@ def _since(folder: RunFolder, job: QueuedJob, launch_dir: Path | None) -> float 
     log = LaunchFolder(launch_dir).job_log(job.job.number) if launch_dir else None
     times = [attempts[-1].ended()] if is_mine else []  # it may be of an earlier start
     times += [log.stat().st_mtime] if log and log.exists() else []
-    return max(times, default=None)
+    return max(times) if times else _ended_or_submitted(job, launch_dir)
+
+
+def _ended_or_submitted(job: QueuedJob, launch_dir: Path | None) -> float | None:
+    """Return when a job ended that has left nothing: as Slurm says, or else after it was submitted."""
+    if ended := commands.end_time(commands.job_fields(job.job)):
+        return ended
+    return LaunchFolder(launch_dir).submission_file(job.job.name).stat().st_mtime if launch_dir else None

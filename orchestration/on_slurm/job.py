@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from orchestration.runs.attempt import Attempt
 from orchestration.runs.failures import Failure, FailureClass
 from orchestration.runs.folders import JobFolder, launch_with_jobs
 from orchestration.runs.jobs import JobState
+from orchestration.runs.patience import patiently
 from orchestration.runs.requests import lacked
 from orchestration.runs.retries import decision_of
 from orchestration.runs.run_folder import RunFolder
@@ -138,7 +140,7 @@ class _Head(Listener):
             sys.stderr.write(f"{self.cell.path.name} was cancelled\n")
             return True
         try:
-            decision = decision_of(self.cell, self.task.owner["campaign"])
+            decision = patiently(partial(decision_of, self.cell, self.task.owner["campaign"]))
         except OSError as error:  # whoever takes the next step decides
             sys.stderr.write(f"whether {self.cell.path.name} is given up cannot be read now: {error}\n")
             return False

@@ -8,7 +8,7 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -19,7 +19,7 @@ from typing import Any
 import filelock
 
 from orchestration.machine import clock, files
-from orchestration.machine.fields import FLAG, NUMBER
+from orchestration.machine.fields import FLAG, NUMBER, TEXT, Fields
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.runs.folders import GridFolder
 from rankmatch import locks
@@ -29,6 +29,8 @@ TIMEOUT_S = 20.0
 NUM_TRIES = 5
 """Of what nobody says again; they wait 75 s in all."""
 WEBHOOK = "RANKMATCH_WEBHOOK"
+_ABOUT = "about"
+_OF_CAUSE = Fields({"time": NUMBER, "sent": FLAG}, {_ABOUT: TEXT.listed()})
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -55,10 +57,12 @@ class Notifier:
         since: float | None = None,
         insists: bool = False,
         is_last_word: bool = False,
+        about: Collection[str] = (),
     ) -> bool:
         """Send a line of text unless its cause was reported within the hour, or ever, or since something happened.
 
-        Return whether it was sent.
+        Return whether it was sent, in one way at least: what fails in another is written to the log, and it is not sent
+        again for that. What it is `about` is kept, see `untold`.
 
         A notice that fails is written to the log and harms nothing. One that `insists` is sent even if nobody can
         record that it was, on a full disk; others are not, as each job of a grid would then send them. One that is the
@@ -71,11 +75,17 @@ class Notifier:
             failed = [error for way in ways if (error := _failure(way, text, NUM_TRIES if is_last_word else 1))]
             for error in failed:
                 sys.stderr.write(f"the notice {text!r} was not sent: {error}\n")
-            if not failed:
+            if len(failed) < len(ways):
                 with suppress(OSError, filelock.Timeout):  # it is sent again, after an hour at the earliest
-                    self._note_sent(cause)
-            return len(failed) < len(ways)
+                    self._note_sent(cause, about)
+                return True
         return False
+
+    def untold(self, cause: str, about: Collection[str]) -> set[str]:
+        """Return of what no notice of a cause has told: one about several things is sent again if there are others."""
+        with harmless(f"reading what was told of {cause!r}"):
+            return {*about} - {*self._read().get(cause, {}).get(_ABOUT, [])}
+        return {*about}
 
     def tell_beside(self, cause: str, text: str, *, once: bool = True) -> threading.Thread:
         """Send a line from a thread: a process that must hear Slurm's signals waits for no mail server."""
@@ -87,7 +97,8 @@ class Notifier:
         try:
             return self._claim(cause, since)
         except (OSError, filelock.Timeout) as error:
-            sys.stderr.write(f"that the notice {text!r} is sent cannot be noted: {_words_of(error)}\n")
+            words = f"{_words_of(error)}{locks.hint(self._folder.notices_lock)}"
+            sys.stderr.write(f"that the notice {text!r} is sent cannot be noted: {words}\n")
             return insists
 
     def _ways(self) -> list[Callable[[str], None]]:
@@ -113,23 +124,23 @@ class Notifier:
                 self._write(cause, is_sent=False)
             return not is_silent
 
-    def _note_sent(self, cause: str) -> None:
+    def _note_sent(self, cause: str, about: Collection[str]) -> None:
         with self._lock():
-            self._write(cause, is_sent=True)
+            self._write(cause, is_sent=True, about=about)
+
+    @property
+    def _folder(self) -> GridFolder:
+        return GridFolder(Path(self.grid_dir))
 
     def _lock(self) -> AbstractContextManager[None]:
-        return locks.held(GridFolder(Path(self.grid_dir)).notices_lock, TIMEOUT_S)
+        return locks.held(self._folder.notices_lock, TIMEOUT_S)
 
     def _read(self) -> dict[str, Any]:
         """Return what was sent; a damaged file, such as a full disk leaves, counts as missing and is replaced."""
-        path = GridFolder(Path(self.grid_dir)).notices_file
+        path = self._folder.notices_file
         try:
             content: Any = files.read_json(path)
-            is_whole = isinstance(content, dict) and all(
-                isinstance(sent, dict) and NUMBER.holds(sent.get("time")) and FLAG.holds(sent.get("sent"))
-                for sent in content.values()
-            )
-            if not is_whole:
+            if not isinstance(content, dict) or any(map(_OF_CAUSE.fault, content.values())):
                 raise ValueError(f"{path} must hold when each cause was told; it is damaged")
             known: dict[str, Any] = content
             return known
@@ -139,9 +150,11 @@ class Notifier:
             sys.stderr.write(f"{error}; notices may be sent again\n")
             return {}
 
-    def _write(self, cause: str, *, is_sent: bool) -> None:
-        content = {**self._read(), cause: {"time": clock.now(), "sent": is_sent}}
-        files.replace(GridFolder(Path(self.grid_dir)).notices_file, files.to_text(content))
+    def _write(self, cause: str, *, is_sent: bool, about: Collection[str] = ()) -> None:
+        known = self._read()
+        told = sorted({*known.get(cause, {}).get(_ABOUT, []), *about})
+        content = {**known, cause: {"time": clock.now(), "sent": is_sent, **({_ABOUT: told} if told else {})}}
+        files.replace(self._folder.notices_file, files.to_text(content))
 
 
 @contextmanager

@@ -23,13 +23,14 @@ from orchestration.on_ray.scheduler import DRIVER, with_whole_paths
 from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.campaign_file import cancelled_in
 from orchestration.on_slurm.job import check_sources
-from orchestration.on_slurm.notices import Notifier
+from orchestration.on_slurm.notices import Notifier, harmless
 from orchestration.on_slurm.signals import Listener, job_id, make_folder
 from orchestration.running.run_cell import launcher
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import JobFolder, LaunchFolder
 from orchestration.runs.jobs import CellJob, JobState, StateLog, cancel_cells
-from orchestration.runs.retries import decision_of
+from orchestration.runs.patience import say_once
+from orchestration.runs.retries import decisions
 from orchestration.runs.run_folder import RunFolder
 
 LOOK_FOR_NODES_S = 30.0
@@ -94,7 +95,7 @@ class _Head(Listener):
         super().__init__(self.launch.stop_file, task.signal_before_s)
         self.log = StateLog(self.launch.path)
         self.has_told, self.quiet_since, self.num_missed = False, 0.0, 0
-        self.told_of, self.telling = set[str](), list[Thread]()
+        self.told_of, self.telling, self.seen = set[str](), list[Thread](), dict[str, JobState]()
         self.next_look = clock.monotonic() + 2 * LOOK_FOR_NODES_S
 
     def run(self) -> int:
@@ -106,8 +107,8 @@ class _Head(Listener):
 
     def _drive(self, temp_dir: Path) -> int:
         # its cells look in this launch's folder, which whoever cancelled one meanwhile may have missed
-        if cancelled := cancelled_in(self.launch.grid.path, self.task.owner["campaign"]):
-            cancel_cells(self.launch.path, cancelled)
+        with harmless("noting here what was cancelled"):
+            cancel_cells(self.launch.path, cancelled_in(self.launch.grid.path, self.task.owner["campaign"]))
         self._order(temp_dir).to_file(self.launch.ray_order_file)
         driver = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(self.launch.path), str(os.getpid())],
@@ -140,7 +141,7 @@ class _Head(Listener):
 
     def _is_over(self) -> bool:
         """Return whether a pilot was told to end and no cell trains any more; the others have nothing to lose."""
-        if not self.stop_file.exists() or JobState.RUNNING in self.log.read().values():
+        if not self.stop_file.exists() or JobState.RUNNING in self._states().values():
             self.quiet_since = clock.monotonic()
         return clock.monotonic() - self.quiet_since > QUIET_S
 
@@ -159,23 +160,37 @@ class _Head(Listener):
         return True
 
     def _tell_of_begin(self) -> None:
-        if self.has_told or JobState.RUNNING not in self.log.read().values():
+        if self.has_told or JobState.RUNNING not in self._states().values():
             return
         self.has_told = True
         text = f"{self._grid}: the first cell has begun, in the pilot of job {job_id()}"
         self.task.notifier.tell_beside(f"started {self.task.owner['campaign']}", text)
 
     def _tell_of_failures(self) -> None:
-        """Tell of each cell once that is given up; what a head that dies did not tell, the next step does."""
-        states = self.log.read()
-        for job in self.task.jobs:
-            if states.get(job.name) is not JobState.FAILED or job.name in self.told_of:
-                continue
-            self.told_of.add(job.name)
-            decision = decision_of(RunFolder(job.cell_dir), self.task.owner["campaign"])
-            if not decision.again:
-                text = f"{self._grid}: {job.name} is not tried again: {decision.told}"
-                self.telling.append(self.task.notifier.tell_beside(f"failed: {decision.why}", text, once=False))
+        """Tell of each cell once that is given up; what a head that dies did not tell, the next step does.
+
+        One that cannot be read is looked at again: it must not end the pilot, in which the others train.
+        """
+        with harmless("telling of cells that are given up"):
+            states, campaign = self._states(), self.task.owner["campaign"]
+            failed = {
+                job.name: RunFolder(job.cell_dir)
+                for job in self.task.jobs
+                if states.get(job.name) is JobState.FAILED and job.name not in self.told_of
+            }
+            for name, decision in decisions(failed, campaign).items():
+                self.told_of.add(name)
+                if not decision.again:
+                    text = f"{self._grid}: {name} is not tried again: {decision.told}"
+                    self.telling.append(self.task.notifier.tell_beside(f"failed: {decision.why}", text, once=False))
+
+    def _states(self) -> dict[str, JobState]:
+        """Return the states of the cells; where their log cannot be read for now, those that it had before."""
+        try:
+            self.seen = self.log.read()
+        except OSError as error:
+            say_once(f"the states of the cells are not known for now, in {self.launch.path}", error)
+        return self.seen
 
     @property
     def _grid(self) -> str:

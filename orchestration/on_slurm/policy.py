@@ -20,10 +20,9 @@ from orchestration.on_slurm.notices import SILENCE_S, Notifier
 from orchestration.runs import gpu_idle, readable, trained_for
 from orchestration.runs.failures import MAX_WITHOUT_PROGRESS, Decision
 from orchestration.runs.folders import LaunchFolder, signature_in
-from orchestration.runs.retries import decisions, lately
+from orchestration.runs.retries import decided_or_error, decisions, lately
 from orchestration.runs.run_folder import RunFolder, run_folder
 
-UNREAD = "how its attempts ended cannot be read for now"
 SKEW_S = 600.0
 """So far the clocks of a site may differ from each other, and still be believed."""
 
@@ -38,10 +37,10 @@ class Left:
 
 def left(
     loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str] = (), *, waits_s: Sequence[float] = ()
-) -> tuple[dict[str, Left], dict[str, str]]:
+) -> tuple[dict[str, Left], dict[str, readable.Error]]:
     """Decide about the cells left to a campaign, by signature; attempts of cells that have a job are not read.
 
-    Return also why nothing is decided about others: they, or those that may have ended with them, cannot be read now.
+    Return also why nothing is decided about others: they, or those that may have ended with them, cannot be read.
 
     Args:
         loaded: Its grid.
@@ -50,22 +49,22 @@ def left(
         queued: Names of the folders of cells that have a job.
         waits_s: After how many seconds to look again, and again, where cells cannot be read.
     """
-    found, unread = _look(loaded, grid_dir, campaign, queued)
+    idle = {key: one for key, one in run_folders(loaded, grid_dir).items() if one.path.name not in queued}
+    found, unread = _look(idle, campaign)
     for wait_s in waits_s:
         if not unread:
             break
         clock.sleep(wait_s)
-        found, unread = _look(loaded, grid_dir, campaign, queued)
-    return found, dict.fromkeys(unread, UNREAD)
+        more, unread = _look({key: idle[key] for key in unread}, campaign)
+        found |= more
+    return found, unread
 
 
-def _look(loaded: Grid, grid_dir: Path, campaign: str, queued: Collection[str]) -> tuple[dict[str, Left], set[str]]:
-    idle = {key: one for key, one in run_folders(loaded, grid_dir).items() if one.path.name not in queued}
-    is_done = readable.each(idle, RunFolder.has_result)
+def _look(idle: Mapping[str, RunFolder], campaign: str) -> tuple[dict[str, Left], dict[str, readable.Error]]:
+    is_done, errors = readable.each_or_error(idle, RunFolder.has_result)
     found = {key: idle[key] for key in is_done if not is_done[key]}
-    decided = decisions(found, campaign)
-    unread = (idle.keys() - is_done.keys()) | (found.keys() - decided.keys())
-    return {key: Left(found[key], one) for key, one in decided.items()}, unread
+    decided, more = decided_or_error(found, campaign)
+    return {key: Left(found[key], one) for key, one in decided.items()}, {**errors, **more}
 
 
 def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[str, str]:
@@ -147,11 +146,10 @@ def passed_on(loaded: Grid, grid_dir: Path, campaign: str) -> dict[str, str]:
     return {key: newer[key] for key in of_newer if not is_done.get(key)}
 
 
-def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
+def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> tuple[float, str]:
     """Return the GPU-hours that the attempts of a campaign have used, a GPU for each worker.
 
-    Raises:
-        ValueError: Some cannot be read now, so that more may have been used.
+    Return also why more may have been used: some cannot be read now.
     """
     workers = {cell.signature: cell.config.execution.trainer.num_workers for cell in loaded.cells}
 
@@ -163,9 +161,8 @@ def gpu_hours_spent(loaded: Grid, grid_dir: Path, campaign: str) -> float:
         )
 
     hours, errors = readable.each_or_error(run_folders(loaded, grid_dir), used)
-    if away := readable.passing(errors.values()):
-        raise ValueError(f"the GPU-hours used so far are unknown, so a budget of them allows no more jobs: {away}")
-    return sum(hours.values())
+    away = readable.passing(errors.values())
+    return sum(hours.values()), readable.in_words(away) if away else ""
 
 
 def tell_of_outages(site: ClusterConfig, grid_dir: Path, campaign: str, console: Console) -> None:

@@ -248,7 +248,7 @@ def newer_job(grid_dir: Path, cell: str, name: str) -> Job | None:
     return next((one.jobs()[cell] for one in reversed(after) if cell in one.jobs()), None)
 
 
-def note_cancelled(grid_dir: Path, cells: Iterable[str], going_on: Iterable[Path] = ()) -> None:
+def note_cancelled(grid_dir: Path, cells: Collection[str], going_on: Iterable[Path] = ()) -> None:
     """Record that cells were cancelled: in the launches that submitted them, and in those that may do so.
 
     Args:

@@ -167,6 +167,8 @@ class Silence:
 
 def main() -> None:
     """Watch the process given second, whose attempt is given first, until stdin ends or it hangs."""
+    for number in (signal.SIGINT, signal.SIGHUP):  # a training that hears them, too, may hang at its last checkpoint
+        signal.signal(number, signal.SIG_IGN)
     path, pid, limit_s, steps_per_sign = sys.argv[1:]
     began, attempt = time.monotonic(), Attempt(Path(path))
     silence = Silence(float(limit_s), int(steps_per_sign))

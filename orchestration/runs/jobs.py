@@ -6,10 +6,12 @@ jobs start in the order given, and a failed cell does not stop the others. They 
 handles are `FollowedJobs`. Those of Slurm are left alone: whoever wants them ended asks Slurm, from anywhere.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
+
+import filelock
 
 from orchestration.machine import files
 from orchestration.machine.damage import DamagedFileError, tell
@@ -143,15 +145,25 @@ def cancelled_cells(launch_dir: Path) -> list[str]:
         return []
 
 
-def cancel_cells(launch_dir: Path, cells: Iterable[str]) -> None:
+def cancel_cells(launch_dir: Path, cells: Collection[str]) -> None:
     """Record that cells of a launch were cancelled; two who do so at once keep each other's.
 
     Raises:
-        OSError: It cannot be recorded, or another process holds the record for a minute.
+        OSError: It cannot be recorded.
+        ValueError: Another process holds the record for a minute.
     """
+    if {*cells} <= {*cancelled_cells(launch_dir)}:  # of whoever died right after that, the lock may still be there
+        return
     launch = LaunchFolder(launch_dir)
-    with locks.held(launch.cancelled_cells_lock, _LOCK_S, locks.mode_in(launch_dir)):
+    try:
+        held = locks.acquire(launch.cancelled_cells_lock, _LOCK_S, locks.mode_in(launch_dir))
+    except filelock.Timeout:
+        text = f"{launch.cancelled_cells_file} has been changed by another process for {_LOCK_S:.0f} s"
+        raise ValueError(f"{text}{locks.hint(launch.cancelled_cells_lock)}; then cancel again") from None
+    try:
         Cancelled(sorted({*cells, *cancelled_cells(launch_dir)})).to_file(launch.cancelled_cells_file)
+    finally:
+        held.release()
 
 
 class StateLog:

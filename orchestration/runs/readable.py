@@ -9,6 +9,7 @@ from orchestration.runs.run_folder import RunFolder
 
 Key = TypeVar("Key")
 T = TypeVar("T")
+Error = OSError | DamagedFileError
 
 
 def each(cells: Mapping[Key, RunFolder], look: Callable[[RunFolder], T]) -> dict[Key, T]:
@@ -18,9 +19,9 @@ def each(cells: Mapping[Key, RunFolder], look: Callable[[RunFolder], T]) -> dict
 
 def each_or_error(
     cells: Mapping[Key, RunFolder], look: Callable[[RunFolder], T]
-) -> tuple[dict[Key, T], dict[Key, OSError | DamagedFileError]]:
+) -> tuple[dict[Key, T], dict[Key, Error]]:
     """Return what is found in each cell, and why others cannot be read, which is said once."""
-    found, errors = dict[Key, T](), dict[Key, OSError | DamagedFileError]()
+    found, errors = dict[Key, T](), dict[Key, Error]()
     for key, folder in cells.items():
         try:
             found[key] = look(folder)
@@ -30,7 +31,14 @@ def each_or_error(
     return found, errors
 
 
-def passing(errors: Iterable[OSError | DamagedFileError]) -> OSError | None:
+def in_words(error: Error) -> str:
+    """Say what cannot be read for now, and why."""
+    if isinstance(error, DamagedFileError):
+        return str(error)
+    return f"{error.filename or 'a file'} cannot be read for now: {error.strerror}"
+
+
+def passing(errors: Iterable[Error]) -> OSError | None:
     """Return the first of some errors that may pass, as when a file server is away."""
     return next((error for error in errors if isinstance(error, OSError) and passes(error)), None)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from orchestration.machine import clock
 from orchestration.runs import readable
@@ -10,6 +11,10 @@ from orchestration.runs.folders import GridFolder
 from orchestration.runs.outages import Outage, excused, outages
 from orchestration.runs.run_folder import RunFolder
 
+HOLD_S = 6 * 3600.0
+"""So long no cell is given up after its end while another, which may have ended with it, cannot be read."""
+Key = TypeVar("Key")
+
 
 def decision_of(folder: RunFolder, campaign: str) -> Decision:
     """Decide about one cell of a campaign; read the others' folders only if it would be given up.
@@ -17,29 +22,34 @@ def decision_of(folder: RunFolder, campaign: str) -> Decision:
     Raises:
         OSError: It cannot be read now, or it would be given up and another cell, which may have ended with it, cannot.
     """
-    ends = folder.ends(campaign)
-    decision = decide(ends)
-    if decision.again or not POLICY[ends[-1].kind].by_site:
-        return decision
-    every, away = _all_ends(folder.grid.path, campaign)
-    decision = decide(excused(every).get(folder.name, ends))
-    if away and not decision.again:
-        raise away
-    return decision
+    found, errors = decided_or_error({folder.name: folder}, campaign)
+    if errors:
+        raise errors[folder.name]
+    return found[folder.name]
 
 
-def decisions(cells: Mapping[str, RunFolder], campaign: str) -> dict[str, Decision]:
+def decisions(cells: Mapping[Key, RunFolder], campaign: str) -> dict[Key, Decision]:
     """Decide about unfinished cells of one grid, without those that `decision_of` cannot; the keys are the caller's."""
-    ends = readable.each(cells, lambda folder: folder.ends(campaign))
+    return decided_or_error(cells, campaign)[0]
+
+
+def decided_or_error(
+    cells: Mapping[Key, RunFolder], campaign: str
+) -> tuple[dict[Key, Decision], dict[Key, readable.Error]]:
+    """Decide about unfinished cells of one grid, or say why not, see `decision_of`."""
+    ends, errors = readable.each_or_error(cells, lambda folder: folder.ends(campaign))
     found = {key: decide(some) for key, some in ends.items()}
     doubtful = [key for key, decision in found.items() if not decision.again and POLICY[ends[key][-1].kind].by_site]
-    if doubtful:
-        every, away = _all_ends(cells[doubtful[0]].grid.path, campaign)
-        by_outages = excused(every)
-        found |= {key: decide(by_outages.get(cells[key].name, ends[key])) for key in doubtful}
-        if away:
-            found = {key: one for key, one in found.items() if one.again or key not in doubtful}
-    return found
+    if not doubtful:
+        return found, errors
+    every, away = _all_ends(cells[doubtful[0]].grid.path, campaign)
+    by_outages = excused(every)
+    for key in doubtful:
+        found[key] = decide(by_outages.get(cells[key].name, ends[key]))
+        if away and not found[key].again and abs(clock.now() - ends[key][-1].time) < HOLD_S:
+            del found[key]
+            errors[key] = away
+    return found, errors
 
 
 def failed_hosts(folder: RunFolder, campaign: str) -> list[str]:

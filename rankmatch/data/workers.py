@@ -174,9 +174,9 @@ def options(num_data_workers: int) -> dict[str, Any]:
 
 
 def _prepare_worker(_: int) -> None:
-    """Set up a data worker; it ignores SIGTERM, because a scheduler signals the whole group and the parent ends it."""
+    """Set up a data worker; it ignores what a scheduler or a terminal sends the whole group, as its parent ends it."""
     keep_freed_memory()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -619,7 +619,7 @@ def test_status_says_that_a_budget_keeps_cells_from_being_submitted_where_nodes_
     all_preempted(options)
     command = f"`rankmatch resume --grid small --runs {options.runs}`"
     assert f"4 cells are to be submitted: {command} does that" in only_looked_at(options, slurm, console)
-    monkeypatch.setattr(policy, "gpu_hours_spent", lambda *_: 12.0)
+    monkeypatch.setattr(policy, "gpu_hours_spent", lambda *_: (12.0, ""))
     said = only_looked_at(options, slurm, console)
     assert "and 4 cells are not submitted: --budget-gpu-hours=10 would become about 12" in said
     assert f"; {command} writes the table and the report" in said and "to be submitted" not in said
@@ -1010,7 +1010,8 @@ def test_what_ended_silently_over_a_weekend_is_dated_when_it_ended_and_not_when_
     ends = [cell_of(options, name).ends(campaign)[-1] for name in names[:3]]
     assert [(time.time() - end.time) / 3600 for end in ends] == pytest.approx([71.5, 47.5, 20], abs=0.1)
     loaded = replace(grid.load(str(grid_dir / "grid.yaml")), name="small")
-    assert policy.gpu_hours_spent(loaded, grid_dir, campaign) == pytest.approx(1.5 + 1.5 + 1, abs=0.1)
+    spent_h, unread = policy.gpu_hours_spent(loaded, grid_dir, campaign)
+    assert spent_h == pytest.approx(1.5 + 1.5 + 1, abs=0.1) and not unread
     assert sum(folder.busy_s() for folder in folders(grid_dir).values()) == pytest.approx(4 * 3600, abs=360)
     assert outages({name: [end] for name, end in zip(names, ends, strict=False)}) == []
     assert sorted(excluded(slurm, 1).values()) == ["", "n3"]  # a day is enough

@@ -129,6 +129,20 @@ def test_logs_prints_the_log_of_an_attempt_and_says_where_it_cannot_look_for_a_j
     assert f"{grid.launch.path} is closed to all but its owner" in theirs.output
 
 
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_plan_works_where_slurm_is_and_says_that_it_knows_no_jobs(words, grid, monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        Path(place).chmod(0o755)
+        for name in ("sbatch", "squeue"):
+            (Path(place) / name).write_text("#!/bin/sh\n")
+            (Path(place) / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+        own, theirs = both(grid, lambda: grid.call("plan", *words, "seed=0", "split=4"))
+    assert own.exit_code == theirs.exit_code == 0
+    assert note(grid) not in own.output and theirs.output.count(note(grid)) == 1
+    assert not words or json.loads(theirs.stdout)["cells"]
+
+
 def test_table_is_printed_and_the_report_is_left_as_it_was(grid):
     own, theirs = both(grid, lambda: grid.call("table"))
     before = (grid.path / "report.md").read_text()

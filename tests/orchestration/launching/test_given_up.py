@@ -1,10 +1,13 @@
 """Who is told of cells that are given up: whoever found it, of whatever campaign, and in a pilot, too."""
 
+import time
+
 import pytest
 from campaign_life import Life
 
 from orchestration.launching import control, step
 from orchestration.on_slurm import submissions
+from orchestration.on_slurm.notices import WEBHOOK
 from orchestration.runs.jobs import JobState, StateLog
 from orchestration.runs.run_folder import RunFolder
 
@@ -60,6 +63,7 @@ def test_cell_whose_end_resume_finds_is_told_and_one_that_somebody_retries_is_no
 
 @pytest.mark.parametrize("num_cells", [1, 2])
 def test_cell_of_a_pilot_that_its_head_gave_up_and_did_not_tell_is_told_by_the_next_step_once(num_cells, life):
+    life.monkeypatch.setenv(WEBHOOK, "http://127.0.0.1:9/nobody")  # a broken way beside one that works
     life.launch(num_nodes=2)
     launch_dir, pilot = submissions.read(life.grid_dir)[-1]
     cells = [life.cell(name) for name in ("rankmatch-4-s0", "supervised-4-s0")[:num_cells]]
@@ -74,6 +78,11 @@ def test_cell_of_a_pilot_that_its_head_gave_up_and_did_not_tell_is_told_by_the_n
         assert life.controller() == 0
     told = f"small: {cells[-1].name} is not tried again: code error; `rankmatch logs` has the traceback"
     assert life.said() == [told]
+    now = time.time()
+    with life.monkeypatch.context() as later:
+        for hours in (2, 4):
+            later.setattr(time, "time", lambda: now + 3600 * hours)  # noqa: B023
+            assert life.controller() == 0
     life.slurm.queued, life.slurm.accounted[pilot.job_id] = {}, ("NODE_FAIL", "n2")
     assert life.controller() == 0
     assert life.said() == [told] and len(submissions.read(life.grid_dir)[-1][1].cells) == 4 - num_cells

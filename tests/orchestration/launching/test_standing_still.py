@@ -3,11 +3,13 @@
 import json
 import os
 import time
+from datetime import datetime
 
+import pytest
 from campaign_life import Life
 
 from orchestration.launching import overview
-from orchestration.on_slurm import submissions
+from orchestration.on_slurm import commands, submissions
 from orchestration.runs.run_folder import folders
 
 
@@ -131,3 +133,31 @@ def test_head_of_a_pilot_that_does_not_end_is_named_once_for_all_its_cells(life)
     assert life.controller() == 0
     (said,) = life.said()
     assert said.startswith(f"small: job {pilot.job_id} has nothing to do since")
+
+
+def test_reason_is_told_once_whichever_nodes_squeue_names_with_it(life):
+    life.launch()
+    for nodes in ("n1", "n[1-2]", "n[2-3]"):
+        wait_for(life, f"ReqNodeNotAvail, UnavailableNodes:{nodes}")
+        two_weeks_pass(life)
+    (said,) = life.said()
+    assert "stands still, ReqNodeNotAvail, UnavailableNodes:n1: they wait until" in said
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_job_that_does_not_end_and_has_left_nothing_is_named_by_when_it_ended_or_was_submitted(is_told, life):
+    life.launch()
+    cell, *others = folders(life.grid_dir).values()
+    life.done(*others)
+    job, now = submissions.newest_jobs(life.grid_dir)[cell.name], time.time()
+    life.slurm.queued = {job.number: ("COMPLETING", "n1")}
+    if is_told:
+        fields = {"EndTime": f"{datetime.fromtimestamp(now + 7190):%Y-%m-%dT%H:%M:%S}"}
+        life.monkeypatch.setattr(commands, "job_fields", lambda one: fields if one == job else {})
+    for hours in (2, 4):
+        life.monkeypatch.setattr(time, "time", lambda: now + 3600 * hours)  # noqa: B023
+        assert life.controller() == 0
+        notes = overview.of_grid(life.grid_dir).notes
+        is_stuck = hours == 4 or not is_told
+        assert any(f"job {job} on n1 has nothing to do since" in note for note in notes) is is_stuck
+        assert len(life.said()) == int(is_stuck)

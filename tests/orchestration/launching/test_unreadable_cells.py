@@ -1,7 +1,9 @@
 """A cell that cannot be read harms only itself: the others of its grid are submitted, retried and told of."""
 
 import errno
+import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from typer.testing import CliRunner
 
 from orchestration.commands.main import app
 from orchestration.launching import control, overview
+from orchestration.machine import clock
 from orchestration.on_slurm import never_began, policy, submissions
-from orchestration.runs.retries import decision_of, decisions
+from orchestration.runs.retries import HOLD_S, decision_of, decisions
 from orchestration.runs.run_folder import RunFolder, folders
 
 pytestmark = pytest.mark.filterwarnings("ignore::orchestration.machine.damage.DamageWarning")
@@ -166,7 +169,7 @@ def test_nothing_is_done_with_a_cell_that_could_not_be_read_when_the_policy_deci
         away.setattr(policy, "left", look)
         assert life.controller() == 0
     assert len(slurm.scripts) == 1 and not life.campaign.over(life.grid_dir).exists()
-    assert f"nothing is done with {cell.name}: how its attempts ended cannot be read for now" in life.said()[-1]
+    assert f"nothing is done with {cell.name}: {cell.attempts_dir} cannot be read for now" in life.said()[-1]
     assert life.controller() == 0
     assert len(slurm.scripts) == 1 + num_due
     if num_due:
@@ -216,16 +219,40 @@ def test_cell_is_not_given_up_while_others_that_may_have_ended_with_it_cannot_be
 def test_nothing_is_submitted_under_a_budget_while_what_was_used_cannot_be_read(
     life: Life, slurm: FakeSlurm, monkeypatch
 ) -> None:
-    life.launch(budget_gpu_hours=1000.0)
+    life.launch(budget_gpu_hours=1000.0, overrides=("trainer.device=cuda",))
     cell, other = life.cell(CELL), life.cell("rankmatch-4-s1")
-    life.ends(cell, "lost")
     life.ends(other, "lost")
+    life.done(cell)
     with monkeypatch.context() as away:
         answers_with_an_error(cell, away)
-        assert life.controller() == 3
-        assert "nobody is to act" not in "\n".join(overview.of_grid(life.grid_dir).lines)
-    assert len(slurm.scripts) == 1
+        for _ in range(2):
+            assert life.controller() == 0
+    assert len(slurm.scripts) == 1 and not life.campaign.over(life.grid_dir).exists()
+    (told,) = life.said()
+    assert f"nothing is done with {other.name}: {cell.attempts_dir} cannot be read for now" in told
+    assert "so --budget-gpu-hours may be spent" in told
     assert life.controller() == 0 and len(slurm.scripts) == 2
+
+
+def test_what_a_budget_was_used_for_needs_not_be_read_where_nothing_is_to_be_submitted(life: Life, monkeypatch) -> None:
+    life.launch(budget_gpu_hours=1000.0, overrides=("trainer.device=cuda",))
+    life.done()
+    answers_with_an_error(life.cell(CELL), monkeypatch)
+    assert life.controller() == 0 and life.campaign.over(life.grid_dir).exists()
+
+
+def test_cell_is_given_up_though_another_cannot_be_read_six_hours_after_it_ended(
+    life: Life, slurm: FakeSlurm, monkeypatch
+) -> None:
+    life.launch()
+    cell, other = life.cell(CELL), life.cell("rankmatch-4-s1")
+    life.done(*(one for one in folders(life.grid_dir).values() if one.name != cell.name))
+    life.ends(cell, "disk full")
+    answers_with_an_error(other, monkeypatch)
+    assert life.controller() == 0 and not life.campaign.over(life.grid_dir).exists()
+    assert f"nothing is done with {cell.name}: {other.attempts_dir} cannot be read for now" in life.said()[-1]
+    monkeypatch.setattr(clock, "now", lambda: time.time() + HOLD_S)
+    assert life.controller() == 0 and life.campaign.over(life.grid_dir).exists()
 
 
 def test_cells_of_a_pilot_are_not_taken_for_untried_while_one_of_them_cannot_be_read(
@@ -261,3 +288,29 @@ def test_how_long_cells_wait_is_found_with_three_looks_at_each_however_many_have
     monkeypatch.setattr(RunFolder, "ends", ends)
     assert policy.waiting_cells(life.grid_dir, cells).keys() == cells.keys()
     assert len(looks) == 3 * len(cells)
+
+
+def test_cells_that_cannot_be_read_by_turns_are_told_of_once_each_and_together(life: Life, monkeypatch) -> None:
+    life.launch()
+    cells = [life.cell(name) for name in (CELL, "rankmatch-4-s1", "supervised-4-s0")]
+    for cell in cells:
+        life.ends(cell, "code error")
+    now, real, away = time.time(), os.listdir, list[RunFolder]()
+
+    def listdir(path):
+        if any(cell.signature in str(path) for cell in away):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    for hours, by_turns in ((0, ([0], [0, 1], [1], [1, 2], [2], [0, 2])), (2, ([0], [0, 1, 2])), (4, ([1], [2, 0]))):
+        monkeypatch.setattr(time, "time", lambda: now + 3600 * hours)  # noqa: B023
+        for places in by_turns:
+            away[:] = [cells[place] for place in places]
+            assert life.controller() == 0
+    told = [text for text in life.said() if "nothing is done" in text]
+    others = sorted((cells[1], cells[2]), key=lambda cell: cell.signature)
+    assert len(told) == 2 and f"with {cells[0].name}: " in told[0] and f"with {others[0].name} and 1 other: " in told[1]
+    known = json.loads((life.grid_dir / "notices.json").read_text())
+    (kept,) = (one for cause, one in known.items() if cause.startswith("unreadable"))
+    assert kept["about"] == sorted(cell.signature for cell in cells)

@@ -78,6 +78,28 @@ def test_begin_is_told_once_for_ever_unless_that_failed(webhook, tmp_path, monke
     assert webhook == [{"text": "begun"}, {"text": "other"}]
 
 
+def test_notice_that_one_way_sends_is_not_repeated_for_another_that_is_broken(webhook, tmp_path, capsys, monkeypatch):
+    notifier = told_by(tmp_path, notify_command=["no-such-mailer"])
+    assert notifier.tell("begun", "begun", once=True)
+    assert capsys.readouterr().err == "the notice 'begun' was not sent: FileNotFoundError\n"
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    assert not notifier.tell("begun", "begun", once=True)
+    assert webhook == [{"text": "begun"}] and capsys.readouterr().err == ""
+
+
+def test_what_a_notice_was_about_is_known_once_it_was_sent(webhook, tmp_path, monkeypatch):
+    notifier = told_by(tmp_path)
+    with monkeypatch.context() as changed:
+        changed.setenv(WEBHOOK, "http://127.0.0.1:1/secret")
+        assert not notifier.tell("unreadable", "a", about=["a"])
+    assert notifier.untold("unreadable", ["a"]) == {"a"}
+    for hour, name in enumerate("ab", 1):
+        monkeypatch.setattr("time.time", lambda: 4e9 + 3601 * hour)  # noqa: B023
+        assert notifier.tell("unreadable", name, about=[name])
+        assert not notifier.tell("unreadable", "c", about=["c"])
+    assert notifier.untold("unreadable", "abc") == {"c"} and notifier.untold("other", "abc") == {*"abc"}
+
+
 def test_of_many_jobs_at_once_one_tells(tmp_path):
     notifier = told_by(tmp_path, notify_command=["sh", "-c", f'echo "$0" >> {tmp_path}/told'])
     threads = [threading.Thread(target=notifier.tell, args=("begun", "begun")) for _ in range(8)]
@@ -159,7 +181,14 @@ def test_nobody_is_told_where_nobody_asked(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"done": 1}', *(f'{{"done": {{"time": {time}, "sent": false}}}}' for time in ('"soon"', "null"))],
+    [
+        "",
+        "{",
+        "[]",
+        '{"done": 1}',
+        '{"done": {"time": 1, "sent": true, "about": "a"}}',
+        *(f'{{"done": {{"time": {time}, "sent": false}}}}' for time in ('"soon"', "null")),
+    ],
 )
 def test_damaged_list_of_notices_is_replaced_and_the_notice_is_sent(content, webhook, tmp_path):
     (tmp_path / "notices.json").write_text(content)

@@ -1,5 +1,6 @@
 """A pilot against a Slurm and a Ray that are not there; tests/slurm has the real ones."""
 
+import errno
 import json
 import os
 import pickle
@@ -396,6 +397,38 @@ def test_head_tells_of_a_cell_that_is_given_up_while_others_train(head, launch_d
     assert task.run() == 0
     words = f"grid: {head.cell.name} is not tried again: code error; `rankmatch logs` has the traceback\n"
     assert (tmp_path / "while").read_text() == told.read_text() == words
+
+
+@pytest.mark.parametrize(("owner", "method"), [(RunFolder, "ends"), (StateLog, "read")])
+def test_head_outlives_a_cell_or_a_log_that_cannot_be_read_for_a_while_and_tells_of_the_cell_then(
+    owner, method, head, launch_dir, tmp_path, slurm, monkeypatch
+):
+    monkeypatch.setattr(pilot, "LOOK_FOR_NODES_S", 0.0)
+    slurm.names["nodes"] = "2_0\n"
+    StateLog(launch_dir).write(head.cell.name, JobState.FAILED)
+    RunFolder(head.cell).claim(OWNER).event("failed", kind="code error", message="boom")
+    read, hiccups = getattr(owner, method), [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * 3
+
+    def sometimes(self, *arguments):
+        if hiccups:
+            raise hiccups.pop()
+        return read(self, *arguments)
+
+    monkeypatch.setattr(owner, method, sometimes)
+    told = tmp_path / "told"
+    assert head(f"while [ ! -s {told} ]; do sleep 0.05; done").run() == 0 and not hiccups
+    assert told.read_text() == (
+        f"grid: {head.cell.name} is not tried again: code error; `rankmatch logs` has the traceback\n"
+    )
+
+
+def test_head_has_its_cells_trained_where_it_cannot_note_which_were_cancelled(head, launch_dir, monkeypatch):
+    def held(*_):
+        raise ValueError("held by somebody who died")
+
+    monkeypatch.setattr(pilot, "cancelled_in", lambda *_: {"another"})
+    monkeypatch.setattr(pilot, "cancel_cells", held)
+    assert head(f"touch {launch_dir}/driven").run() == 0 and (launch_dir / "driven").exists()
 
 
 @pytest.fixture

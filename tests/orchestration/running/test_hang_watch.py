@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from undisturbed import wait_until
 
@@ -116,6 +117,31 @@ def test_watch_ends_with_its_process(tmp_path):
 
 def is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_watch_goes_on_where_the_terminal_ends_the_training_which_writes_its_last_checkpoint(number, tmp_path):
+    attempt, end = Attempt(tmp_path / "cells" / "c" / "attempts" / "1"), tmp_path / "end"
+    attempt.path.mkdir(parents=True)
+    with program(LIVES, attempt.path, LIMIT_MIN, end) as running:
+        assert running.stdout is not None and running.stdout.readline() == "begun\n"
+        try:
+            (watch,) = psutil.Process(running.pid).children()
+            wait_until(lambda: _ignores(watch.pid, number), 30)
+            watch.send_signal(number)
+            time.sleep(0.5)
+            assert watch.is_running() and watch.status() != psutil.STATUS_ZOMBIE
+        finally:
+            end.touch()
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (0, "ended\n", "")
+    assert not attempt.events_file.exists() and attempt.log_file.read_text() == ""
+
+
+def _ignores(pid: int, number: int) -> bool:
+    """Return whether a process ignores a signal; it sets that up once it has imported what it needs."""
+    (line,) = [one for one in Path(f"/proc/{pid}/status").read_text().splitlines() if one.startswith("SigIgn:")]
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
 
 
 def test_ten_median_steps_may_pass_where_that_is_longer():

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import pickle
@@ -21,6 +23,7 @@ from orchestration.on_slurm.scheduler import SlurmScheduler
 from orchestration.on_slurm.site import Site
 from orchestration.running.inline import InlineScheduler
 from orchestration.running.run_cell import launcher, run_cell, train_inline
+from orchestration.runs import jobs as jobs_module
 from orchestration.runs.jobs import CellJob, JobState, SchedulerError, StateLog, cancel_cells, cancelled_cells
 from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState
@@ -278,3 +281,20 @@ def test_whoever_may_write_the_launch_may_cancel_after_another_user(launch_dir: 
     finally:
         os.umask(before)
     assert (launch_dir / ".cancelled.lock").stat().st_mode & 0o777 == 0o660
+
+
+def test_cancel_without_locks_names_the_mark_of_somebody_who_died_elsewhere(launch_dir: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(jobs_module, "_LOCK_S", 0.1)
+    cancel_cells(launch_dir, ["a"])
+    mark = launch_dir / ".cancelled.lock.held"
+    mark.write_text("1\nanother-machine\n")
+    cancel_cells(launch_dir, ["a"])  # who died had noted it
+    with pytest.raises(ValueError, match=f"where the holder is gone, remove {mark}; then cancel again"):
+        cancel_cells(launch_dir, ["b"])
+    mark.unlink()
+    cancel_cells(launch_dir, ["b"])
+    assert cancelled_cells(launch_dir) == ["a", "b"]

@@ -177,8 +177,8 @@ def test_every_validation_image_comes_once_over_all_workers(world_size: int):
             assert torch.equal(label, expected_label)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_data_worker_ignores_the_signals_of_the_scheduler(number: signal.Signals):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+def test_data_worker_ignores_the_signals_of_the_scheduler_and_of_a_terminal(number: signal.Signals):
     train = loader(config(num_data_workers=1))
     batches = train.epoch(0)
     expected = list(loader(config()).epoch(0))
