@@ -130,8 +130,8 @@ def test_report_of_the_same_folders_is_the_same_to_the_byte(grid_dir: Path) -> N
 def test_table_beside_the_report_holds_both_metrics(grid_dir: Path) -> None:
     write_report(grid_dir, CELLS, LAYOUT, {"method": "supervised"})
     lines = (grid_dir / "table.csv").read_text().splitlines()
-    assert lines[2] == "best_miou,rankmatch,1_16,70.9000,,1,2,,5.9000,1,,,,,,,common cells,,,,"
-    assert lines[4] == "last_miou,rankmatch,1_16,50.0000,,1,2,,0.0000,1,,,,,,,common cells,,,,"
+    assert lines[2] == "best_miou,rankmatch,1_16,70.9000,,1,2,,5.9000,1,,,,,,,common cells,,,,,supervised"
+    assert lines[4] == "last_miou,rankmatch,1_16,50.0000,,1,2,,0.0000,1,,,,,,,common cells,,,,,supervised"
 
 
 def test_report_before_the_first_result_says_so(tmp_path: Path) -> None:
