@@ -257,7 +257,7 @@ def test_settings_of_one_value_of_an_axis_are_those_of_its_cells(own: OwnGrid) -
     assert {cell.config.numerics.trainer.epochs for cell in again.cells} == {2}
     assert {cell.config.numerics.trainer.learning_rate for cell in again.cells} == {0.001, 100}
     part = grid.load(str(own.folder / "membranes.yaml"), ["method=supervised"])
-    assert [cell.axes["method"] for cell in part.cells] == ["supervised"]
+    assert {cell.axes["method"] for cell in part.cells} == {"supervised"}
     assert "rankmatch: {trainer.learning_rate: 100.0, trainer.epochs: 30}" in part.text  # comparisons depend on it
 
 
