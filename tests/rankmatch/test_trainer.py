@@ -52,8 +52,10 @@ def stop_at(step):
 def test_losses_are_those_of_the_committed_run(method, tiny_config, tmp_path):
     rows, usual = Rows(), torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # in float32 a rounding grows to a percent within four steps
+    # Batch norm over the pooled features of two images has the rounding of another CPU grow to 1e-3, too.
+    batch_size = 3 if method == "supervised" else 2
     try:
-        rankmatch.fit(tiny_config(method, epochs=1), tmp_path, rows)
+        rankmatch.fit(tiny_config(method, epochs=1, batch_size=batch_size), tmp_path, rows)
     finally:
         torch.set_default_dtype(usual)
     assert rows.losses() == pytest.approx(json.loads(GOLDEN.read_text())[method], rel=1e-6)
