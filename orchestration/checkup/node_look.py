@@ -21,7 +21,8 @@ from orchestration.on_slurm.commands import Job, SlurmError, SlurmRefusal
 from orchestration.on_slurm.resources import Resources
 from orchestration.runs.folders import LaunchFolder
 
-MINUTES = 2
+MINUTES = 10
+"""Importing torch and Ray takes minutes where their files come from a server that has not read them lately."""
 WAIT_S = 900.0
 POLL_S = 2.0
 GONE_S = 20.0
@@ -88,8 +89,10 @@ def _cancel(name: str) -> None:
 
 def _batch(config: ClusterConfig, name: str) -> batch.Batch:
     gpus = 0 if config.gpu_flag == "none" else 1
-    asked = Resources(1, config.cpus_per_worker, gpus, config.mem_gb_per_worker, MINUTES)
+    minutes = min(MINUTES, config.max_time_min or MINUTES)
+    asked = Resources(1, config.cpus_per_worker, gpus, config.mem_gb_per_worker, minutes)
     flags = sbatch_flags.training_flags(config, asked)
+    flags.pop("signal", None)  # before so short a limit it would come at once, and submitit ends what runs then
     exports = {"PYTHONPATH": str(provenance.ROOT), "PYTHONSAFEPATH": "1"}
     setup = ["export SLURM_EXPORT_ENV=ALL", *cluster.shell_setup(config, exports)]
     cpus = [f"--cpus-per-task={flags['cpus-per-task']}"] if "cpus-per-task" in flags else []

@@ -15,6 +15,7 @@ from orchestration.checkup.finding import Verdict
 from orchestration.commands.main import app
 from orchestration.grids.cells import experiments_folder
 from orchestration.on_slurm import commands
+from orchestration.on_slurm.cluster import ClusterConfig
 from rankmatch import locks
 
 GOOD_SITE = "partition: gpu\ngpus_per_node: 4\ncpus_per_worker: 4\nmem_gb_per_worker: 16\n"
@@ -259,3 +260,9 @@ def test_grid_that_was_launched_is_known_by_its_name(tmp_path):
     assert {one.verdict for one in found} == {Verdict.GOOD, Verdict.NOTE}
     (fault,) = inputs.of_grid("yours", [], tmp_path / "runs")
     assert fault.verdict is Verdict.FAULT and "(mine); got 'yours'" in " ".join(fault.lines())
+
+
+@pytest.mark.parametrize(("longest", "minutes"), [(0, "10"), (3, "3")])
+def test_doctors_job_is_not_ended_by_a_signal_before_its_limit_which_a_partition_allows(longest, minutes):
+    flags = node_look._batch(ClusterConfig(max_time_min=longest), "doctor").flags
+    assert flags["time"] == minutes and "signal" not in flags
