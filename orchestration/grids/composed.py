@@ -1,7 +1,7 @@
 """A checked grid: every cell composed, and the tables that they fill."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from orchestration.grids.cells import Cell
 from orchestration.grids.grid_spec import Spec
@@ -26,6 +26,9 @@ class Grid:
     """The sections it was composed from; a search and a grid of grids have none."""
     earlier: tuple[str, ...] = ()
     """Signatures of cells of earlier launches that the axes do not give."""
+    partners: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By signature: identities of the baseline's cells that cells are compared with, where there are some of earlier
+    launches."""
     site: Places | None = None
     """What the site of this launch says of data and weights."""
     priority: int = 0
@@ -50,6 +53,11 @@ class Grid:
     def shares_cells(self) -> bool:
         """Whether other grids may have its cells too; a search keeps its points to itself, as it stops them early."""
         return self.spec is not None or bool(self.parts)
+
+    @property
+    def added_axes(self) -> list[str]:
+        """The axes that the file does not have: what several launches had differently."""
+        return [axis for axis in self.axes if self.spec and axis not in self.spec.axes]
 
     @property
     def title(self) -> str:

@@ -30,6 +30,8 @@ class IndexedCell:
     """The values of the grid's axes, as text; several grids may have the cell, by axes of their own."""
     parts: Sequence[str] = ()
     """Of a grid of grids: the names of those that have the cell."""
+    partners: Sequence[str] = ()
+    """Identities of the cells that it is compared with, as the newest file with it says; at most one for each table."""
 
     @property
     def folder_name(self) -> str:
@@ -46,7 +48,7 @@ _OF_CELL = Fields(
         "seconds_per_step": NUMBER.or_null(),
         "num_gpus": COUNT,
     },
-    {"round": COUNT, "left_out": TEXT, "axes": TEXTS.or_null(), "parts": TEXT.listed()},
+    {"round": COUNT, "left_out": TEXT, "axes": TEXTS.or_null(), "parts": TEXT.listed(), "partners": TEXT.listed()},
 )
 
 
@@ -87,3 +89,8 @@ def axes(folder: RunFolder, known: Mapping[str, Mapping[str, str]]) -> dict[str,
 def known_axes(grid_dir: Path) -> dict[str, Mapping[str, str]]:
     """Return the axes of a grid's cells by signature; none of cells that no launch of this version has seen."""
     return {cell.signature: cell.axes for cell in read_if_there(grid_dir) if cell.axes is not None}
+
+
+def known_partners(grid_dir: Path) -> dict[str, Sequence[str]]:
+    """Return what a grid's cells are compared with, by signature; none where no launch of this version said so."""
+    return {cell.signature: cell.partners for cell in read_if_there(grid_dir) if cell.partners}

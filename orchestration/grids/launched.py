@@ -89,7 +89,7 @@ def _with_earlier(loaded: Grid, named: Iterable[str], grid_dir: Path, overrides:
     known = [_cell_of(found[name], varied) if name in found else dropped.get(name) for name in wanted]
     made = [_changed(cell, overrides) for cell in known if cell is not None]
     placed = [_placed(cell, loaded.spec.places) for cell in made if cell is not None]
-    return _joined(loaded, _others(loaded, placed), _order(grid_dir))
+    return _joined(loaded, _others(loaded, placed), grid_dir)
 
 
 def whole(loaded: Grid, grid_dir: Path) -> Grid:
@@ -141,7 +141,7 @@ def _whole(loaded: Grid, grid_dir: Path) -> Grid:
         if part < {cell.signature for cell in cells} and not _is_whole_file(loaded, stored):
             return moved_data.learned(stored, loaded)
     earlier = [cell for cell in cells if cell.signature in {*made, *order} and cell.signature not in part]
-    return _joined(loaded, _others(loaded, earlier), order)
+    return _joined(loaded, _others(loaded, earlier), grid_dir)
 
 
 def _whole_of_parts(loaded: Grid, grid_dir: Path) -> Grid:
@@ -152,18 +152,18 @@ def _whole_of_parts(loaded: Grid, grid_dir: Path) -> Grid:
         tell(error)
         return loaded
     _refuse_other_kind(loaded, stored, grid_dir)
-    now, order = {part.name: part for part in loaded.parts}, _order(grid_dir)
+    now = {part.name: part for part in loaded.parts}
     then = {part.name: part for part in stored.parts}
-    made = [_whole_part(part, now[part.name], order) if part.name in now else part for part in stored.parts]
+    made = [_whole_part(part, now[part.name], grid_dir) if part.name in now else part for part in stored.parts]
     return parts.joined(loaded.name, [*made, *(part for name, part in now.items() if name not in then)], loaded.site)
 
 
-def _whole_part(stored: Grid, loaded: Grid, order: Sequence[str]) -> Grid:
+def _whole_part(stored: Grid, loaded: Grid, grid_dir: Path) -> Grid:
     now, then = ({cell.signature for cell in part.cells} for part in (loaded, stored))
     if now <= then and not _is_whole_file(loaded, stored):
         return moved_data.learned(replace(stored, priority=loaded.priority), loaded)
     earlier = [cell for cell in stored.cells if cell.signature not in now]
-    return _joined(loaded, _others(loaded, earlier), order)
+    return _joined(loaded, _others(loaded, earlier), grid_dir)
 
 
 def _is_whole_file(loaded: Grid, stored: Grid) -> bool:
@@ -199,6 +199,18 @@ def text_of(loaded: Grid, *, of_launch: bool = False) -> str:
         {key: text for key, text in loaded.baseline.items() if key in loaded.spec.axes},
         loaded.earlier if of_launch else (),
     )
+
+
+def partners(every: Grid) -> dict[str, Sequence[str]]:
+    """Return the identities of the cells that a grid's cells are compared with, by signature, for its index."""
+    found: dict[str, dict[str, None]] = {}
+    for one in every.tables:
+        compared = one.partners
+        if one.spec and not one.earlier:
+            compared = telling.partners(one.cells, telling.NewestFile(one), {})
+        for signature, names in compared.items():
+            found.setdefault(signature, {}).update(dict.fromkeys(names))
+    return {signature: [*names] for signature, names in found.items()}
 
 
 def part_in_words(loaded: Grid, every: Grid) -> str:
@@ -278,29 +290,33 @@ def _names_of(key: str, value: Any) -> list[str]:  # noqa: ANN401 (a value of an
     return [format_value(value), *([own.fields["numerics.dataset.name"]] if hasattr(own, "fields") else [])]
 
 
-def _joined(loaded: Grid, earlier: Sequence[Cell], order: Sequence[str]) -> Grid:
+def _joined(loaded: Grid, earlier: Sequence[Cell], grid_dir: Path) -> Grid:
     """Add cells of earlier launches to a grid, with further axes if its own do not tell them apart."""
     if not earlier:
         return loaded
+    assert loaded.spec is not None
+    newest = telling.NewestFile(loaded)
     cells = [*loaded.cells, *moved_data.followed(earlier, loaded.cells)]
     keys = [*loaded.axes, *dict.fromkeys(key for cell in earlier for key in cell.axes if key not in loaded.axes)]
-    keys += telling.settings(cells, keys, loaded.table.over, loaded)
+    keys += telling.settings(cells, keys, loaded.table.over, newest)
     texts = [{key: value_of(cell, key) for key in keys} for cell in cells]
     keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
     keys = _without_needless_hash(keys, texts, loaded.table.over)
     made = [_with_axes(cell, {key: text[key] for key in keys}) for cell, text in zip(cells, texts, strict=True)]
-    place = {signature: number for number, signature in enumerate(order)}
+    made = telling.at_all_points(made, {key: [*map(format_value, of)] for key, of in loaded.spec.axes.items()})
+    place = {signature: number for number, signature in enumerate(_order(grid_dir))}
     made.sort(key=lambda cell: place.get(cell.signature, len(place)))
     axes = {key: list(dict.fromkeys(cell.axes[key] for cell in made)) for key in keys}
-    meant = loaded.spec.baseline if loaded.spec else {}
-    baseline = {key: format_value(value) for key, value in meant.items()}
+    baseline = {key: format_value(value) for key, value in loaded.spec.baseline.items()}
     is_there = all(value in axes.get(key, []) for key, value in baseline.items())
+    compared = telling.partners(made, newest, index.known_partners(grid_dir))
     rows = [*loaded.table.rows, *(key for key in keys if key not in loaded.axes)]
     return replace(
         loaded,
         cells=made,
         axes=axes,
-        baseline=telling.baseline(baseline, loaded, made) if is_there else {},
+        baseline=telling.baseline(baseline, made, compared) if is_there else {},
+        partners=compared,
         table=replace(loaded.table, rows=rows, names=loaded.table.names | _shown_hashes(axes)),
         earlier=tuple(cell.signature for cell in earlier),
     )
@@ -341,7 +357,16 @@ def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
     spec = grid_spec.Spec(axes=dict(axes), table=table)
     baseline = {key: str(value) for key, value in grid_spec.mapping_at("baseline", content).items()}
     made = [Cell(cell.config, {key: value_of(cell, key) for key in axes}) for cell in known]
-    return Grid(grid_dir.name, made, axes, baseline, grid_spec.layout_of(spec), path.read_text(encoding="utf-8"))
+    every, compared = telling.at_all_points(alike.once(made), {}), index.known_partners(grid_dir)
+    return Grid(
+        grid_dir.name,
+        every,
+        axes,
+        telling.baseline(baseline, every, compared),
+        grid_spec.layout_of(spec),
+        path.read_text(encoding="utf-8"),
+        partners=compared,
+    )
 
 
 def run_folders(loaded: Grid, grid_dir: Path) -> dict[str, RunFolder]:

@@ -10,6 +10,7 @@ from orchestration.grids.cells import Cell, short_names_once
 from orchestration.grids.composed import Grid
 from orchestration.grids.places import Places
 from orchestration.grids.values import Node, flatten, format_value, parse, read_scalar
+from orchestration.tables.baselines import Baseline
 from orchestration.tables.layouts import Layout
 from rankmatch.config import TrainConfig
 
@@ -198,9 +199,16 @@ def _once(parts: Sequence[Grid]) -> list[Grid]:
     """Give cells of several parts that must get the same numbers the configuration of the first of them."""
     first: dict[str, TrainConfig] = {}
     return [
-        replace(part, cells=[_with(cell, first.setdefault(cell.identity, cell.config)) for cell in part.cells])
+        _with_cells(part, [_with(cell, first.setdefault(cell.identity, cell.config)) for cell in part.cells])
         for part in parts
     ]
+
+
+def _with_cells(part: Grid, cells: Sequence[Cell]) -> Grid:
+    names = {old.signature: new.signature for old, new in zip(part.cells, cells, strict=True)}
+    baseline = part.baseline.renamed(names) if isinstance(part.baseline, Baseline) else part.baseline
+    partners = {names.get(name, name): identities for name, identities in part.partners.items()}
+    return replace(part, cells=[*cells], baseline=baseline, partners=partners)
 
 
 def _with(cell: Cell, config: TrainConfig) -> Cell:

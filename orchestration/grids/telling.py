@@ -1,6 +1,6 @@
-"""What tells the cells of several launches apart in one table, and which of them belong to the baseline of which."""
+"""What tells the cells of several launches apart in one table, and with which of them each is compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,31 +11,78 @@ from orchestration.grids.values import GROUPS, Value, flatten, format_value, rea
 from orchestration.tables.baselines import Baseline
 from rankmatch.unused import unused_settings
 
+_AS_IN_THE_FILE = object()
+Point = Mapping[str, str]
 
-def settings(cells: Sequence[Cell], keys: Sequence[str], over: Sequence[str], loaded: Grid | None = None) -> list[str]:
+
+class NewestFile:
+    """What the file of the newest launch, which may have been of a part, says of the cells of all launches."""
+
+    def __init__(self, loaded: Grid) -> None:
+        assert loaded.spec is not None
+        self._spec = loaded.spec
+        earlier = {*loaded.earlier}
+        self._own = {cell.signature for cell in loaded.cells if cell.signature not in earlier}
+        own = (cell for cell in loaded.cells if cell.signature in self._own)
+        self._made: dict[tuple[str, ...], Cell | None] = {
+            self._key(point): cell for cell in own for point in (cell.axes, *cell.also)
+        }
+        self._baseline = {axis: format_value(value) for axis, value in self._spec.baseline.items()}
+
+    def makes(self, cell: Cell) -> bool:
+        """Return whether it has a cell as that was trained."""
+        return cell.signature in self._own or (
+            (made := self.cell_at(cell)) is not None and made.identity == cell.identity
+        )
+
+    def baseline_of(self, cell: Cell) -> Cell | None:
+        """Return the cell with the baseline's values and else that of a cell it makes; None if there is neither."""
+        return self._at(self._point(cell) | self._baseline) if self._baseline and self.makes(cell) else None
+
+    def cell_at(self, cell: Cell) -> Cell | None:
+        """Return the cell that it has in the place of another; None if that can no longer be composed."""
+        return self._at(self._point(cell))
+
+    def _point(self, cell: Cell) -> dict[str, str]:
+        return {axis: value_of(cell, axis) for axis in self._spec.axes}
+
+    def _at(self, point: Point) -> Cell | None:
+        key = self._key(point)
+        if key not in self._made:
+            self._made[key] = self._composed(point)
+        return self._made[key]
+
+    def _composed(self, point: Point) -> Cell | None:
+        try:
+            given = {axis: _value(axis, point[axis], values) for axis, values in self._spec.axes.items()}
+            return Cell(compose(self._spec.settings(given), self._spec.places), dict(point))
+        except ValueError:
+            return None
+
+    def _key(self, point: Point) -> tuple[str, ...]:
+        return tuple(point[axis] for axis in self._spec.axes)
+
+
+def settings(
+    cells: Sequence[Cell], keys: Sequence[str], over: Sequence[str], newest: NewestFile | None = None
+) -> list[str]:
     """Return further settings that tell cells apart which would be alike, or which an entry would take for repetitions.
 
     Args:
         cells: All cells of a table.
         keys: Its axes.
         over: Those over which an entry gives mean and spread. They hide no setting that two launches had differently.
-        loaded: The newest launch, or none: what differs among its repetitions, or would by its file, is meant so.
+        newest: The newest file, or none: what differs among its repetitions is meant so.
     """
     plain = [key for key in keys if key not in over or key in GROUPS]  # a data set comes with settings of its own
-    known: dict[str, Mapping[str, Any]] = {}
-    per = loaded.spec.per if loaded and loaded.spec else {}
-    meant = {key for axis, groups in per.items() if axis not in plain for own in groups.values() for key in own}
-    meant |= {*_differing(loaded.cells if loaded else (), plain, known)}
-    found = _differing(cells, keys, known)
-    found += [key for key in _differing(cells, plain, known) if key not in meant]
+    raw = {cell.signature: _numerics(cell) for cell in cells}
+    beside = {cell.signature: _beside(cell, raw[cell.signature], newest) for cell in cells}
+    found = [*_differing(cells, keys, raw), *_differing(cells, plain, beside)]
     return [key for key in dict.fromkeys(found) if key not in keys]
 
 
-def _differing(cells: Sequence[Cell], keys: Sequence[str], known: dict[str, Mapping[str, Any]]) -> list[str]:
-    """Return the settings that differ among cells with equal values of some keys, and that these cells read.
-
-    `known` receives the settings of each cell by signature, as reading them takes a while.
-    """
+def _differing(cells: Sequence[Cell], keys: Sequence[str], known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the settings, by signature in `known`, that differ among cells with equal values of some keys."""
     alike: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         alike.setdefault(tuple(value_of(cell, key) for key in keys), []).append(cell)
@@ -43,126 +90,102 @@ def _differing(cells: Sequence[Cell], keys: Sequence[str], known: dict[str, Mapp
     found: dict[str, None] = {}
     for group in alike.values():
         seen: dict[str, Any] = {}
-        for cell in group if len(group) > 1 else ():
-            flat = known.get(cell.signature) or known.setdefault(cell.signature, _numerics(cell))
+        for cell in group:
+            flat = known[cell.signature]
             found |= {shorts[full]: None for full, value in flat.items() if seen.setdefault(full, value) != value}
     return [*found]
 
 
+def _beside(cell: Cell, flat: Mapping[str, Any], newest: NewestFile | None) -> Mapping[str, Any]:
+    """Return a cell's settings, without the values of those that are as the newest file has them in its place."""
+    made = newest.cell_at(cell) if newest else None
+    if made is None:
+        return flat
+    if made.signature == cell.signature:
+        return dict.fromkeys(flat, _AS_IN_THE_FILE)
+    its = flatten({"numerics": asdict(made.config.numerics)})
+    return {full: _AS_IN_THE_FILE if its.get(full) == value else value for full, value in flat.items()}
+
+
 def _numerics(cell: Cell) -> Mapping[str, Any]:
-    unused = {f"numerics.{name}" for name in unused_settings(cell.config.numerics)}
+    unused = _unused(cell)
     flat = flatten({"numerics": asdict(cell.config.numerics)})
     return {full: value for full, value in flat.items() if full not in unused}
 
 
-def baseline(fixed: Mapping[str, str], loaded: Grid, every: Sequence[Cell]) -> Mapping[str, str]:
-    """Return a baseline with its values of the axes that came in by settings of `per` that belong to its axes.
+def _unused(cell: Cell) -> set[str]:
+    return {f"numerics.{name}" for name in unused_settings(cell.config.numerics)}
 
-    Such a setting is one of a method as the grid has it, if methods differ in it, so its cells are compared across it:
-    as they are without cells of earlier launches, where it is no axis.
+
+def at_all_points(cells: Sequence[Cell], file_axes: Mapping[str, Sequence[str]]) -> list[Cell]:
+    """Return cells that stand also for the values which others have of settings that they do not read.
+
+    A grid's file decides this for the values of its own axes; what came in by other launches is treated alike, so that
+    rows of each value find their baseline, and seeds of a row that ignores it stay together.
     """
-    own = _own(fixed, loaded, every)
-    values = {key: {cell.axes[key] for cell in every if _is_of(cell, fixed)} for key in own}
-    if all(len(texts) == 1 for texts in values.values()):
-        return {**fixed, **{key: next(iter(texts)) for key, texts in values.items()}}
-    return _Rows(fixed, own, loaded, every).baseline()
+    full = short_names_once()
+    idle = [[key for key in cell.axes if full.get(key, "") in _unused(cell)] for cell in cells]
+    values: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
+    for ignored in {tuple(keys) for keys in idle if keys}:
+        reading = (cell for cell, mine in zip(cells, idle, strict=True) if not {*ignored} & {*mine})
+        values[ignored] = dict.fromkeys(tuple(cell.axes[key] for key in ignored) for cell in reading)
+    made = []
+    for cell, keys in zip(cells, idle, strict=True):
+        given = [dict(zip(keys, texts, strict=True)) for texts in values.get(tuple(keys), ())]
+        others = [one for one in given if not _is_within(one, file_axes)]
+        own = {key: cell.axes[key] for key in keys}
+        first = cell.axes if own in given or _is_within(own, file_axes) or not others else {**cell.axes, **others[0]}
+        points = [first, *cell.also, *({**cell.axes, **one} for one in others)]
+        once = [point for place, point in enumerate(points) if point not in points[:place]]
+        made.append(cell if len(once) == 1 and first is cell.axes else Cell(cell.config, once[0], tuple(once[1:])))
+    return made
 
 
-def _own(fixed: Mapping[str, str], loaded: Grid, every: Sequence[Cell]) -> list[str]:
-    """Return the settings in which the file has values of the baseline's axes differ, and which only came in as axes.
+def _is_within(point: Point, axes: Mapping[str, Sequence[str]]) -> bool:
+    return all(text in axes.get(key, ()) for key, text in point.items())
 
-    The file is asked, not the launch: that may be of the baseline alone, or of all the others.
+
+def partners(
+    cells: Sequence[Cell], newest: NewestFile, recorded: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str]]:
+    """Return for each cell, by signature, the identities of the cells of the baseline that it is compared with.
+
+    The newest file that makes a cell says so; `recorded` is what earlier ones said, which of a grid in several tables
+    may be one for each.
     """
-    if loaded.spec is None:
-        return []
-    per, found = loaded.spec.per, []
-    for key in (key for key in every[0].axes if key not in loaded.axes):
-        for axis in (axis for axis in fixed if any(key in own for own in per.get(axis, {}).values())):
-            names = dict.fromkeys(point[axis] for cell in every for point in (cell.axes, *cell.also))
-            if len({text for name in names for text in _texts(key, axis, name, loaded, every)}) > 1:
-                found.append(key)
-                break
+    found: dict[str, Sequence[str]] = {}
+    for cell in cells:
+        partner = newest.baseline_of(cell)
+        found[cell.signature] = (partner.identity,) if partner else tuple(recorded.get(cell.signature, ()))
     return found
 
 
-def _texts(key: str, axis: str, name: str, loaded: Grid, every: Sequence[Cell]) -> set[str]:
-    """Return a setting of the cells with a value of an axis as the file has it; where it does not say, as they do."""
-    assert loaded.spec is not None
-    given = {**loaded.spec.fixed, **loaded.spec.per[axis].get(name, {})}
-    if key in given:
-        return {format_value(given[key])}
-    mine, known = (
-        {value_of(one, key) for one in cells if value_of(one, axis) == name} for cells in (loaded.cells, every)
-    )
-    return mine or known
+def baseline(fixed: Point, cells: Sequence[Cell], compared: Mapping[str, Sequence[str]]) -> Baseline:
+    """Return the baseline of a table from its values and the cells' partners."""
+    known = {cell.identity: cell for cell in cells if any(_is_at(point, fixed) for point in _points(cell))}
+    beyond: dict[str, Point] = {}
+    for cell in cells:
+        partner = next((known[name] for name in compared.get(cell.signature, ()) if name in known), None)
+        if partner and partner is not known.get(cell.identity):
+            beyond[cell.signature] = _beyond(cell.axes | dict(fixed), partner)
+    return Baseline(dict(fixed), beyond)
 
 
-class _Rows:
-    """The rows of a table, by their values of all axes but those over which an entry gives mean and spread."""
+def _beyond(point: Point, partner: Cell) -> Point:
+    """Return the values in which the point of a partner that is nearest to a point differs from it."""
+    differences = [{key: text for key, text in one.items() if text != point[key]} for one in _points(partner)]
+    return min(differences, key=len)
 
-    def __init__(self, fixed: Mapping[str, str], own: Sequence[str], loaded: Grid, every: Sequence[Cell]) -> None:
-        self._fixed, self._own, self._spec = fixed, own, loaded.spec
-        self._axes = [key for key in every[0].axes if key not in loaded.table.over]
-        self._points = {self._key(point): point for cell in every for point in (cell.axes, *cell.also)}
-        new = {cell.signature for cell in loaded.cells}
-        self._now = {
-            self._key(point) for cell in every if cell.signature in new for point in (cell.axes, *cell.also)
-        }  # those of the newest launch
 
-    def baseline(self) -> Baseline:
-        """Return the settings of the baseline with which each row is compared."""
-        options: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-        for point in self._points.values():
-            if self._is_baseline(point):
-                options.setdefault(self._rest(point), []).append(self._settings(point))
-        chosen: dict[tuple[str, ...], Mapping[str, str]] = {}
-        for row, point in self._points.items():
-            if not self._is_baseline(point) and (of := self._partner(point, options.get(self._rest(point), []))):
-                chosen[row] = {key: text for key, text in zip(self._own, of, strict=True) if text != point[key]}
-        return Baseline(dict(self._fixed), self._axes, chosen)
+def _points(cell: Cell) -> Iterator[Point]:
+    yield cell.axes
+    yield from cell.also
 
-    def _partner(self, point: Mapping[str, str], options: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-        """Return the only baseline there is; of several that of now for a row of now, else that of equal settings."""
-        if len(options) == 1:
-            return options[0]
-        if len(options) > 1 and self._is_of_now(point):
-            of_now = self._as_now({**point, **self._fixed})
-            if of_now and (settings := self._settings(of_now)) in options:
-                return settings
-        return self._settings(point) if self._settings(point) in options else None
 
-    def _is_of_now(self, point: Mapping[str, str]) -> bool:
-        """Return whether the file has a row as it is: the newest launch may have been another part of it."""
-        made = None if self._key(point) in self._now else self._as_now(point)
-        return self._key(point) in self._now or (made is not None and all(made[key] == point[key] for key in made))
-
-    def _as_now(self, point: Mapping[str, str]) -> Mapping[str, str] | None:
-        """Return what the file makes of a point's values of its own axes; None if that can no longer be composed."""
-        assert self._spec is not None
-        try:
-            given = {axis: _value(axis, point[axis], values) for axis, values in self._spec.axes.items()}
-            made = Cell(compose(self._spec.settings(given), self._spec.places), {axis: point[axis] for axis in given})
-        except ValueError:
-            return None
-        return {key: value_of(made, key) for key in self._axes}
-
-    def _is_baseline(self, point: Mapping[str, str]) -> bool:
-        return all(point[key] == text for key, text in self._fixed.items())
-
-    def _rest(self, point: Mapping[str, str]) -> tuple[str, ...]:
-        return tuple(point[key] for key in self._axes if key not in self._own and key not in self._fixed)
-
-    def _settings(self, point: Mapping[str, str]) -> tuple[str, ...]:
-        return tuple(point[key] for key in self._own)
-
-    def _key(self, point: Mapping[str, str]) -> tuple[str, ...]:
-        return tuple(point[key] for key in self._axes)
+def _is_at(point: Point, values: Point) -> bool:
+    return all(point.get(key) == text for key, text in values.items())
 
 
 def _value(axis: str, text: str, known: Sequence[Value]) -> Value:
     """Return an axis value of a cell, which a part of the grid may have left out."""
     return next((value for value in known if format_value(value) == text), None) or read_value(axis, text)
-
-
-def _is_of(cell: Cell, values: Mapping[str, str]) -> bool:
-    return all(value_of(cell, key) == text for key, text in values.items())

@@ -111,10 +111,12 @@ def _indexed(target: Target, planned: Plan) -> list[IndexedCell]:
     """Return what is kept of each cell, in the grid's order; for cells of other launches, what those kept."""
     items, parts = {item.cell.signature: item for item in planned.items}, target.every.parts_of_cells()
     known = {cell.signature: cell for cell in index.read_if_there(target.grid_dir)}
+    partners = launched.partners(target.every)
     rows = []
     for cell in target.every.cells:
         if cell.signature in known and cell.signature not in items:
-            rows.append(replace(known[cell.signature], axes=cell.axes, parts=parts.get(cell.signature, ())))
+            again = replace(known[cell.signature], axes=cell.axes, parts=parts.get(cell.signature, ()))
+            rows.append(replace(again, partners=partners.get(cell.signature, ())))
             continue
         item = items.get(cell.signature)
         rows.append(
@@ -129,6 +131,7 @@ def _indexed(target: Target, planned: Plan) -> list[IndexedCell]:
                 _left_out(item, known.get(cell.signature), target) if item else "",
                 cell.axes,
                 parts.get(cell.signature, ()),
+                partners.get(cell.signature, ()),
             )
         )
     return rows

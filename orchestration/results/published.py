@@ -43,10 +43,10 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[Place,
         return {}
     path = _find(spec.file)
     rows, header = _read(path, spec)
+    if _lacking(layout, spec, header):
+        return {}
     column_axes = [*layout.blocks, *layout.columns]
     by_axes = [_column_of(axis, spec) for axis in (*column_axes, *([] if spec.row else layout.rows))]
-    if any(name not in header for name in by_axes):
-        return {}
     backbone = _only(records, "backbone")
     if BACKBONE in header and BACKBONE not in by_axes and backbone:
         rows = [row for row in rows if row[BACKBONE] in ("", backbone)]
@@ -61,6 +61,24 @@ def figures(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[Place,
         if place not in found or found[place].crop != ours:
             found[place] = _figure(row, path, spec.crop)
     return found
+
+
+def lacking(layout: Layout, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the axes for which a file of published figures has no column, so that `figures` returns none.
+
+    Raises:
+        ValueError: As `figures` does.
+    """
+    spec = layout.published
+    if spec is None or any(record.get("dataset") != spec.dataset for record in records):
+        return []
+    return _lacking(layout, spec, _read(_find(spec.file), spec)[1])
+
+
+def _lacking(layout: Layout, spec: Published, header: Sequence[str]) -> list[str]:
+    named = min(map(len, spec.rows.values()), default=1)  # the axes that the file's own names of rows stand for
+    axes = [*layout.blocks, *layout.columns, *(layout.rows[named:] if spec.row else layout.rows)]
+    return [axis for axis in axes if _column_of(axis, spec) not in header]
 
 
 def _read(path: Path, spec: Published) -> tuple[list[dict[str, str]], list[str]]:

@@ -93,7 +93,7 @@ def show_table(
         raise ValueError(f"--layout must go with one table: --only chooses one of {loaded.name}")
     titled = []
     for one in loaded.tables:
-        placed = layouts.read_file(layout, one.axes) if layout else one.table
+        placed = layouts.read_file(layout, one.axes, one.added_axes) if layout else one.table
         placed = replace(placed, adaptive=one.table.adaptive)  # however it is laid out, its tests are of those looks
         records = run_table.collect(grid_dir, one.cells).to_pylist()
         table = report.build_table(records, one.cells, placed, metric, one.baseline)

@@ -23,15 +23,21 @@ def entry_rows(table: Table) -> Rows:
 
 
 def comparison_rows(table: Table) -> Rows:
-    """Return the paired comparison of every entry with the baseline, effects in points."""
+    """Return the paired comparison of every entry with its baseline, named where there are several; in points."""
+    several = len(_baselines(table)) > 1
     header = ["row", "column", "effect", "pairs", "95 % interval", "p (t)", "p (Wilcoxon)", "p (t, Holm)", "says"]
-    rows = [header]
+    rows = [[*header[:2], *["with"] * several, *header[2:]]]
     for (row, column), entry in table.entries.items():
-        if made := entry.comparison:
-            rows.append([*_names(table, row, column), *_fields(made)])
-        elif entry.pairs == 0:
-            rows.append([*_names(table, row, column), DASH, "0", *[""] * 4, "no cells in common"])
+        if entry.pairs is not None:
+            fields = _fields(entry.comparison) if entry.comparison else [DASH, "0", *[""] * 4, "no cells in common"]
+            rows.append([*_names(table, row, column), *[table.against(row, [column])] * several, *fields])
     return rows
+
+
+def _baselines(table: Table) -> list[str]:
+    """Return the names of what entries are compared with."""
+    compared = [place for place, entry in table.entries.items() if entry.pairs is not None]
+    return list(dict.fromkeys(table.against(row, [column]) for row, column in compared))
 
 
 def summary_rows(table: Table) -> Rows:
@@ -54,11 +60,9 @@ def summary_rows(table: Table) -> Rows:
 
 def sections(table: Table) -> list[tuple[str, Rows]]:
     """Return the non-empty sections, with their titles."""
-    compared = [place for place, entry in table.entries.items() if entry.pairs is not None]
-    against = " or ".join(dict.fromkeys(table.against(row, [column]) for row, column in compared))
     found = [
         ("Means", entry_rows(table)),
-        (f"Paired with {against}, in points", comparison_rows(table)),
+        (f"Paired with {' or '.join(_baselines(table))}, in points", comparison_rows(table)),
         ("Over all columns", summary_rows(table)),
     ]
     return [(title, rows) for title, rows in found if len(rows) > 1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from orchestration.tables.baselines import Baseline
@@ -77,6 +77,8 @@ class Entry:
     comparison: Comparison | None = None
     """Comparison with the baseline over the repetitions that both have, None if there are none; p-values are corrected
     over the table."""
+    against: Place | None = None
+    """The place of its baseline, which may have no entry; its own if it is one. None: its cells have several."""
     odd: frozenset[str] = frozenset()
     """Provenance in which a cell of the entry differs from the rest of its row: code, data, lists."""
     left_out: tuple[int, int] | None = None
@@ -101,17 +103,23 @@ class Entry:
 
 
 def entries(
-    records: Sequence[Record], layout: Layout, metric: str, odd: Mapping[int, AbstractSet[str]] | None = None
+    records: Sequence[Record],
+    layout: Layout,
+    metric: str,
+    baseline: Mapping[str, str],
+    odd: Mapping[int, AbstractSet[str]] | None = None,
 ) -> dict[Place, Entry]:
     """Return the entries of some records by row and column; `odd` says by place in the records what differs in each."""
     places: dict[Place, list[int]] = {}
     for number, record in enumerate(records):
         place = _key(record, layout.rows), _key(record, [*layout.blocks, *layout.columns])
         places.setdefault(place, []).append(number)
-    return {
+    made = {
         place: _entry([(number, records[number]) for number in numbers], layout, metric, odd or {})
         for place, numbers in places.items()
     }
+    axes = [*layout.rows, *layout.blocks, *layout.columns]
+    return {place: replace(entry, against=_against(place, entry, axes, baseline)) for place, entry in made.items()}
 
 
 def _entry(
@@ -152,15 +160,11 @@ def _key(record: Record, axes: Sequence[str]) -> Key:
     return tuple(str(record[axis]) for axis in axes)
 
 
-def baseline_place(place: Place, axes: Sequence[str], baseline: Mapping[str, str]) -> Place:
-    """Return the place of the entry that a place is compared with; its own if it is the baseline."""
+def _against(place: Place, entry: Entry, axes: Sequence[str], baseline: Mapping[str, str]) -> Place | None:
     row, column = place
-    values = baseline_values(place, axes, baseline)
+    cells = {cell for _, cell in entry.planned}
+    values = baseline.of(cells, axes) if isinstance(baseline, Baseline) else baseline
+    if values is None:
+        return None
     named = tuple(values.get(axis, text) for axis, text in zip(axes, row + column, strict=True))
     return named[: len(row)], named[len(row) :]
-
-
-def baseline_values(place: Place, axes: Sequence[str], baseline: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the axis values that turn a place into that of its baseline."""
-    row, column = place
-    return baseline.at(dict(zip(axes, row + column, strict=True))) if isinstance(baseline, Baseline) else baseline

@@ -1,7 +1,7 @@
 """The layout of a table: the section `table` of a grid file, or a separate YAML file."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,10 @@ def read(table: Mapping[str, Any], axes: Iterable[str]) -> dict[str, Any]:
     return said
 
 
-def read_file(path: Path, axes: Iterable[str]) -> Layout:
+def read_file(path: Path, axes: Iterable[str], added: Collection[str] = ()) -> Layout:
     """Read a layout file for a grid with these axes; axes that it does not name are averaged over.
+
+    Those that launches have added to the grid's file, which whoever wrote the layout need not know, make rows.
 
     Raises:
         ValueError: The file cannot be read, or a key, an axis or a value is not allowed.
@@ -96,8 +98,10 @@ def read_file(path: Path, axes: Iterable[str]) -> Layout:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     named = {axis for place in PLACES for axis in said.get(place, ())}
+    said["rows"] = [*said.get("rows", ()), *(axis for axis in axes if axis in added and axis not in named)]
+    named |= {*said["rows"]}
     said["over"] = [*said.get("over", ()), *(axis for axis in axes if axis not in named)]
-    return Layout(**{"rows": [], "columns": []} | said)
+    return Layout(**{"columns": []} | said)
 
 
 def to_tree(layout: Layout) -> dict[str, Any]:

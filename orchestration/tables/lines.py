@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestration.tables.comparisons import MIN_T, Comparison
-from orchestration.tables.entries import largest_share
-from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Key, Table, baseline_place
+from orchestration.tables.entries import Place, largest_share
+from orchestration.tables.table import DASH, METRICS, NOT_RUN, Entry, Figure, Key, Table
 
 NO_PAIRS = "no pairs"
 OTHER_CROP = "†"
@@ -93,6 +93,8 @@ def notes(table: Table, *, best: str, second: str, significant: str, odd: str, w
         said.append(f"{best} best of a column" + (f", {second} second" if any(e.rank == 2 for e in entries) else ""))
     if table.sources and any(row in table.rows for row, _ in table.published):
         said.append(f"published: {'; '.join(table.sources)}, with the distance of ours")
+    if table.without_figures:
+        said.append(f"no published figures: their file has no column for {', '.join(table.without_figures)}")
     said += [UNLIKE] if table.compares_last else []
     said += _notes_on_crops(table) + _notes_on_figures(table) + _notes_on_pairs(table)
     said += _notes_on_tests([entry.comparison for entry in entries if entry.comparison], significant)
@@ -154,18 +156,22 @@ def _notes_on_pairs(table: Table) -> list[str]:
 
 def _note_on_rows_without_baseline(table: Table) -> list[str]:
     """Name the rows that nothing is compared with, as the baseline has no row with the same values of their axes."""
-    axes, others = (
-        [*table.row_axes, *table.column_axes],
-        [axis for axis in table.row_axes if axis not in table.baseline],
-    )
-    known: dict[Key, bool] = {}
-    for (row, column), entry in table.entries.items():
+    found: dict[Key, list[Place | None]] = {}
+    for (row, _), entry in table.entries.items():
         if entry.estimate:
-            has_one = baseline_place((row, column), axes, table.baseline) in table.entries
-            known[row] = known.get(row, False) or has_one
-    alone = [", ".join(map(table.name, table.row_axes, row)) for row, has_one in known.items() if not has_one]
-    same = ", ".join(others) or "columns"
-    return [f"not compared: {'; '.join(alone)}: no row of {_baseline(table)} has the same {same}"] if alone else []
+            found.setdefault(row, []).append(entry.against)
+    alone = {row: wheres for row, wheres in found.items() if not any(where in table.entries for where in wheres)}
+    same = ", ".join(axis for axis in table.row_axes if axis not in table.baseline) or "columns"
+    lacking, divided = f"no row of {_baseline(table)} has the same {same}", "their cells have several baselines"
+    return [
+        f"not compared: {'; '.join(names)}: {why}"
+        for why, is_so in ((lacking, False), (divided, True))
+        if (names := [_row_name(table, row) for row, wheres in alone.items() if (None in wheres) == is_so])
+    ]
+
+
+def _row_name(table: Table, row: Key) -> str:
+    return ", ".join(map(table.name, table.row_axes, row))
 
 
 def _notes_on_tests(compared: Sequence[Comparison], significant: str) -> list[str]:

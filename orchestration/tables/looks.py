@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from orchestration.tables import pairing
 from orchestration.tables.comparisons import LEVEL, Comparison, p_of_t
-from orchestration.tables.entries import Entry, Key, Layout, Place, Record, baseline_place
+from orchestration.tables.entries import Entry, Key, Layout, Place, Record
 from orchestration.tables.entries import entries as entries_of
 from orchestration.tables.estimates import interval
 
@@ -104,7 +104,7 @@ def seeds_of(entries: Collection[Entry], layout: Layout) -> list[str]:
     return list(dict.fromkeys(key[at] for entry in entries for key, _ in entry.planned))
 
 
-def pairs(entries: Mapping[Place, Entry], layout: Layout, baseline: Mapping[str, str]) -> dict[Place, Pair]:
+def pairs(entries: Mapping[Place, Entry], layout: Layout) -> dict[Place, Pair]:
     """Return each pair of a table whose seeds are added adaptively, by the place of its entry; else none.
 
     A pair is decided once its corrected p, multiplied by the number of comparisons in the table, is below 0.05. So it
@@ -112,9 +112,9 @@ def pairs(entries: Mapping[Place, Entry], layout: Layout, baseline: Mapping[str,
     """
     if not layout.adaptive or SEED not in layout.over:
         return {}
-    seeds, axes = seeds_of(entries.values(), layout), [*layout.rows, *layout.blocks, *layout.columns]
-    wheres = {place: where for place in entries if (where := baseline_place(place, axes, baseline)) in entries}
-    wheres = {place: where for place, where in wheres.items() if where != place}
+    seeds = seeds_of(entries.values(), layout)
+    wheres = {place: entry.against for place, entry in entries.items() if entry.against not in (None, place)}
+    wheres = {place: where for place, where in wheres.items() if where in entries}
     tests = {(_cells(entries[place]), _cells(entries[where])) for place, where in wheres.items()}
     return {
         place: _pair(place, where, entries, seeds, layout, len(tests)) for place, where in wheres.items()
@@ -125,8 +125,8 @@ def of_records(
     records: Sequence[Record], layout: Layout, baseline: Mapping[str, str]
 ) -> tuple[dict[Place, Entry], dict[Place, Pair]]:
     """Return the entries of a table by which seeds are added, and its pairs; records are those of `table.build`."""
-    made = entries_of(records, layout, METRIC)
-    return made, pairs(made, layout, baseline)
+    made = entries_of(records, layout, METRIC, baseline)
+    return made, pairs(made, layout)
 
 
 def num_seeds(entries: Mapping[Place, Entry], found: Mapping[Place, Pair], layout: Layout) -> dict[Place, int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orchestration.tables import comparisons
 from orchestration.tables.estimates import interquartile_mean, probability_of_improvement
-from orchestration.tables.table import Key, Table, baseline_place
+from orchestration.tables.table import Key, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,6 @@ def summaries(table: Table) -> list[Summary]:
 
 
 def _summary(table: Table, row: Key, ranks: Sequence[float]) -> Summary:
-    axes = [*table.row_axes, *table.column_axes]
     numbers: dict[str, float] = {}
     chances: list[float] = []
     for column in table.columns:
@@ -43,9 +42,8 @@ def _summary(table: Table, row: Key, ranks: Sequence[float]) -> Summary:
         if not entry or not entry.values:
             continue
         numbers |= entry.values  # a cell that does not read the columns' axes is one number, not one in each column
-        place = baseline_place((row, column), axes, table.baseline)
-        other = table.entries.get(place)
-        if other and other.values and place != (row, column):
+        other = table.entries.get(entry.against) if entry.against else None
+        if other and other.values and entry.against != (row, column):
             chances.append(probability_of_improvement(list(entry.values.values()), list(other.values.values())))
     return Summary(
         row,

@@ -13,8 +13,6 @@ from orchestration.tables.entries import Key as Key
 from orchestration.tables.entries import Layout as Layout
 from orchestration.tables.entries import Place as Place
 from orchestration.tables.entries import Record as Record
-from orchestration.tables.entries import baseline_place as baseline_place
-from orchestration.tables.entries import baseline_values
 from orchestration.tables.entries import entries as entries_of
 
 METRICS = {"best_miou": "best epoch", "last_miou": "last epoch"}
@@ -64,6 +62,8 @@ class Table:
     """Crop size of all cells; None if they differ."""
     settings: str = ""
     """The settings of the cells in words."""
+    without_figures: Sequence[str] = ()
+    """Axes for which the file of published figures has no column, so that there are none."""
     row_marks: Mapping[Key, str] = field(default_factory=dict)
     """Marks of special rows."""
     row_notes: Sequence[str] = ()
@@ -125,9 +125,12 @@ class Table:
         axes = [*self.row_axes, *self.column_axes]
         places = [(row, column) for column in (self.columns if columns is None else columns)]
         compared = [place for place in places if (one := self.entries.get(place)) and one.pairs is not None]
-        each = [baseline_values(place, axes, self.baseline) for place in compared or places[:1]]
-        named = [", ".join(self.name(axis, value) for axis, value in values.items()) for values in each]
-        return " or ".join(dict.fromkeys(named))
+        return " or ".join(dict.fromkeys(self._named_against(place, axes) for place in compared))
+
+    def _named_against(self, place: Place, axes: Sequence[str]) -> str:
+        own, its = (dict(zip(axes, sum(one, ()), strict=True)) for one in (place, self.entries[place].against or place))
+        differing = {axis: text for axis, text in its.items() if text != own[axis]}
+        return ", ".join(self.name(axis, text) for axis, text in {**self.baseline, **differing}.items())
 
     def titles(self, columns: Sequence[Key]) -> list[str]:
         """Return the column titles of a block: the axes of the rows, then the columns."""
@@ -157,6 +160,7 @@ def build(
     baseline: Mapping[str, str] | None = None,
     published: Mapping[Place, Figure] | None = None,
     settings: str = "",
+    without_figures: Sequence[str] = (),
 ) -> Table:
     """Arrange the records' fractions: mean and spread over all that share a row and a column.
 
@@ -167,6 +171,7 @@ def build(
         baseline: Axis values that turn an entry into its baseline.
         published: Published figures by row and column.
         settings: The settings of the cells in words, for the note.
+        without_figures: Axes that published figures lack.
 
     Raises:
         ValueError: The metric is unknown.
@@ -174,15 +179,15 @@ def build(
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
     column_axes, published = [*layout.blocks, *layout.columns], published or {}
-    entries = entries_of(records, layout, metric, _odd(records, layout))
-    judged = looks.pairs(entries, layout, baseline or {})
+    entries = entries_of(records, layout, metric, baseline or {}, _odd(records, layout))
+    judged = looks.pairs(entries, layout)
     if judged:
         asked = judged if metric == looks.METRIC else looks.of_records(records, layout, baseline or {})[1]
         entries = looks.with_needed(entries, asked, layout)
     entries = _competing(entries, is_adaptive=bool(layout.adaptive))
     for place, rank in _ranked(entries).items():
         entries[place] = replace(entries[place], rank=rank)
-    entries = _compared(entries, [*layout.rows, *column_axes], baseline or {}, judged)
+    entries = _compared(entries, judged)
     marked, row_notes = row_marks.marks(records, layout.rows, column_axes)
     rows, columns = (list(dict.fromkeys(place[i] for place in entries)) for i in (0, 1))
     others = [row for row, column in published if layout.others and row not in rows and column in columns]
@@ -200,6 +205,7 @@ def build(
         names=layout.names,
         crop=crops.pop() if len(crops := {record.get("crop_size") for record in records}) == 1 else None,
         settings=settings,
+        without_figures=without_figures,
         row_marks=marked,
         row_notes=row_notes,
         adaptive=looks.note(layout, entries.values()) if layout.adaptive else "",
@@ -246,16 +252,13 @@ def _ranked(entries: Mapping[Place, Entry]) -> dict[Place, int]:
     return ranked
 
 
-def _compared(
-    entries: Mapping[Place, Entry], axes: Sequence[str], baseline: Mapping[str, str], judged: Mapping[Place, looks.Pair]
-) -> dict[Place, Entry]:
+def _compared(entries: Mapping[Place, Entry], judged: Mapping[Place, looks.Pair]) -> dict[Place, Entry]:
     """Add each entry's gain on the baseline in its column; p-values are corrected over all of them."""
     compared = dict(entries)
     tested: dict[tuple[frozenset[str], frozenset[str]], list[Place]] = {}
     for place, entry in entries.items():
-        where = baseline_place(place, axes, baseline)
-        other = entries.get(where)
-        if where == place or other is None or other.estimate is None or entry.estimate is None:
+        other = entries.get(entry.against) if entry.against else None
+        if entry.against == place or other is None or other.estimate is None or entry.estimate is None:
             continue
         pairs = pairing.pairs(entry.points, other.points)
         made = comparisons.summarise(

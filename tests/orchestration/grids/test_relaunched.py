@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +15,8 @@ from orchestration.grids.index import IndexedCell
 from orchestration.planning import adaptive
 from orchestration.runs.folders import GridFolder
 from orchestration.runs.run_folder import RunFolder
-from orchestration.tables import formats, lines
+from orchestration.tables import formats, layouts, lines
+from orchestration.tables.baselines import Baseline
 from orchestration.tables.differences import sections
 from orchestration.tables.table import Table, build
 from rankmatch.config import NumericsConfig
@@ -29,11 +31,10 @@ class Lab:
         self.file, self.grid_dir = folder / "g.yaml", folder / "runs" / "g"
         (self.grid_dir / "launches").mkdir(parents=True)
 
-    def launch(
-        self, *, seeds: tuple[int, ...] = (0, 1, 2), methods: tuple[str, ...] = BOTH, has_baseline: bool = True,
-        per: object = None, adaptive: int = 0, part: tuple[str, ...] = (), **fixed: object,
-    ) -> Grid:  # fmt: skip
-        """Launch the grid, or a part of it; return what its folder then says of it."""
+    def write(
+        self, file: Path, *, seeds: tuple[int, ...] = (0, 1, 2), methods: tuple[str, ...] = BOTH,
+        has_baseline: bool = True, per: object = None, adaptive: int = 0, **fixed: object,
+    ) -> None:  # fmt: skip
         settings = {name.replace("__", "."): value for name, value in fixed.items()}
         table = {"rows": ["method"], "columns": ["split"], "over": ["seed"]}
         text = {
@@ -43,7 +44,12 @@ class Lab:
             "baseline": {"method": "supervised"} if has_baseline else {},
             "table": table | ({"adaptive": adaptive} if adaptive else {}),
         }
-        self.file.write_text(yaml.safe_dump(text))
+        file.write_text(yaml.safe_dump(text))
+
+    def launch(self, *, part: tuple[str, ...] = (), **content: Any) -> Grid:
+        """Launch the grid, or a part of it; return what its folder then says of it."""
+        if content:
+            self.write(self.file, **content)
         loaded = grid.load_file(self.file, part)
         every = launched.whole(loaded, self.grid_dir)
         for cell in loaded.cells:
@@ -51,12 +57,20 @@ class Lab:
             if not folder.path.is_dir():
                 folder.create(to_yaml(cell.config), cell.axes)
         (self.grid_dir / "grid.yaml").write_text(launched.text_of(every))
+        compared = launched.partners(every)
         index.write(
             self.grid_dir,
-            [IndexedCell(one.signature, one.slug, one.axes["method"], 1, 1.0, 0, axes=one.axes) for one in every.cells],
-        )
+            [
+                IndexedCell(
+                    one.signature, one.slug, one.axes["method"], 1, 1.0, 0, axes=one.axes,
+                    partners=compared.get(one.signature, ()),
+                )
+                for one in every.cells
+            ],
+        )  # fmt: skip
         stored = launched.load_folder(self.grid_dir)
-        assert (stored.axes, dict(stored.baseline)) == (every.axes, dict(every.baseline))
+        assert stored.axes == every.axes and compared == launched.partners(stored)
+        assert [compared_rows(one) for one in every.tables] == [compared_rows(one) for one in stored.tables]
         return stored
 
 
@@ -81,6 +95,10 @@ def numbers_of(stored: Grid) -> dict[str, float]:
 
 def table_of(stored: Grid) -> Table:
     return build([*adaptive.records(stored, numbers_of(stored))], stored.table, baseline=stored.baseline)
+
+
+def compared_rows(stored: Grid) -> dict[str, tuple[str, float] | None]:
+    return compared(table_of(stored))
 
 
 def compared(table: Table) -> dict[str, tuple[str, float] | None]:
@@ -110,9 +128,8 @@ def test_rows_of_each_launch_are_compared_among_themselves_where_methods_share_t
 def test_row_whose_own_setting_was_changed_keeps_the_baseline_that_was_not(lab: Lab) -> None:
     lab.launch(per=epochs(20, 20))
     stored = lab.launch(per=epochs(20, 60))
-    assert stored.baseline == {"method": "supervised", "trainer.epochs": "20"}
     assert compared(table_of(stored)) == {
-        "supervised 20": None, "fixmatch 60": ("supervised, 20", 30.0), "fixmatch 20": ("supervised, 20", 10.0)
+        "supervised 20": None, "fixmatch 60": ("supervised, 20", 30.0), "fixmatch 20": ("supervised", 10.0)
     }  # fmt: skip
 
 
@@ -129,13 +146,53 @@ def test_baseline_whose_own_setting_was_changed_is_that_of_the_newest_rows_only(
     assert "not compared" not in notes(table)
 
 
-def test_older_row_without_a_baseline_of_its_setting_is_compared_with_nothing_and_named(lab: Lab) -> None:
-    lab.launch(per=epochs(10, 20))
-    table = table_of(lab.launch(per=epochs(30, 60)))
-    assert compared(table) == {
-        "supervised 30": None, "fixmatch 60": ("supervised, 30", 25.0), "supervised 10": None, "fixmatch 20": None
+def test_row_that_the_newest_file_does_not_have_keeps_the_baseline_of_its_own_launch(lab: Lab) -> None:
+    lab.launch(per=epochs(60, 20))
+    stored = lab.launch(per=epochs(30, 60))
+    expected = {
+        "supervised 60": None, "fixmatch 20": ("supervised, 60", -10.0),
+        "supervised 30": None, "fixmatch 60": ("supervised, 30", 25.0),
     }  # fmt: skip
-    assert "not compared: fixmatch, 20: no row of supervised has the same trainer.epochs" in notes(table)
+    assert compared_rows(stored) == expected
+    assert compared_rows(lab.launch(part=("seed=0", "trainer.epochs=5"), per=epochs(30, 60))) == expected | {
+        "supervised 5": None, "fixmatch 5": ("supervised", 9.9)
+    }  # fmt: skip
+    without = lab.launch(trainer__epochs=80)
+    assert compared_rows(without).items() >= expected.items()
+
+
+def test_row_of_weights_that_the_file_gives_each_method_is_compared_with_the_baseline_of_its_own(lab: Lab) -> None:
+    def weights(supervised: str, fixmatch: str) -> object:
+        for name in (supervised, fixmatch):
+            (lab.file.parent / name).write_text(name)
+        given = {"supervised": supervised, "fixmatch": fixmatch}
+        return {"method": {name: {"backbone.weights": str(lab.file.parent / file)} for name, file in given.items()}}
+
+    lab.launch(per=weights("a", "b"))
+    table = table_of(lab.launch(per=weights("a", "c")))
+    assert [entry.comparison is not None for entry in table.entries.values()] == [False, True, True]
+
+
+def test_row_has_the_same_baseline_however_its_table_is_laid_out(lab: Lab) -> None:
+    lab.launch(per=epochs(20, 20))
+    stored = lab.launch(per=epochs(30, 60))
+    records = [*adaptive.records(stored, numbers_of(stored))]
+    layout = replace(stored.table, rows=["method"], columns=["trainer.epochs"], over=["seed"])
+    divided = replace(stored.table, rows=["method", "trainer.epochs"], columns=[], over=["seed", "split"])
+    for one in (layout, divided):
+        found = build(records, one, baseline=stored.baseline)
+        effects = [round(100 * entry.comparison.effect, 1) for entry in found.entries.values() if entry.comparison]
+        assert sorted(effects) == [10.0, 25.0]
+
+
+def test_row_whose_cells_have_several_baselines_is_compared_with_none_and_named(lab: Lab) -> None:
+    lab.launch(per=epochs(20, 20))
+    stored = lab.launch(per=epochs(30, 60))
+    of_both = [cell.signature for cell in stored.cells if cell.axes["method"] == "fixmatch"]
+    baseline = Baseline({"method": "supervised"}, {name: {"trainer.epochs": name} for name in of_both})
+    table = build([*adaptive.records(stored, numbers_of(stored))], stored.table, baseline=baseline)
+    assert {*compared(table).values()} == {None}
+    assert "not compared: fixmatch, 20; fixmatch, 60: their cells have several baselines" in notes(table)
 
 
 def test_grid_without_a_baseline_gets_none_by_being_launched_again(lab: Lab) -> None:
@@ -188,12 +245,22 @@ def test_setting_that_the_file_gives_some_seeds_makes_no_rows(lab: Lab) -> None:
     assert stored.table.rows == ["method", "trainer.learning_rate"]
 
 
-def test_setting_that_a_method_does_not_read_makes_no_rows_of_its_seeds(lab: Lab) -> None:
-    lab.launch(method__num_agents=4, methods=("supervised", "rankmatch"))
-    stored = lab.launch(method__num_agents=8, methods=("supervised", "rankmatch"), seeds=(3, 4))
-    rows = {" ".join(row): len(entry.values) for (row, _), entry in table_of(stored).entries.items()}
-    assert "method.num_agents" in stored.axes
-    assert rows == {"supervised 4": 3, "rankmatch 4": 3, "supervised 8": 2, "rankmatch 8": 2}
+def test_method_that_does_not_read_a_setting_stands_with_all_its_seeds_in_the_rows_of_each_value(lab: Lab) -> None:
+    both = ("supervised", "rankmatch")
+    lab.launch(method__num_agents=4, methods=both)
+    table = table_of(lab.launch(method__num_agents=8, methods=both, seeds=(0, 1, 2, 3, 4)))
+    found = {" ".join(row): (len(entry.values), entry.pairs) for (row, _), entry in table.entries.items()}
+    assert found == {
+        "supervised 4": (5, None), "supervised 8": (5, None), "rankmatch 4": (3, 3), "rankmatch 8": (5, 5)
+    }  # fmt: skip
+    assert "not compared" not in notes(table)
+    more = table_of(lab.launch(method__num_agents=8, methods=both, part=("method.num_agents=16", "seed=0")))
+    assert {" ".join(row): entry.pairs for (row, _), entry in more.entries.items() if row[0] == "rankmatch"} == {
+        "rankmatch 4": 3, "rankmatch 8": 5, "rankmatch 16": 1
+    }  # fmt: skip
+
+
+def test_setting_that_no_method_reads_makes_no_rows(lab: Lab) -> None:
     alone = Lab(lab.file.parent / "alone")
     alone.launch(method__num_agents=4, methods=("supervised",))
     alone.launch(method__num_agents=8, methods=("supervised",), seeds=(3, 4))
@@ -204,7 +271,6 @@ def test_part_with_the_baseline_alone_leaves_all_comparisons(lab: Lab) -> None:
     lab.launch(per=epochs(20, 60), seeds=(0, 1, 2, 3), adaptive=3)
     before = lab.launch(per=epochs(20, 80), seeds=(0, 1, 2, 3), adaptive=3)
     stored = lab.launch(per=epochs(20, 80), seeds=(0, 1, 2, 3, 4), adaptive=3, part=("method=supervised",))
-    assert dict(stored.baseline) == dict(before.baseline) == {"method": "supervised", "trainer.epochs": "20"}
     assert adaptive.needs([before], {}).num_pairs == adaptive.needs([stored], {}).num_pairs == 2
     assert compared(table_of(stored)) == {
         "supervised 20": None, "fixmatch 60": ("supervised, 20", 30.0), "fixmatch 80": ("supervised, 20", 40.0)
@@ -246,6 +312,57 @@ def test_setting_that_the_file_gives_some_seeds_makes_no_rows_by_a_part_with_oth
     assert stored.table.rows == ["method"]
 
 
+def test_setting_that_an_earlier_launch_had_otherwise_makes_rows_also_where_the_file_gives_some_seeds_another(
+    lab: Lab,
+) -> None:
+    lab.launch(trainer__epochs=20)
+    stored = lab.launch(trainer__epochs=80, seeds=(3, 4, 5), per={"seed": {5: {"trainer.epochs": 100}}})
+    rows = {" ".join(row): len(entry.values) for (row, _), entry in table_of(stored).entries.items()}
+    assert rows == {f"{method} {epochs}": n for method in BOTH for epochs, n in ((20, 3), (80, 2), (100, 1))}
+
+
+def test_grid_that_is_launched_by_its_stored_file_compares_as_by_its_own(lab: Lab) -> None:
+    lab.launch(per=epochs(20, 60))
+    lab.launch(per=epochs(20, 80))
+    again = launched.whole(launched.load_folder(lab.grid_dir, ["method=fixmatch", "seed=[0,1,2,3]"]), lab.grid_dir)
+    assert compared_rows(again) == {
+        "supervised 20": None, "fixmatch 60": ("supervised, 20", 30.0), "fixmatch 80": ("supervised, 20", 40.0)
+    }  # fmt: skip
+
+
+def test_comparisons_outlive_a_file_that_can_be_read_no_more(lab: Lab) -> None:
+    lab.launch(per=epochs(20, 60))
+    before = compared_rows(lab.launch(per=epochs(20, 80)))
+    file = lab.grid_dir / "grid.yaml"
+    file.write_text(file.read_text().replace("dataset: pascal", "dataset: gone.yaml"))
+    with pytest.warns(UserWarning, match="its cells are those that have run folders"):
+        assert compared_rows(launched.load_folder(lab.grid_dir)) == before
+
+
+def test_parts_of_a_grid_of_grids_compare_as_the_file_of_each_says_also_by_cells_that_they_share(lab: Lab) -> None:
+    lab.file.write_text("grids: [./a.yaml, ./b.yaml]")
+    a, b = (lab.file.parent / name for name in ("a.yaml", "b.yaml"))
+    for supervised, num_agents in ((20, 4), (30, 8)):
+        lab.write(a, per=epochs(supervised, 60))
+        lab.write(b, methods=("supervised", "rankmatch"), trainer__epochs=20, method__num_agents=num_agents)
+        stored = lab.launch()
+    assert [compared_rows(one) for one in stored.parts] == [
+        {"supervised 20": None, "fixmatch 60": ("supervised, 30", 25.0), "supervised 30": None},
+        {"supervised 4": None, "supervised 8": None} | {f"rankmatch {n}": ("supervised", 0.0) for n in (4, 8)},
+    ]  # fmt: skip
+
+
+def test_layout_file_of_before_a_launch_makes_rows_of_what_that_had_otherwise(lab: Lab) -> None:
+    lab.launch(trainer__epochs=20)
+    stored = lab.launch(trainer__epochs=60, seeds=(3, 4, 5))
+    file = lab.file.parent / "layout.yaml"
+    file.write_text("rows: [method]")
+    layout = layouts.read_file(file, stored.axes, stored.added_axes)
+    assert (layout.rows, layout.over) == (["method", "trainer.epochs"], ["seed", "split"])
+    file.write_text("rows: [method]\nover: [trainer.epochs]")
+    assert layouts.read_file(file, stored.axes, stored.added_axes).rows == ["method"]
+
+
 def test_seeds_that_began_from_another_file_of_weights_are_rows_of_their_own(lab: Lab) -> None:
     for number, seeds in enumerate([(0, 1, 2), (3, 4, 5)]):
         weights = lab.file.parent / f"{number}.pth"
@@ -271,7 +388,10 @@ def test_each_difference_names_its_own_baseline_where_columns_have_several(lab: 
     table = build([*adaptive.records(stored, numbers_of(stored))], layout, baseline=stored.baseline)
     shown = [line.titles for line in lines.lines(table, table.columns, with_n=False) if line.kind == "difference"]
     assert shown == [["vs supervised or supervised, 30"]]
-    assert "Paired with supervised or supervised, 30, in points" in dict(sections(table))
+    told = dict(sections(table))["Paired with supervised or supervised, 30, in points"]
+    assert [row[:3] for row in told] == [
+        ["row", "column", "with"], ["fixmatch", "92, 20", "supervised"], ["fixmatch", "92, 60", "supervised, 30"]
+    ]  # fmt: skip
     written = csv.DictReader(formats.to_csv(table).splitlines())
     assert {f"{one['method']} {one['trainer.epochs']}": one["compared_with"] for one in written} == {
         "supervised 20": "", "fixmatch 20": "supervised", "supervised 30": "", "fixmatch 60": "supervised, 30"
