@@ -94,9 +94,16 @@ def test_note_on_a_published_row_is_shown():
     assert "published corrmatch: output stride 8" in markdown_note(table)
 
 
-def test_axis_that_the_file_does_not_know_leaves_nothing_to_compare():
-    loaded = grid.load("pascal_classic", ["trainer.epochs=[1,2]"])
-    assert loaded.table.rows == ["method", "trainer.epochs"] and figures(loaded.table, PASCAL) == {}
+@pytest.mark.parametrize("name", ["pascal_classic", "ablation_components"])
+def test_axis_that_the_file_does_not_know_leaves_no_figures_and_the_table_says_so(name, tmp_path):
+    loaded = grid.load(name, ["trainer.epochs=[1,2]"])
+    assert loaded.table.rows[-1] == "trainer.epochs" and figures(loaded.table, PASCAL) == {}
+    notes = {}
+    for one in (loaded, grid.load(name)):
+        records = run_table.collect(tmp_path / name, one.cells).to_pylist()
+        notes[one is loaded] = markdown_note(report.build_table(records, one.cells, one.table))
+    said = "no published figures: their file has no column for trainer.epochs"
+    assert said in notes[True] and "no published figures" not in notes[False]
 
 
 @pytest.mark.parametrize(
