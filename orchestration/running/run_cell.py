@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from orchestration.mirror.mirror_thread import mirrored
 from orchestration.running import finished
 from orchestration.running.hang_watch import HangWatch
 from orchestration.runs import changes, made_with, system_metrics
-from orchestration.runs.attempt import ENVIRONMENT, AlreadyPublished, Attempt, steps_to_leave_out
+from orchestration.runs.attempt import ENVIRONMENT, AlreadyPublished, Attempt, last_write, steps_to_leave_out
 from orchestration.runs.failures import Failure, FailureClass
 from orchestration.runs.jobs import JobState
 from orchestration.runs.patience import patiently
@@ -297,7 +297,8 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False, l
     Args:
         cell_dir: Folder of the cell.
         failure: What is known of it.
-        known_dead: The caller knows that it has not ended by itself; otherwise it must look as if it ran.
+        known_dead: The caller knows that it has not ended by itself; otherwise it must look as if it ran, and has
+            ended with its last write unless the failure says when.
         launch: Only an attempt of this launch; empty: of any.
     """
     folder = RunFolder(cell_dir)
@@ -306,6 +307,8 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False, l
     attempt = folder.attempts()[-1]
     if launch and attempt.known_owner().get("launch", launch) != launch:
         return
+    if not known_dead and failure.ended is None:  # by the file server: the node that trained may have another clock
+        failure = replace(failure, ended=last_write(attempt.path))
     if failure.kind is FailureClass.CANCELLED:
         attempt.event("stopped", **evidence(attempt, failure))
     else:
