@@ -297,14 +297,12 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False, l
     Args:
         cell_dir: Folder of the cell.
         failure: What is known of it.
-        known_dead: The caller knows that it has not ended by itself; otherwise it must look as if it ran, and has
-            ended with its last write unless the failure says when.
+        known_dead: The caller knows that it has not ended by itself; otherwise it must look as if it ran.
         launch: Only an attempt of this launch; empty: of any.
     """
-    folder = RunFolder(cell_dir)
-    if not known_dead and folder.look().status is not CellState.RUNNING:
+    if not known_dead and RunFolder(cell_dir).look().status is not CellState.RUNNING:
         return
-    attempt = folder.attempts()[-1]
+    attempt = RunFolder(cell_dir).attempts()[-1]
     if launch and attempt.known_owner().get("launch", launch) != launch:
         return
     if not known_dead and failure.ended is None:  # by the file server: the node that trained may have another clock
