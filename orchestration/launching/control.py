@@ -166,19 +166,22 @@ def cancel(grid_dir: Path, cells: Sequence[str], console: Console) -> None:
     chosen = {folder.path.name for folder in found}
     on_slurm = is_on_slurm(grid_dir)
     if on_slurm and cells:
-        _refuse_those_here(grid_dir, found)
+        _refuse_those_here(grid_dir, found, console)
     if on_slurm:
         _cancel_on_slurm(grid_dir, chosen, console, is_whole=not cells)
     if not on_slurm or (waiting.is_at_work(grid_dir) and not cells):
         announce.say(console, launch_order.stop(grid_dir, cells))
 
 
-def _refuse_those_here(grid_dir: Path, found: Sequence[RunFolder]) -> None:
+def _refuse_those_here(grid_dir: Path, found: Sequence[RunFolder], console: Console) -> None:
     """Refuse cells of a launch here that is at work beside one on Slurm, which would go on however they are noted."""
     has = waiting.of_launch_here(grid_dir, found)
     queued = {} if all(has.values()) else _queued(grid_dir)
     if here := [name for name, is_trained in has.items() if is_trained or name not in queued]:
-        launch_order.refuse_part(here[0])
+        dead = waiting.said_of_dead(grid_dir, CANCEL_LOOK_S)
+        if not dead:
+            launch_order.refuse_part(here[0], waiting.said_of_note(grid_dir))
+        announce.say(console, dead)
 
 
 def _cancel_on_slurm(grid_dir: Path, chosen: Collection[str], console: Console, *, is_whole: bool) -> None:

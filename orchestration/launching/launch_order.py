@@ -107,13 +107,17 @@ def stop(grid_dir: Path, cells: Sequence[str]) -> str:
     return f"the launch (process {known.pid}) was told to end; cells that train write a checkpoint first"
 
 
-def refuse_part(cell: str) -> NoReturn:
+def refuse_part(cell: str, note: str = "") -> NoReturn:
     """Refuse to end one cell of a launch that is no Slurm job.
+
+    Args:
+        cell: Its name.
+        note: What to do if the launch has ended, where that cannot be seen from here.
 
     Raises:
         ValueError: In any case.
     """
-    raise ValueError(f"CELL must be left out: a launch that is no Slurm job is ended as a whole; got {cell!r}")
+    raise ValueError(f"CELL must be left out: a launch that is no Slurm job is ended as a whole; got {cell!r}{note}")
 
 
 def _newest(grid_dir: Path) -> LaunchOrder | None:

@@ -1,11 +1,12 @@
 """Which cells wait for their turn in a launch that stays until its last cell ends."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestration.launching.launch_folder import only_launch_of
 from orchestration.machine.damage import DamagedFileError, tell
 from orchestration.machine.processes import ProcessNote, this_process
 from orchestration.runs import readable
@@ -52,7 +53,7 @@ def cells(grid_dir: Path) -> dict[str, str]:
     if newest is None or newest[1].lives() is False:
         return {}
     launch_dir, launcher = newest
-    why = f"waits for its turn in the launch of process {launcher.pid} on {launcher.host}"
+    why = f"waits for its turn in {_in_words(launcher)}"
     why += "" if launcher.lives() else ", if that still lives"
     states, found = StateLog(launch_dir).read(), folders(grid_dir)
     return {
@@ -96,18 +97,79 @@ def out_of_sight(grid_dir: Path) -> Launcher | None:
     return newest if newest and newest.lives() is None else None
 
 
+def said_of_dead(grid_dir: Path, wait_s: float) -> str:
+    """Return words on the newest launch if it was killed on another machine, as far as can be seen; else nothing.
+
+    Where machines share the lock of launches, whoever gets it knows; where they do not, a launch at work trains.
+
+    Args:
+        grid_dir: Folder of the grid.
+        wait_s: How long to wait for the lock, which steps hold for a moment.
+    """
+    newest = _newest(grid_dir)
+    if newest is None or newest[1].lives() is not None or _may_train(*newest):
+        return ""
+    with suppress(ValueError), only_launch_of(grid_dir, wait_s):
+        return (
+            f"{_in_words(newest[1])} has cells of these too, and counts as dead: it trains none, and the lock of "
+            f"launches is free; if it lives after all, end it there. Its note is {_place(newest[0])}"
+        )
+    return ""
+
+
+def said_of_note(grid_dir: Path) -> str:
+    """Return what to do about the newest launch where nobody here can see whether it lives; nothing if that is seen."""
+    newest = _newest(grid_dir)
+    if newest is None or newest[1].lives() is not None:
+        return ""
+    return f"; where {_in_words(newest[1])} has ended, which cannot be seen from here, remove {_place(newest[0])}"
+
+
+def _in_words(launcher: Launcher) -> str:
+    return f"the launch of process {launcher.pid} on {launcher.host}"
+
+
+def _place(launch_dir: Path) -> Path:
+    return LaunchFolder(launch_dir).launcher_file
+
+
 def _notes(grid_dir: Path) -> list[Launcher]:
     """Return the notes that were not withdrawn: that of the grid, then that of its newest launch."""
-    path, newest = GridFolder(grid_dir).launcher_file, _newest(grid_dir)
-    of_grid = _read(path) if path.exists() else None
+    folder, newest = GridFolder(grid_dir), _newest(grid_dir)
+    of_grid = _read(folder.launcher_file) if folder.launcher_file.exists() else None
+    if of_grid and not newest and of_grid.lives() is None and _is_overtaken(folder):
+        of_grid = None
     return [one for one in (of_grid, newest[1] if newest else None) if one is not None]
 
 
 def _newest(grid_dir: Path) -> tuple[Path, Launcher] | None:
-    """Return the folder of the newest launch that has not withdrawn its note, and the note."""
-    launch = next((one for one in reversed(GridFolder(grid_dir).launches()) if one.launcher_file.exists()), None)
+    """Return the folder of the newest launch that has not withdrawn its note, and the note.
+
+    A launch that began later had the lock of launches, so one before it whose note is still there was killed. Where
+    another machine shares the files but not the lock, it may live nevertheless: then it trains some cell.
+    """
+    launches = GridFolder(grid_dir).launches()
+    launch = next((one for one in reversed(launches) if one.launcher_file.exists()), None)
     note = _read(launch.launcher_file) if launch else None
-    return (launch.path, note) if launch and note else None
+    if launch is None or note is None:
+        return None
+    is_last = launch is launches[-1]
+    return (launch.path, note) if is_last or note.lives() is not None or _may_train(launch.path, note) else None
+
+
+def _is_overtaken(grid: GridFolder) -> bool:
+    """Return whether a launch on Slurm has begun since the grid's note was written, both by the file server's clock."""
+    on_slurm = next((one.campaign_file for one in reversed(grid.launches()) if one.campaign_file.exists()), None)
+    with suppress(FileNotFoundError):  # the note was withdrawn meanwhile
+        return on_slurm is not None and on_slurm.stat().st_mtime > grid.launcher_file.stat().st_mtime
+    return True
+
+
+def _may_train(launch_dir: Path, launcher: Launcher) -> bool:
+    """Return whether a launch trains a cell of its, as far as these can be read."""
+    mine = {key: one for key, one in folders(LaunchFolder(launch_dir).grid.path).items() if key in launcher.cells}
+    trains, errors = readable.each_or_error(mine, lambda one: _trains(one, launch_dir.name))
+    return bool(errors) or any(trains.values())
 
 
 def _read(path: Path) -> Launcher | None:

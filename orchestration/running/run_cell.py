@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from orchestration.mirror.mirror_thread import mirrored
 from orchestration.running import finished
 from orchestration.running.hang_watch import HangWatch
 from orchestration.runs import changes, made_with, system_metrics
-from orchestration.runs.attempt import ENVIRONMENT, AlreadyPublished, Attempt, steps_to_leave_out
+from orchestration.runs.attempt import ENVIRONMENT, AlreadyPublished, Attempt, last_write, steps_to_leave_out
 from orchestration.runs.failures import Failure, FailureClass
 from orchestration.runs.jobs import JobState
 from orchestration.runs.patience import patiently
@@ -300,12 +300,13 @@ def record_loss(cell_dir: Path, failure: Failure, *, known_dead: bool = False, l
         known_dead: The caller knows that it has not ended by itself; otherwise it must look as if it ran.
         launch: Only an attempt of this launch; empty: of any.
     """
-    folder = RunFolder(cell_dir)
-    if not known_dead and folder.look().status is not CellState.RUNNING:
+    if not known_dead and RunFolder(cell_dir).look().status is not CellState.RUNNING:
         return
-    attempt = folder.attempts()[-1]
+    attempt = RunFolder(cell_dir).attempts()[-1]
     if launch and attempt.known_owner().get("launch", launch) != launch:
         return
+    if not known_dead and failure.ended is None:  # by the file server: the node that trained may have another clock
+        failure = replace(failure, ended=last_write(attempt.path))
     if failure.kind is FailureClass.CANCELLED:
         attempt.event("stopped", **evidence(attempt, failure))
     else:

@@ -208,11 +208,16 @@ class Attempt(AttemptFolder):
         if (begun := self.begun()) is None:
             return 0.0
         last = files.read_last_line(self.events_file, _OF_EVENT) or {}
-        if "kind" in last and not last.get("ended") and last["time"] >= begun:  # its node wrote both
-            return float(last["time"]) - begun
+        own = last if not last.get("ended") else self._own_end()
+        if "kind" in own and own["time"] >= begun:  # its node wrote both
+            return float(own["time"]) - begun
         # The file server saw the claim, too, which nobody writes again: the node's clock may be ahead or behind.
         ended, claimed = float(last.get("ended") or last_write(self.path)), self.owner_file.stat().st_mtime
         return max(0.0, ended - (claimed if claimed <= ended else begun))  # a copy may be younger
+
+    def _own_end(self) -> Row:
+        """Return the end that it recorded itself, where others have recorded more since; nothing if it did not."""
+        return next((event for event in self.events() if "kind" in event and not event.get("ended")), {})
 
     def ended(self) -> float:
         """Return when it ended, in seconds since 1970, or its last write if the end was not recorded."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from simulation import seams, shell
+from simulation.cells_away import KIND as CELL_AWAY
 from simulation.coroutines import START, Killed, Process
 from simulation.invariants import Broken, Invariants
 from simulation.slurm_model import Job
@@ -76,16 +77,19 @@ class Outcome:
     is_lost: bool = False
     """What broke is that a cell was forgotten."""
     diary: list[str] = field(default_factory=list)
+    cells_away: bool = False
+    """Single cells could not be read at times."""
 
     def in_words(self) -> str:
-        return f"seed {self.seed}: {self.broken}\n  " + "\n  ".join(self.diary[-60:])
+        kind = " with cells away" if self.cells_away else ""
+        return f"seed {self.seed}{kind}: {self.broken}\n  " + "\n  ".join(self.diary[-60:])
 
 
-def play(folder: Path, seed: int) -> Outcome:
-    """Play the history of a seed, and say what it broke."""
+def play(folder: Path, seed: int, *, cells_away: bool = False) -> Outcome:
+    """Play the history of a seed, and say what it broke; another one if single cells are away at times."""
     folder.mkdir()
-    world = World(folder, seed)
-    outcome = Outcome(seed, diary=world.diary)
+    world = World(folder, seed, cells_away=cells_away)
+    outcome = Outcome(seed, diary=world.diary, cells_away=cells_away)
     with seams.of_world(world):
         try:
             History(world).play()
@@ -340,7 +344,7 @@ OF_COMMANDS = [
 ]  # fmt: skip
 KINDS = {
     *map(in_words, History._FAULTS), *OF_COMMANDS, "sacct never knows an end", "sacct is late", "the queue is long",
-    "ESTALE", "job number given twice", "two launchers", "node of several lost", "node starts no job",
+    "ESTALE", CELL_AWAY, "job number given twice", "two launchers", "node of several lost", "node starts no job",
     *(f"training: {end}" for end in ENDS if end != "runs"),
 }  # fmt: skip
 """Every fault that histories have."""

@@ -1,6 +1,7 @@
 """Play many histories on all cores and print what they came to; `make test-simulation` does."""
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -16,6 +17,8 @@ from simulation.history import Outcome, play
 from simulation.tally import Tally
 
 MEMORY = Path("/dev/shm")
+EVERY = 10
+"""Every tenth seed has a second history, with cells that are away."""
 NUM_LINES = 50
 """How many lines tell of the progress where it is no terminal's."""
 
@@ -28,34 +31,41 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     asked = parser.parse_args(words)
     tally, start = Tally(), time.monotonic()
-    for outcome in played(range(asked.first, asked.first + asked.histories), asked.processes):
+    histories = histories_of(range(asked.first, asked.first + asked.histories))
+    for outcome in played(histories, asked.processes):
         tally.add(outcome)
         if outcome.broken:
             sys.stdout.write(f"\n{outcome.in_words()}\n\n")
             sys.stdout.flush()
-        _tell_progress(tally, asked.histories, time.monotonic() - start)
+        _tell_progress(tally, len(histories), time.monotonic() - start)
     lacking = tally.lacking()
     said = [f"no history had {', '.join(lacking)}"] if lacking else []
     sys.stdout.write("\n".join(["", *tally.lines(), *said, ""]))
     return int(tally.num_broken > 0 or bool(lacking))
 
 
-def played(seeds: Sequence[int], num_processes: int) -> Iterator[Outcome]:
-    """Play histories, and return them in the order of their seeds."""
+def histories_of(seeds: Sequence[int]) -> list[tuple[int, bool]]:
+    """Return which histories seeds have: one each, and every tenth seed another one, in which cells are away."""
+    return [(seed, away) for seed in seeds for away in (False, True) if not (away and seed % EVERY)]
+
+
+def played(histories: Sequence[tuple[int, bool]], num_processes: int) -> Iterator[Outcome]:
+    """Play histories, by seed and whether cells are away, and return what came of them in their order."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="histories-") as folder:
         one = partial(play_and_remove, Path(folder))
         if num_processes == 1:
-            yield from map(one, seeds)
+            yield from itertools.starmap(one, histories)
             return
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(num_processes, mp_context=context, initializer=_be_quiet) as pool:
-            yield from pool.map(one, seeds)
+            yield from pool.map(one, *zip(*histories, strict=True))
 
 
-def play_and_remove(folder: Path, seed: int) -> Outcome:
+def play_and_remove(folder: Path, seed: int, cells_away: bool = False) -> Outcome:
     """Play a history and leave nothing of it on the disk."""
-    outcome = play(folder / str(seed), seed)
-    shutil.rmtree(folder / str(seed))
+    place = folder / f"{seed}{'-away' * cells_away}"
+    outcome = play(place, seed, cells_away=cells_away)
+    shutil.rmtree(place)
     return outcome
 
 

@@ -1,6 +1,7 @@
 """Where the simulation takes the place of the world: time, programs, files, processes, and what only takes long."""
 
 import contextlib
+import io
 import itertools
 import os
 import secrets
@@ -38,6 +39,7 @@ def of_world(world: World) -> Iterator[None]:
         _of_time(world, changed)
         _of_processes(world, changed)
         _of_files(world, changed)
+        _of_single_cells(world, changed)
         _of_locks(world, changed)
         _of_jobs(world, changed)
         _of_what_takes_long(changed)
@@ -110,6 +112,13 @@ def _of_files(world: World, changed: pytest.MonkeyPatch) -> None:
         checked(name, writes=False)
 
     changed.setattr(durable.os, "fsync", lambda _: None)  # nothing of a simulation outlives a power cut
+
+
+def _of_single_cells(world: World, changed: pytest.MonkeyPatch) -> None:
+    """A cell that is away fails whatever reads it, not only what `files` has."""
+    if world.cells_away:
+        for place, name in ((os, "stat"), (os, "listdir"), (os, "scandir"), (os, "open"), (io, "open")):
+            changed.setattr(place, name, world.cells_away.checked(getattr(place, name)))
 
 
 def _of_locks(world: World, changed: pytest.MonkeyPatch) -> None:

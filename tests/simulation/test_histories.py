@@ -3,21 +3,26 @@
 `make test` plays the first ones, `make test-simulation` many more.
 """
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from simulation import play_many
+from simulation import play_many, seams
 from simulation.history import KINDS, Outcome, play
 from simulation.play_many import MEMORY, play_and_remove
 from simulation.tally import SIMULATED, Tally
+from simulation.world import World
 
 from orchestration.launching import controller, step
+from orchestration.machine import files
 from orchestration.on_slurm import submissions
 
 NUM, NUM_IN_EACH_TEST = 200, 10
 BLOCKS = [range(first, first + NUM_IN_EACH_TEST) for first in range(0, NUM, NUM_IN_EACH_TEST)]
+AWAY_BLOCKS = [range(first, first + 50, play_many.EVERY) for first in range(0, NUM, 50)]
 
 
 @pytest.fixture
@@ -42,10 +47,68 @@ def test_no_cell_is_trained_twice_or_forgotten_whatever_befalls_slurm_and_whatev
     assert not broken, "\n\n".join(broken)
 
 
-def test_history_is_the_same_whenever_its_seed_is_played(folder: Path) -> None:
-    first, second = (play(folder / name, 3) for name in ("first", "second"))
+@pytest.mark.parametrize("seeds", AWAY_BLOCKS, ids=lambda seeds: f"{seeds.start}-{seeds[-1]}")
+def test_no_cell_is_trained_twice_or_forgotten_where_single_cells_cannot_be_read_at_times(
+    seeds: range,
+    folder: Path,
+    tell_points: Callable[[str, int, list[str]], None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    outcomes = [play_and_remove(folder, seed, cells_away=True) for seed in seeds]
+    broken = [outcome.in_words() for outcome in outcomes if outcome.broken]
+    record_property(SIMULATED, Tally.of(outcomes).to_json())
+    tell_points(f"histories {seeds.start}-{seeds[-1]} with cells that are away", len(outcomes), broken)
+    assert not broken, "\n\n".join(broken)
+    assert Tally.of(outcomes).injected["cell away"] > len(outcomes)
+
+
+@pytest.mark.parametrize("cells_away", [False, True])
+def test_history_is_the_same_whenever_its_seed_is_played(cells_away: bool, folder: Path) -> None:
+    first, second = (play(folder / name, 3, cells_away=cells_away) for name in ("first", "second"))
     assert len(first.diary) > 20
     assert first.diary == second.diary
+    assert ("cell away" in first.faults) == cells_away
+
+
+def test_every_tenth_seed_has_a_second_history_with_cells_that_are_away() -> None:
+    assert play_many.histories_of(range(9, 12)) == [(9, False), (10, False), (10, True), (11, False)]
+
+
+def test_cell_that_is_away_fails_whatever_reads_it_on_its_hosts_and_only_while_it_lasts(folder: Path) -> None:
+    (folder / "world").mkdir()
+    world = World(folder / "world", 0, cells_away=True)
+    away, other = (world.grid_dir / "cells" / name for name in ("aaa-4-s0", "bbb-4-s0"))
+    for cell in (away, other):
+        (cell / "attempts").mkdir(parents=True)
+        (cell / "axes.json").write_text("{}")
+
+    def num_failing(cell: Path, host: str) -> int:
+        reads: list[Callable[[], object]] = [
+            cell.exists, (cell / "attempts").is_dir, (cell / "axes.json").read_text, lambda: [*cell.iterdir()],
+            lambda: [*os.scandir(cell)], lambda: files.read_bytes(str(cell / "axes.json")),
+        ]  # fmt: skip
+
+        def look() -> int:
+            for read in reads:
+                try:
+                    read()
+                except OSError as error:
+                    errors.append(error.errno)
+            return 0
+
+        errors: list[int | None] = []
+        world.hub.start("look", host, {}, look)
+        while world.hub.processes:
+            assert world.hub.next_event(world.hub.now)
+        assert {*errors} <= {errno.ESTALE}
+        return len(errors)
+
+    with seams.of_world(world):
+        assert world.cells_away
+        world.cells_away.begin("aaa", lasts_s=60.0, hosts="n")
+        assert [num_failing(away, "n1"), num_failing(away, "login"), num_failing(other, "n1")] == [6, 0, 0]
+        world.hub.now += 61
+        assert num_failing(away, "n1") == 0
 
 
 def test_steps_that_do_not_look_for_jobs_whose_numbers_were_lost_are_seen_to_submit_cells_twice(

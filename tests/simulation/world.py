@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestration_fakes import flags
 from rich.console import Console
 from simulation import shell, slurm_commands, training
+from simulation.cells_away import CellsAway
 from simulation.coroutines import START, Child, Hub, Killed, Process
 from simulation.pilot import Pilots
 from simulation.slurm_commands import Refused
@@ -37,13 +38,14 @@ GRID = Path(__file__).with_name("simulated.yaml")
 class World:
     """Everything, from one seed."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, cells_away: bool = False) -> None:
         self.folder, self.seed, self.chance = folder, seed, random.Random(seed)
         self.runs, self.logs = folder / "runs", folder / "logs"
         self.hub = Hub()
         self.weather = Weather(self.hub, random.Random(seed + 1))
         self.slurm = Slurm(self.hub, self._begin_job)
         self.slurm.sees_late, self.slurm.waits = self.weather.lag_of_accounting, self.weather.wait_in_queue
+        self.cells_away = CellsAway(self) if cells_away else None
         self.num_typed = 0
         """Commands of users that have ended."""
         self.told: list[str] = []

@@ -1,20 +1,20 @@
 """A launch here of a grid that is on Slurm too: what a plan says of the other's jobs, and who ends which cells."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from campaign_life import Life
 from typer.testing import CliRunner
 
 from orchestration.commands.main import app
-from orchestration.launching import control, launch_order, waiting
+from orchestration.launching import control, launch_order, overview, waiting
 from orchestration.launching.launch_folder import only_launch_of
 from orchestration.launching.options import Workers
 from orchestration.machine.processes import this_process
 from orchestration.on_slurm import submissions
 from orchestration.on_slurm.campaign_file import cancelled_in
-from orchestration.runs.folders import GridFolder
+from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.run_folder import RunFolder
 from rankmatch.durable import make_folder
 
@@ -32,8 +32,19 @@ def launch_here(life: Life, *cells: RunFolder) -> Iterator[str]:
         yield new.path.name
 
 
-def trains(cell: RunFolder, launch: str) -> None:
-    cell.claim({"commit": "abc", "launch": launch, "grid": "small", **this_process()}).event("started", step=0)
+def left_a_note_elsewhere(life: Life, *cells: RunFolder) -> LaunchFolder:
+    """Leave what a launch on another machine has there while it lives, and once it was killed."""
+    new = GridFolder(life.grid_dir).next_launch()
+    make_folder(new.path)
+    launch_order.keep(new.path, Workers("inline"), "")
+    for file, signatures in ((new.grid.launcher_file, []), (new.launcher_file, [cell.signature for cell in cells])):
+        waiting.Launcher("gpu07", 4711, 5, "", cells=signatures).to_file(file)
+    return new
+
+
+def trains(cell: RunFolder, launch: str, host: str = "") -> None:
+    at = {**this_process(), "host": host} if host else this_process()
+    cell.claim({"commit": "abc", "launch": launch, "grid": "small", **at}).event("started", step=0)
 
 
 @pytest.mark.parametrize("is_begun", [True, False])
@@ -69,6 +80,61 @@ def test_cell_that_a_launch_here_has_ended_with_is_noted_as_cancelled_for_the_on
         cell.attempts()[-1].event("failed", kind="lost", message="it ended", step=0)
         control.cancel(life.grid_dir, [cell.signature], life.console)
     assert cancelled_in(life.grid_dir, life.campaign.name) == {cell.name}
+
+
+@pytest.mark.parametrize("trains_elsewhere", [False, True])
+def test_note_of_a_launch_elsewhere_counts_beside_a_newer_launch_only_if_it_trains(
+    trains_elsewhere, life: Life
+) -> None:
+    life.launch()
+    cell, other, third = life.cell(CELL), life.cell("rankmatch-4-s1"), life.cell("supervised-4-s0")
+    old = left_a_note_elsewhere(life, cell, other)
+    life.slurm.queued.clear()
+    for one in (cell, third):
+        life.ends(one, "code error")
+    control.retry(life.grid_dir, [cell.signature, third.signature], [], [], life.console)
+    life.slurm.queued |= life.jobs("RUNNING")
+    newest = max(one.name for one in old.grid.launches_dir.iterdir())
+    life.ends(cell, "network", campaign=newest)  # it waits before its next try
+    if trains_elsewhere:  # it shares the files, and not the lock
+        trains(other, old.path.name, host="gpu07")
+    assert waiting.is_at_work(life.grid_dir) == trains_elsewhere
+    assert ("process 4711" in "\n".join(overview.of_grid(life.grid_dir).lines)) == trains_elsewhere
+    if not trains_elsewhere:
+        control.cancel(life.grid_dir, [cell.signature], life.console)
+        assert cancelled_in(life.grid_dir, newest) == {cell.name}
+        assert "4711" not in life.console.export_text()
+
+
+def test_cell_of_a_launch_that_was_killed_elsewhere_is_cancelled_by_name_and_the_note_named(life: Life) -> None:
+    life.launch()
+    cell = life.cell(CELL)
+    life.ends(cell, "lost")
+    left = left_a_note_elsewhere(life, cell)
+    control.cancel(life.grid_dir, [cell.signature], life.console)
+    assert cancelled_in(life.grid_dir, life.campaign.name) == {cell.name}
+    said = " ".join(life.console.export_text().split())
+    assert "process 4711 on gpu07 has cells of these too, and counts as dead" in said
+    assert str(left.launcher_file) in said
+
+
+@pytest.mark.parametrize("sign", ["the lock", "a training"])
+def test_cell_of_a_launch_elsewhere_that_may_live_is_not_cancelled_by_name_and_the_note_named(
+    sign, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.launch()
+    cell, other = life.cell(CELL), life.cell("rankmatch-4-s1")
+    life.ends(cell, "lost")
+    left = left_a_note_elsewhere(life, cell, other)
+    monkeypatch.setattr(control, "CANCEL_LOOK_S", 0.0)
+    with ExitStack() as held:
+        if sign == "the lock":
+            held.enter_context(only_launch_of(life.grid_dir))
+        else:
+            trains(other, left.path.name, host="gpu07")
+        with pytest.raises(ValueError, match=f"4711 on gpu07 has ended, .* remove {left.launcher_file}"):
+            control.cancel(life.grid_dir, [cell.signature], life.console)
+    assert not cancelled_in(life.grid_dir, life.campaign.name)
 
 
 @pytest.mark.parametrize("words", [(), ("--json",)])

@@ -1,3 +1,4 @@
+import datetime
 import errno
 import json
 import math
@@ -240,6 +241,20 @@ def test_loss_of_a_process_is_written_once(make_cell):
     for _ in range(2):
         record_loss(cell_dir, Failure.of(LostError("killed")))
     assert [event["kind"] for event in events(cell_dir)] == ["lost"]
+
+
+@pytest.mark.parametrize("off_s", [-2 * 86400, 0, 2 * 86400])
+@pytest.mark.parametrize("kind", [FailureClass.NODE_FAILURE, FailureClass.CANCELLED])
+def test_loss_that_others_record_is_dated_by_the_last_write_whatever_the_clock_of_the_node(kind, off_s, make_cell):
+    cell_dir, now = make_cell(), time.time()
+    started = datetime.datetime.fromtimestamp(now - 300 + off_s, datetime.UTC).isoformat()
+    attempt = RunFolder(cell_dir).claim({**launcher(), "host": "elsewhere", "started": started})
+    attempt.event("started", step=0)
+    os.utime(attempt.owner_file, (now - 300, now - 300))
+    os.utime(attempt.events_file, (now - 60, now - 60))
+    record_loss(cell_dir, Failure(kind, "LostError", "the node elsewhere is gone", ""))
+    assert attempt.events()[-1]["ended"] == attempt.end().time == pytest.approx(now - 60, abs=1)
+    assert attempt.busy_s() == pytest.approx(240, abs=1)
 
 
 def test_owner_names_launcher_and_training_process(make_cell):

@@ -435,3 +435,14 @@ def test_time_that_an_attempt_took_does_not_depend_on_the_clock_of_its_node(
     os.utime(attempt.owner_file, (BEGUN, BEGUN))
     os.utime(attempt.events_file, (BEGUN + 7200, BEGUN + 7200))
     assert attempt.busy_s() == 7200.0
+
+
+@pytest.mark.parametrize("off", [-3 * DAY, -3600, 3600])
+def test_time_that_an_attempt_took_is_by_its_own_word_also_where_others_have_said_more_of_its_end(
+    folder: RunFolder, off: float
+) -> None:
+    attempt = folder.claim(OWNER | {"started": datetime.datetime.fromtimestamp(BEGUN + off, datetime.UTC).isoformat()})
+    end = {"event": "failed", "time": BEGUN + off + 7200, "kind": "lost"}
+    write(attempt.events_file, end, {**end, "time": BEGUN + 50000, "kind": "node failure", "ended": end["time"]})
+    os.utime(attempt.owner_file, (BEGUN, BEGUN))
+    assert attempt.busy_s() == 7200.0
