@@ -18,6 +18,7 @@ from orchestration.planning import left_out
 from orchestration.runs import hints, readable
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState
 
 
@@ -41,7 +42,7 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
     left, unread, budget = _left(campaign, grid_dir, active, jobs)
     later = policy.not_due(left, campaign.name)
     due = [one for key, one in left.items() if key not in later]
-    if due and not step.has_room(campaign, len(due), jobs, is_tried=any(one.folder.attempts() for one in due)):
+    if due and not step.has_room(campaign, len(due), jobs, is_tried=_are_tried(due)):
         return f"{nobody}: once jobs of the grid have ended, {command} takes the next step"
     if not budget.is_known:
         unread.append(budget.why)
@@ -77,6 +78,12 @@ def _left(
     others = {cell.signature for cell in loaded.cells} - left.keys()
     budget = step.over_budget(campaign, loaded, grid_dir, jobs, dict.fromkeys(others, "not submitted"))
     return left, [readable.in_words(error) for key, error in errors.items() if key in wanted - elsewhere], budget
+
+
+def _are_tried(due: Sequence[policy.Left]) -> bool:
+    """Return whether a cell has attempts; one that cannot be read now may have some."""
+    tried = readable.each({one.folder.name: one.folder for one in due}, RunFolder.attempts)
+    return len(tried) < len(due) or any(tried.values())
 
 
 def _asked_for(campaign: Campaign, rows: Sequence[CellStatus]) -> set[str]:
