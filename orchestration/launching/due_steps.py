@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestration.grids import grid, launched
 from orchestration.launching import earlier_code, step, waiting
+from orchestration.launching.over_budget import OverBudget, over_budget
 from orchestration.launching.status import CellStatus
 from orchestration.machine.counts import counted
 from orchestration.on_slurm import policy, queue_state
@@ -40,7 +41,7 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
         return f"{nobody}: once the pilot has ended, {command} takes the next step"
     jobs = queue_state.queued_cells(grid_dir)
     left, unread, budget = _left(campaign, grid_dir, active, jobs)
-    later = policy.not_due(left, campaign.name)
+    later = policy.not_due(left)
     due = [one for key, one in left.items() if key not in later]
     if due and not step.has_room(campaign, len(due), jobs, is_tried=_are_tried(due)):
         return f"{nobody}: once jobs of the grid have ended, {command} takes the next step"
@@ -65,7 +66,7 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
 
 def _left(
     campaign: Campaign, grid_dir: Path, active: Collection[str], jobs: Mapping[str, QueuedJob]
-) -> tuple[dict[str, policy.Left], list[str], step.OverBudget]:
+) -> tuple[dict[str, policy.Left], list[str], OverBudget]:
     """Return the cells that a campaign submits again, now or later, why others are left, and what its budget stops."""
     loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
     elsewhere = {*policy.passed_on(loaded, grid_dir, campaign.name), *active}
@@ -76,7 +77,7 @@ def _left(
     refused |= dict.fromkeys(step.left_out(campaign, loaded, grid_dir, jobs), "left out")
     left = {key: one for key, one in left.items() if key not in refused}
     others = {cell.signature for cell in loaded.cells} - left.keys()
-    budget = step.over_budget(campaign, loaded, grid_dir, jobs, dict.fromkeys(others, "not submitted"))
+    budget = over_budget(campaign, loaded, grid_dir, jobs, dict.fromkeys(others, "not submitted"))
     return left, [readable.in_words(error) for key, error in errors.items() if key in wanted - elsewhere], budget
 
 

@@ -14,6 +14,7 @@ from simulation.play_many import MEMORY, play_and_remove
 from simulation.tally import SIMULATED, Tally
 
 from orchestration.launching import controller, step
+from orchestration.launching.over_budget import OverBudget
 from orchestration.on_slurm import submissions
 
 NUM, NUM_IN_EACH_TEST = 200, 10
@@ -58,7 +59,7 @@ def test_steps_that_do_not_look_for_jobs_whose_numbers_were_lost_are_seen_to_sub
 def test_steps_that_do_not_count_what_was_used_are_seen_to_exceed_the_budget(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "over_budget", lambda *_: step.OverBudget())
+    monkeypatch.setattr(step, "over_budget", lambda *_: OverBudget())
     assert "0.82 of 0.7 GPU-hours are used" in play(folder / "4", 4).broken
 
 
