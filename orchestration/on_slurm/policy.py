@@ -19,6 +19,7 @@ from orchestration.on_slurm.notices import SILENCE_S, Notifier
 from orchestration.runs import gpu_idle, readable, trained_for
 from orchestration.runs.failures import MAX_WITHOUT_PROGRESS, Decision
 from orchestration.runs.folders import LaunchFolder, signature_in
+from orchestration.runs.patience import passes
 from orchestration.runs.retries import decided_or_error, decisions, lately
 from orchestration.runs.run_folder import RunFolder, run_folder
 
@@ -61,9 +62,20 @@ def left(
 
 def _look(idle: Mapping[str, RunFolder], campaign: str) -> tuple[dict[str, Left], dict[str, readable.Error]]:
     is_done, errors = readable.each_or_error(idle, RunFolder.has_result)
-    found = {key: idle[key] for key in is_done if not is_done[key]}
-    decided, more = decided_or_error(found, campaign)
-    return {key: Left(found[key], one) for key, one in decided.items()}, {**errors, **more}
+    described, away = readable.each_or_error({key: idle[key] for key in is_done if not is_done[key]}, _described)
+    decided, more = decided_or_error(described, campaign)
+    return {key: Left(described[key], one) for key, one in decided.items()}, {**errors, **away, **more}
+
+
+def _described(folder: RunFolder) -> RunFolder:
+    """Return a cell's folder; a description that cannot be read for now would end the step that submits the cell."""
+    for path in (folder.config_file, folder.axes_file):
+        try:
+            path.read_bytes()
+        except OSError as error:  # one that is missing or damaged is written again
+            if passes(error):
+                raise
+    return folder
 
 
 def given_up(cells: Mapping[str, Left], grid_dir: Path, campaign: str) -> dict[str, str]:

@@ -89,6 +89,22 @@ def test_commands_go_on_beside_a_cell_whose_folder_does_not_answer(
     assert len(slurm.scripts) == (2 if words[0] == "retry" else 1)
 
 
+@pytest.mark.parametrize("file", ["config.yaml", "axes.json", "attempts"])
+def test_others_are_submitted_beside_a_cell_of_which_one_file_does_not_answer(
+    file: str, life: Life, slurm: FakeSlurm, monkeypatch
+) -> None:
+    life.launch()
+    cell = life.cell(CELL)
+    assert (cell.path / file).exists() or file == "attempts"
+    life.ends(cell, "lost")
+    life.ends(life.cell(OTHER), "lost")
+    with monkeypatch.context() as away:
+        goes_away(cell, away, below=file)
+        assert life.controller() == 0 and len(slurm.scripts) == 2
+    assert [cell.name in text and file in text for text in life.said()] == [True]
+    assert life.controller() == 0 and len(slurm.scripts) == 3
+
+
 def test_launch_submits_the_others_beside_a_cell_whose_folder_does_not_answer(
     life: Life, slurm: FakeSlurm, monkeypatch
 ) -> None:
