@@ -35,7 +35,7 @@ from orchestration.on_slurm.campaign_file import Campaign, launches_of, newest_r
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.planning.plan import Action, Plan
-from orchestration.runs import hints
+from orchestration.runs import hints, readable
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.jobs import CellJob, SchedulerError, SchedulerRefusal
 from rankmatch.durable import make_folder
@@ -202,15 +202,16 @@ def go_on(grid_dir: Path, console: Console, *, with_controllers: bool = True) ->
 
     Raises:
         ValueError: The sources that were launched are gone or of an earlier version, or another launch is at work.
-        SchedulerError: sbatch refused, or Slurm does not answer.
+        SchedulerError: sbatch refused, or Slurm does not answer; or the steps of several campaigns were not taken.
+        OSError: What a step needs cannot be read or written.
     """
-    errors: list[SchedulerError | ValueError] = []
+    errors: list[SchedulerError | ValueError | OSError] = []
     for launch_dir, campaign in open_campaigns(grid_dir).items():
         if campaign.config().controller and not with_controllers:
             continue
         try:
             _go_on_with(campaign, launch_dir, console)
-        except (SchedulerError, ValueError) as error:
+        except (SchedulerError, ValueError, OSError) as error:
             errors.append(error)
     if len(errors) > 1:
         raise SchedulerError("; ".join(map(str, errors)))
@@ -233,10 +234,11 @@ def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
 
 
 def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -> Submitted:
-    step.tidy(grid_dir, console, is_typed=True)
+    away = step.tidy(grid_dir, console, is_typed=True)
     queued = in_words(queued_jobs(grid_dir))
-    target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, until=order.until,
-                       left_out=order.left_out)  # fmt: skip
+    unread = {key: readable.in_words(error) for key, error in away.items()}
+    target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, refused=unread,
+                       until=order.until, left_out=order.left_out)  # fmt: skip
     target = steps.sized_by_history(target) if order.size_from_history else target
     target, planned = steps.plan_within(target, order.budget_gpu_hours, leaves_out=order.within_budget)
     steps.show(target, planned, console)

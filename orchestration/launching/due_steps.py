@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestration.grids import grid, launched
 from orchestration.launching import earlier_code, step, waiting
+from orchestration.launching.over_budget import OverBudget, over_budget
 from orchestration.launching.status import CellStatus
 from orchestration.machine.counts import counted
 from orchestration.on_slurm import policy, queue_state
@@ -18,6 +19,7 @@ from orchestration.planning import left_out
 from orchestration.runs import hints, readable
 from orchestration.runs.failures import is_tried_again
 from orchestration.runs.folders import GridFolder, LaunchFolder
+from orchestration.runs.run_folder import RunFolder
 from orchestration.runs.states import CellState
 
 
@@ -39,9 +41,9 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
         return f"{nobody}: once the pilot has ended, {command} takes the next step"
     jobs = queue_state.queued_cells(grid_dir)
     left, unread, budget = _left(campaign, grid_dir, active, jobs)
-    later = policy.not_due(left, campaign.name)
+    later = policy.not_due(left)
     due = [one for key, one in left.items() if key not in later]
-    if due and not step.has_room(campaign, len(due), jobs, is_tried=any(one.folder.attempts() for one in due)):
+    if due and not step.has_room(campaign, len(due), jobs, is_tried=_are_tried(due)):
         return f"{nobody}: once jobs of the grid have ended, {command} takes the next step"
     if not budget.is_known:
         unread.append(budget.why)
@@ -64,7 +66,7 @@ def of_campaign(campaign: Campaign, launch_dir: Path, rows: Sequence[CellStatus]
 
 def _left(
     campaign: Campaign, grid_dir: Path, active: Collection[str], jobs: Mapping[str, QueuedJob]
-) -> tuple[dict[str, policy.Left], list[str], step.OverBudget]:
+) -> tuple[dict[str, policy.Left], list[str], OverBudget]:
     """Return the cells that a campaign submits again, now or later, why others are left, and what its budget stops."""
     loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
     elsewhere = {*policy.passed_on(loaded, grid_dir, campaign.name), *active}
@@ -75,8 +77,14 @@ def _left(
     refused |= dict.fromkeys(step.left_out(campaign, loaded, grid_dir, jobs), "left out")
     left = {key: one for key, one in left.items() if key not in refused}
     others = {cell.signature for cell in loaded.cells} - left.keys()
-    budget = step.over_budget(campaign, loaded, grid_dir, jobs, dict.fromkeys(others, "not submitted"))
+    budget = over_budget(campaign, loaded, grid_dir, jobs, dict.fromkeys(others, "not submitted"))
     return left, [readable.in_words(error) for key, error in errors.items() if key in wanted - elsewhere], budget
+
+
+def _are_tried(due: Sequence[policy.Left]) -> bool:
+    """Return whether a cell has attempts; one that cannot be read now may have some."""
+    tried = readable.each({one.folder.name: one.folder for one in due}, RunFolder.attempts)
+    return len(tried) < len(due) or any(tried.values())
 
 
 def _asked_for(campaign: Campaign, rows: Sequence[CellStatus]) -> set[str]:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -17,7 +18,7 @@ from orchestration.machine import files, own_files
 from orchestration.planning import costs, plan
 from orchestration.planning.plan import Action, Item, Plan
 from orchestration.running import finished
-from orchestration.runs import store
+from orchestration.runs import readable, store
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.run_folder import RunFolder, run_folder
 from rankmatch import locks
@@ -70,8 +71,9 @@ def _make_cells(target: Target, planned: Plan) -> None:
     with store.adding(target.grid_dir) as adder:
         for item in planned.items:
             made[item.cell.signature] = folder = _made(adder, target, item)
-            is_due = item.to_do and not folder.is_trained_for_another(target.grid_dir.name)  # by one that was faster
-            if is_due or (folder.has_result() and not folder.is_described()):  # of a finished cell what is damaged
+            if not item.to_do:
+                readable.of(folder, partial(_mend_description, cell=item.cell), None)
+            elif not folder.is_trained_for_another(target.grid_dir.name):  # by one that was faster
                 describe(folder, item.cell)
     _refuse_lost(planned, made)
     for item in planned.items:
@@ -80,11 +82,17 @@ def _make_cells(target: Target, planned: Plan) -> None:
             finished.settle_leftovers(made[item.cell.signature], kept)
 
 
+def _mend_description(folder: RunFolder, cell: Cell) -> None:
+    """Describe a finished cell again if its description is damaged."""
+    if folder.has_result() and not folder.is_described():
+        describe(folder, cell)
+
+
 def _refuse_lost(planned: Plan, made: Mapping[str, RunFolder]) -> None:
     """Refuse to go on without the result of a cell that was to be kept: nobody would train it."""
     for item in planned.items:
         folder = made[item.cell.signature]
-        if item.action is Action.KEEP and not folder.has_result():
+        if item.action is Action.KEEP and not readable.of(folder, RunFolder.has_result, otherwise=True):
             raise ValueError(
                 f"{folder.path} must lead to the finished run that this launch was to keep, but there is no "
                 f"{folder.result_file.name}: somebody has removed it meanwhile, or the link is wrong; launch again"

@@ -24,7 +24,6 @@ from orchestration.on_slurm.queue_state import queued_cells, waiting_nodes
 from orchestration.planning import adaptive
 from orchestration.planning.plan import format_duration
 from orchestration.runs import readable
-from orchestration.runs.folders import GridFolder
 from orchestration.runs.jobs import SchedulerError
 from orchestration.runs.run_folder import RunFolder, folders, run_folder
 from orchestration.runs.states import CellState
@@ -137,11 +136,9 @@ def _ask(grid_dir: Path) -> tuple[Slurm, list[str]]:
         queued = queued_cells(grid_dir)
     except SlurmError as error:
         return Slurm(submitted, None, {}), [f"{error}; the states are those of the run folders alone"]
-    unclear = [
-        job
-        for name, job in submitted.items()
-        if name not in queued and not GridFolder(grid_dir).cell(name).result_file.exists()
-    ]
+    gone = {name: run_folder(grid_dir, name) for name in submitted if name not in queued}
+    is_done = readable.each(gone, RunFolder.has_result)
+    unclear = [submitted[name] for name in gone if not is_done.get(name)]
     larger, heads = submissions.larger_cells(grid_dir), submissions.heads(grid_dir)
     return Slurm(submitted, queued, commands.ended(unclear), larger, heads, submissions.cancelled(grid_dir)), []
 

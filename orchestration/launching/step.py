@@ -1,10 +1,9 @@
 """The next step of a campaign: what its cells need now, by their folders and by the queue."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 
@@ -22,6 +21,7 @@ from orchestration.launching.hand_in import (
     workers_of,
 )
 from orchestration.launching.launch_folder import make_folders, only_launch_of
+from orchestration.launching.over_budget import OverBudget, over_budget
 from orchestration.launching.target import Target
 from orchestration.machine import announce, clock, snapshot
 from orchestration.machine.counts import counted
@@ -32,12 +32,11 @@ from orchestration.on_slurm.lanes import lanes
 from orchestration.on_slurm.notices import Notifier, harmless
 from orchestration.on_slurm.standing_still import WAITS_FOR_NODE, all_still, remedy
 from orchestration.planning import adaptive
-from orchestration.planning.plan import Action, Plan, format_amount
+from orchestration.planning.plan import Action, Plan
 from orchestration.planning.until import in_words as in_words_of
 from orchestration.runs import folder_states, hints, readable
 from orchestration.runs.folders import LaunchFolder
 from orchestration.runs.jobs import SchedulerError
-from orchestration.runs.requests import Larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +75,24 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
             return Step(is_over=True)
         earlier_code.refuse(campaign, grid_dir)
         loaded = replace(launched.load_stored(campaign.folder(grid_dir).grid_file), name=campaign.grid_name)
-        tidy(grid_dir, console)
+        away = tidy(grid_dir, console, waits_s=folder_states.WAITS_S)
         jobs, owners = queued_jobs(grid_dir), policy.passed_on(loaded, grid_dir, campaign.name)
         others = {*owners}
         policy.tell_of_idle_gpus(campaign.config(), grid_dir, [key for key, job in jobs.items() if not job.is_waiting])
         with suppress(SlurmError):  # the next step does it
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
         left, errors = policy.left(loaded, grid_dir, campaign.name, jobs, waits_s=folder_states.WAITS_S)
+        left, errors = {key: one for key, one in left.items() if key not in away}, {**away, **errors}
         given_up.tell_of_pilots(campaign, grid_dir, {key: one for key, one in left.items() if key not in others})
-        later = policy.not_due(left, campaign.name)
+        later = policy.not_due(left)
         if later:
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)
         unread = {key: readable.in_words(error) for key, error in errors.items()}
         held = {key for key, error in errors.items() if readable.passing([error])}
         refused, over = _refused(campaign, loaded, grid_dir, others, jobs, left, unread)
         refused |= dict.fromkeys(later, "waits before its next try")
-        if not over.is_known:
-            unread |= dict.fromkeys(over.cells, over.why)
-            held |= over.cells
+        doubtful = {**over.unread, **({} if over.is_known else dict.fromkeys(over.cells, over.why))}
+        unread, held = {**doubtful, **unread}, held | doubtful.keys()
         larger = {key: one.decision.larger for key, one in left.items()}
         target = Target.of(loaded, grid_dir, workers_of(campaign), retried=campaign.retried, queued=in_words(jobs),
                            refused=refused, until=campaign.until, larger=larger, sizes=campaign.sizes,
@@ -117,13 +116,19 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         return Step(is_over=True)
 
 
-def tidy(grid_dir: Path, console: Console, *, is_typed: bool = False) -> None:
+def tidy(
+    grid_dir: Path, console: Console, *, is_typed: bool = False, waits_s: Sequence[float] = ()
+) -> dict[str, OSError]:
     """Find the jobs of launches that were killed, record how silent attempts ended, and tell of cells thus given up.
+
+    Return, by signature, which cells cannot be read now, so that nobody knows how they ended: whoever trains one of
+    them now, as it can be read a moment later, does so without knowing.
 
     Args:
         grid_dir: Folder of the grid.
         console: Prints what was found.
         is_typed: Whoever typed the command decides about these cells: no notice is sent.
+        waits_s: After how many seconds to look again, and again, where cells cannot be read.
 
     Raises:
         SchedulerError: Slurm does not answer.
@@ -131,10 +136,25 @@ def tidy(grid_dir: Path, console: Console, *, is_typed: bool = False) -> None:
     with commands.answers():
         for submission in settle(grid_dir):
             console.print(f"found job {submission.job_id}, of which sbatch told no number: {submission.name}")
-        found = [*queue_state.record_lost(grid_dir), *never_began.record(grid_dir)]
+        found, away = _record_ends(grid_dir)
+        for wait_s in waits_s if away else ():
+            clock.sleep(wait_s)
+            more, away = _record_ends(grid_dir, away)
+            found += more
+            if not away:
+                break
     for lost in found:
         console.print(f"{lost.cell}: {lost.failure.kind}: {lost.failure.message}", soft_wrap=True)
     given_up.tell_of_lost(grid_dir, found, console, is_typed=is_typed)
+    return away
+
+
+def _record_ends(grid_dir: Path, only: Collection[str] = ()) -> tuple[list[queue_state.Lost], dict[str, OSError]]:
+    """Record how attempts and jobs ended; return also which cells could not be read, as may pass."""
+    ended, unread = queue_state.record_lost(grid_dir, only)
+    never, more = never_began.record(grid_dir, only)
+    errors = {key: readable.passing([error]) for key, error in (unread | more).items()}
+    return [*ended, *never], {key: error for key, error in errors.items() if error}
 
 
 def settle(grid_dir: Path) -> list[submissions.Submission]:
@@ -180,7 +200,7 @@ def _refused(
     jobs: Mapping[str, QueuedJob],
     left: Mapping[str, policy.Left],
     unread: Mapping[str, str],
-) -> tuple[dict[str, str], "OverBudget"]:
+) -> tuple[dict[str, str], OverBudget]:
     """Return why cells are not submitted, by signature, and what the budget has to do with it."""
     refused = (
         {**unread}
@@ -193,16 +213,10 @@ def _refused(
     if over.cells and over.is_known:
         text = f"{campaign.grid_name}: {counted(len(over.cells), 'cell', 'is')} not tried again: {over.why}"
         Notifier.of(campaign.config(), grid_dir).tell(f"budget {campaign.name}", text, once=True, is_last_word=True)
-    return refused | dict.fromkeys(over.cells, over.why), over
-
-
-class OverBudget(NamedTuple):
-    """The cells that a budget of GPU-hours stops, and why."""
-
-    why: str = ""
-    cells: frozenset[str] = frozenset()
-    is_known: bool = True
-    """It is spent; else what was used so far cannot be read now."""
+    if over.estimated:
+        text = f"{campaign.grid_name}: {over.estimated}"
+        Notifier.of(campaign.config(), grid_dir).tell(f"estimated {campaign.name}", text, once=True)
+    return {**refused, **over.unread, **dict.fromkeys(over.cells, over.why)}, over
 
 
 def left_out(campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str, QueuedJob]) -> set[str]:
@@ -219,31 +233,6 @@ def left_out(campaign: Campaign, loaded: Grid, grid_dir: Path, jobs: Mapping[str
         left_out=campaign.left_out,
     )
     return {item.cell.signature for item in steps.plan_of(target).items if item.action is Action.LEAVE_OUT}
-
-
-def over_budget(
-    campaign: Campaign,
-    loaded: Grid,
-    grid_dir: Path,
-    jobs: Mapping[str, QueuedJob],
-    refused: Mapping[str, str],
-    larger: Mapping[str, Larger] | None = None,
-) -> OverBudget:
-    """Return why the budget of GPU-hours allows no more jobs, and the cells that it stops; none if there is room."""
-    if campaign.budget_gpu_hours is None:
-        return OverBudget()
-    target = Target.of(loaded, grid_dir, workers_of(campaign), retried=campaign.retried, queued=in_words(jobs),
-                       refused=refused, until=campaign.until, larger=larger,
-                       left_out=campaign.left_out)  # fmt: skip
-    planned = steps.plan_of(target)
-    if not (planned.uses_gpus and planned.jobs):
-        return OverBudget()
-    spent, away = policy.gpu_hours_spent(loaded, grid_dir, campaign.name)
-    hours, cells = spent + planned.gpu_hours, frozenset(item.cell.signature for item in planned.jobs)
-    if hours > campaign.budget_gpu_hours:
-        why = f"--budget-gpu-hours={campaign.budget_gpu_hours:g} would become about {format_amount(hours)}"
-        return OverBudget(why, cells)
-    return OverBudget(f"{away}, so --budget-gpu-hours may be spent", cells, is_known=False) if away else OverBudget()
 
 
 def _tell_of_left_out(campaign: Campaign, grid_dir: Path, planned: Plan) -> None:

@@ -56,11 +56,9 @@ def cells(grid_dir: Path) -> dict[str, str]:
     why = f"waits for its turn in {_in_words(launcher)}"
     why += "" if launcher.lives() else ", if that still lives"
     states, found = StateLog(launch_dir).read(), folders(grid_dir)
-    return {
-        signature: why
-        for signature in launcher.cells
-        if signature in found and _waits(found[signature], states, launch_dir.name)
-    }
+    mine = {signature: found[signature] for signature in launcher.cells if signature in found}
+    waits = readable.each(mine, lambda one: _waits(one, states, launch_dir.name))
+    return {signature: why for signature in mine if waits.get(signature, True)}  # the launch may yet come to it
 
 
 def here(grid_dir: Path) -> dict[str, str]:

@@ -32,8 +32,14 @@ ENOUGH = 3
 """So many jobs of a launch that ended before they began, and none that did begin, are the launch's fault."""
 
 
-def record(grid_dir: Path) -> list[Lost]:
+def record(grid_dir: Path, only: Collection[str] = ()) -> tuple[list[Lost], dict[str, readable.Error]]:
     """Record the ends of all cells whose newest job is gone without an attempt.
+
+    Return also why nothing is known of other cells, by signature: they cannot be read.
+
+    Args:
+        grid_dir: Folder of the grid.
+        only: The signatures of the cells to look at; all if none is given.
 
     Raises:
         SlurmError: squeue does not answer, and nothing was written.
@@ -41,21 +47,23 @@ def record(grid_dir: Path) -> list[Lost]:
     launches = submissions.newest_launches(grid_dir)
     left_out = submissions.cancelled(grid_dir)
     jobs = submissions.newest_jobs(grid_dir)
-    made = {one.name: one for one in folders(grid_dir).values() if one.name in jobs and one.name not in left_out}
-    is_silent = readable.each(made, lambda one: _is_silent(one, jobs[one.name], launches[one.name]))
-    silent = {made[name]: jobs[name] for name in made if is_silent.get(name)}
+    submitted = {key: one for key, one in folders(grid_dir).items() if one.name in jobs and one.name not in left_out}
+    made = {key: one for key, one in submitted.items() if not only or key in only}
+    is_silent, unread = readable.each_or_error(made, lambda one: _is_silent(one, jobs[one.name], launches[one.name]))
+    silent = {made[key]: jobs[made[key].name] for key in made if is_silent.get(key)}
     if not silent:
-        return []
+        return [], unread
     queued = submissions.queue(grid_dir)
     gone = {folder: job for folder, job in silent.items() if job not in queued}
     ends, heads = _ends(gone.values()), _heads(grid_dir, gone.values())
-    failed = {folder: folder for folder, job in gone.items() if _is_failure(ends.get(job), heads.get(job))}
+    failed = {one.signature: one for one, job in gone.items() if _is_failure(ends.get(job), heads.get(job))}
 
     def recorded(folder: RunFolder) -> list[Lost]:
         job = gone[folder]
         return _record(folder, job, ends.get(job), launches[folder.name], heads.get(job))
 
-    return [lost for some in readable.each(failed, recorded).values() for lost in some]
+    lost, more = readable.each_or_error(failed, recorded)
+    return [one for some in lost.values() for one in some], unread | more
 
 
 @dataclass(frozen=True, slots=True)

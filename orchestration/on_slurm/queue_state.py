@@ -85,20 +85,24 @@ def _in_pilot(cell: str, job: QueuedJob, states: Mapping[str, JobState] | None) 
     return alone if state is JobState.RUNNING or is_ending else replace(alone, state="PENDING", reason=WAITS_FOR_NODE)
 
 
-def record_lost(grid_dir: Path) -> list[Lost]:
+def record_lost(grid_dir: Path, only: Collection[str] = ()) -> tuple[list[Lost], dict[str, readable.Error]]:
     """Record how attempts of a grid ended whose jobs are gone and that could not do so themselves.
 
     Accounting overrules an attempt that recorded only that its process vanished, or that it was preempted where
-    it could not ask.
+    it could not ask. Return also why nothing is known of other cells, by signature: they cannot be read.
+
+    Args:
+        grid_dir: Folder of the grid.
+        only: The signatures of the cells to look at; all if none is given.
 
     Raises:
         SlurmError: squeue does not answer, and nothing was written.
     """
-    made = folders(grid_dir)
-    jobs = readable.each(made, lambda folder: _job_of_unclear_end(folder, grid_dir))
+    made = {key: folder for key, folder in folders(grid_dir).items() if not only or key in only}
+    jobs, unread = readable.each_or_error(made, lambda folder: _job_of_unclear_end(folder, grid_dir))
     unclear = {made[key]: job for key, job in jobs.items() if job}
     if not unclear:
-        return []
+        return [], unread
     queued = submissions.queue(grid_dir)
     gone = {folder: job for folder, job in unclear.items() if job not in queued or queued[job].is_waiting}
     accounted = commands.ended(gone.values()) or {}
@@ -112,7 +116,8 @@ def record_lost(grid_dir: Path) -> list[Lost]:
         record_loss(folder.path, failure, known_dead=True)
         return Lost(folder.path.name, failure)
 
-    return [lost for lost in readable.each({folder: folder for folder in gone}, recorded).values() if lost]
+    lost, more = readable.each_or_error({folder.signature: folder for folder in gone}, recorded)
+    return [one for one in lost.values() if one], unread | more
 
 
 def _job_of_unclear_end(folder: RunFolder, grid_dir: Path) -> Job | None:

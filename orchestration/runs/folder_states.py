@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from orchestration.machine import clock
-from orchestration.runs import trained_for
+from orchestration.runs import readable, trained_for
 from orchestration.runs.run_folder import FolderState, RunFolder
 from orchestration.runs.states import CellState
 
@@ -27,4 +27,9 @@ def states(found: Mapping[Key, RunFolder], waits_s: Sequence[float] = WAITS_S) -
 
 
 def _state(folder: RunFolder) -> FolderState:
-    return trained_for.of(folder, folder.state())
+    state = folder.state()
+    try:
+        return trained_for.of(folder, state)
+    except OSError as error:  # since it was read a moment ago
+        why = readable.in_words(error)
+        return FolderState(CellState.UNREADABLE, failure=why, damage=why)

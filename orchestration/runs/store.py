@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import filelock
 
-from orchestration.runs import hints, links
+from orchestration.runs import hints, links, readable
 from orchestration.runs.folders import GridFolder, RunsFolder, cell_name, cell_names, signature_in
 from orchestration.runs.patience import say_once
 from orchestration.runs.run_folder import RunFolder, folders
@@ -157,14 +157,18 @@ def takes_links(grid: GridFolder) -> bool:
 
 
 def closed(cells: Mapping[str, RunFolder]) -> dict[str, str]:
-    """Return why cells cannot be trained by this user, by signature: somebody else has made their folders."""
-    why = {}
-    for signature, cell in cells.items():
-        for place in (cell.path, cell.attempts_dir):
-            if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
-                why[signature] = f"{place} belongs to user {place.stat().st_uid}, and cannot be written here"
-                break
-    return why
+    """Return why cells cannot be trained by this user, by signature: somebody else has made their folders.
+
+    One that cannot be looked at now is not known to be closed: its state says what it is.
+    """
+    return {key: why for key, why in readable.each(cells, _why_closed).items() if why}
+
+
+def _why_closed(cell: RunFolder) -> str:
+    for place in (cell.path, cell.attempts_dir):
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):  # false too while a file server is away
+            return f"{place} belongs to user {place.stat().st_uid}, and cannot be written here"
+    return ""
 
 
 def real_path(cell: RunFolder) -> Path | None:

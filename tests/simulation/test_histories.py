@@ -17,6 +17,7 @@ from simulation.tally import SIMULATED, Tally
 from simulation.world import World
 
 from orchestration.launching import controller, step
+from orchestration.launching.over_budget import OverBudget
 from orchestration.machine import files
 from orchestration.on_slurm import submissions
 
@@ -121,7 +122,7 @@ def test_steps_that_do_not_look_for_jobs_whose_numbers_were_lost_are_seen_to_sub
 def test_steps_that_do_not_count_what_was_used_are_seen_to_exceed_the_budget(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "over_budget", lambda *_: step.OverBudget())
+    monkeypatch.setattr(step, "over_budget", lambda *_: OverBudget())
     assert "0.82 of 0.7 GPU-hours are used" in play(folder / "4", 4).broken
 
 

@@ -619,7 +619,7 @@ def test_status_says_that_a_budget_keeps_cells_from_being_submitted_where_nodes_
     all_preempted(options)
     command = f"`rankmatch resume --grid small --runs {options.runs}`"
     assert f"4 cells are to be submitted: {command} does that" in only_looked_at(options, slurm, console)
-    monkeypatch.setattr(policy, "gpu_hours_spent", lambda *_: (12.0, ""))
+    monkeypatch.setattr(policy, "gpu_hours_spent", lambda *_: (12.0, {}))
     said = only_looked_at(options, slurm, console)
     assert "and 4 cells are not submitted: --budget-gpu-hours=10 would become about 12" in said
     assert f"; {command} writes the table and the report" in said and "to be submitted" not in said

@@ -216,13 +216,15 @@ def test_cell_is_not_given_up_while_others_that_may_have_ended_with_it_cannot_be
     assert decisions({"one": one, "another": cells[1]}, campaign) == {}
 
 
-def test_nothing_is_submitted_under_a_budget_while_what_was_used_cannot_be_read(
+def test_nothing_is_submitted_under_a_budget_that_cells_which_cannot_be_read_may_have_spent(
     life: Life, slurm: FakeSlurm, monkeypatch
 ) -> None:
     life.launch(budget_gpu_hours=1000.0, overrides=("trainer.device=cuda",))
     cell, other = life.cell(CELL), life.cell("rankmatch-4-s1")
     life.ends(other, "lost")
     life.done(cell)
+    result = json.loads(cell.result_file.read_text())
+    cell.result_file.write_text(json.dumps({**result, "gpu_duration_s": 3600 * 1001.0}) + "\n")
     with monkeypatch.context() as away:
         answers_with_an_error(cell, away)
         for _ in range(2):
@@ -268,12 +270,11 @@ def test_cells_of_a_pilot_are_not_taken_for_untried_while_one_of_them_cannot_be_
     slurm.queued.clear()
     slurm.accounted = {pilot.job_id: ("NODE_FAIL", "n1")}
     answers_with_an_error(cell, monkeypatch)
-    assert never_began.record(life.grid_dir) == []
+    found, unread = never_began.record(life.grid_dir)
+    assert found == [] and unread.keys() == {cell.signature}
 
 
-def test_how_long_cells_wait_is_found_with_three_looks_at_each_however_many_have_failed(
-    life: Life, monkeypatch
-) -> None:
+def test_how_long_cells_wait_is_found_with_two_looks_at_each_however_many_have_failed(life: Life, monkeypatch) -> None:
     life.launch()
     cells = {one.signature: one for one in folders(life.grid_dir).values()}
     for cell in cells.values():
@@ -287,7 +288,7 @@ def test_how_long_cells_wait_is_found_with_three_looks_at_each_however_many_have
 
     monkeypatch.setattr(RunFolder, "ends", ends)
     assert policy.waiting_cells(life.grid_dir, cells).keys() == cells.keys()
-    assert len(looks) == 3 * len(cells)
+    assert len(looks) == 2 * len(cells)
 
 
 def test_cells_that_cannot_be_read_by_turns_are_told_of_once_each_and_together(life: Life, monkeypatch) -> None:
