@@ -20,7 +20,7 @@ import rankmatch
 from orchestration.machine import clock, scratch, snapshot
 from orchestration.machine.control_group import num_oom_kills
 from orchestration.on_ray.orders import JobOrder
-from orchestration.on_ray.protocol import EXIT_CODES, end_session, stop_kind
+from orchestration.on_ray.protocol import EXIT_CODES, end_session
 from orchestration.on_slurm import evidence, signals, submissions
 from orchestration.on_slurm.campaign_file import cancelled_in
 from orchestration.on_slurm.commands import SlurmError
@@ -170,7 +170,7 @@ class _Head(Listener):
 
     def _exit_code(self, code: int) -> int:
         if code == EXIT_CODES[JobState.STOPPED]:
-            if stop_kind(self.folder) == FailureClass.CANCELLED.value:
+            if self.told_why() == FailureClass.CANCELLED.value:
                 return 0
             return REQUEUE if self.task.requeue and not self._needs_longer() else FOLLOW
         if code not in EXIT_CODES.values():
