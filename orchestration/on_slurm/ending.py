@@ -81,7 +81,7 @@ class _Ends:
 def of_jobs(grid_dir: Path, jobs: Mapping[str, QueuedJob]) -> list[Ending]:
     """Return the jobs with nothing more to do among those of cells, by the names of these cells' folders.
 
-    Beside these, return the nodes of pilots whose heads are gone, for which the next pilots wait.
+    Beside these, return the jobs of pilots that have ended, for which the next pilots wait.
     """
     launches = submissions.newest_launches(grid_dir) if jobs else {}
     found, ends = list[Ending](), _Ends()
@@ -92,25 +92,28 @@ def of_jobs(grid_dir: Path, jobs: Mapping[str, QueuedJob]) -> list[Ending]:
             if since is not None:
                 found.append(Ending(f"nobody can train {cell}", job, since, folder.has_result()))
     with suppress(OSError, SlurmError):  # a colleague's launches are closed, or what Slurm has is not known
-        found += _nodes_without_heads(grid_dir, ends)
+        found += _of_ended_pilots(grid_dir, ends)
     return found
 
 
-def _nodes_without_heads(grid_dir: Path, ends: _Ends) -> Iterator[Ending]:
-    """Yield the nodes that are ending and for which a campaign's next pilot waits, see `step.pilots_at_work`."""
+def _of_ended_pilots(grid_dir: Path, ends: _Ends) -> Iterator[Ending]:
+    """Yield the heads and nodes that are ending and for which a campaign's next pilot waits.
+
+    No cell may have them: one of a pilot whose head is gone has no job, nor has one that has ended in it.
+    """
     waiting = [one for one in open_campaigns(grid_dir).values() if one.num_nodes]
     queued = submissions.queue(grid_dir) if waiting else {}
-    arrays, known = {job.array for job in queued}, submissions.read(grid_dir) if queued else []
+    known = [one for one in submissions.read(grid_dir) if one[1].is_pilot] if queued else []
     for campaign in waiting:
         launches = launches_of(grid_dir, campaign.name if campaign.max_concurrent is None else "")
         for folder, pilot in known:
-            if folder not in launches or not pilot.is_pilot or pilot.job in arrays:
-                continue
-            for node in queued.values():
-                if node.job.array == pilot.nodes and node.state == "COMPLETING":
-                    since = _last_sign(node.job, folder, pilot.name, [], ends)
-                    if since is not None:
-                        yield Ending("the next pilot cannot begin", node, since, _is_done(campaign, grid_dir, known))
+            mine = [job for job in queued.values() if job.job.array in (pilot.job, pilot.nodes)]
+            ending = [job for job in mine if job.state == "COMPLETING"]
+            has_head = any(job.job == pilot.job and job not in ending for job in mine)
+            for job in ending if folder in launches and not has_head else ():
+                since = _last_sign(job.job, folder, pilot.name, [], ends)
+                if since is not None:
+                    yield Ending("the next pilot cannot begin", job, since, _is_done(campaign, grid_dir, known))
 
 
 def _is_done(campaign: Campaign, grid_dir: Path, known: Iterable[tuple[Path, submissions.Submission]]) -> bool:

@@ -11,6 +11,7 @@ from campaign_life import Life
 from orchestration.launching import overview
 from orchestration.on_slurm import commands, submissions
 from orchestration.on_slurm.commands import SlurmError
+from orchestration.runs.jobs import JobState, StateLog
 from orchestration.runs.run_folder import folders
 
 
@@ -183,6 +184,20 @@ def test_node_of_a_pilot_that_does_not_end_after_its_head_is_named_once_and_by_s
     assert len(life.slurm.scripts) == 2
     life.slurm.queued = {}
     assert life.controller() == 0 and len(life.slurm.scripts) == 4
+
+
+def test_head_of_a_pilot_that_does_not_end_after_all_its_cells_have_is_named(life):
+    life.launch(num_nodes=2)
+    launch_dir, pilot = submissions.read(life.grid_dir)[-1]
+    for cell in folders(life.grid_dir).values():
+        owner = {**life.owner_of(cell), "slurm": {"job": f"{pilot.nodes_id}_0", "name": pilot.nodes_name, "restart": 0}}
+        cell.claim(owner).event("stopped", kind="preempted", message="x", step=0)
+        StateLog(launch_dir).write(cell.name, JobState.STOPPED)
+    life.slurm.queued, now = {pilot.job_id: ("COMPLETING", "n2")}, time.time()
+    life.monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert life.controller() == 0 and len(life.slurm.scripts) == 2
+    (said,) = life.said()
+    assert said.startswith(f"small: job {pilot.job_id} on n2 has nothing to do since") and "the next pilot" in said
 
 
 def test_node_of_a_pilot_that_does_not_end_is_no_news_once_all_cells_are_done(life):
