@@ -136,12 +136,13 @@ class _Head(Listener):
 
         A user who cancels a cell may have missed the job of a controller that submitted it at that moment.
         """
-        if self.cell.path.name in cancelled_in(self.cell.grid.path, self.task.owner["campaign"]):
-            sys.stderr.write(f"{self.cell.path.name} was cancelled\n")
-            return True
         try:
+            cancelled = patiently(partial(cancelled_in, self.cell.grid.path, self.task.owner["campaign"]))
+            if self.cell.path.name in cancelled:
+                sys.stderr.write(f"{self.cell.path.name} was cancelled\n")
+                return True
             decision = patiently(partial(decision_of, self.cell, self.task.owner["campaign"]))
-        except OSError as error:  # whoever takes the next step decides
+        except OSError as error:  # whoever takes the next step decides, and tells
             sys.stderr.write(f"whether {self.cell.path.name} is given up cannot be read now: {error}\n")
             return False
         if decision.again:
