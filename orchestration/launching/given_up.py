@@ -1,7 +1,6 @@
 """Who is told of cells that are given up: by the campaign whose attempt it was, whoever found the end."""
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +12,6 @@ from orchestration.on_slurm.campaign_file import Campaign, campaign_named, cance
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.policy import Left
 from orchestration.on_slurm.queue_state import Lost
-from orchestration.runs import readable
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import signature_in
 from orchestration.runs.retries import decision_of
@@ -59,16 +57,15 @@ def tell_of_untold(campaign: Campaign, grid_dir: Path, left: Mapping[str, Left])
     The job that trained one, or the head of its pilot, may have died, or could not decide where another cell could not
     be read.
     """
-    cancelled, newest = cancelled_in(grid_dir, campaign.name), dict[str, tuple[float, Left]]()
-    given_up = {key: one for key, one in left.items() if not one.decision.again and one.folder.name not in cancelled}
-    ends = readable.each({key: one.folder for key, one in given_up.items()}, lambda cell: cell.ends(campaign.name)[-1])
-    for key, end in ends.items():
-        why, one = given_up[key].decision.why, given_up[key]
-        newest[why] = max(newest.get(why, (0.0, one)), (end.time, one), key=itemgetter(0))
-    for why, (ended, one) in newest.items():
+    cancelled, newest = cancelled_in(grid_dir, campaign.name), dict[str, Left]()
+    for one in left.values():
+        if not one.decision.again and one.folder.name not in cancelled:
+            why = one.decision.why
+            newest[why] = max(newest.get(why, one), one, key=lambda some: some.decision.ended)
+    for why, one in newest.items():
         text = f"{campaign.grid_name}: {one.folder.name} is not tried again: {one.decision.told}"
         Notifier.of(campaign.config(), grid_dir).tell(
-            f"failed: {why}", text, is_last_word=True, since=min(ended, clock.now())
+            f"failed: {why}", text, is_last_word=True, since=min(one.decision.ended, clock.now())
         )
 
 

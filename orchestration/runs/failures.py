@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Self
 
@@ -189,6 +189,8 @@ class Decision:
     """What it asks for if it is retried."""
     advice: str = ""
     """What helps if it is not."""
+    ended: float = field(default=0.0, compare=False)
+    """When its last attempt did if it is not, in seconds since 1970."""
 
     @property
     def told(self) -> str:
@@ -205,7 +207,7 @@ def decide(ends: Sequence[AttemptEnd]) -> Decision:
     counted = [end for place, end in enumerate(row) if place not in excused]
     why = "" if len(row) - 1 in excused else _why_not(ends, counted)
     if why:
-        return Decision(again=False, why=why, advice=POLICY[ends[-1].kind].advice)
+        return Decision(again=False, why=why, advice=POLICY[ends[-1].kind].advice, ended=ends[-1].time)
     return Decision(again=True, wait_min=_wait_min(row), larger=larger(ends))
 
 
