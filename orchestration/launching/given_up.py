@@ -1,7 +1,6 @@
 """Who is told of cells that are given up: by the campaign whose attempt it was, whoever found the end."""
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -30,12 +29,12 @@ def tell_of_lost(grid_dir: Path, lost: Sequence[Lost], console: Console, *, is_t
     """
     made = folders(grid_dir) if lost else {}
     for item in lost:
-        campaign = _campaign_of(made[signature_in(item.cell)], grid_dir)
-        if campaign is None:  # the cell's line on the console says what is known
-            continue
         try:
+            campaign = _campaign_of(made[signature_in(item.cell)], grid_dir)
+            if campaign is None:  # the cell's line on the console says what is known
+                continue
             decision = decision_of(made[signature_in(item.cell)], campaign.name)
-        except OSError as error:  # the next step decides, and the last one counts it
+        except (OSError, DamagedFileError) as error:  # a step that can read it decides, and tells
             announce.say(console, f"whether {item.cell} is given up cannot be read now: {error}")
             continue
         if not decision.again:
@@ -52,19 +51,21 @@ def tell_of_lost(grid_dir: Path, lost: Sequence[Lost], console: Console, *, is_t
         )
 
 
-def tell_of_pilots(campaign: Campaign, grid_dir: Path, left: Mapping[str, Left]) -> None:
-    """Say which cells of pilots are given up, once for each cause that nobody told since: their heads may have died."""
-    if not campaign.num_nodes:
-        return
-    cancelled, newest = cancelled_in(grid_dir, campaign.name), dict[str, tuple[float, Left]]()
+def tell_of_untold(campaign: Campaign, grid_dir: Path, left: Mapping[str, Left]) -> None:
+    """Say which cells are given up, once for each cause that nobody told since.
+
+    The job that trained one, or the head of its pilot, may have died, or could not decide where another cell could not
+    be read.
+    """
+    cancelled, newest = cancelled_in(grid_dir, campaign.name), dict[str, Left]()
     for one in left.values():
         if not one.decision.again and one.folder.name not in cancelled:
-            ended = one.folder.ends(campaign.name)[-1].time
-            newest[one.decision.why] = max(newest.get(one.decision.why, (0.0, one)), (ended, one), key=itemgetter(0))
-    for why, (ended, one) in newest.items():
+            why = one.decision.why
+            newest[why] = max(newest.get(why, one), one, key=lambda some: some.decision.ended or 0.0)
+    for why, one in newest.items():
         text = f"{campaign.grid_name}: {one.folder.name} is not tried again: {one.decision.told}"
         Notifier.of(campaign.config(), grid_dir).tell(
-            f"failed: {why}", text, is_last_word=True, since=min(ended, clock.now())
+            f"failed: {why}", text, is_last_word=True, since=min(one.decision.ended or 0.0, clock.now())
         )
 
 

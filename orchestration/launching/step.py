@@ -83,7 +83,7 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
             placement.free_waiting(campaign, loaded, grid_dir, jobs, console)
         left, errors = policy.left(loaded, grid_dir, campaign.name, jobs, waits_s=folder_states.WAITS_S)
         left, errors = {key: one for key, one in left.items() if key not in away}, {**away, **errors}
-        given_up.tell_of_pilots(campaign, grid_dir, {key: one for key, one in left.items() if key not in others})
+        given_up.tell_of_untold(campaign, grid_dir, {key: one for key, one in left.items() if key not in others})
         later = policy.not_due(left)
         if later:
             policy.tell_of_outages(campaign.config(), grid_dir, campaign.name, console)

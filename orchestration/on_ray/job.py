@@ -25,6 +25,7 @@ from orchestration.on_ray.protocol import (
 from orchestration.on_ray.stop import StopAsked
 from orchestration.running.run_cell import run_cell
 from orchestration.runs.folders import JobFolder
+from orchestration.runs.patience import Mark, patiently, say_once
 
 JOIN_TIMEOUT_S = 180.0
 
@@ -66,7 +67,10 @@ def _ray_of_job(order: JobOrder, folder: JobFolder) -> Iterator[None]:
             _wait_for_nodes(order.num_nodes)
             yield
         finally:
-            files.replace(folder.over_file, "")
+            try:
+                files.replace(folder.over_file, "")
+            except OSError as error:  # the other nodes find this Ray gone
+                say_once("that the Ray of this job has ended cannot be written", error)
 
 
 def _wait_for_nodes(num_nodes: int) -> None:
@@ -80,14 +84,15 @@ def _wait_for_nodes(num_nodes: int) -> None:
 def join(folder: JobFolder, temp_dir: Path, *, num_cpus: int, num_gpus: int) -> int:
     """Lend this node to the Ray of the job's first node until that has ended; return the exit code of Ray's daemon."""
     deadline = time.monotonic() + JOIN_TIMEOUT_S
-    while not folder.address_file.exists():
-        if folder.over_file.exists() or time.monotonic() > deadline:
+    begun, over = Mark(folder.address_file), Mark(folder.over_file)
+    while not begun.is_there():
+        if over.is_there() or time.monotonic() > deadline:
             return 1
         time.sleep(0.2)
-    address, token = folder.address_file.read_text(), os.environ[TOKEN_VARIABLE]
+    address, token = patiently(folder.address_file.read_text), os.environ[TOKEN_VARIABLE]
     daemon = lend_node(address, token, num_cpus=num_cpus, num_gpus=num_gpus, folder=temp_dir)
     try:
-        while daemon.poll() is None and not folder.over_file.exists():
+        while daemon.poll() is None and not over.is_there():
             time.sleep(0.5)
         return daemon.poll() or 0
     finally:

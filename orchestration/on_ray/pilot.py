@@ -17,6 +17,7 @@ from orchestration.on_ray.orders import HeadAddress
 from orchestration.on_ray.shares import Machine, Node, Share, max_at_once
 from orchestration.on_ray.time_left import NodeTimes
 from orchestration.runs.folders import LaunchFolder
+from orchestration.runs.patience import Mark
 
 LOOK_S = 1.0
 
@@ -37,7 +38,7 @@ class Nodes:
     """The nodes of the Ray in use; each is named after its job's folder, whose stop file marks that it leaves."""
 
     def __init__(self, launch_dir: Path) -> None:
-        self._launch, self._drained = LaunchFolder(launch_dir), set[str]()
+        self._launch, self._drained, self._stops = LaunchFolder(launch_dir), set[str](), dict[str, Mark]()
         self._seen: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
         self.ending = NodeTimes(launch_dir, self._ids).ending
         """Ray's ids of the nodes that have less time left than a cell needs."""
@@ -70,7 +71,7 @@ class Nodes:
                     _drain(node["NodeID"])
 
     def _leaves(self, name: str) -> bool:
-        return self._launch.job_named(name).stop_file.exists()
+        return self._stops.setdefault(name, Mark(self._launch.job_named(name).stop_file)).is_there()
 
     def _alive(self) -> dict[str, dict[str, Any]]:
         """Return what Ray says of its nodes, looked up once a second."""

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 import psutil
 
 from orchestration.machine.control_group import memory_is_watched
-from orchestration.runs.folders import JobFolder
 from orchestration.runs.jobs import JobState
 
 SUPPORTED_RAY = "2.60"
@@ -105,9 +104,3 @@ def _session(pid: int) -> int | None:
         return os.getsid(pid)
     except ProcessLookupError:
         return None
-
-
-def stop_kind(folder: JobFolder) -> str:
-    """Return why a training was told to end, a value of `FailureClass`; empty if it was not."""
-    path = folder.stop_file
-    return path.read_text().partition("\n")[0] if path.exists() else ""

@@ -239,14 +239,19 @@ def _fields_of(line: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
-def job_fields(job: Job) -> dict[str, str]:
-    """Return what `scontrol show job` says of a job; empty if the job is unknown or scontrol is missing.
+def job_fields(job: Job, *, is_silence_an_error: bool = False) -> dict[str, str]:
+    """Return what `scontrol show job` says of a job; empty if the job is unknown or scontrol does not answer.
 
     The text is parsed, as the JSON of scontrol changes between versions.
+
+    Raises:
+        SlurmError: scontrol does not answer, and whoever asks must know.
     """
     try:
         text = output(["scontrol", "--all", "--oneliner", "show", "job", job.number])
-    except SlurmError:
+    except SlurmError as error:
+        if is_silence_an_error and passes(str(error)):
+            raise
         return {}
     fields = _fields_of(text)
     return fields if fields.get("JobName") == job.name else {}

@@ -20,7 +20,7 @@ import rankmatch
 from orchestration.machine import clock, scratch, snapshot
 from orchestration.machine.control_group import num_oom_kills
 from orchestration.on_ray.orders import JobOrder
-from orchestration.on_ray.protocol import EXIT_CODES, end_session, stop_kind
+from orchestration.on_ray.protocol import EXIT_CODES, end_session
 from orchestration.on_slurm import evidence, signals, submissions
 from orchestration.on_slurm.campaign_file import cancelled_in
 from orchestration.on_slurm.commands import SlurmError
@@ -136,12 +136,13 @@ class _Head(Listener):
 
         A user who cancels a cell may have missed the job of a controller that submitted it at that moment.
         """
-        if self.cell.path.name in cancelled_in(self.cell.grid.path, self.task.owner["campaign"]):
-            sys.stderr.write(f"{self.cell.path.name} was cancelled\n")
-            return True
         try:
+            cancelled = patiently(partial(cancelled_in, self.cell.grid.path, self.task.owner["campaign"]))
+            if self.cell.path.name in cancelled:
+                sys.stderr.write(f"{self.cell.path.name} was cancelled\n")
+                return True
             decision = patiently(partial(decision_of, self.cell, self.task.owner["campaign"]))
-        except OSError as error:  # whoever takes the next step decides
+        except OSError as error:  # whoever takes the next step decides, and tells
             sys.stderr.write(f"whether {self.cell.path.name} is given up cannot be read now: {error}\n")
             return False
         if decision.again:
@@ -170,7 +171,7 @@ class _Head(Listener):
 
     def _exit_code(self, code: int) -> int:
         if code == EXIT_CODES[JobState.STOPPED]:
-            if stop_kind(self.folder) == FailureClass.CANCELLED.value:
+            if self.told_why() == FailureClass.CANCELLED.value:
                 return 0
             return REQUEUE if self.task.requeue and not self._needs_longer() else FOLLOW
         if code not in EXIT_CODES.values():

@@ -18,7 +18,7 @@ from orchestration.machine import clock, files, scratch
 from orchestration.on_ray.job import JOIN_TIMEOUT_S
 from orchestration.on_ray.lend import answers, has_raylet, lend_node
 from orchestration.on_ray.orders import DriverOrder, HeadAddress, Lent, NodeNote, PilotOrder, Sharing
-from orchestration.on_ray.protocol import NODE_VARIABLE, end_session, stop_kind
+from orchestration.on_ray.protocol import NODE_VARIABLE, end_session
 from orchestration.on_ray.scheduler import DRIVER, with_whole_paths
 from orchestration.on_slurm import commands, signals
 from orchestration.on_slurm.campaign_file import cancelled_in
@@ -29,7 +29,7 @@ from orchestration.running.run_cell import launcher
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import JobFolder, LaunchFolder
 from orchestration.runs.jobs import CellJob, JobState, StateLog, cancel_cells
-from orchestration.runs.patience import say_once
+from orchestration.runs.patience import Mark, patiently, say_once
 from orchestration.runs.retries import decisions
 from orchestration.runs.run_folder import RunFolder
 
@@ -39,6 +39,8 @@ MAX_MISSED = 3
 """So often in a row a head must not be reached to count as gone."""
 QUIET_S = 3.0
 """So long no cell must train for a pilot that was told to end to be over."""
+LOCK_S = 1.0
+"""So long a head waits for whoever changes the list of cancelled cells, as it must hear signals."""
 TELLS_S = 60.0
 """So long a head that has ended waits for a notice that is being sent."""
 
@@ -94,7 +96,7 @@ class _Head(Listener):
         self.task, self.folder, self.launch = task, folder, LaunchFolder(Path(task.launch_dir))
         super().__init__(self.launch.stop_file, task.signal_before_s)
         self.log = StateLog(self.launch.path)
-        self.has_told, self.quiet_since, self.num_missed = False, 0.0, 0
+        self.has_noted, self.has_told, self.quiet_since, self.num_missed = False, False, 0.0, 0
         self.told_of, self.telling, self.seen = set[str](), list[Thread](), dict[str, JobState]()
         self.next_look = clock.monotonic() + 2 * LOOK_FOR_NODES_S
 
@@ -106,10 +108,8 @@ class _Head(Listener):
             return self._drive(place.ray)
 
     def _drive(self, temp_dir: Path) -> int:
-        # its cells look in this launch's folder, which whoever cancelled one meanwhile may have missed
-        with harmless("noting here what was cancelled"):
-            cancel_cells(self.launch.path, cancelled_in(self.launch.grid.path, self.task.owner["campaign"]))
-        self._order(temp_dir).to_file(self.launch.ray_order_file)
+        self._note_cancelled()
+        patiently(lambda: self._order(temp_dir).to_file(self.launch.ray_order_file))
         driver = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(self.launch.path), str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -120,19 +120,30 @@ class _Head(Listener):
         try:
             while driver.poll() is None and not self._is_over():
                 self.pass_on()
-                if self._look_for_nodes():
-                    self._tell_of_failures()  # at the same pace: the log of states becomes long
+                if self._look_for_nodes():  # the others at the same pace: the log of states becomes long
+                    self._tell_of_failures()
+                    self._note_cancelled()
                 self._tell_of_begin()
                 clock.sleep(0.5)
         finally:
-            files.replace(self.launch.pilot_over_file, "")
             end_session(driver)
-            self.launch.pilot_head_file.unlink(missing_ok=True)
+            with harmless("telling the nodes that the pilot has ended"):  # else they find its head gone
+                files.replace(self.launch.pilot_over_file, "")
+            with harmless("removing where the head was"):
+                self.launch.pilot_head_file.unlink(missing_ok=True)
             _cancel_waiting(self.task.nodes_name)
         self._tell_of_failures()
         for thread in self.telling:
             thread.join(TELLS_S)
-        return int(driver.returncode != 0 and not self.stop_file.exists())
+        return int(driver.returncode != 0 and not self.is_told)
+
+    def _note_cancelled(self) -> None:
+        """Note once what was cancelled where its cells look: whoever cancelled one may have missed this launch."""
+        if not self.has_noted:
+            with harmless("noting here what was cancelled"):
+                cancelled = cancelled_in(self.launch.grid.path, self.task.owner["campaign"])
+                cancel_cells(self.launch.path, cancelled, wait_s=LOCK_S)
+                self.has_noted = True
 
     def _order(self, temp_dir: Path) -> DriverOrder:
         task = self.task
@@ -141,7 +152,7 @@ class _Head(Listener):
 
     def _is_over(self) -> bool:
         """Return whether a pilot was told to end and no cell trains any more; the others have nothing to lose."""
-        if not self.stop_file.exists() or JobState.RUNNING in self._states().values():
+        if not self.is_told or JobState.RUNNING in self._states().values():
             self.quiet_since = clock.monotonic()
         return clock.monotonic() - self.quiet_since > QUIET_S
 
@@ -155,8 +166,8 @@ class _Head(Listener):
         self.next_look = clock.monotonic() + LOOK_FOR_NODES_S
         with suppress(commands.SlurmError):
             self.num_missed = 0 if commands.is_queued(self.task.nodes_name) else self.num_missed + 1
-        if self.num_missed >= MAX_MISSED and not self.stop_file.exists():
-            files.replace(self.stop_file, f"{FailureClass.NODE_FAILURE}\nno job lends a node to the pilot any more")
+        if self.num_missed >= MAX_MISSED:
+            self.tell(FailureClass.NODE_FAILURE, "no job lends a node to the pilot any more")
         return True
 
     def _tell_of_begin(self) -> None:
@@ -204,6 +215,7 @@ class _Node(Listener):
         super().__init__(folder.stop_file, task.signal_before_s)
         self.task, self.folder, self.launch = task, folder, LaunchFolder(Path(task.launch_dir))
         self.has_joined, self.num_missed, self.next_look = False, 0, 0.0
+        self.over = Mark(self.launch.pilot_over_file)
         self.leave_by: float | None = None
 
     def run(self) -> int:
@@ -218,15 +230,24 @@ class _Node(Listener):
     def _wait_for_head(self) -> HeadAddress | None:
         """Return where the head is, once it says so and answers; nothing if it never does."""
         deadline = clock.monotonic() + JOIN_TIMEOUT_S
-        while clock.monotonic() < deadline and not self._has_ended() and not self.stop_file.exists():
-            with suppress(FileNotFoundError):
-                head = HeadAddress.from_file(self.launch.pilot_head_file)
+        while clock.monotonic() < deadline and not self.over.is_there() and not self.is_told:
+            if head := self._head():
                 self._look_for_head(head.address)
                 if not self.num_missed:
                     return head
             self.pass_on()
             clock.sleep(0.5)
         return None
+
+    def _head(self) -> HeadAddress | None:
+        """Return where the head says that it is; nothing if it has not yet, or that cannot be read for now."""
+        try:
+            return HeadAddress.from_file(self.launch.pilot_head_file)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            say_once("where the head of the pilot is cannot be read for now", error)
+            return None
 
     def _lend(self, address: str, token: str, temp_dir: Path) -> None:
         _describe_node(self.folder, self.end_time)
@@ -254,9 +275,9 @@ class _Node(Listener):
             self.has_joined = True
         elif self.has_joined or self.is_orphan:
             return False
-        if self.leave_by is None and self.stop_file.exists():
+        if self.leave_by is None and self.is_told:
             self.leave_by = clock.monotonic() + max(10.0, self.task.signal_before_s - 10.0)
-        return not self._has_ended() and (self.leave_by is None or clock.monotonic() < self.leave_by)
+        return not self.over.is_there() and (self.leave_by is None or clock.monotonic() < self.leave_by)
 
     def _look_for_head(self, address: str) -> None:
         """Have the cells of this node write a checkpoint if the head is gone: nobody can move them to other nodes."""
@@ -264,22 +285,19 @@ class _Node(Listener):
             return
         self.next_look = clock.monotonic() + LOOK_FOR_HEAD_S
         self.num_missed = 0 if answers(address) else self.num_missed + 1
-        if self.is_orphan and not self._has_ended():
-            files.replace(self.stop_file, f"{FailureClass.NODE_FAILURE}\nthe head of the pilot is gone")
+        if self.is_orphan and not self.over.is_there():
+            self.tell(FailureClass.NODE_FAILURE, "the head of the pilot is gone")
 
     @property
     def is_orphan(self) -> bool:
         """Return whether the head is gone without having ended."""
         return self.num_missed >= MAX_MISSED
 
-    def _has_ended(self) -> bool:
-        return self.launch.pilot_over_file.exists()
-
     def _exit_code(self) -> int:
-        if self._has_ended() or self.is_orphan:
+        if self.over.is_there() or self.is_orphan:
             _cancel_waiting(self.task.nodes_name)  # else the next step waits until they get nodes
             return 0
-        if kind := stop_kind(self.folder):
+        if kind := self.told_why():
             return signals.REQUEUE if self.task.requeue and kind != FailureClass.CANCELLED.value else 0
         sys.stderr.write("this node left, as Ray's daemon ended or no head was found\n")
         return 1
@@ -288,7 +306,7 @@ class _Node(Listener):
 def _describe_node(folder: JobFolder, end_time: float | None) -> None:
     owner = {**launcher(), "slurm": signals.this_job()}
     lasts_s = None if end_time is None else max(0.0, end_time - clock.now())
-    NodeNote(end_time, owner, lasts_s).to_file(folder.node_file)
+    patiently(lambda: NodeNote(end_time, owner, lasts_s).to_file(folder.node_file))
 
 
 def _cancel_waiting(name: str) -> None:

@@ -12,6 +12,7 @@ from orchestration.on_slurm import commands
 from orchestration.on_slurm.commands import Job, SlurmError
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import JobFolder, LaunchFolder
+from orchestration.runs.patience import Mark, say_once
 from rankmatch import durable
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
@@ -26,12 +27,16 @@ NAME_VARIABLE = "RANKMATCH_JOB_NAME"
 
 
 class Listener:
-    """Hears the signals of this job, and writes into a stop file what they mean."""
+    """Hears the signals of this job, and writes into a stop file what they mean.
+
+    A file server that is away for a while ends nothing here: trainings are told as soon as the file can be written.
+    """
 
     def __init__(self, stop_file: Path, signal_before_s: int) -> None:
         self.stop_file, self._signal_before_s = stop_file, signal_before_s
         self.end_time = commands.end_time(commands.job_fields(own_job()))
         self.heard: int | None = None
+        self._stop, self._words = Mark(stop_file), ""
         for number in SIGNALS:
             signal.signal(number, self._hear)  # after submitit's own, which would save from within the handler
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
@@ -41,11 +46,40 @@ class Listener:
 
     def pass_on(self) -> None:
         """Report a signal to trainings; they write a checkpoint at the next step edge."""
-        if self.heard is not None and not self.stop_file.exists():
+        if self.heard is not None and not self.is_told:
             fields = commands.job_fields(own_job())
             says = f"Slurm says {fields.get('JobState', NOTHING)}"
-            meaning = self._meaning(self.heard, fields)
-            files.replace(self.stop_file, f"{meaning}\n{signal.Signals(self.heard).name} came; {says}")
+            self.tell(self._meaning(self.heard, fields), f"{signal.Signals(self.heard).name} came; {says}")
+        elif self._words:
+            self._write()
+
+    @property
+    def is_told(self) -> bool:
+        """Return whether trainings were told to end, or are to be once that can be written."""
+        return bool(self._words) or self._stop.is_there()
+
+    def tell(self, why: FailureClass, evidence: str) -> None:
+        """Tell trainings to end unless they were told; if it cannot be written, each `pass_on` tries again."""
+        self._words = self._words or f"{why}\n{evidence}"
+        self._write()
+
+    def _write(self) -> None:
+        if not self._stop.is_there():
+            try:
+                files.replace(self.stop_file, self._words)
+            except OSError as error:
+                say_once("that trainings are to end cannot be written for now", error)
+
+    def told_why(self) -> str:
+        """Return why trainings were told to end, a value of `FailureClass`; empty if they were not."""
+        words = self._words
+        try:
+            words = self.stop_file.read_text()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            say_once("why trainings ended cannot be read for now", error)
+        return words.partition("\n")[0]
 
     def _meaning(self, number: int, fields: Mapping[str, str]) -> FailureClass:
         """Ask Slurm what a signal is for: a job that ends and will not restart was cancelled."""

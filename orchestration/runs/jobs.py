@@ -145,20 +145,20 @@ def cancelled_cells(launch_dir: Path) -> list[str]:
         return []
 
 
-def cancel_cells(launch_dir: Path, cells: Collection[str]) -> None:
+def cancel_cells(launch_dir: Path, cells: Collection[str], *, wait_s: float = _LOCK_S) -> None:
     """Record that cells of a launch were cancelled; two who do so at once keep each other's.
 
     Raises:
         OSError: It cannot be recorded.
-        ValueError: Another process holds the record for a minute.
+        ValueError: Another process holds the record for so long.
     """
     if {*cells} <= {*cancelled_cells(launch_dir)}:  # of whoever died right after that, the lock may still be there
         return
     launch = LaunchFolder(launch_dir)
     try:
-        held = locks.acquire(launch.cancelled_cells_lock, _LOCK_S, locks.mode_in(launch_dir))
+        held = locks.acquire(launch.cancelled_cells_lock, wait_s, locks.mode_in(launch_dir))
     except filelock.Timeout:
-        text = f"{launch.cancelled_cells_file} has been changed by another process for {_LOCK_S:.0f} s"
+        text = f"{launch.cancelled_cells_file} has been changed by another process for {wait_s:.0f} s"
         raise ValueError(f"{text}{locks.hint(launch.cancelled_cells_lock)}; then cancel again") from None
     try:
         Cancelled(sorted({*cells, *cancelled_cells(launch_dir)})).to_file(launch.cancelled_cells_file)

@@ -4,6 +4,7 @@ import errno
 import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from orchestration.machine import clock
@@ -39,6 +40,21 @@ def patiently(act: Callable[[], T], also: Collection[FailureClass] = ()) -> T:
 def passes(error: OSError) -> bool:
     """Return whether a reading error comes from the file server, not from the file."""
     return class_of(error, "") in _PASSING and error.errno not in _STAYING
+
+
+class Mark:
+    """A file that somebody makes once and that stays, for who looks again and again and must wait for nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._is_there = path, False
+
+    def is_there(self) -> bool:
+        """Return whether the file was made; while a file server is away, whether it had been before."""
+        try:
+            self._is_there = self._is_there or self.path.exists()
+        except OSError as error:
+            say_once(f"whether {self.path.name} is there is not known for now", error)
+        return self._is_there
 
 
 def say_once(what: str, error: BaseException | str) -> None:

@@ -1,12 +1,15 @@
 """Who is told of cells that are given up: whoever found it, of whatever campaign, and in a pilot, too."""
 
+import errno
+import os
 import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from campaign_life import Life
 
 from orchestration.launching import control, step
-from orchestration.on_slurm import submissions
+from orchestration.on_slurm import queue_state, submissions
 from orchestration.on_slurm.notices import WEBHOOK
 from orchestration.runs.jobs import JobState, StateLog
 from orchestration.runs.run_folder import RunFolder
@@ -86,3 +89,70 @@ def test_cell_of_a_pilot_that_its_head_gave_up_and_did_not_tell_is_told_by_the_n
     life.slurm.queued, life.slurm.accounted[pilot.job_id] = {}, ("NODE_FAIL", "n2")
     assert life.controller() == 0
     assert life.said() == [told] and len(submissions.read(life.grid_dir)[-1][1].cells) == 4 - num_cells
+
+
+@pytest.fixture
+def cannot_be_read(life):
+    """Have all folders of a cell unreadable while a block runs."""
+    listdir = os.listdir
+
+    @contextmanager
+    def held(cell: RunFolder):
+        def away(path="."):
+            if cell.signature in str(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return listdir(path)
+
+        with life.monkeypatch.context() as server:
+            server.setattr(os, "listdir", away)
+            yield
+
+    return held
+
+
+@pytest.mark.parametrize("is_lost_cell", [True, False])
+def test_cell_that_could_not_be_decided_about_as_another_was_unreadable_is_told_once_it_can(
+    is_lost_cell, life, cannot_be_read
+):
+    life.launch()
+    cell, neighbour = life.cell("rankmatch-4-s0"), life.cell("rankmatch-4-s1")
+    if is_lost_cell:
+        for _ in range(3):
+            life.ends(cell, "lost")
+        is_lost_again(life, cell)
+    else:
+        life.ends(cell, "disk full")  # its job decides about it right after that
+    words = f"small: {cell.name} is not tried again: "
+    with cannot_be_read(neighbour):
+        for _ in range(2):
+            assert life.controller() == 0
+        assert not any(line.startswith(words) for line in life.said())
+    for _ in range(2):
+        assert life.controller() == 0
+    now = time.time()
+    life.monkeypatch.setattr(time, "time", lambda: now + 2 * 3600)
+    assert life.controller() == 0
+    assert len([line for line in life.said() if line.startswith(words)]) == 1
+
+
+def is_lost_again(life: Life, cell: RunFolder) -> None:
+    cell.claim(life.owner_of(cell)).event("started", step=0)
+    life.slurm.accounted[submissions.newest_jobs(life.grid_dir)[cell.name].number] = ("FAILED", "n1")
+
+
+def test_lost_cell_that_cannot_be_read_keeps_nobody_from_being_told_of_another(life, cannot_be_read):
+    life.launch()
+    cell, other = life.cell("rankmatch-4-s0"), life.cell("rankmatch-4-s1")
+    is_lost(life, cell, "CANCELLED")
+    is_lost(life, other, "CANCELLED")
+    record = queue_state.record_lost
+    with ExitStack() as server:
+
+        def recorded(grid_dir):
+            found = record(grid_dir)
+            server.enter_context(cannot_be_read(cell))
+            return found
+
+        life.monkeypatch.setattr(queue_state, "record_lost", recorded)
+        assert life.controller() == 0
+    assert f"small: {other.name} is not tried again: cancelled" in life.said()

@@ -10,6 +10,8 @@ from campaign_life import Life
 
 from orchestration.launching import overview
 from orchestration.on_slurm import commands, submissions
+from orchestration.on_slurm.commands import SlurmError
+from orchestration.runs.jobs import JobState, StateLog
 from orchestration.runs.run_folder import folders
 
 
@@ -153,7 +155,7 @@ def test_job_that_does_not_end_and_has_left_nothing_is_named_by_when_it_ended_or
     life.slurm.queued = {job.number: ("COMPLETING", "n1")}
     if is_told:
         fields = {"EndTime": f"{datetime.fromtimestamp(now + 7190):%Y-%m-%dT%H:%M:%S}"}
-        life.monkeypatch.setattr(commands, "job_fields", lambda one: fields if one == job else {})
+        life.monkeypatch.setattr(commands, "job_fields", lambda one, **_: fields if one == job else {})
     for hours in (2, 4):
         life.monkeypatch.setattr(time, "time", lambda: now + 3600 * hours)  # noqa: B023
         assert life.controller() == 0
@@ -161,3 +163,68 @@ def test_job_that_does_not_end_and_has_left_nothing_is_named_by_when_it_ended_or
         is_stuck = hours == 4 or not is_told
         assert any(f"job {job} on n1 has nothing to do since" in note for note in notes) is is_stuck
         assert len(life.said()) == int(is_stuck)
+
+
+@pytest.mark.parametrize("max_concurrent", [None, 1])
+def test_node_of_a_pilot_that_does_not_end_after_its_head_is_named_once_and_by_status_and_nothing_begins_beside_it(
+    max_concurrent, life
+):
+    life.launch(num_nodes=2, max_concurrent=max_concurrent)
+    _, pilot = submissions.read(life.grid_dir)[-1]
+    node, now = f"{pilot.nodes_id}_0", time.time()
+    life.slurm.queued, life.slurm.accounted[pilot.job_id] = {node: ("COMPLETING", "n2")}, ("NODE_FAIL", "n1")
+    for minutes in (5, 20, 60 * 24 * 4):
+        with life.monkeypatch.context() as later:
+            later.setattr(time, "time", lambda: now + 60 * minutes)  # noqa: B023
+            assert life.controller() == 0
+            words = [f"job {node} on n2 has nothing to do since", "(COMPLETING): the next pilot cannot begin until"]
+            notes = overview.of_grid(life.grid_dir).notes
+            assert any(all(word in note for word in words) for note in notes) is (minutes > 15)
+    assert [line.partition(" since")[0] for line in life.said()] == [f"small: job {node} on n2 has nothing to do"]
+    assert len(life.slurm.scripts) == 2
+    life.slurm.queued = {}
+    assert life.controller() == 0 and len(life.slurm.scripts) == 4
+
+
+def test_head_of_a_pilot_that_does_not_end_after_all_its_cells_have_is_named(life):
+    life.launch(num_nodes=2)
+    launch_dir, pilot = submissions.read(life.grid_dir)[-1]
+    for cell in folders(life.grid_dir).values():
+        owner = {**life.owner_of(cell), "slurm": {"job": f"{pilot.nodes_id}_0", "name": pilot.nodes_name, "restart": 0}}
+        cell.claim(owner).event("stopped", kind="preempted", message="x", step=0)
+        StateLog(launch_dir).write(cell.name, JobState.STOPPED)
+    life.slurm.queued, now = {pilot.job_id: ("COMPLETING", "n2")}, time.time()
+    life.monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert life.controller() == 0 and len(life.slurm.scripts) == 2
+    (said,) = life.said()
+    assert said.startswith(f"small: job {pilot.job_id} on n2 has nothing to do since") and "the next pilot" in said
+
+
+def test_node_of_a_pilot_that_does_not_end_is_no_news_once_all_cells_are_done(life):
+    life.launch(num_nodes=2)
+    _, pilot = submissions.read(life.grid_dir)[-1]
+    life.done()
+    life.slurm.queued, now = {f"{pilot.nodes_id}_0": ("COMPLETING", "n2")}, time.time()
+    life.monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert not any("does not end" in note for note in overview.of_grid(life.grid_dir).notes)
+    assert life.controller() == 0 and not any("does not end" in line for line in life.said())
+
+
+def test_nobody_is_told_that_jobs_do_not_end_where_slurm_is_silent_about_them_and_it_is_asked_once(life):
+    life.launch()
+    life.slurm.queued = life.jobs("COMPLETING")
+    answer, asked, now = commands.output, [], time.time()
+
+    def silent(command: list[str]) -> str:
+        if command[0] == "scontrol" and "job" in command:
+            asked.append(command)
+            raise SlurmError("scontrol did not answer within 30 s")
+        return answer(command)
+
+    life.monkeypatch.setattr(time, "time", lambda: now + 3600)
+    with life.monkeypatch.context() as away:
+        away.setattr(commands, "output", silent)
+        assert life.controller() == 0
+        assert not any("does not end" in note for note in overview.of_grid(life.grid_dir).notes)
+    assert len(asked) == 2 and not life.said()
+    assert life.controller() == 0 and len(life.said()) == len(life.slurm.queued) == 4

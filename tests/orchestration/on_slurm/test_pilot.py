@@ -423,12 +423,130 @@ def test_head_outlives_a_cell_or_a_log_that_cannot_be_read_for_a_while_and_tells
 
 
 def test_head_has_its_cells_trained_where_it_cannot_note_which_were_cancelled(head, launch_dir, monkeypatch):
-    def held(*_):
+    def held(*_, **__):
         raise ValueError("held by somebody who died")
 
     monkeypatch.setattr(pilot, "cancelled_in", lambda *_: {"another"})
     monkeypatch.setattr(pilot, "cancel_cells", held)
     assert head(f"touch {launch_dir}/driven").run() == 0 and (launch_dir / "driven").exists()
+
+
+def test_head_that_could_not_note_which_cells_were_cancelled_does_so_once_it_can(head, launch_dir, slurm, monkeypatch):
+    monkeypatch.setattr(pilot, "LOOK_FOR_NODES_S", 0.0)
+    slurm.names["nodes"] = "2_0\n"
+    (launch_dir / "campaign.json").write_text("{}")
+    cancelled, hiccups = {head.cell.name}, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * 2
+
+    def read(*_):
+        if hiccups:
+            raise hiccups.pop()
+        return cancelled
+
+    monkeypatch.setattr(pilot, "cancelled_in", read)
+    assert head(f"while [ ! -e {launch_dir}/cancelled.json ]; do sleep 0.05; done").run() == 0
+    assert cancelled_cells(launch_dir) == [head.cell.name]
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """Have looks at files, and writes of them, fail so often, as on a file server that is away for a while."""
+
+    def go(names: set[str], times: int) -> list[str]:
+        seen: list[str] = []
+
+        def failing(act):
+            def acting(path, *words, **options):
+                if path.name in names and len(seen) < times:
+                    seen.append(path.name)
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+                return act(path, *words, **options)
+
+            return acting
+
+        monkeypatch.setattr(Path, "exists", failing(Path.exists))
+        monkeypatch.setattr(Path, "read_text", failing(Path.read_text))
+        monkeypatch.setattr(files, "replace", failing(files.replace))
+        return seen
+
+    return go
+
+
+def test_head_outlives_a_file_server_that_is_away_and_has_its_cells_end_once_it_is_back(
+    head, launch_dir, away, monkeypatch
+):
+    monkeypatch.setattr(pilot, "QUIET_S", 0.3)
+    seen = away({"cancelled"}, 6)
+    log = StateLog(launch_dir)
+    log.write(head.cell.name, JobState.RUNNING)
+    task = head(f"while [ ! -e {launch_dir}/cancelled ]; do sleep 0.05; done; sleep 100")
+    looks = iter(range(100))
+
+    def look() -> None:
+        if (place := next(looks)) == 1:
+            task.heard = signal.SIGUSR2
+        if place == 4:
+            assert (launch_dir / "cancelled").read_text().startswith("preempted\n")
+            log.write(head.cell.name, JobState.STOPPED)
+
+    task._look_for_nodes = look
+    assert task.run() == 0 and len(seen) == 6
+
+
+def test_head_ends_its_driver_and_cancels_what_waits_where_it_cannot_write_that_it_has_ended(
+    head, launch_dir, slurm, away, monkeypatch
+):
+    (launch_dir / "head.json").write_text("{}")
+    away({"ended"}, 100)
+    task = head("sleep 100")
+    drivers, popen = [], subprocess.Popen
+    monkeypatch.setattr(pilot.subprocess, "Popen", lambda *a, **k: drivers.append(popen(*a, **k)) or drivers[0])
+    monkeypatch.setattr(task, "_is_over", lambda: bool(drivers))
+    task.run()
+    assert drivers[0].returncode is not None
+    assert not {"head.json", "ended"} & {path.name for path in launch_dir.iterdir()}
+    assert slurm.cancelled == ["--name=nodes", "--state=PENDING"]
+
+
+@pytest.mark.parametrize(("name", "times"), [("ended", 2), ("stop", 4)])
+def test_node_outlives_a_file_server_that_is_away_and_tells_its_cells_once_it_is_back(
+    name, times, node, lent, address, launch_dir, away
+):
+    head_at(launch_dir, address)
+    seen = away({name}, times)
+    node.heard = signal.SIGUSR2
+    node._wait_for_head = lambda: HeadAddress.from_file(launch_dir / "head.json")
+    assert node.run() == REQUEUE and len(seen) == times
+    assert (node.folder.path / "stop").read_text().startswith("preempted\n")
+
+
+def test_node_that_cannot_read_why_it_left_goes_by_what_it_heard(node, lent, in_job, address, launch_dir, monkeypatch):
+    head_at(launch_dir, address)
+    in_job.update({"JobState": "COMPLETING", "Restarts": "0"})
+    read = Path.read_text
+
+    def failing(path, *words, **options):
+        if path.name == "stop":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read(path, *words, **options)
+
+    monkeypatch.setattr(Path, "read_text", failing)
+    node.heard = signal.SIGTERM
+    node._wait_for_head = lambda: HeadAddress.from_file(launch_dir / "head.json")
+    assert node.run() == 0 and len(lent) == 1  # it was cancelled, so it does not come back
+
+
+def test_node_waits_for_a_head_whose_address_cannot_be_read_for_a_while(node, lent, address, launch_dir, monkeypatch):
+    head_at(launch_dir, address)
+    read, hiccups = HeadAddress.from_file, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * 2
+
+    def sometimes(path):
+        if hiccups:
+            raise hiccups.pop()
+        node.heard = signal.SIGUSR2
+        return read(path)
+
+    monkeypatch.setattr(HeadAddress, "from_file", sometimes)
+    assert node.run() == REQUEUE and len(lent) == 1
 
 
 @pytest.fixture

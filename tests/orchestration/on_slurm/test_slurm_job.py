@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import os
 import signal
@@ -18,6 +19,7 @@ from orchestration.on_slurm.job import CellTask, _Head, batch_epilogue
 from orchestration.on_slurm.notices import Notifier
 from orchestration.on_slurm.signals import FOLLOW, REQUEUE
 from orchestration.on_slurm.submissions import Submission
+from orchestration.runs import patience
 from orchestration.runs.failures import FailureClass
 from orchestration.runs.folders import JobFolder
 
@@ -310,6 +312,19 @@ def test_cell_that_slurm_began_again_forty_times_while_it_gets_on_is_begun_again
         of = {"job": "7", "name": "rm-small", "restart": number}
         task.cell.claim({"commit": "", "campaign": "l", "slurm": of}).event("started", step=10 * number)
     assert {end.kind for end in task.cell.ends("l")[:-1]} == {FailureClass.REQUEUED}
+
+
+def test_job_waits_for_a_file_server_that_is_away_before_it_says_whether_its_cell_was_cancelled(head, monkeypatch):
+    hiccups, task = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * 2, head()
+
+    def read(*_):
+        if hiccups:
+            raise hiccups.pop()
+        return {task.cell.path.name}
+
+    monkeypatch.setattr(job, "cancelled_in", read)
+    monkeypatch.setattr(patience.clock, "sleep", lambda _: None)
+    assert task._is_given_up() and not hiccups
 
 
 def test_job_that_was_requeued_late_leaves_the_cell_to_the_one_submitted_since(head, monkeypatch, capsys, tmp_path):
