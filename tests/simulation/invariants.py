@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simulation.slurm_model import Job
     from simulation.world import World
 
-EXPECTED = ("SchedulerError", "ValueError", "Stale file handle", "SlurmError")
+EXPECTED = ("SchedulerError", "ValueError", "Stale file handle", "SlurmError", "Job dependency problem")
 """In which words a command may end."""
 
 OVER = (JobState.DONE, JobState.FAILED, JobState.STOPPED, JobState.SUPERSEDED)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from orchestration_fakes import flags
 from simulation.slurm_model import REMEMBERED_S, Job, Slurm, hosts
 
 
@@ -129,7 +130,7 @@ def _update(slurm: Slurm, fields: dict[str, str]) -> str:
 
 def _sbatch(slurm: Slurm, options: dict[str, str], plain: Sequence[str]) -> str:
     begin_s = float(options.get("begin", "now").removeprefix("now").removeprefix("+") or 0)
-    after = options.get("dependency", "")
+    after = options.get("dependency", "") or flags(Path(plain[-1]).read_text()).get("dependency", "").strip("'")
     if str(slurm.next_number) in after.removeprefix("afterany:").split(":"):  # a number that was given before
         raise Refused("sbatch: error: Batch job submission failed: Job dependency problem")
     return slurm.submit(Path(plain[-1]), begin_s, after) + "\n"

@@ -116,7 +116,7 @@ class Slurm:
         for one in numbers:
             self.jobs[one] = Job(
                 one, asked["job-name"], script, self.hub.now, self.hub.now + begin_s + self.waits(),
-                after or asked.get("dependency", "").strip("'"), limit_s=60.0 * int(asked["time"]),
+                after, limit_s=60.0 * int(asked["time"]),
                 excluded=frozenset(filter(None, asked.get("exclude", "").strip("'").split(","))),
                 may_requeue="no-requeue" not in asked, num_nodes=int(asked.get("nodes", "1")),
             )  # fmt: skip

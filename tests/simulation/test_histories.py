@@ -158,6 +158,14 @@ def test_cell_whose_retry_was_killed_after_sbatch_is_submitted_again(folder: Pat
     assert not outcome.broken, outcome.in_words()
 
 
+@pytest.mark.parametrize("seed", [5487, 5782])  # the second: slurmctld forgot the job that another was to wait for
+def test_cell_that_is_given_up_after_its_job_and_one_that_is_refused_a_job_are_not_forgotten(
+    folder: Path, seed: int
+) -> None:
+    outcome = play_and_remove(folder, seed)
+    assert not outcome.broken, outcome.in_words()
+
+
 def test_cell_that_a_pilot_gave_up_is_retried_in_another_while_the_first_is_at_work(folder: Path) -> None:
     outcome = play_and_remove(folder, 654)
     assert outcome.faults["retry"]
