@@ -148,8 +148,8 @@ def test_lost_cell_that_cannot_be_read_keeps_nobody_from_being_told_of_another(l
     record = queue_state.record_lost
     with ExitStack() as server:
 
-        def recorded(grid_dir):
-            found = record(grid_dir)
+        def recorded(grid_dir, only):
+            found = record(grid_dir, only)
             server.enter_context(cannot_be_read(cell))
             return found
 
