@@ -92,14 +92,19 @@ def _with_earlier(loaded: Grid, named: Iterable[str], grid_dir: Path, overrides:
     return _joined(loaded, _others(loaded, placed), grid_dir)
 
 
-def whole(loaded: Grid, grid_dir: Path) -> Grid:
+def whole(loaded: Grid, grid_dir: Path, *, is_newest: bool = True) -> Grid:
     """Return a grid with all cells that it was ever launched with; the given one may be only a part of them.
+
+    Args:
+        loaded: What a launch has.
+        grid_dir: The folder of the grid.
+        is_newest: That launch is just being made; else a later one may have brought a newer file, which stays.
 
     Raises:
         ValueError: The folder holds a grid of grids and this is none, or the reverse, or one whose seeds are added
             adaptively in another way.
     """
-    every, file = _whole(loaded, grid_dir), GridFolder(grid_dir).grid_file
+    every, file = _whole(loaded, grid_dir, is_newest=is_newest), GridFolder(grid_dir).grid_file
     try:
         content = grid.read_yaml(file) if file.is_file() else {}
     except ValueError:  # it will be rewritten, and was named
@@ -121,13 +126,13 @@ def with_first_seeds(loaded: Grid, first: int | None, grid_dir: Path) -> Grid:
     return adaptively.asked(loaded, first, stored)
 
 
-def _whole(loaded: Grid, grid_dir: Path) -> Grid:
+def _whole(loaded: Grid, grid_dir: Path, *, is_newest: bool) -> Grid:
     if loaded.parts and GridFolder(grid_dir).grid_file.is_file():
-        return _whole_of_parts(loaded, grid_dir)
+        return _whole_of_parts(loaded, grid_dir, is_newest=is_newest)
     if loaded.spec is None or not GridFolder(grid_dir).grid_file.is_file():
         return loaded
     part, order, made = {cell.signature for cell in loaded.cells}, _order(grid_dir), folders(grid_dir)
-    if made.keys() | set(order) <= part:
+    if is_newest and made.keys() | set(order) <= part:
         return loaded
     try:
         stored = load_folder(grid_dir)
@@ -138,13 +143,14 @@ def _whole(loaded: Grid, grid_dir: Path) -> Grid:
     else:
         _refuse_other_kind(loaded, stored, grid_dir)
         cells = stored.cells
-        if part < {cell.signature for cell in cells} and not _is_whole_file(loaded, stored):
+        then = {cell.signature for cell in cells}
+        if part < then and not _is_whole_file(loaded, stored) or (part <= then and not is_newest):
             return moved_data.learned(stored, loaded)
     earlier = [cell for cell in cells if cell.signature in {*made, *order} and cell.signature not in part]
     return _joined(loaded, _others(loaded, earlier), grid_dir)
 
 
-def _whole_of_parts(loaded: Grid, grid_dir: Path) -> Grid:
+def _whole_of_parts(loaded: Grid, grid_dir: Path, *, is_newest: bool) -> Grid:
     """Return a grid of grids with the cells and the parts that it was ever launched with."""
     try:
         stored = load_folder(grid_dir)
@@ -154,13 +160,16 @@ def _whole_of_parts(loaded: Grid, grid_dir: Path) -> Grid:
     _refuse_other_kind(loaded, stored, grid_dir)
     now = {part.name: part for part in loaded.parts}
     then = {part.name: part for part in stored.parts}
-    made = [_whole_part(part, now[part.name], grid_dir) if part.name in now else part for part in stored.parts]
+    made = [
+        _whole_part(part, now[part.name], grid_dir, is_newest=is_newest) if part.name in now else part
+        for part in stored.parts
+    ]
     return parts.joined(loaded.name, [*made, *(part for name, part in now.items() if name not in then)], loaded.site)
 
 
-def _whole_part(stored: Grid, loaded: Grid, grid_dir: Path) -> Grid:
+def _whole_part(stored: Grid, loaded: Grid, grid_dir: Path, *, is_newest: bool) -> Grid:
     now, then = ({cell.signature for cell in part.cells} for part in (loaded, stored))
-    if now <= then and not _is_whole_file(loaded, stored):
+    if now <= then and not (is_newest and _is_whole_file(loaded, stored)):
         return moved_data.learned(replace(stored, priority=loaded.priority), loaded)
     earlier = [cell for cell in stored.cells if cell.signature not in now]
     return _joined(loaded, _others(loaded, earlier), grid_dir)
@@ -303,7 +312,7 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], grid_dir: Path) -> Grid:
     keys = [key for key in keys if key in loaded.axes or len({text[key] for text in texts}) > 1]
     keys = _without_needless_hash(keys, texts, loaded.table.over)
     made = [_with_axes(cell, {key: text[key] for key in keys}) for cell, text in zip(cells, texts, strict=True)]
-    made = telling.at_all_points(made, {key: [*map(format_value, of)] for key, of in loaded.spec.axes.items()})
+    made = telling.at_all_points(made, newest)
     place = {signature: number for number, signature in enumerate(_order(grid_dir))}
     made.sort(key=lambda cell: place.get(cell.signature, len(place)))
     axes = {key: list(dict.fromkeys(cell.axes[key] for cell in made)) for key in keys}
@@ -357,7 +366,7 @@ def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
     spec = grid_spec.Spec(axes=dict(axes), table=table)
     baseline = {key: str(value) for key, value in grid_spec.mapping_at("baseline", content).items()}
     made = [Cell(cell.config, {key: value_of(cell, key) for key in axes}) for cell in known]
-    every, compared = telling.at_all_points(alike.once(made), {}), index.known_partners(grid_dir)
+    every, compared = telling.at_all_points(alike.once(made)), index.known_partners(grid_dir)
     return Grid(
         grid_dir.name,
         every,

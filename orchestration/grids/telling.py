@@ -35,6 +35,11 @@ class NewestFile:
             (made := self.cell_at(cell)) is not None and made.identity == cell.identity
         )
 
+    def says_where(self, cell: Cell, values: Point) -> bool:
+        """Return whether it says if a cell stands also for some values: the cell is its own, and so are they."""
+        own = {axis: {*map(format_value, known)} for axis, known in self._spec.axes.items()}
+        return cell.signature in self._own and all(text in own.get(key, ()) for key, text in values.items())
+
     def baseline_of(self, cell: Cell) -> Cell | None:
         """Return the cell with the baseline's values and else that of a cell it makes; None if there is neither."""
         return self._at(self._point(cell) | self._baseline) if self._baseline and self.makes(cell) else None
@@ -117,11 +122,11 @@ def _unused(cell: Cell) -> set[str]:
     return {f"numerics.{name}" for name in unused_settings(cell.config.numerics)}
 
 
-def at_all_points(cells: Sequence[Cell], file_axes: Mapping[str, Sequence[str]]) -> list[Cell]:
+def at_all_points(cells: Sequence[Cell], newest: NewestFile | None = None) -> list[Cell]:
     """Return cells that stand also for the values which others have of settings that they do not read.
 
-    A grid's file decides this for the values of its own axes; what came in by other launches is treated alike, so that
-    rows of each value find their baseline, and seeds of a row that ignores it stay together.
+    A file has decided this for its own cells and values. What came in by other launches is treated alike, so that rows
+    of each value find their baseline, and seeds of a row that ignores it stay together.
     """
     full = short_names_once()
     idle = [[key for key in cell.axes if full.get(key, "") in _unused(cell)] for cell in cells]
@@ -132,17 +137,14 @@ def at_all_points(cells: Sequence[Cell], file_axes: Mapping[str, Sequence[str]])
     made = []
     for cell, keys in zip(cells, idle, strict=True):
         given = [dict(zip(keys, texts, strict=True)) for texts in values.get(tuple(keys), ())]
-        others = [one for one in given if not _is_within(one, file_axes)]
+        others = [one for one in given if not (newest and newest.says_where(cell, one))]
         own = {key: cell.axes[key] for key in keys}
-        first = cell.axes if own in given or _is_within(own, file_axes) or not others else {**cell.axes, **others[0]}
+        is_meant = own in given or not others or (newest is not None and newest.says_where(cell, own))
+        first = cell.axes if is_meant else {**cell.axes, **others[0]}
         points = [first, *cell.also, *({**cell.axes, **one} for one in others)]
         once = [point for place, point in enumerate(points) if point not in points[:place]]
         made.append(cell if len(once) == 1 and first is cell.axes else Cell(cell.config, once[0], tuple(once[1:])))
     return made
-
-
-def _is_within(point: Point, axes: Mapping[str, Sequence[str]]) -> bool:
-    return all(text in axes.get(key, ()) for key, text in point.items())
 
 
 def partners(

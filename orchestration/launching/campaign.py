@@ -35,7 +35,7 @@ from orchestration.on_slurm.campaign_file import Campaign, launches_of, newest_r
 from orchestration.on_slurm.cluster import ClusterConfig
 from orchestration.on_slurm.commands import SlurmError
 from orchestration.planning.plan import Action, Plan
-from orchestration.runs import hints, readable
+from orchestration.runs import folder_states, hints, readable
 from orchestration.runs.folders import GridFolder, LaunchFolder
 from orchestration.runs.jobs import CellJob, SchedulerError, SchedulerRefusal
 from rankmatch.durable import make_folder
@@ -234,7 +234,7 @@ def _go_on_with(campaign: Campaign, launch_dir: Path, console: Console) -> None:
 
 
 def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -> Submitted:
-    away = step.tidy(grid_dir, console, is_typed=True)
+    away = step.tidy(grid_dir, console, is_typed=True, waits_s=folder_states.WAITS_S)
     queued = in_words(queued_jobs(grid_dir))
     unread = {key: readable.in_words(error) for key, error in away.items()}
     target = Target.of(loaded, grid_dir, order.workers, retried=order.retried, queued=queued, refused=unread,
@@ -246,6 +246,8 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
     steps.refuse_full_disk(target, planned, console)
     if planned.jobs:
         _refuse_two_limits(order.workers, queued, grid_dir)
+    else:
+        _refuse_doubt(target, planned, unread)
     ready = steps.prepare(target, planned, console)
     taken = snapshot.take(GridFolder(grid_dir).snapshots_dir, allow_dirty=order.allow_dirty)
     jobs, scheduler = steps.jobs_of(target, ready), scheduler_of(site_at(order.site, taken.path), order.workers)
@@ -259,6 +261,13 @@ def _submit_new(loaded: Grid, grid_dir: Path, order: _Order, console: Console) -
     if not jobs and not _left_to_others(ready.planned):
         _end_at_once(campaign, target, ready.planned, console)
     return submitted
+
+
+def _refuse_doubt(target: Target, planned: Plan, unread: Mapping[str, str]) -> None:
+    """Refuse to launch nothing only because nobody can read how cells ended: the launch would end at once."""
+    asked = [item.cell.signature for item in planned.items if target.passes_over(item)]
+    if doubtful := [unread[signature] for signature in asked if signature in unread]:
+        raise ValueError(f"nothing was submitted: {doubtful[0]}; type it again once that can be read")
 
 
 def _refuse_two_limits(workers: Workers, queued: Mapping[str, str], grid_dir: Path) -> None:

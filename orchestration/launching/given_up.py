@@ -64,9 +64,8 @@ def tell_of_untold(campaign: Campaign, grid_dir: Path, left: Mapping[str, Left])
             newest[why] = max(newest.get(why, one), one, key=lambda some: some.decision.ended or 0.0)
     for why, one in newest.items():
         text = f"{campaign.grid_name}: {one.folder.name} is not tried again: {one.decision.told}"
-        Notifier.of(campaign.config(), grid_dir).tell(
-            f"failed: {why}", text, is_last_word=True, since=min(one.decision.ended or 0.0, clock.now())
-        )
+        since = min(one.decision.ended or 0.0, clock.now())
+        Notifier.of(campaign.config(), grid_dir).tell(f"failed: {why}", text, since=since)  # a later step tries again
 
 
 def _campaign_of(folder: RunFolder, grid_dir: Path) -> Campaign | None:

@@ -97,7 +97,8 @@ def take_step(launch_dir: Path, console: Console, *, wait_s: float = 0.0) -> Ste
         target = Target.of(loaded, grid_dir, workers_of(campaign), retried=campaign.retried, queued=in_words(jobs),
                            refused=refused, until=campaign.until, larger=larger, sizes=campaign.sizes,
                            left_out=campaign.left_out)  # fmt: skip
-        target = replace(target, retried=(*campaign.retried, *unread))  # that the plan can read them decides nothing
+        retried = (*campaign.retried, *unread)  # that the plan can read them decides nothing
+        target = replace(target, retried=retried, is_step=True)
         planned = steps.plan_of(target)
         _tell_of_left_out(campaign, grid_dir, planned)
         _tell_of_unreadable(campaign, grid_dir, planned, unread)

@@ -35,6 +35,8 @@ class Target:
     """What cells ask for that ran out of something, by signature."""
     sizes: Sequence[Size] | None = None
     """What finished cells took, by which jobs are sized; None: by what the site says."""
+    is_step: bool = False
+    """It is the next step of an earlier launch: the grid's file of a later one stays."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Why cells are left out from the beginning, by signature: inputs of theirs are not here, or a budget is spent."""
 
@@ -58,7 +60,8 @@ class Target:
         why = dict.fromkeys(others, "not asked for") | dict(refused or {})
         asked = {key: one for key, one in (larger or {}).items() if one}
         grid = enlarged.grid(loaded, asked)
-        return cls(grid, grid_dir, workers, retried, queued or {}, why, until, asked, sizes, left_out or {})
+        out = left_out or {}
+        return cls(grid, grid_dir, workers, retried, queued or {}, why, until, asked, sizes, left_out=out)
 
     def passes_over(self, item: Item) -> bool:
         """Return whether a cell is to be trained, but not by this launch: it is not asked for, or refused now."""
@@ -77,7 +80,7 @@ class Target:
     @cached_property
     def every(self) -> Grid:
         """The grid with all cells that it was ever launched with, composed once."""
-        return launched.whole(self.loaded, self.grid_dir)
+        return launched.whole(self.loaded, self.grid_dir, is_newest=not self.is_step)
 
     @property
     def runs(self) -> Path:

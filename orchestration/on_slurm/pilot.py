@@ -126,9 +126,9 @@ class _Head(Listener):
                 self._tell_of_begin()
                 clock.sleep(0.5)
         finally:
-            end_session(driver)
             with harmless("telling the nodes that the pilot has ended"):  # else they find its head gone
                 files.replace(self.launch.pilot_over_file, "")
+            end_session(driver)
             with harmless("removing where the head was"):
                 self.launch.pilot_head_file.unlink(missing_ok=True)
             _cancel_waiting(self.task.nodes_name)

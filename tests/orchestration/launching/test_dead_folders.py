@@ -189,8 +189,10 @@ def test_retry_leaves_a_cell_of_which_it_could_not_read_how_it_ended(life: Life,
     cell = life.cell(CELL)
     is_lost(life, cell, "OUT_OF_MEMORY")
     away_in(queue_state, "record_lost", cell, monkeypatch)
-    control.retry(life.grid_dir, [cell.signature], [], [], life.console)
-    assert len(slurm.scripts) == 1 and "cannot be read for now" in life.console.export_text()
+    with pytest.raises(ValueError, match="nothing was submitted: .* cannot be read for now.* type it again"):
+        control.retry(life.grid_dir, [cell.signature], [], [], life.console)
+    assert len(slurm.scripts) == 1
+    assert not life.campaign.over(life.grid_dir).exists()
 
 
 BUDGET = {"budget_gpu_hours": 100.0, "overrides": ("trainer.device=cuda",)}

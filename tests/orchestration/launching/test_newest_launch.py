@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from orchestration.grids import index
 from orchestration.launching import control, launch, launch_order, overview, steps
 from orchestration.launching.options import Wanted, Workers
 from orchestration.on_slurm import submissions
@@ -94,3 +95,15 @@ def test_step_for_which_the_site_has_no_room_is_not_named(life, slurm):
     assert is_resumed_in_vain(life, slurm)
     [due] = overview.of_grid(life.grid_dir).due
     assert "once jobs of the grid have ended" in due
+
+
+def test_step_of_an_earlier_launch_leaves_the_file_of_the_newest(life, slurm):
+    life.launch()
+    cell = life.cell("rankmatch-4-s0")
+    life.launch(overrides=("trainer.device=cpu", "trainer.learning_rate=0.02"))
+    text, partners = (life.grid_dir / "grid.yaml").read_text(), index.known_partners(life.grid_dir)
+    assert "trainer.learning_rate: 0.02" in text
+    life.ends(cell, "lost")
+    assert life.controller() == 0 and len(slurm.scripts) == 3
+    assert (life.grid_dir / "grid.yaml").read_text() == text
+    assert index.known_partners(life.grid_dir) == partners
