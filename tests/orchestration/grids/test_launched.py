@@ -103,7 +103,7 @@ def test_launch_of_finished_cells_prints_the_table_where_the_data_are_gone(own: 
 
 def test_launch_of_a_part_composes_the_whole_grid_once(own: OwnGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     composed, whole = [], launched.whole
-    monkeypatch.setattr(launched, "whole", lambda *some: composed.append(some) or whole(*some))
+    monkeypatch.setattr(launched, "whole", lambda *some, **more: composed.append(some) or whole(*some, **more))
     said = own.launch("method=supervised")
     assert "this launch trains 2 of the 3 cells" in said and "rankmatch" in said and len(composed) == 1
 
