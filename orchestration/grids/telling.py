@@ -27,6 +27,7 @@ class NewestFile:
         self._made: dict[tuple[str, ...], Cell | None] = {
             self._key(point): cell for cell in own for point in (cell.axes, *cell.also)
         }
+        self._values = {axis: {*map(format_value, values)} for axis, values in self._spec.axes.items()}
         self._baseline = {axis: format_value(value) for axis, value in self._spec.baseline.items()}
 
     def makes(self, cell: Cell) -> bool:
@@ -37,8 +38,8 @@ class NewestFile:
 
     def says_where(self, cell: Cell, values: Point) -> bool:
         """Return whether it says if a cell stands also for some values: the cell is its own, and so are they."""
-        own = {axis: {*map(format_value, known)} for axis, known in self._spec.axes.items()}
-        return cell.signature in self._own and all(text in own.get(key, ()) for key, text in values.items())
+        is_own = all(text in self._values.get(key, ()) for key, text in values.items())
+        return is_own and cell.signature in self._own
 
     def baseline_of(self, cell: Cell) -> Cell | None:
         """Return the cell with the baseline's values and else that of a cell it makes; None if there is neither."""
@@ -129,7 +130,7 @@ def at_all_points(cells: Sequence[Cell], newest: NewestFile | None = None) -> li
     of each value find their baseline, and seeds of a row that ignores it stay together.
     """
     full = short_names_once()
-    idle = [[key for key in cell.axes if full.get(key, "") in _unused(cell)] for cell in cells]
+    idle = [[key for key in cell.axes if full.get(key, "") in unused] for cell in cells for unused in [_unused(cell)]]
     values: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
     for ignored in {tuple(keys) for keys in idle if keys}:
         reading = (cell for cell, mine in zip(cells, idle, strict=True) if not {*ignored} & {*mine})
