@@ -91,6 +91,6 @@ def known_axes(grid_dir: Path) -> dict[str, Mapping[str, str]]:
     return {cell.signature: cell.axes for cell in read_if_there(grid_dir) if cell.axes is not None}
 
 
-def known_partners(grid_dir: Path) -> dict[str, Sequence[str]]:
-    """Return what a grid's cells are compared with, by signature; none where no launch of this version said so."""
-    return {cell.signature: cell.partners for cell in read_if_there(grid_dir) if cell.partners}
+def known_partners(cells: Iterable[IndexedCell]) -> dict[str, Sequence[str]]:
+    """Return what cells are compared with, by signature; none of those of which no launch of this version said so."""
+    return {cell.signature: cell.partners for cell in cells if cell.partners}

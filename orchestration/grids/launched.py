@@ -313,12 +313,13 @@ def _joined(loaded: Grid, earlier: Sequence[Cell], grid_dir: Path) -> Grid:
     keys = _without_needless_hash(keys, texts, loaded.table.over)
     made = [_with_axes(cell, {key: text[key] for key in keys}) for cell, text in zip(cells, texts, strict=True)]
     made = telling.at_all_points(made, newest)
-    place = {signature: number for number, signature in enumerate(_order(grid_dir))}
+    indexed = index.read_if_there(grid_dir)
+    place = {cell.signature: number for number, cell in enumerate(indexed)}
     made.sort(key=lambda cell: place.get(cell.signature, len(place)))
     axes = {key: list(dict.fromkeys(cell.axes[key] for cell in made)) for key in keys}
     baseline = {key: format_value(value) for key, value in loaded.spec.baseline.items()}
     is_there = all(value in axes.get(key, []) for key, value in baseline.items())
-    compared = telling.partners(made, newest, index.known_partners(grid_dir))
+    compared = telling.partners(made, newest, index.known_partners(indexed))
     rows = [*loaded.table.rows, *(key for key in keys if key not in loaded.axes)]
     return replace(
         loaded,
@@ -366,7 +367,7 @@ def _of_folders(path: Path, grid_dir: Path, why: ValueError) -> Grid:
     spec = grid_spec.Spec(axes=dict(axes), table=table)
     baseline = {key: str(value) for key, value in grid_spec.mapping_at("baseline", content).items()}
     made = [Cell(cell.config, {key: value_of(cell, key) for key in axes}) for cell in known]
-    every, compared = telling.at_all_points(alike.once(made)), index.known_partners(grid_dir)
+    every, compared = telling.at_all_points(alike.once(made)), index.known_partners(index.read_if_there(grid_dir))
     return Grid(
         grid_dir.name,
         every,

@@ -44,8 +44,8 @@ def build_table(
     """Build a table of the cells' records, with the published figures named in its layout."""
     points = at_all_points(records, cells)
     figures = published.figures(layout, points)
-    words = settings.describe(cells, records)
-    return build(points, layout, metric, baseline, figures, words, published.lacking(layout, points))
+    lacking = [] if figures else published.lacking(layout, points)
+    return build(points, layout, metric, baseline, figures, settings.describe(cells, records), lacking)
 
 
 def at_all_points(records: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> list[Mapping[str, Any]]:

@@ -34,33 +34,35 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(made)
 
 
+@pytest.fixture
+def played(
+    folder: Path, tell_points: Callable[[str, int, list[str]], None], record_property: Callable[[str, object], None]
+) -> Callable[[range, bool, str], Tally]:
+    """Plays histories, none of which may break something; returns their tally."""
+
+    def play_each(seeds: range, cells_away: bool, what: str) -> Tally:
+        outcomes = [play_and_remove(folder, seed, cells_away=cells_away) for seed in seeds]
+        broken, tally = [outcome.in_words() for outcome in outcomes if outcome.broken], Tally.of(outcomes)
+        record_property(SIMULATED, tally.to_json())
+        tell_points(f"histories {seeds.start}-{seeds[-1]} {what}", len(outcomes), broken)
+        assert not broken, "\n\n".join(broken)
+        return tally
+
+    return play_each
+
+
 @pytest.mark.parametrize("seeds", BLOCKS, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
 def test_no_cell_is_trained_twice_or_forgotten_whatever_befalls_slurm_and_whatever_it_says(
-    seeds: range,
-    folder: Path,
-    tell_points: Callable[[str, int, list[str]], None],
-    record_property: Callable[[str, object], None],
+    seeds: range, played: Callable[[range, bool, str], Tally]
 ) -> None:
-    outcomes = [play_and_remove(folder, seed) for seed in seeds]
-    broken = [outcome.in_words() for outcome in outcomes if outcome.broken]
-    record_property(SIMULATED, Tally.of(outcomes).to_json())
-    tell_points(f"histories {seeds.start}-{seeds.stop - 1} of a simulated Slurm", len(outcomes), broken)
-    assert not broken, "\n\n".join(broken)
+    played(seeds, False, "of a simulated Slurm")
 
 
 @pytest.mark.parametrize("seeds", AWAY_BLOCKS, ids=lambda seeds: f"{seeds.start}-{seeds[-1]}")
 def test_no_cell_is_trained_twice_or_forgotten_where_single_cells_cannot_be_read_at_times(
-    seeds: range,
-    folder: Path,
-    tell_points: Callable[[str, int, list[str]], None],
-    record_property: Callable[[str, object], None],
+    seeds: range, played: Callable[[range, bool, str], Tally]
 ) -> None:
-    outcomes = [play_and_remove(folder, seed, cells_away=True) for seed in seeds]
-    broken = [outcome.in_words() for outcome in outcomes if outcome.broken]
-    record_property(SIMULATED, Tally.of(outcomes).to_json())
-    tell_points(f"histories {seeds.start}-{seeds[-1]} with cells that are away", len(outcomes), broken)
-    assert not broken, "\n\n".join(broken)
-    assert Tally.of(outcomes).injected["cell away"] > len(outcomes)
+    assert played(seeds, True, "with cells that are away").injected["cell away"] > len(seeds)
 
 
 @pytest.mark.parametrize("cells_away", [False, True])

@@ -101,9 +101,9 @@ def test_step_of_an_earlier_launch_leaves_the_file_of_the_newest(life, slurm):
     life.launch()
     cell = life.cell("rankmatch-4-s0")
     life.launch(overrides=("trainer.device=cpu", "trainer.learning_rate=0.02"))
-    text, partners = (life.grid_dir / "grid.yaml").read_text(), index.known_partners(life.grid_dir)
+    text, partners = (life.grid_dir / "grid.yaml").read_text(), index.known_partners(index.read(life.grid_dir))
     assert "trainer.learning_rate: 0.02" in text
     life.ends(cell, "lost")
     assert life.controller() == 0 and len(slurm.scripts) == 3
     assert (life.grid_dir / "grid.yaml").read_text() == text
-    assert index.known_partners(life.grid_dir) == partners
+    assert index.known_partners(index.read(life.grid_dir)) == partners
